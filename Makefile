@@ -1,0 +1,59 @@
+# Everything runs in .venv, which `make env` makes and owns.
+# Another interpreter: PYTHON=python3.12 make env
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help env demo test slow lint types bench colabs wheel clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+
+env: .venv/.stamp  ## make .venv with the pinned dependencies and dstjax itself
+
+# The stamp goes first and comes back last: without it the environment counts as half-made,
+# and is made anew.
+.venv/.stamp: requirements.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null && \
+	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "dstjax needs Python 3.11 or newer, and $(PYTHON) is not that:" \
+	    "name one that is, as in PYTHON=python3.12 make env" >&2; exit 1; }
+	@[ -e $@ ] || $(PYTHON) -m venv --clear .venv
+	@rm -f $@
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	$(BIN)/python -m pip install --quiet --no-deps -e .
+	@touch $@
+
+demo: env  ## compare five methods at three sparsities on the digits data
+	$(BIN)/python -m experiments.compare --config experiments/configs/digits.py \
+	  --methods dense,static,set,rigl,dst_ee --sparsities 0.95,0.98,0.99 --seeds 5 \
+	  --workdir runs/demo
+
+test: env  ## the tests, and the examples in the docstrings and README.md
+	$(BIN)/python -m pytest -n 2 tests
+	$(BIN)/python -m pytest --doctest-modules --doctest-glob=README.md dstjax README.md
+
+slow: env  ## the thorough tests
+	$(BIN)/python -m pytest -m slow -n 2 tests
+
+lint: env  ## formatting and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: env  ## static types
+	$(BIN)/mypy
+
+bench: env  ## the benchmarks
+	$(BIN)/python -m experiments.benchmarks
+
+colabs: env  ## run every notebook
+	$(BIN)/python -m experiments.run_colabs
+
+wheel: env  ## build the wheel into dist/
+	rm -rf build dist
+	$(BIN)/python -m build --wheel
+
+clean:  ## remove .venv, caches and builds (runs/ stays)
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,41 @@
+"""dstjax: networks that are sparse from the first training step to the last, in JAX."""
+
+from dstjax import criteria, distributions, masks, methods, metrics, schedules, selection
+from dstjax.criteria import Leaf
+from dstjax.drop_and_grow import drop_and_grow
+from dstjax.method import Method
+from dstjax.state import (
+    SparseState,
+    Summary,
+    apply_masks,
+    check_sparse,
+    forward_params,
+    get_masks,
+    set_masks,
+    summary,
+)
+from dstjax.transform import sparsify
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Leaf",
+    "Method",
+    "SparseState",
+    "Summary",
+    "apply_masks",
+    "check_sparse",
+    "criteria",
+    "distributions",
+    "drop_and_grow",
+    "forward_params",
+    "get_masks",
+    "masks",
+    "methods",
+    "metrics",
+    "schedules",
+    "selection",
+    "set_masks",
+    "sparsify",
+    "summary",
+]

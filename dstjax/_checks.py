@@ -1,0 +1,41 @@
+"""Checks of hyper-parameters: each failure is a ValueError with name, value and what is accepted."""
+
+import difflib
+import numbers
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+
+
+def check_number(name: str, value: Any, accepted: str, ok: Callable[[float], bool]) -> None:
+    """Refuses what is not a real number for which ``ok`` holds; traced values pass unchecked."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+        value = value.item()
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not real or not ok(float(value)):  # NaN fails every comparison
+        raise ValueError(f"{name}={value!r} is not accepted; expected {accepted}.")
+
+
+def check_integer(name: str, value: Any, minimum: int) -> None:
+    """Refuses what is not an integer of at least ``minimum``."""
+    integral = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not integral or value < minimum:
+        raise ValueError(f"{name}={value!r} is not accepted; expected an integer >= {minimum}.")
+
+
+def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
+    """Refuses what is not one of ``choices``, and names the nearest of them."""
+    choices = list(choices)
+    if not isinstance(value, str) or value not in choices:
+        raise ValueError(f"{name}={value!r} is not known; {suggest(value, choices)}")
+
+
+def suggest(value: Any, choices: Iterable[str]) -> str:
+    """The sentence that lists what is accepted, led by the nearest spelling."""
+    choices = list(choices)
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}Accepted: {', '.join(choices)}."

@@ -1,0 +1,177 @@
+"""Scores of the weights of one leaf: drop takes the lowest-scored active ones, grow the highest-scored inactive ones.
+
+A criterion is a function ``score(leaf) -> array`` of the shape of the leaf. Scores of the other weights (inactive ones
+when dropping, active ones when growing) are ignored, so a criterion need not mask anything. NaN ranks below every
+number. With w = weight and g = gradient of the loss with respect to the masked weight:
+
+====================  ==========================  =====================================================
+drop                  score                       source
+====================  ==========================  =====================================================
+``magnitude``         abs(w)                      RigL (Evci et al., 2020)
+``set``               abs(w), each sign apart     SET (Mocanu et al., 2018); equal numbers of both signs
+``mest``              abs(w) + lambda * abs(g)    MEST (Yuan et al., 2021)
+``sensitivity``       abs(g) / abs(w)             Nowak et al., "Fantastic weights", 2023
+``rsensitivity``      abs(w) / abs(g)             the same, reciprocal
+``snip``              abs(w * g)                  Lee et al., 2019
+``random``            uniform
+====================  ==========================  =====================================================
+
+====================  ==========================  =====================================================
+grow                  score                       source
+====================  ==========================  =====================================================
+``random``            uniform                     SET
+``gradient``          abs(g)                      RigL
+``dst_ee``            abs(g) + c ln t / (N + e)   DST-EE, Eq. 1
+====================  ==========================  =====================================================
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dstjax._checks import check_number, suggest
+from dstjax.selection import count_true, top_k_mask
+
+
+class Leaf(NamedTuple):
+    """What a criterion may read of one leaf. Arrays have the shape of the weight unless said otherwise."""
+
+    weight: jax.Array  # inactive entries are exactly 0
+    gradient: jax.Array  # dense: with respect to the masked weight, so non-zero at inactive entries too
+    mask: jax.Array  # bool; when growing, the weights that the drop has left
+    counter: jax.Array | None  # unsigned integers: mask rounds in which each weight was active (DST-EE's N)
+    step: jax.Array  # int32[], t of the current call of update; the first is 1
+    key: jax.Array  # PRNG key, another one for each leaf, step and phase
+    count: jax.Array  # int32[], how many weights are dropped, or grown
+
+
+Criterion = Callable[[Leaf], jax.Array]
+
+
+def magnitude(leaf: Leaf) -> jax.Array:
+    """abs(w), in the dtype of the weight."""
+    return jnp.abs(leaf.weight)
+
+
+def set_signs(leaf: Leaf) -> jax.Array:
+    """The positive and the negative weights closest to zero, in equal numbers.
+
+    Exact zeros go first, since they have no sign. An odd number takes one positive weight more, and where one sign runs
+    out the other gives the rest, so that the number dropped is exact.
+
+    Reference: Mocanu et al., 2018; "equal numbers" as in Nowak et al., 2023, Section 3.
+    """
+    size = jnp.abs(leaf.weight)
+    positive = leaf.mask & (leaf.weight > 0)
+    negative = leaf.mask & (leaf.weight < 0)
+    n_positive, n_negative, n_active = count_true([positive, negative, leaf.mask])
+    signed = jnp.clip(leaf.count - (n_active - n_positive - n_negative), 0)
+    from_positive = jnp.clip(signed - signed // 2, jnp.maximum(signed - n_negative, 0), n_positive)
+    stays = top_k_mask(size, n_positive - from_positive, where=positive)
+    stays |= top_k_mask(size, n_negative - (signed - from_positive), where=negative)
+    # Dropped entries of either sign share one score, zeros lie below them; what stays is above both.
+    return jnp.where(stays, 2, jnp.where(positive | negative, 1, 0)).astype(jnp.int32)
+
+
+def mest(lambda_: float = 1.0) -> Criterion:
+    """abs(w) + lambda * abs(g).
+
+    Reference: Yuan et al., "MEST: accurate and fast memory-economic sparse training framework on the edge", 2021. The
+    paper gives no lambda; 1.0 is the default of the study of Nowak et al.
+    """
+    check_number("lambda_", lambda_, "a number >= 0", lambda v: 0 <= v < float("inf"))
+    return lambda leaf: _wide(jnp.abs(leaf.weight)) + lambda_ * _wide(jnp.abs(leaf.gradient))
+
+
+def sensitivity(leaf: Leaf) -> jax.Array:
+    """abs(g) / (abs(w) + 1e-8)."""
+    return _wide(jnp.abs(leaf.gradient)) / (_wide(jnp.abs(leaf.weight)) + 1e-8)
+
+
+def rsensitivity(leaf: Leaf) -> jax.Array:
+    """abs(w) / (abs(g) + 1e-8)."""
+    return _wide(jnp.abs(leaf.weight)) / (_wide(jnp.abs(leaf.gradient)) + 1e-8)
+
+
+def snip(leaf: Leaf) -> jax.Array:
+    """abs(w * g), the first-order change of the loss when the weight is removed."""
+    return jnp.abs(_wide(leaf.weight) * _wide(leaf.gradient))
+
+
+def gradient(leaf: Leaf) -> jax.Array:
+    """abs(g), in the dtype of the gradient."""
+    return jnp.abs(leaf.gradient)
+
+
+def random(leaf: Leaf) -> jax.Array:
+    """32 random bits for each weight, the same on every number of devices."""
+    sharding = jax.typeof(leaf.weight).sharding
+    return jax.random.bits(leaf.key, leaf.weight.shape, jnp.uint32, out_sharding=sharding)
+
+
+def dst_ee(coefficient: float = 1e-3, epsilon: float = 1.0, *, signed: bool = False) -> Criterion:
+    """abs(g) + c * ln(t) / (N + epsilon): exploitation plus exploration.
+
+    Args:
+      coefficient: c, the weight of exploration; 0 is RigL.
+      epsilon: keeps the bonus of a weight that was never active finite.
+      signed: abs(g + bonus) instead, as Algorithm 1 and the code of the authors print it.
+
+    Reference: "Dynamic sparse training via balancing the exploration-exploitation trade-off" (DST-EE), 2022, Eq. 1.
+    """
+    check_number("coefficient", coefficient, "a number >= 0", lambda v: 0 <= v < float("inf"))
+    check_number("epsilon", epsilon, "a number > 0", lambda v: 0 < v < float("inf"))
+
+    def score(leaf: Leaf) -> jax.Array:
+        if leaf.counter is None:
+            raise ValueError("the growth rule 'dst_ee' needs counters; make the method with counters=True.")
+        g = _wide(leaf.gradient)
+        bonus = coefficient * jnp.log(leaf.step.astype(g.dtype)) / (leaf.counter.astype(g.dtype) + epsilon)
+        return jnp.abs(g + bonus) if signed else jnp.abs(g) + bonus
+
+    return score
+
+
+DROP: dict[str, Callable[[], Criterion]] = {
+    "magnitude": lambda: magnitude,
+    "set": lambda: set_signs,
+    "mest": mest,
+    "sensitivity": lambda: sensitivity,
+    "rsensitivity": lambda: rsensitivity,
+    "snip": lambda: snip,
+    "random": lambda: random,
+}
+GROW: dict[str, Callable[[], Criterion]] = {
+    "random": lambda: random,
+    "gradient": lambda: gradient,
+    "dst_ee": dst_ee,
+}
+
+
+def resolve(role: str, criterion: Any) -> Criterion:
+    """The criterion of a name, or the function itself; ``role`` is 'drop' or 'grow'.
+
+    Raises:
+      ValueError: an unknown name, or what is neither a name nor a function.
+    """
+    table = DROP if role == "drop" else GROW
+    if isinstance(criterion, str) and criterion in table:
+        return table[criterion]()
+    if callable(criterion):
+        return criterion
+    raise ValueError(f"{role}={criterion!r} is not known; {suggest(criterion, table)} A function score(leaf) is too.")
+
+
+def reads_counter(role: str, criterion: Any) -> bool:
+    """Whether counters must be kept for a criterion: for 'dst_ee' by name and for every function of the user's."""
+    return criterion == "dst_ee" if isinstance(criterion, str) else criterion not in _WITHOUT_COUNTER
+
+
+_WITHOUT_COUNTER = (magnitude, set_signs, sensitivity, rsensitivity, snip, random, gradient)
+
+
+def _wide(x: jax.Array) -> jax.Array:
+    """At least float32, so that sums and quotients of half-precision values do not collapse into ties."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

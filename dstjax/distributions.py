@@ -1,0 +1,215 @@
+"""How the overall sparsity is divided over the layers: shapes -> numbers of active weights."""
+
+import logging
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dstjax._checks import check_number, suggest
+from dstjax.masks import floor_share
+
+Shapes = Mapping[str, tuple[int, ...]]  # path -> shape, in the order of the tree
+Distribution = str | Mapping[str, float] | Callable[[Shapes, float], Mapping[str, float]]
+
+_log = logging.getLogger(__name__)
+
+
+def active_counts(distribution: Distribution, shapes: Shapes, sparsity: float | None) -> dict[str, int]:
+    """Active weights of each masked leaf.
+
+    A leaf of n weights at sparsity s gets exactly n - floor(s * n). ER and ERK fix the total alike, N - floor(S * N)
+    over all leaves, and deal it by largest remainder.
+
+    Args:
+      distribution: 'uniform', 'er', 'erk', a ``{regex: density}`` map (the shapes are then those that it masks), or a
+        function of shapes and sparsity that returns densities by path.
+      shapes: path -> shape of the leaves to mask.
+      sparsity: overall sparsity in [0, 1); a map does not need it.
+
+    Raises:
+      ValueError: a leaf is so small that less than one weight would be active, a function forgets a leaf, or a map
+        contradicts ``sparsity``.
+    """
+    sizes = {path: math.prod(shape) for path, shape in shapes.items()}
+    if isinstance(distribution, Mapping):
+        densities = {path: _first_match(distribution, path) for path in shapes}
+        counts = {p: n - floor_share(n, 1.0 - float(densities[p])) for p, n in sizes.items()}
+        _check_total(sum(counts.values()), sizes, sparsity)
+    elif callable(distribution):
+        densities = dict(distribution(shapes, sparsity if sparsity is not None else 0.0))
+        if densities.keys() != shapes.keys():
+            raise ValueError(
+                f"the distribution returned densities for {sorted(densities)}, expected one for each of {list(shapes)}."
+            )
+        for path, density in densities.items():
+            check_number(f"density of {path!r}", density, "a number in (0, 1]", lambda d: 0 < d <= 1)
+        counts = {p: n - floor_share(n, 1.0 - float(densities[p])) for p, n in sizes.items()}
+    elif sparsity is None:
+        raise ValueError(f"sparsity=None is not accepted with distribution={distribution!r}; expected one in [0, 1).")
+    elif distribution == "uniform":
+        densities = dict.fromkeys(shapes, 1.0 - sparsity)
+        counts = {p: n - floor_share(n, sparsity) for p, n in sizes.items()}
+    else:
+        densities = {"er": er, "erk": erk}[distribution](shapes, sparsity)
+        total = sum(sizes.values())
+        counts = _deal(total - floor_share(total, sparsity), densities, sizes)
+    for path, n in sizes.items():
+        wanted = densities[path] * n
+        if wanted < 1 - 1e-6 or counts[path] < 1:
+            raise ValueError(
+                f"leaf {path!r} of shape {shapes[path]} is too small for its density {densities[path]:.3g}: "
+                f"{wanted:.3g} of its {n} weights would be active. Exclude it with maskable=, or give it a density "
+                f"of at least {1 / max(n, 1):.3g} with a {{regex: density}} map."
+            )
+    return counts
+
+
+def uniform(shapes: Shapes, sparsity: float) -> dict[str, float]:
+    """The same density 1 - sparsity for each leaf."""
+    return dict.fromkeys(shapes, 1.0 - sparsity)
+
+
+def er(shapes: Shapes, sparsity: float) -> dict[str, float]:
+    """Erdos-Renyi densities: proportional to (n_in + n_out) / (n_in * n_out) of the last two axes.
+
+    Reference: Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity", 2018.
+    """
+    return _erdos_renyi({p: _fan_ratio(shape) for p, shape in shapes.items()}, shapes, sparsity)
+
+
+def erk(shapes: Shapes, sparsity: float) -> dict[str, float]:
+    """Erdos-Renyi-kernel densities: proportional to the sum of a leaf's axes over their product.
+
+    A leaf that would exceed density 1 becomes dense and the others are solved again until none exceeds it.
+
+    Reference: Evci et al., "Rigging the lottery: making all tickets winners", 2020.
+    """
+    return _erdos_renyi({p: sum(shape) / math.prod(shape) for p, shape in shapes.items()}, shapes, sparsity)
+
+
+def epsilon(value: float) -> Callable[[Shapes, float], dict[str, float]]:
+    """SET's own rule: density min(1, value * (n_in + n_out) / (n_in * n_out)), whatever the sparsity.
+
+    Reference: Mocanu et al., 2018, Eq. 3.
+    """
+    check_number("epsilon", value, "a number > 0", lambda v: v > 0)
+
+    def densities(shapes: Shapes, sparsity: float) -> dict[str, float]:
+        del sparsity
+        return {p: min(1.0, value * _fan_ratio(shape)) for p, shape in shapes.items()}
+
+    return densities
+
+
+def check(distribution: Any, sparsity: float | None) -> None:
+    """Refuses an unknown distribution, a density out of range and a missing sparsity.
+
+    Raises:
+      ValueError: with the name, the value and what is accepted.
+    """
+    if isinstance(distribution, Mapping):
+        if not distribution:
+            raise ValueError("distribution={} is not accepted; expected at least one {regex: density} entry.")
+        for pattern, density in distribution.items():
+            try:
+                re.compile(pattern)
+            except (re.error, TypeError) as error:
+                raise ValueError(f"distribution pattern {pattern!r} is no regular expression: {error}.") from None
+            check_number(f"distribution[{pattern!r}]", density, "a density in (0, 1]", lambda d: 0 < d <= 1)
+        if sparsity is None:
+            return
+    elif callable(distribution):
+        if sparsity is None:
+            return
+    elif not isinstance(distribution, str) or distribution not in ("uniform", "er", "erk"):
+        raise ValueError(
+            f"distribution={distribution!r} is not known; {suggest(distribution, ('uniform', 'er', 'erk'))} "
+            "A {regex: density} map and a function are accepted too."
+        )
+    check_number("sparsity", sparsity, "a number in [0, 1)", lambda s: 0 <= s < 1)
+
+
+def masked_by_map(densities: Mapping[str, float], paths: Sequence[str], expected: Sequence[str]) -> list[str]:
+    """The paths that a ``{regex: density}`` map masks: first match wins, density 1 keeps a leaf dense.
+
+    Args:
+      densities: regular expressions, searched for in the path.
+      paths: all leaves.
+      expected: the leaves that must be covered, lest one is forgotten.
+
+    Raises:
+      ValueError: a pattern that matches first nowhere, or an expected leaf that none matches.
+    """
+    used = dict.fromkeys(densities, 0)
+    masked = []
+    for path in paths:
+        pattern = next((p for p in densities if re.search(p, path)), None)
+        if pattern is None:
+            continue
+        used[pattern] += 1
+        _log.info("density %g for %s by pattern %r", densities[pattern], path, pattern)
+        if densities[pattern] < 1:
+            masked.append(path)
+    unused = [p for p, n in used.items() if not n]
+    if unused:
+        raise ValueError(f"distribution patterns {unused} are the first match of no leaf; the leaves: {list(paths)}.")
+    uncovered = [p for p in expected if _first_match(densities, p) is None]
+    if uncovered:
+        raise ValueError(
+            f"no distribution pattern matches {uncovered}; add one (density 1.0 keeps a leaf dense). "
+            f"Patterns: {list(densities)}."
+        )
+    return masked
+
+
+def _first_match(densities: Mapping[str, float], path: str) -> Any:
+    return next((density for pattern, density in densities.items() if re.search(pattern, path)), None)
+
+
+def _fan_ratio(shape: tuple[int, ...]) -> float:
+    fan_in, fan_out = (1, *shape)[-2:]
+    return (fan_in + fan_out) / (fan_in * fan_out)
+
+
+def _erdos_renyi(raw: dict[str, float], shapes: Shapes, sparsity: float) -> dict[str, float]:
+    sizes = {p: math.prod(shape) for p, shape in shapes.items()}
+    dense: set[str] = set()
+    while len(dense) < len(shapes):
+        budget = sum(n - floor_share(n, sparsity) for p, n in sizes.items() if p not in dense)
+        budget -= sum(floor_share(sizes[p], sparsity) for p in dense)
+        scale = budget / sum(raw[p] * n for p, n in sizes.items() if p not in dense)
+        top = max(raw[p] for p in shapes if p not in dense)
+        if top * scale <= 1:
+            break
+        saturated = {p for p in shapes if raw[p] == top}
+        _log.info("these layers become dense: %s", ", ".join(sorted(saturated)))
+        dense |= saturated
+    return {p: 1.0 if p in dense else scale * raw[p] for p in shapes}
+
+
+def _deal(total: int, densities: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, int]:
+    """Integers next to density * size that add up to ``total``: largest remainders are rounded up."""
+    wanted = {p: densities[p] * n for p, n in sizes.items()}
+    counts = {p: min(sizes[p], math.floor(w + 1e-9)) for p, w in wanted.items()}
+    missing = total - sum(counts.values())
+    order = sorted(sizes, key=lambda p: counts[p] - wanted[p])
+    while missing > 0:
+        open_leaves = [p for p in order if counts[p] < sizes[p]]
+        for path in open_leaves[:missing]:
+            counts[path] += 1
+        missing -= min(missing, len(open_leaves))
+    for path in reversed(order):
+        while missing < 0 and counts[path] > 1 and densities[path] < 1:
+            counts[path] -= 1
+            missing += 1
+    return counts
+
+
+def _check_total(active: int, sizes: Mapping[str, int], sparsity: float | None) -> None:
+    total = sum(sizes.values())
+    if sparsity is not None and abs(active - (1 - sparsity) * total) > len(sizes):
+        raise ValueError(
+            f"sparsity={sparsity} contradicts the {{regex: density}} map, which gives {1 - active / total:.6g} over the "
+            "leaves that it masks; leave sparsity out."
+        )

@@ -1,0 +1,216 @@
+"""Boolean masks: stored one bit per weight, applied, counted, compared."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dstjax._trees import Tree, is_hole, path_name
+
+StoredMask = Any  # PackedMask, or a plain boolean array where packing would cut across devices
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PackedMask:
+    """A boolean tensor at one bit per entry.
+
+    Eight neighbours along ``axis`` share a byte, the first in the lowest bit; a last incomplete byte is padded with
+    zeros. Packing along an axis, not over the flattened tensor, keeps the sharding of the other axes as it is.
+    """
+
+    bits: jax.Array  # uint8, ``shape`` with ``axis`` divided by eight, rounded up
+    shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    axis: int = dataclasses.field(metadata={"static": True})
+
+
+def pack(mask: jax.Array) -> StoredMask:
+    """Packs a boolean tensor to one bit per entry.
+
+    The axis is the one that wastes the fewest padding bits. A tensor of which every axis is sharded (on an Explicit
+    mesh, or as a concrete array) in pieces that are no multiple of eight stays boolean.
+
+    >>> pack(jnp.array([True, False, True])).bits
+    Array([5], dtype=uint8)
+    """
+    axes = [a for a in range(mask.ndim) if _pieces_of_eight(mask, a)]
+    if not axes:
+        return mask
+    axis = min(axes, key=lambda a: (-(-mask.shape[a] // 8) * 8 / max(mask.shape[a], 1), -a))
+    length = mask.shape[axis]
+    padding = [(0, 0)] * mask.ndim
+    padding[axis] = (0, -length % 8)
+    padded = jnp.pad(mask, padding) if length % 8 else mask
+    groups = padded.reshape(*mask.shape[:axis], padded.shape[axis] // 8, 8, *mask.shape[axis + 1 :])
+    weights = _along(jnp.uint8(1) << jnp.arange(8, dtype=jnp.uint8), axis + 1, groups.ndim)
+    bits = jnp.sum(jnp.where(groups, weights, jnp.uint8(0)), axis=axis + 1, dtype=jnp.uint8)
+    return PackedMask(bits, mask.shape, axis)
+
+
+def unpack(stored: StoredMask) -> jax.Array:
+    """The boolean tensor of a stored mask. Leading axes that ``vmap`` added to the bits are kept."""
+    if not isinstance(stored, PackedMask):
+        return stored
+    axis = stored.axis + stored.bits.ndim - len(stored.shape)
+    shifts = _along(jnp.arange(8, dtype=jnp.uint8), axis + 1, stored.bits.ndim + 1)
+    flags = (jnp.expand_dims(stored.bits, axis + 1) >> shifts) & jnp.uint8(1)
+    shape = list(stored.bits.shape)
+    shape[axis] *= 8
+    mask = flags.reshape(shape).astype(bool)
+    length = stored.shape[stored.axis]
+    return mask if shape[axis] == length else jax.lax.slice_in_dim(mask, 0, length, axis=axis)
+
+
+def is_stored(node: Any) -> bool:
+    """True for what stands for one leaf in a tree of masks: a stored mask, ``None`` or a placeholder."""
+    return isinstance(node, PackedMask) or is_hole(node)
+
+
+def apply(params: Tree, masks: Tree) -> Tree:
+    """Sets the inactive weights of a tree to exactly zero.
+
+    Args:
+      params: tree of weights.
+      masks: tree with the same paths; boolean tensors or stored masks, ``None`` at dense leaves. Leaves of ``params``
+        that have no path in ``masks`` stay as they are.
+
+    Returns:
+      The tree of weights, dtypes kept.
+
+    Raises:
+      ValueError: a mask has another shape than its weight, or no weight at all.
+    """
+    by_path = by_name(masks)
+    used = set()
+
+    def one(path: tuple[Any, ...], weight: Any) -> Any:
+        name = path_name(path)
+        mask = by_path.get(name)
+        if mask is None:
+            return weight
+        used.add(name)
+        flags = unpack(mask)
+        if flags.shape != jnp.shape(weight):
+            raise ValueError(f"the mask of {name!r} has shape {flags.shape}, its weight {jnp.shape(weight)}.")
+        return jnp.where(flags, weight, jnp.zeros((), jnp.result_type(weight)))
+
+    masked = jax.tree_util.tree_map_with_path(one, params)
+    lost = {name for name, mask in by_path.items() if mask is not None} - used
+    if lost:
+        raise ValueError(f"no weight has the path of these masks: {', '.join(sorted(lost))}.")
+    return masked
+
+
+def by_name(masks: Tree) -> dict[str, StoredMask | None]:
+    """The leaves of a tree of masks by path name; ``None`` at dense leaves."""
+    flat = jax.tree_util.tree_flatten_with_path(masks, is_leaf=is_stored)[0]
+    return {path_name(path): None if is_hole(mask) else mask for path, mask in flat}
+
+
+def count_active(masks: Tree) -> dict[str, int]:
+    """Active weights of each masked leaf by path, as Python integers."""
+    return {
+        name: int(jnp.sum(unpack(mask), dtype=jnp.int32)) for name, mask in by_name(masks).items() if mask is not None
+    }
+
+
+def overlap(a: Tree, b: Tree) -> dict[str, jax.Array]:
+    """Jaccard index |A and B| / |A or B| of two trees of masks, for each leaf that both mask; 1 where both are empty.
+
+    Reference: "Pruning criteria in dynamic sparse training" (2023), Figure 6; the mask IoU of IEE is the same formula.
+    """
+    return _pairwise(a, b, lambda both, either: jnp.where(either == 0, 1.0, both / jnp.maximum(either, 1)))
+
+
+def jaccard(a: Tree, b: Tree) -> jax.Array:
+    """The Jaccard index of two trees of masks averaged over the layers, float32 scalar."""
+    return jnp.mean(jnp.stack(list(overlap(a, b).values())))
+
+
+def iou(a: Tree, b: Tree) -> jax.Array:
+    """Intersection over union of two trees of masks, all layers pooled, float32 scalar."""
+    counts = list(_pairwise(a, b, lambda both, either: jnp.stack([both, either])).values())
+    both, either = jnp.sum(jnp.stack(counts).astype(jnp.float32), axis=0)
+    return jnp.where(either == 0, 1.0, both / jnp.maximum(either, 1))
+
+
+def floor_share(count: int, fraction: float) -> int:
+    """floor(fraction * count) of the decimal that was typed: 0.29 of 100 is 29, though 0.29 * 100 < 29 in binary."""
+    return math.floor(_nudged(fraction) * count >> _SHARE_BITS)
+
+
+def share_limbs(fraction: float) -> tuple[int, ...]:
+    """A fraction in [0, 1] in base 2**15, least digit first, for :func:`share_of`; the last limb counts whole units."""
+    fixed = _nudged(fraction)
+    return tuple(fixed >> (15 * i) & 0x7FFF for i in range(5))
+
+
+def share_of(count: jax.Array, limbs: jax.Array, *, ceil: bool = False) -> jax.Array:
+    """floor (or ceil) of fraction * count in exact integer arithmetic, for traced counts.
+
+    Args:
+      count: int32 of any shape, at least 0.
+      limbs: uint32[5], the digits of the fraction as :func:`share_limbs` gives them.
+      ceil: round up instead of down.
+
+    Returns:
+      int32 of the shape of ``count``; equal to :func:`floor_share` bit for bit.
+    """
+    a = [(count.astype(jnp.uint32) >> (15 * i)) & jnp.uint32(0x7FFF) for i in range(3)]
+    carry = jnp.zeros_like(a[0])
+    digits = []
+    for place in range(8):
+        total = carry
+        for i in range(3):
+            if 0 <= place - i < 5:
+                total = total + a[i] * limbs[place - i]
+        digits.append(total & jnp.uint32(0x7FFF))
+        carry = total >> 15
+    whole = digits[4] + (digits[5] << 15) + (digits[6] << 30)
+    if ceil:
+        # The nudge of 2**-50 must not lift an exact integer, so a rest of less than 2**-15 counts as none.
+        whole = whole + ((digits[3] > 0)).astype(jnp.uint32)
+    return whole.astype(jnp.int32)
+
+
+_SHARE_BITS = 60
+
+
+def _nudged(fraction: float) -> int:
+    """The fraction in fixed point, larger by 2**-50 of itself: that undoes the rounding of decimals to binary."""
+    fixed = int(fraction * 2.0**_SHARE_BITS)
+    return fixed + (fixed >> 50)
+
+
+def _pairwise(a: Tree, b: Tree, of: Callable[[jax.Array, jax.Array], jax.Array]) -> dict[str, jax.Array]:
+    left, right = by_name(a), by_name(b)
+    if left.keys() != right.keys():
+        raise ValueError(f"the two trees mask different leaves: {sorted(left.keys() ^ right.keys())}.")
+    result = {}
+    for name, x in left.items():
+        y = right[name]
+        if x is not None and y is not None:
+            p, q = unpack(x), unpack(y)
+            both = jnp.sum(p & q, dtype=jnp.int32)
+            result[name] = of(both, jnp.sum(p | q, dtype=jnp.int32))
+    if not result:
+        raise ValueError("the two trees have no masked leaf in common.")
+    return result
+
+
+def _pieces_of_eight(mask: jax.Array, axis: int) -> bool:
+    """Whether packing along the axis stays inside each device's piece."""
+    length = mask.shape[axis]
+    try:
+        sharding = jax.typeof(mask).sharding
+        pieces = length // max(sharding.shard_shape(mask.shape)[axis], 1) if sharding.mesh.shape else 1
+    except (AttributeError, ValueError):
+        pieces = 1
+    return pieces <= 1 or length % (8 * pieces) == 0
+
+
+def _along(x: jax.Array, axis: int, ndim: int) -> jax.Array:
+    return x.reshape([-1 if a == axis else 1 for a in range(ndim)])

@@ -1,0 +1,121 @@
+"""When to update the masks, and how large a share of the active weights moves."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dstjax._checks import check_choice, check_integer, check_number
+from dstjax.masks import share_limbs, share_of
+
+StepFunction = Callable[[int], float]
+NAMES = ("constant", "cosine", "linear", "cosine_floor")
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateSchedule:
+    """Mask updates at the steps t with ``t % update_period == 0`` and ``start_step <= t < end_step``.
+
+    Steps count the calls of the transformation's ``update``: the first is t = 1.
+    """
+
+    update_period: int
+    start_step: int = 0
+    end_step: int | None = None  # None: to the end of training
+
+    def __post_init__(self) -> None:
+        check_integer("update_period", self.update_period, 1)
+        check_integer("start_step", self.start_step, 0)
+        if self.end_step is None:
+            return
+        check_integer("end_step", self.end_step, 1)
+        if self.end_step <= self.start_step:
+            raise ValueError(
+                f"end_step={self.end_step} is not accepted with start_step={self.start_step}; expected a later step."
+            )
+        if not self.count:
+            raise ValueError(
+                f"update_period={self.update_period} leaves no mask update between start_step={self.start_step} and "
+                f"end_step={self.end_step}; expected a shorter period or a later end."
+            )
+
+    @property
+    def first(self) -> int:
+        """The first update step."""
+        return max(1, -(-self.start_step // self.update_period)) * self.update_period
+
+    @functools.cached_property
+    def count(self) -> int | None:
+        """Number of mask updates, None where they never end."""
+        if self.end_step is None:
+            return None
+        return len(range(self.first, self.end_step, self.update_period))
+
+    def is_update(self, step: Any) -> Any:
+        """Whether step t is a mask update: a bool for a Python integer, a boolean array for an array."""
+        due = (step % self.update_period == 0) & (step >= self.first)
+        return due if self.end_step is None else due & (step < self.end_step)
+
+    def index(self, step: jax.Array) -> jax.Array:
+        """How many scheduled updates lie before step t, int32."""
+        return jnp.maximum(step - self.first, 0) // self.update_period
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Fractions:
+    """A share of a count for every mask update, evaluated on the host and applied in exact integer arithmetic."""
+
+    limbs: np.ndarray  # uint32[updates or 1, 5]: no float decides a count inside a trace
+    values: np.ndarray  # float64[updates or 1], the same for people
+
+    def of(self, count: jax.Array, index: jax.Array, *, ceil: bool = False) -> jax.Array:
+        """The share of ``count`` (int32) that moves at the ``index``-th update."""
+        table = jnp.asarray(self.limbs)
+        return share_of(count, table[jnp.clip(index, 0, len(self.limbs) - 1)], ceil=ceil)
+
+
+def fractions(drop_fraction: float, schedule: str | StepFunction, updates: UpdateSchedule) -> Fractions:
+    """The drop fraction at each update step.
+
+    Args:
+      drop_fraction: the fraction at step 0 of a named schedule, in [0, 1].
+      schedule: 'constant'; 'cosine', ``drop_fraction / 2 * (1 + cos(pi * t / end_step))``; 'linear',
+        ``drop_fraction * (1 - t / end_step)``; 'cosine_floor', the cosine from ``drop_fraction`` to 0.005 that ITOP
+        uses; or a function of the step that returns the fraction itself.
+      updates: the update steps.
+
+    Raises:
+      ValueError: an unknown name, a decaying schedule without ``end_step``, or a fraction outside [0, 1].
+    """
+    check_number("drop_fraction", drop_fraction, "a number in [0, 1]", lambda f: 0 <= f <= 1)
+    if not callable(schedule):
+        check_choice("drop_schedule", schedule, NAMES)
+    if schedule == "constant":
+        return _table(np.array([drop_fraction]))
+    if updates.end_step is None:
+        raise ValueError(f"drop_schedule={schedule!r} is not accepted with end_step=None; expected an end_step.")
+    steps = range(updates.first, updates.end_step, updates.update_period)
+    if callable(schedule):
+        with jax.ensure_compile_time_eval():
+            values = np.array([float(schedule(t)) for t in steps])
+        if not np.all((values >= 0) & (values <= 1)):
+            bad = int(np.flatnonzero(~((values >= 0) & (values <= 1)))[0])
+            raise ValueError(
+                f"drop_schedule gives {values[bad]} at step {steps[bad]}; expected fractions in [0, 1] at every step."
+            )
+        return _table(values)
+    progress = np.asarray(steps, np.float64) / updates.end_step
+    if schedule == "linear":
+        return _table(drop_fraction * (1 - progress))
+    floor = min(0.005, drop_fraction) if schedule == "cosine_floor" else 0.0
+    return _table(floor + (drop_fraction - floor) / 2 * (1 + np.cos(np.pi * progress)))
+
+
+def _table(values: np.ndarray) -> Fractions:
+    if np.all(values == values[0]):
+        values = values[:1]
+    return Fractions(np.array([share_limbs(float(v)) for v in values], np.uint32), values)

@@ -1,0 +1,254 @@
+"""Exact selection of the k best entries of tensors, by counting, without a sort.
+
+Each score becomes an unsigned integer key that is ordered like the score. The k-th largest key is then built from its
+most significant bits down: one pass over the tensor counts how many keys reach each of a few candidate thresholds
+(``2**bits_per_pass - 1`` of them in one variadic integer reduction), and the largest candidate that at least k keys
+reach becomes the new threshold. Entries equal to the final threshold are taken by ascending row-major index, found by
+the same search on the index. All tensors of a list advance together in one loop, so a tree costs as many kernels
+per pass as it has leaves.
+
+Nothing is reshaped, sorted or gathered: a pass moves a few integers between the devices that hold a sharded tensor,
+k may be traced, and the result is the same bit for bit on one device and on many.
+
+Order of scores: NaN < -inf < ... < -0.0 = 0.0 < ... < inf. Subnormals keep their own place.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.typing import ArrayLike, DTypeLike
+
+BITS_PER_PASS = 3  # seven thresholds a pass: fastest on CPU; accelerators may prefer four or five
+
+
+def top_k_mask(
+    scores: jax.Array, k: ArrayLike, *, where: jax.Array | None = None, bits_per_pass: int = BITS_PER_PASS
+) -> jax.Array:
+    """Marks the k largest scores of one tensor; of equal scores the lower row-major index wins.
+
+    Args:
+      scores: real scores, any shape. float16, bfloat16, float32, float64, integers or booleans.
+      k: how many to mark, an integer scalar that may be traced. At most as many as there are candidates are marked.
+      where: boolean candidates of the same shape; all are candidates if omitted.
+      bits_per_pass: bits of the threshold that one pass over the tensor resolves.
+
+    Returns:
+      A boolean array of the shape of ``scores``.
+
+    >>> top_k_mask(jnp.array([3.0, 1.0, 3.0, jnp.nan]), 1)
+    Array([ True, False, False, False], dtype=bool)
+    """
+    return top_k_masks([scores], [k], where=[where], bits_per_pass=bits_per_pass)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("together", "bits_per_pass"))
+def top_k_masks(
+    scores: Sequence[jax.Array],
+    ks: Sequence[ArrayLike],
+    *,
+    where: Sequence[jax.Array | None] | None = None,
+    together: bool = False,
+    bits_per_pass: int = BITS_PER_PASS,
+) -> list[jax.Array]:
+    """Marks the k largest scores of each tensor of a list, or of all of them taken together.
+
+    Args:
+      scores: a list of tensors of real scores.
+      ks: how many to mark in each tensor; with ``together`` a list of one number, for all tensors in common.
+      where: for each tensor its boolean candidates, or None for all.
+      together: rank all entries in one list, earlier tensors first among equals.
+      bits_per_pass: bits of the threshold that one pass resolves.
+
+    Returns:
+      A boolean mask for each tensor.
+
+    Raises:
+      ValueError: a tensor is complex, or has 2**31 entries or more.
+    """
+    if not scores:
+        return []
+    wheres = [None] * len(scores) if where is None else list(where)
+    keys = [_ordered_key(s, w) for s, w in zip(scores, wheres, strict=True)]
+    if together and len({k.dtype for k in keys}) > 1:  # one common order needs one key type
+        common = functools.reduce(jnp.promote_types, (s.dtype for s in scores), jnp.dtype(jnp.float32))
+        keys = [_ordered_key(s.astype(common), w) for s, w in zip(scores, wheres, strict=True)]
+    group = [0] * len(keys) if together else list(range(len(keys)))
+    wanted = [jnp.asarray(k, jnp.int32) for k in ks]
+
+    marks: list[jax.Array] = [jnp.zeros(0)] * len(keys)
+    for dtype in sorted({k.dtype for k in keys}, key=str):
+        members = [i for i, k in enumerate(keys) if k.dtype == dtype]
+        ids = {g: n for n, g in enumerate(dict.fromkeys(group[i] for i in members))}
+        chosen = _choose(
+            [keys[i] for i in members],
+            jnp.stack([wanted[g] for g in ids]),
+            [ids[group[i]] for i in members],
+            bits_per_pass,
+        )
+        for i, mark in zip(members, chosen, strict=True):
+            marks[i] = mark
+    return marks
+
+
+@jax.jit
+def count_true(masks: Sequence[jax.Array]) -> jax.Array:
+    """Number of True entries of each boolean tensor of a list, int32[len(masks)]."""
+    return jnp.stack([_count([m, m])[0] for m in masks])
+
+
+def _choose(keys: list[jax.Array], ks: jax.Array, group: list[int], bits_per_pass: int) -> list[jax.Array]:
+    """top_k_masks for keys of one dtype; ``group[i]`` is the budget in ``ks`` that tensor i draws on."""
+    width = jnp.iinfo(keys[0].dtype).bits
+    first = _largest(
+        keys[0].dtype,
+        width,
+        bits_per_pass,
+        len(ks),
+        lambda at: _by_group(
+            [_count([key >= t.astype(key.dtype) for t in at[:, g]]) for key, g in zip(keys, group, strict=True)],
+            group,
+            len(ks),
+        ),
+        lambda counts: counts >= ks,
+    )
+    counts = jnp.stack(
+        [_count([key > first[g], key == first[g]]) for key, g in zip(keys, group, strict=True)], axis=1
+    )
+    above, equal = counts[0], counts[1]
+    room = ks - _by_group([c[None] for c in above], group, len(ks))[0]
+    room = _split_room(room, equal, group)
+
+    # The last index that is still taken among the equals. Where all equals fit, every index is.
+    def search() -> jax.Array:
+        bits = max(1, max(math.prod(key.shape) for key in keys).bit_length())
+        return _largest(
+            jnp.uint32,
+            bits,
+            bits_per_pass,
+            len(keys),
+            lambda at: jnp.stack(
+                [
+                    _count([(key == first[g]) & (_index(key) < t) for t in at[:, i]])
+                    for i, (key, g) in enumerate(zip(keys, group, strict=True))
+                ],
+                axis=1,
+            ),
+            lambda counts: counts < room,
+        )
+
+    last = lax.cond(
+        jnp.any(equal > room), search, lambda: jnp.full(len(keys), jnp.iinfo(jnp.uint32).max, jnp.uint32)
+    )
+    return [
+        ((key > first[g]) | ((key == first[g]) & (_index(key) <= last[i]) & (room[i] > 0))) & (key != 0)
+        for i, (key, g) in enumerate(zip(keys, group, strict=True))
+    ]
+
+
+def _largest(
+    dtype: DTypeLike,
+    bits: int,
+    bits_per_pass: int,
+    lanes: int,
+    counts: Callable[[jax.Array], jax.Array],
+    reached: Callable[[jax.Array], jax.Array],
+) -> jax.Array:
+    """The largest number of ``bits`` bits, in each lane, for which ``reached(counts(number))`` holds.
+
+    ``reached`` must hold at zero and, once false, stay false as the number grows. ``counts`` maps candidates
+    [thresholds, lanes] to counts of the same shape.
+    """
+    passes = -(-bits // bits_per_pass)
+    steps = jnp.arange(1, 2**bits_per_pass, dtype=dtype)[:, None]
+
+    def body(i: jax.Array, found: jax.Array) -> jax.Array:
+        shift = ((passes - 1 - i) * bits_per_pass).astype(dtype)
+        candidates = found[None] + (steps << shift)
+        fits = ((steps << shift) >> shift == steps) & (candidates > found[None])  # no bit lost beyond the top
+        return found + (jnp.sum(fits & reached(counts(candidates)), axis=0, dtype=dtype) << shift)
+
+    return lax.fori_loop(0, passes, body, jnp.zeros(lanes, dtype))
+
+
+def _count(tests: list[jax.Array]) -> jax.Array:
+    """True entries of each of several boolean tensors of one shape, in one pass: int32[len(tests)].
+
+    One variadic reduction: XLA:CPU turns a reduction of a single operand into a chain of small windows that
+    materialises its operand and is about ten times slower, so one test is counted twice.
+    """
+    operands = tests if len(tests) > 1 else tests * 2
+    if operands[0].size >= 2**31:
+        raise ValueError(f"a tensor of {operands[0].size} entries cannot be counted in 32 bits; split it.")
+    totals = lax.reduce(
+        tuple(t.astype(jnp.int32) for t in operands),
+        tuple(jnp.zeros((), jnp.int32) for _ in operands),
+        lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
+        tuple(range(operands[0].ndim)),
+    )
+    return jnp.stack(totals[: len(tests)])
+
+
+def _by_group(counts: list[jax.Array], group: list[int], groups: int) -> jax.Array:
+    """Sums the counts [thresholds] of the tensors of each group: [thresholds, groups]."""
+    sums = [jnp.zeros_like(counts[0])] * groups
+    for count, g in zip(counts, group, strict=True):
+        sums[g] = sums[g] + count
+    return jnp.stack(sums, axis=-1)
+
+
+def _split_room(room: jax.Array, equal: jax.Array, group: list[int]) -> jax.Array:
+    """Deals each group's room for equal keys to its tensors, earlier tensors first."""
+    left = [room[g] for g in range(room.shape[0])]
+    dealt = []
+    for i, g in enumerate(group):
+        share = jnp.minimum(left[g], equal[i])
+        left[g] = left[g] - share
+        dealt.append(share)
+    return jnp.stack(dealt)
+
+
+def _index(x: jax.Array) -> jax.Array:
+    """The row-major index of each entry, uint32, sharded like ``x``."""
+    sharding = jax.typeof(x).sharding
+    index = jnp.zeros((), jnp.uint32)
+    for axis in range(x.ndim):
+        stride = math.prod(x.shape[axis + 1 :])
+        iota = lax.broadcasted_iota(jnp.uint32, x.shape, axis, out_sharding=sharding)
+        index = index + iota * jnp.uint32(stride)
+    return index
+
+
+def _ordered_key(score: jax.Array, where: jax.Array | None) -> jax.Array:
+    """An unsigned integer ordered like the score: 0 for what is no candidate, 1 for NaN, from 2 on the others."""
+    if jnp.issubdtype(score.dtype, jnp.complexfloating):
+        raise ValueError(f"scores of dtype {score.dtype} have no order; expected real scores.")
+    if jnp.issubdtype(score.dtype, jnp.floating):
+        if jnp.finfo(score.dtype).bits < 16:
+            score = score.astype(jnp.float32)
+        key = _float_key(score)
+    else:
+        if jnp.issubdtype(score.dtype, jnp.bool_) or jnp.iinfo(score.dtype).bits < 32:
+            score = score.astype(jnp.int32)
+        bits = jnp.iinfo(score.dtype).bits
+        unsigned = jnp.dtype(f"uint{bits}")
+        flip = 0 if jnp.issubdtype(score.dtype, jnp.unsignedinteger) else 1 << (bits - 1)
+        key = lax.bitcast_convert_type(score, unsigned) ^ unsigned.type(flip)
+        key = jnp.maximum(key, unsigned.type(2))
+    return key if where is None else jnp.where(where, key, jnp.zeros((), key.dtype))
+
+
+def _float_key(score: jax.Array) -> jax.Array:
+    # Comparisons of floats flush subnormals to zero on CPU, so everything here is done on the bits.
+    width = jnp.finfo(score.dtype).bits
+    unsigned = jnp.dtype(f"uint{width}")
+    sign = unsigned.type(1 << (width - 1))
+    bits = lax.bitcast_convert_type(score, unsigned)
+    magnitude = bits & ~sign
+    infinity = lax.bitcast_convert_type(jnp.asarray(jnp.inf, score.dtype), unsigned)
+    negative = (bits & sign) != 0
+    key = jnp.where(negative, sign - magnitude, sign + magnitude)  # -0.0 meets 0.0 at the middle
+    return jnp.where(magnitude > infinity, unsigned.type(1), key)

@@ -1,0 +1,298 @@
+"""The state of ``sparsify``: found in any optimiser state, read, replaced, checked, summarised."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dstjax import masks as masks_lib
+from dstjax._trees import Tree, is_hole, path_difference, path_name
+
+
+class Tracked(NamedTuple):
+    """What the metrics need from the last mask update; a field is None unless it was asked for with ``track=``."""
+
+    ever: Tree | None  # stored masks: weights that have been active at least once
+    grown: Tree | None  # stored masks: weights that the last update grew
+    n_grown: jax.Array | None  # int32[leaves]: weights that the update before the last grew
+    n_survived: jax.Array | None  # int32[leaves]: those of them that the drop of the last update left
+    error: jax.Array | None  # float32[]: mask-incurred error of the last update
+
+
+class SparseState(NamedTuple):
+    """State of :func:`dstjax.sparsify`. Its tree, shapes and dtypes never change after init."""
+
+    step: jax.Array  # int32[]: calls of update so far, saturating
+    masks: Tree  # stored masks, one bit per weight; None at dense leaves
+    counters: Tree | None  # unsigned integers, saturating: mask rounds in which each weight was active
+    targets: jax.Array  # int32[masked leaves]: active weights at init, in the order of the tree
+    key: jax.Array  # uint32[2]: data of the threefry key that all random choices derive from
+    tracked: Tracked | None
+    inner_state: Any
+
+
+def find(opt_state: Tree) -> SparseState:
+    """The one sparse state inside any chained, wrapped or partitioned optimiser state.
+
+    Raises:
+      ValueError: there is none, or more than one.
+    """
+    leaves = jax.tree_util.tree_leaves(opt_state, is_leaf=lambda x: isinstance(x, SparseState))
+    states = [x for x in leaves if isinstance(x, SparseState)]
+    if len(states) != 1:
+        raise ValueError(
+            f"found {len(states)} states of dstjax.sparsify in the optimiser state, expected one; "
+            + ("pass the one of interest." if states else "was tx.init(params) made by dstjax.sparsify?")
+        )
+    return states[0]
+
+
+def get_masks(opt_state: Tree) -> Tree:
+    """The masks: a tree like the parameters, of boolean arrays, ``None`` at dense leaves.
+
+    Args:
+      opt_state: the state of ``sparsify``, wherever it is chained or wrapped.
+
+    Raises:
+      ValueError: there is no state of ``sparsify``, or more than one.
+    """
+    return _unpacked(find(opt_state).masks)
+
+
+def apply_masks(params: Tree, opt_state_or_masks: Tree) -> Tree:
+    """Sets the inactive weights to exactly zero: the start of sparse training.
+
+    Args:
+      params: the parameters.
+      opt_state_or_masks: an optimiser state, or a tree of masks as :func:`get_masks` returns it.
+
+    Raises:
+      ValueError: a mask does not fit its weight.
+    """
+    return masks_lib.apply(params, _masks_of(opt_state_or_masks))
+
+
+def forward_params(params: Tree, opt_state: Tree) -> Tree:
+    """What the forward pass must see: the parameters themselves, which sparse-to-sparse methods keep sparse.
+
+    Raises:
+      ValueError: there is no state of ``sparsify``, or more than one.
+    """
+    find(opt_state)
+    return params
+
+
+def set_masks(opt_state: Tree, masks: Tree) -> Tree:
+    """Replaces the masks, for a transplant or a mask of one's own.
+
+    Counters start again from the new mask, moments of inactive weights become zero, and what was active before still
+    counts as explored. The parameters are not touched: call :func:`apply_masks` after.
+
+    Args:
+      opt_state: the state to change, wherever it is chained or wrapped.
+      masks: tree of boolean arrays with ``None`` at the same leaves as :func:`get_masks`.
+
+    Raises:
+      ValueError: another tree, shape or dtype, or a mask without an active weight.
+    """
+    old = find(opt_state)
+    flat, treedef = jax.tree_util.tree_flatten_with_path(old.masks, is_leaf=masks_lib.is_stored)
+    new = masks_lib.by_name(masks)
+    names = [path_name(path) for path, _ in flat]
+    masked = {n for n, (_, m) in zip(names, flat, strict=True) if not is_hole(m)}
+    given = {n for n, m in new.items() if m is not None}
+    if masked != given:
+        raise ValueError(
+            f"masks for {sorted(given - masked)} are unexpected and for {sorted(masked - given)} missing; expected the "
+            "leaves that get_masks returns, None elsewhere."
+        )
+    flags = {n: _checked(n, new[n], m) for n, (_, m) in zip(names, flat, strict=True) if n in masked}
+
+    def rebuild(tree: Tree, convert: Any) -> Tree:
+        leaves = jax.tree_util.tree_leaves(tree, is_leaf=masks_lib.is_stored)
+        return treedef.unflatten([x if is_hole(x) else convert(flags[n], x) for n, x in zip(names, leaves, strict=True)])
+
+    stored = rebuild(old.masks, lambda f, _: masks_lib.pack(f))
+    counters = None if old.counters is None else rebuild(old.counters, lambda f, c: f.astype(c.dtype))
+    tracked = old.tracked
+    if tracked is not None and tracked.ever is not None:
+        ever = rebuild(tracked.ever, lambda f, e: masks_lib.pack(f | masks_lib.unpack(e)))
+        tracked = tracked._replace(ever=ever)
+    inner = map_moments(lambda n, x: jnp.where(flags[n], x, jnp.zeros((), x.dtype)), flags, old.inner_state)
+    changed = old._replace(masks=stored, counters=counters, tracked=tracked, inner_state=inner)
+    is_state = lambda x: isinstance(x, SparseState)  # noqa: E731
+    return jax.tree_util.tree_map(lambda x: changed if is_state(x) else x, opt_state, is_leaf=is_state)
+
+
+def check_sparse(params: Tree, opt_state_or_masks: Tree) -> bool:
+    """Finds out whether every inactive weight is exactly zero.
+
+    Something that rescales, adds to or bypasses the updates after ``sparsify`` breaks this; see its docstring.
+
+    Returns:
+      True, so that it can stand in an ``assert``.
+
+    Raises:
+      ValueError: an inactive weight is not zero; names the leaves and how many.
+    """
+    masks = masks_lib.by_name(_masks_of(opt_state_or_masks))
+    bad, total = [], 0
+    seen = set()
+    for path, weight in jax.tree_util.tree_flatten_with_path(params)[0]:
+        name = path_name(path)
+        mask = masks.get(name)
+        if mask is None:
+            continue
+        seen.add(name)
+        total += np.size(weight)
+        wrong = int(jnp.sum((weight != 0) & ~masks_lib.unpack(mask), dtype=jnp.int32))
+        if wrong:
+            bad.append(f"{name}: {wrong} of {np.size(weight)}")
+    lost = {n for n, m in masks.items() if m is not None} - seen
+    if lost:
+        raise ValueError(f"no weight has the path of these masks: {', '.join(sorted(lost))}.")
+    if bad:
+        raise ValueError(
+            "inactive weights are not zero: " + "; ".join(bad) + ". Apply the masks before the first step "
+            "(dstjax.apply_masks), and let nothing change the updates after dstjax.sparsify."
+        )
+    return True
+
+
+@dataclasses.dataclass(frozen=True)
+class LeafSummary:
+    """One row of :func:`summary`."""
+
+    path: str
+    shape: tuple[int, ...]
+    size: int
+    requested: int | None  # active weights asked for; None where the leaf is dense
+    active: int
+
+    @property
+    def density(self) -> float:
+        """Realised density."""
+        return self.active / max(self.size, 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What is sparse and what it costs; prints as a table."""
+
+    leaves: tuple[LeafSummary, ...]
+    state_bytes: int  # masks, counters and what is tracked, without the inner optimiser
+
+    @property
+    def masked(self) -> tuple[LeafSummary, ...]:
+        """The rows of masked leaves."""
+        return tuple(row for row in self.leaves if row.requested is not None)
+
+    @property
+    def density(self) -> float:
+        """Realised density over the masked leaves; 1 where none is masked."""
+        size = sum(row.size for row in self.masked)
+        return sum(row.active for row in self.masked) / size if size else 1.0
+
+    def __str__(self) -> str:
+        """The table."""
+        width = max([len(row.path) for row in self.leaves] + [16])
+        lines = [f"{'leaf':<{width}}  {'shape':>18}  {'weights':>11}  {'active':>11}  {'requested':>9}  {'realised':>9}"]
+        for row in self.leaves:
+            asked = "dense" if row.requested is None else f"{row.requested / row.size:.6f}"
+            lines.append(
+                f"{row.path:<{width}}  {row.shape!s:>18}  {row.size:>11,}  {row.active:>11,}  {asked:>9}  "
+                f"{row.density:>9.6f}"
+            )
+        for label, rows in (("masked leaves", self.masked), ("all leaves", self.leaves)):
+            size, active = sum(r.size for r in rows), sum(r.active for r in rows)
+            asked_for = sum(r.size if r.requested is None else r.requested for r in rows)
+            lines.append(
+                f"{label:<{width}}  {'':>18}  {size:>11,}  {active:>11,}  {asked_for / max(size, 1):>9.6f}  "
+                f"{active / max(size, 1):>9.6f}"
+            )
+        size = sum(row.size for row in self.masked)
+        lines.append(f"sparse state: {self.state_bytes:,} bytes, {self.state_bytes / max(size, 1):.3f} per masked weight")
+        return "\n".join(lines)
+
+
+def summary(params: Tree, opt_state: Tree) -> Summary:
+    """A table of all leaves: path, shape, requested and realised density, active weights; totals; bytes of state.
+
+    Args:
+      params: the parameters; their shapes suffice.
+      opt_state: an optimiser state that holds one of ``sparsify``.
+
+    Raises:
+      ValueError: the masks do not fit the parameters.
+    """
+    state = find(opt_state)
+    by_path = masks_lib.by_name(state.masks)
+    targets = iter(np.asarray(state.targets).tolist())
+    requested = {name: None if mask is None else next(targets) for name, mask in by_path.items()}
+    active = masks_lib.count_active(state.masks)
+    rows = []
+    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
+        name, shape = path_name(path), tuple(np.shape(leaf))
+        size = int(np.prod(shape, dtype=np.int64))
+        rows.append(LeafSummary(name, shape, size, requested.pop(name, None), active.get(name, size)))
+    lost = [name for name, count in requested.items() if count is not None]
+    if lost:
+        raise ValueError(f"masks without parameters: {lost}; {path_difference(state.masks, params)}.")
+    held = jax.tree_util.tree_leaves(state._replace(inner_state=None))
+    return Summary(tuple(rows), sum(x.size * x.dtype.itemsize for x in held))
+
+
+def map_moments(change: Any, shapes: dict[str, Any], inner_state: Tree) -> Tree:
+    """Maps ``change(name, moment)`` over the moments of masked leaves in the state of any optimiser.
+
+    A moment is found by structure: an array of real or complex numbers whose path ends with the path of a masked leaf
+    and that has its shape. Momentum, second moments, accumulated gradients and copies of the parameters are all such;
+    factored moments and step counts are not.
+    """
+    longest_first = sorted(shapes, key=len, reverse=True)
+    endings = {name: name.split("/") if name else [] for name in longest_first}
+
+    def one(path: tuple[Any, ...], x: Any) -> Any:
+        if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.inexact):
+            return x
+        parts = path_name(path).split("/")
+        for name in longest_first:
+            ending = endings[name]
+            if x.shape == shapes[name].shape and (not ending or parts[-len(ending) :] == ending):
+                return change(name, x)
+        return x
+
+    return jax.tree_util.tree_map_with_path(one, inner_state)
+
+
+def _masks_of(opt_state_or_masks: Tree) -> Tree:
+    leaves = jax.tree_util.tree_leaves(opt_state_or_masks, is_leaf=lambda x: isinstance(x, SparseState))
+    if any(isinstance(x, SparseState) for x in leaves):
+        return find(opt_state_or_masks).masks
+    flat = jax.tree_util.tree_leaves(opt_state_or_masks, is_leaf=masks_lib.is_stored)
+    if any(not is_hole(m) and not isinstance(m, masks_lib.PackedMask) and jnp.result_type(m) != bool for m in flat):
+        raise ValueError("expected an optimiser state of dstjax.sparsify, or a tree of boolean masks.")
+    return opt_state_or_masks
+
+
+def _unpacked(masks: Tree) -> Tree:
+    return jax.tree_util.tree_map(
+        lambda m: None if is_hole(m) else masks_lib.unpack(m), masks, is_leaf=masks_lib.is_stored
+    )
+
+
+def _checked(name: str, new: Any, stored: Any) -> jax.Array:
+    flags = masks_lib.unpack(new)
+    shape = stored.shape
+    if jnp.result_type(flags) != bool or tuple(jnp.shape(flags)) != tuple(shape):
+        raise ValueError(
+            f"the mask for {name!r} has shape {jnp.shape(flags)} and dtype {jnp.result_type(flags)}; expected {shape} "
+            "and bool."
+        )
+    if not isinstance(flags, jax.core.Tracer) and not np.any(np.asarray(flags)):
+        raise ValueError(f"the mask for {name!r} has no active weight; expected at least one.")
+    return jnp.array(flags)
+
+

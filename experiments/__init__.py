@@ -1,0 +1,1 @@
+"""Training, comparisons and benchmarks built on dstjax."""
