@@ -149,7 +149,7 @@ def share_limbs(fraction: float) -> tuple[int, ...]:
 
 
 def share_of(count: jax.Array, limbs: jax.Array, *, ceil: bool = False) -> jax.Array:
-    """floor (or ceil) of fraction * count in exact integer arithmetic, for traced counts.
+    """Floor (or ceil) of fraction * count in exact integer arithmetic, for traced counts.
 
     Args:
       count: int32 of any shape, at least 0.
@@ -172,7 +172,7 @@ def share_of(count: jax.Array, limbs: jax.Array, *, ceil: bool = False) -> jax.A
     whole = digits[4] + (digits[5] << 15) + (digits[6] << 30)
     if ceil:
         # The nudge of 2**-50 must not lift an exact integer, so a rest of less than 2**-15 counts as none.
-        whole = whole + ((digits[3] > 0)).astype(jnp.uint32)
+        whole = whole + (digits[3] > 0).astype(jnp.uint32)
     return whole.astype(jnp.int32)
 
 

@@ -129,8 +129,6 @@ def _check_maskable(maskable: Any) -> None:
         raise ValueError(f"maskable={maskable!r} is not accepted; expected a function (path, leaf) -> bool, or None.")
 
 
-
-
 def catalogued(make: Callable[..., Method]) -> Callable[..., Method]:
     """Turns a function into an entry of the catalogue.
 

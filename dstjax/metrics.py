@@ -74,7 +74,7 @@ def last_mask_error(opt_state: Tree) -> jax.Array:
 
 
 def mask_error(params: Tree, opt_state_or_masks: Tree) -> jax.Array:
-    """tau squared: ||W * M - W||^2 / ||W||^2 over the masked leaves, float32 scalar.
+    """Tau squared: ||W * M - W||^2 / ||W||^2 over the masked leaves, float32 scalar.
 
     Args:
       params: the weights just before the new mask is applied; or dense weights and the mask in force.

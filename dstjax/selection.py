@@ -115,9 +115,7 @@ def _choose(keys: list[jax.Array], ks: jax.Array, group: list[int], bits_per_pas
         ),
         lambda counts: counts >= ks,
     )
-    counts = jnp.stack(
-        [_count([key > first[g], key == first[g]]) for key, g in zip(keys, group, strict=True)], axis=1
-    )
+    counts = jnp.stack([_count([key > first[g], key == first[g]]) for key, g in zip(keys, group, strict=True)], axis=1)
     above, equal = counts[0], counts[1]
     room = ks - _by_group([c[None] for c in above], group, len(ks))[0]
     room = _split_room(room, equal, group)
@@ -140,9 +138,7 @@ def _choose(keys: list[jax.Array], ks: jax.Array, group: list[int], bits_per_pas
             lambda counts: counts < room,
         )
 
-    last = lax.cond(
-        jnp.any(equal > room), search, lambda: jnp.full(len(keys), jnp.iinfo(jnp.uint32).max, jnp.uint32)
-    )
+    last = lax.cond(jnp.any(equal > room), search, lambda: jnp.full(len(keys), jnp.iinfo(jnp.uint32).max, jnp.uint32))
     return [
         ((key > first[g]) | ((key == first[g]) & (_index(key) <= last[i]) & (room[i] > 0))) & (key != 0)
         for i, (key, g) in enumerate(zip(keys, group, strict=True))

@@ -112,7 +112,9 @@ def set_masks(opt_state: Tree, masks: Tree) -> Tree:
 
     def rebuild(tree: Tree, convert: Any) -> Tree:
         leaves = jax.tree_util.tree_leaves(tree, is_leaf=masks_lib.is_stored)
-        return treedef.unflatten([x if is_hole(x) else convert(flags[n], x) for n, x in zip(names, leaves, strict=True)])
+        return treedef.unflatten(
+            [x if is_hole(x) else convert(flags[n], x) for n, x in zip(names, leaves, strict=True)]
+        )
 
     stored = rebuild(old.masks, lambda f, _: masks_lib.pack(f))
     counters = None if old.counters is None else rebuild(old.counters, lambda f, c: f.astype(c.dtype))
@@ -198,7 +200,9 @@ class Summary:
     def __str__(self) -> str:
         """The table."""
         width = max([len(row.path) for row in self.leaves] + [16])
-        lines = [f"{'leaf':<{width}}  {'shape':>18}  {'weights':>11}  {'active':>11}  {'requested':>9}  {'realised':>9}"]
+        lines = [
+            f"{'leaf':<{width}}  {'shape':>18}  {'weights':>11}  {'active':>11}  {'requested':>9}  {'realised':>9}"
+        ]
         for row in self.leaves:
             asked = "dense" if row.requested is None else f"{row.requested / row.size:.6f}"
             lines.append(
@@ -213,7 +217,9 @@ class Summary:
                 f"{active / max(size, 1):>9.6f}"
             )
         size = sum(row.size for row in self.masked)
-        lines.append(f"sparse state: {self.state_bytes:,} bytes, {self.state_bytes / max(size, 1):.3f} per masked weight")
+        lines.append(
+            f"sparse state: {self.state_bytes:,} bytes, {self.state_bytes / max(size, 1):.3f} per masked weight"
+        )
         return "\n".join(lines)
 
 
@@ -294,5 +300,3 @@ def _checked(name: str, new: Any, stored: Any) -> jax.Array:
     if not isinstance(flags, jax.core.Tracer) and not np.any(np.asarray(flags)):
         raise ValueError(f"the mask for {name!r} has no active weight; expected at least one.")
     return jnp.array(flags)
-
-

@@ -202,14 +202,18 @@ class _Flat(NamedTuple):
             initial = jax.tree_util.tree_map(lambda m: 0, state.masks, is_leaf=masks.is_stored)
             if jax.tree_util.tree_structure(initial) == treedef:
                 wrong, tree = ("updates", updates)
-            raise ValueError(f"the tree of the {wrong} is not the one at init; {path_difference(initial, tree)}.") from None
+            raise ValueError(
+                f"the tree of the {wrong} is not the one at init; {path_difference(initial, tree)}."
+            ) from None
         at = [i for i, m in enumerate(stored) if not is_hole(m)]
         names = [path_name(flat[i][0]) for i in at]
         leaves = [leaf for _, leaf in flat]
         for i, name in zip(at, names, strict=True):
             for label, x in (("parameter", leaves[i]), ("update", gradients[i])):
                 if tuple(jnp.shape(x)) != tuple(stored[i].shape):
-                    raise ValueError(f"the {label} {name!r} has shape {jnp.shape(x)}; expected {stored[i].shape} as at init.")
+                    raise ValueError(
+                        f"the {label} {name!r} has shape {jnp.shape(x)}; expected {stored[i].shape} as at init."
+                    )
 
         def masked(tree: Tree | None) -> list[Any]:
             if tree is None:
@@ -381,9 +385,7 @@ def _stored(flat: _Flat, sparse: SparseState, result: _Rewired) -> SparseState:
 
 def map_moments_where(keep: dict[str, jax.Array], inner_state: Any, now: jax.Array) -> Any:
     """Zeroes the moments outside ``keep`` (path -> mask) where ``now`` holds."""
-    return state.map_moments(
-        lambda name, x: jnp.where(keep[name] | ~now, x, jnp.zeros((), x.dtype)), keep, inner_state
-    )
+    return state.map_moments(lambda name, x: jnp.where(keep[name] | ~now, x, jnp.zeros((), x.dtype)), keep, inner_state)
 
 
 def _mask_error(weights: list[jax.Array], new: list[jax.Array]) -> jax.Array:

@@ -12,14 +12,26 @@ from typing import Any
 
 from dstjax._checks import suggest
 from dstjax.method import Method
-from dstjax.methods.dynamic import dst_ee, mest, rigl, rigl_itop, set  # noqa: A004 (the field's name)
+from dstjax.methods.dynamic import dst_ee, mest, rigl, rigl_itop, set
 from dstjax.methods.static import dense, static
 
 CATALOGUE: dict[str, Callable[..., Method]] = {
     method.__name__: method for method in (dense, static, set, rigl, rigl_itop, mest, dst_ee)
 }
 
-__all__ = ["CATALOGUE", "dense", "dst_ee", "get", "hyperparameters", "mest", "names", "rigl", "rigl_itop", "set", "static"]
+__all__ = [
+    "CATALOGUE",
+    "dense",
+    "dst_ee",
+    "get",
+    "hyperparameters",
+    "mest",
+    "names",
+    "rigl",
+    "rigl_itop",
+    "set",
+    "static",
+]
 
 
 def names() -> list[str]:

@@ -107,7 +107,9 @@ def dst_ee(
     Reference: "Dynamic sparse training via balancing the exploration-exploitation trade-off" (DST-EE), Eq. 1, Algorithm 1.
     """
     if "grow" in shared:
-        raise ValueError(f"grow={shared['grow']!r} is not accepted by 'dst_ee', whose growth rule it is; use rigl(grow=...).")
+        raise ValueError(
+            f"grow={shared['grow']!r} is not accepted by 'dst_ee', whose growth rule it is; use rigl(grow=...)."
+        )
     if not isinstance(signed, bool):
         raise ValueError(f"signed={signed!r} is not accepted; expected True or False.")
     grow = criteria.dst_ee(coefficient, epsilon, signed=signed)
