@@ -44,7 +44,7 @@ class Leaf(NamedTuple):
     counter: jax.Array | None  # unsigned integers: mask rounds in which each weight was active (DST-EE's N)
     step: jax.Array  # int32[], t of the current call of update; the first is 1
     key: jax.Array  # PRNG key, another one for each leaf, step and phase
-    count: jax.Array  # int32[], how many weights are dropped, or grown
+    budget: jax.Array  # int32[], how many weights are dropped, or grown
 
 
 Criterion = Callable[[Leaf], jax.Array]
@@ -67,7 +67,7 @@ def set_signs(leaf: Leaf) -> jax.Array:
     positive = leaf.mask & (leaf.weight > 0)
     negative = leaf.mask & (leaf.weight < 0)
     n_positive, n_negative, n_active = count_true([positive, negative, leaf.mask])
-    signed = jnp.clip(leaf.count - (n_active - n_positive - n_negative), 0)
+    signed = jnp.clip(leaf.budget - (n_active - n_positive - n_negative), 0)
     from_positive = jnp.clip(signed - signed // 2, jnp.maximum(signed - n_negative, 0), n_positive)
     stays = top_k_mask(size, n_positive - from_positive, where=positive)
     stays |= top_k_mask(size, n_negative - (signed - from_positive), where=negative)

@@ -18,7 +18,7 @@ class MaskUpdate(NamedTuple):
 
 
 def drop_and_grow(leaf: Leaf, *, drop: Criterion, grow: Criterion, grow_key: jax.Array | None = None) -> MaskUpdate:
-    """Drops ``leaf.count`` active weights and grows as many; pure, for one leaf.
+    """Drops ``leaf.budget`` active weights and grows as many; pure, for one leaf.
 
     Weights that were just dropped may be grown again. Of equal scores the lower row-major index is kept, and grown. At
     least one weight is kept.
@@ -55,8 +55,8 @@ def drop_and_grow_all(
     keeps its best one and grows as many as it lost.
     """
     active = count_true([leaf.mask for leaf in leaves])
-    moving = jnp.clip(jnp.stack([leaf.count for leaf in leaves]), 0, jnp.maximum(active - 1, 0))
-    leaves = [leaf._replace(count=n) for leaf, n in zip(leaves, moving, strict=True)]
+    moving = jnp.clip(jnp.stack([leaf.budget for leaf in leaves]), 0, jnp.maximum(active - 1, 0))
+    leaves = [leaf._replace(budget=n) for leaf, n in zip(leaves, moving, strict=True)]
     scores = [_scored(drop, leaf) for leaf in leaves]
     where = [leaf.mask for leaf in leaves]
     if scope == "layer":
@@ -68,7 +68,7 @@ def drop_and_grow_all(
         kept = [b | k for b, k in zip(best, top_k_masks(scores, [left], where=others, together=True), strict=True)]
     growing = active - count_true(kept)
     grown_leaves = [
-        leaf._replace(mask=k, key=key, count=n)
+        leaf._replace(mask=k, key=key, budget=n)
         for leaf, k, key, n in zip(leaves, kept, grow_keys, growing, strict=True)
     ]
     grown = top_k_masks([_scored(grow, leaf) for leaf in grown_leaves], list(growing), where=[~k for k in kept])

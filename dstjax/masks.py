@@ -30,8 +30,9 @@ class PackedMask:
 def pack(mask: jax.Array) -> StoredMask:
     """Packs a boolean tensor to one bit per entry.
 
-    The axis is the one that wastes the fewest padding bits. A tensor of which every axis is sharded (on an Explicit
-    mesh, or as a concrete array) in pieces that are no multiple of eight stays boolean.
+    The axis is the one that wastes the fewest padding bits, rather not the last: unpacking then shifts whole rows of
+    bytes alike. A tensor of which every axis is sharded (on an Explicit mesh, or as a concrete array) in pieces that
+    are no multiple of eight stays boolean.
 
     >>> pack(jnp.array([True, False, True])).bits
     Array([5], dtype=uint8)
@@ -39,7 +40,8 @@ def pack(mask: jax.Array) -> StoredMask:
     axes = [a for a in range(mask.ndim) if _pieces_of_eight(mask, a)]
     if not axes:
         return mask
-    axis = min(axes, key=lambda a: (-(-mask.shape[a] // 8) * 8 / max(mask.shape[a], 1), -a))
+    last = mask.ndim - 1
+    axis = min(axes, key=lambda a: (-(-mask.shape[a] // 8) * 8 / max(mask.shape[a], 1), a == last, -a))
     length = mask.shape[axis]
     padding = [(0, 0)] * mask.ndim
     padding[axis] = (0, -length % 8)
@@ -62,6 +64,20 @@ def unpack(stored: StoredMask) -> jax.Array:
     mask = flags.reshape(shape).astype(bool)
     length = stored.shape[stored.axis]
     return mask if shape[axis] == length else jax.lax.slice_in_dim(mask, 0, length, axis=axis)
+
+
+def combine(operation: Callable[..., jax.Array], *stored: StoredMask) -> StoredMask:
+    """A bitwise operation on stored masks of one tensor, without unpacking them.
+
+    >>> import operator
+    >>> a, b = pack(jnp.array([True, False])), pack(jnp.array([True, True]))
+    >>> unpack(combine(operator.and_, a, b))
+    Array([ True, False], dtype=bool)
+    """
+    first = stored[0]
+    if isinstance(first, PackedMask):
+        return PackedMask(operation(*(s.bits for s in stored)), first.shape, first.axis)
+    return operation(*stored)
 
 
 def is_stored(node: Any) -> bool:
@@ -135,6 +151,17 @@ def iou(a: Tree, b: Tree) -> jax.Array:
     counts = list(_pairwise(a, b, lambda both, either: jnp.stack([both, either])).values())
     both, either = jnp.sum(jnp.stack(counts).astype(jnp.float32), axis=0)
     return jnp.where(either == 0, 1.0, both / jnp.maximum(either, 1))
+
+
+def error(weights: list[jax.Array], new: list[jax.Array]) -> jax.Array:
+    """Mask-incurred error of a list of weights: ||W * M - W||^2 / ||W||^2 over all of them, float32 scalar.
+
+    Reference: DST-EE, Assumption 3 (tau squared).
+    """
+    squares = [jnp.square(w.astype(jnp.float32)) for w in weights]
+    lost = sum(jnp.sum(jnp.where(m, 0.0, s)) for s, m in zip(squares, new, strict=True))
+    total = jnp.asarray(sum(jnp.sum(s) for s in squares), jnp.float32)
+    return jnp.where(total > 0, lost / jnp.maximum(total, jnp.finfo(jnp.float32).tiny), 0.0).astype(jnp.float32)
 
 
 def floor_share(count: int, fraction: float) -> int:

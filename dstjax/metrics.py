@@ -85,14 +85,12 @@ def mask_error(params: Tree, opt_state_or_masks: Tree) -> jax.Array:
     tree = opt_state_or_masks
     states = jax.tree_util.tree_leaves(tree, is_leaf=lambda x: isinstance(x, SparseState))
     masks = masks_lib.by_name(find(tree).masks if any(isinstance(x, SparseState) for x in states) else tree)
-    lost = total = jnp.zeros((), jnp.float32)
-    for name, weight in masks_lib.by_name(params).items():
-        mask = masks.get(name)
-        if mask is not None:
-            square = jnp.square(jnp.asarray(weight).astype(jnp.float32))
-            lost += jnp.sum(jnp.where(masks_lib.unpack(mask), 0.0, square))
-            total += jnp.sum(square)
-    return jnp.where(total > 0, lost / jnp.maximum(total, jnp.finfo(jnp.float32).tiny), 0.0)
+    pairs = [
+        (jnp.asarray(weight), masks_lib.unpack(masks[name]))
+        for name, weight in masks_lib.by_name(params).items()
+        if masks.get(name) is not None
+    ]
+    return masks_lib.error([weight for weight, _ in pairs], [mask for _, mask in pairs])
 
 
 def exploitation_degree(loss: Callable[[Tree], Any], params: Tree, grown: Tree) -> jax.Array:

@@ -15,14 +15,14 @@ Order of scores: NaN < -inf < ... < -0.0 = 0.0 < ... < inf. Subnormals keep thei
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import ArrayLike
 
-BITS_PER_PASS = 3  # seven thresholds a pass: fastest on CPU; accelerators may prefer four or five
+BITS_PER_PASS = 2  # three thresholds a pass: fastest on CPU, and quickest to compile
 
 
 def top_k_mask(
@@ -102,72 +102,64 @@ def count_true(masks: Sequence[jax.Array]) -> jax.Array:
 
 def _choose(keys: list[jax.Array], ks: jax.Array, group: list[int], bits_per_pass: int) -> list[jax.Array]:
     """top_k_masks for keys of one dtype; ``group[i]`` is the budget in ``ks`` that tensor i draws on."""
-    width = jnp.iinfo(keys[0].dtype).bits
-    first = _largest(
-        keys[0].dtype,
-        width,
-        bits_per_pass,
-        len(ks),
-        lambda at: _by_group(
-            [_count([key >= t.astype(key.dtype) for t in at[:, g]]) for key, g in zip(keys, group, strict=True)],
-            group,
-            len(ks),
-        ),
-        lambda counts: counts >= ks,
+    dtype = keys[0].dtype
+    of_tensor = jnp.array(group)
+    every = jnp.iinfo(jnp.int32).max
+
+    # The largest threshold that at least k keys of the group reach. Besides it the loop carries, for each tensor, how
+    # many keys reach it and how many lie above it.
+    def narrow(i: jax.Array, loop: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
+        threshold, at_least, above = loop
+        candidates, shift, valid = _candidates(threshold, passes - 1 - i, bits_per_pass)
+        counts = _count_each([[key >= t for t in candidates[:, g]] for key, g in zip(keys, group, strict=True)])
+        reached = valid & (_by_group(counts, group, len(ks)) >= ks)
+        lower, upper = reached[:, of_tensor], (valid & ~reached)[:, of_tensor]
+        at_least = jnp.minimum(at_least, jnp.min(jnp.where(lower, counts, every), axis=0))
+        above = jnp.maximum(above, jnp.max(jnp.where(upper, counts, 0), axis=0))
+        return threshold + (jnp.sum(reached, axis=0, dtype=dtype) << shift), at_least, above
+
+    passes = -(-jnp.iinfo(dtype).bits // bits_per_pass)
+    sizes = jnp.array([key.size for key in keys], jnp.int32)
+    start = (jnp.zeros(len(ks), dtype), sizes, jnp.zeros_like(sizes))
+    threshold, at_least, above = lax.fori_loop(0, passes, narrow, start)
+    equal = at_least - above
+    room = _split_room(ks - _by_group(above[None], group, len(ks))[0], equal, group)
+    ties = [key == threshold[g] for key, g in zip(keys, group, strict=True)]
+    last = lax.cond(
+        jnp.any(equal > room),
+        lambda: _index_of_nth(ties, room, bits_per_pass),
+        lambda: jnp.full(len(keys), jnp.iinfo(jnp.uint32).max, jnp.uint32),
     )
-    counts = jnp.stack([_count([key > first[g], key == first[g]]) for key, g in zip(keys, group, strict=True)], axis=1)
-    above, equal = counts[0], counts[1]
-    room = ks - _by_group([c[None] for c in above], group, len(ks))[0]
-    room = _split_room(room, equal, group)
-
-    # The last index that is still taken among the equals. Where all equals fit, every index is.
-    def search() -> jax.Array:
-        bits = max(1, max(math.prod(key.shape) for key in keys).bit_length())
-        return _largest(
-            jnp.uint32,
-            bits,
-            bits_per_pass,
-            len(keys),
-            lambda at: jnp.stack(
-                [
-                    _count([(key == first[g]) & (_index(key) < t) for t in at[:, i]])
-                    for i, (key, g) in enumerate(zip(keys, group, strict=True))
-                ],
-                axis=1,
-            ),
-            lambda counts: counts < room,
-        )
-
-    last = lax.cond(jnp.any(equal > room), search, lambda: jnp.full(len(keys), jnp.iinfo(jnp.uint32).max, jnp.uint32))
     return [
-        ((key > first[g]) | ((key == first[g]) & (_index(key) <= last[i]) & (room[i] > 0))) & (key != 0)
-        for i, (key, g) in enumerate(zip(keys, group, strict=True))
+        ((key > threshold[g]) | (tie & (_index(key) <= last[i]) & (room[i] > 0))) & (key != 0)
+        for i, (key, tie, g) in enumerate(zip(keys, ties, group, strict=True))
     ]
 
 
-def _largest(
-    dtype: DTypeLike,
-    bits: int,
-    bits_per_pass: int,
-    lanes: int,
-    counts: Callable[[jax.Array], jax.Array],
-    reached: Callable[[jax.Array], jax.Array],
-) -> jax.Array:
-    """The largest number of ``bits`` bits, in each lane, for which ``reached(counts(number))`` holds.
+def _index_of_nth(flags: list[jax.Array], nth: jax.Array, bits_per_pass: int) -> jax.Array:
+    """The row-major index of the n-th True entry (n = 1, 2, ...) of each tensor, uint32[tensors]."""
 
-    ``reached`` must hold at zero and, once false, stay false as the number grows. ``counts`` maps candidates
-    [thresholds, lanes] to counts of the same shape.
+    def narrow(i: jax.Array, index: jax.Array) -> jax.Array:
+        candidates, shift, valid = _candidates(index, passes - 1 - i, bits_per_pass)
+        before = _count_each([[flag & (_index(flag) < t) for t in candidates[:, n]] for n, flag in enumerate(flags)])
+        return index + (jnp.sum(valid & (before < nth), axis=0, dtype=index.dtype) << shift)
+
+    passes = -(-max(flag.size for flag in flags).bit_length() // bits_per_pass)
+    return lax.fori_loop(0, passes, narrow, jnp.zeros(len(flags), jnp.uint32))
+
+
+def _candidates(found: jax.Array, digit: jax.Array, bits_per_pass: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The numbers [candidates, lanes] to try next for a digit of ``bits_per_pass`` bits, their shift, and which exist.
+
+    The topmost digit may reach beyond the width of the integers; candidates that wrap around do not exist.
     """
-    passes = -(-bits // bits_per_pass)
-    steps = jnp.arange(1, 2**bits_per_pass, dtype=dtype)[:, None]
-
-    def body(i: jax.Array, found: jax.Array) -> jax.Array:
-        shift = ((passes - 1 - i) * bits_per_pass).astype(dtype)
-        candidates = found[None] + (steps << shift)
-        fits = ((steps << shift) >> shift == steps) & (candidates > found[None])  # no bit lost beyond the top
-        return found + (jnp.sum(fits & reached(counts(candidates)), axis=0, dtype=dtype) << shift)
-
-    return lax.fori_loop(0, passes, body, jnp.zeros(lanes, dtype))
+    shift = (digit * bits_per_pass).astype(found.dtype)
+    steps = jnp.arange(1, 2**bits_per_pass, dtype=found.dtype)[:, None]
+    return (
+        found + (steps << shift),
+        shift,
+        jnp.broadcast_to((steps << shift) >> shift == steps, (len(steps), len(found))),
+    )
 
 
 def _count(tests: list[jax.Array]) -> jax.Array:
@@ -188,11 +180,18 @@ def _count(tests: list[jax.Array]) -> jax.Array:
     return jnp.stack(totals[: len(tests)])
 
 
-def _by_group(counts: list[jax.Array], group: list[int], groups: int) -> jax.Array:
-    """Sums the counts [thresholds] of the tensors of each group: [thresholds, groups]."""
-    sums = [jnp.zeros_like(counts[0])] * groups
-    for count, g in zip(counts, group, strict=True):
-        sums[g] = sums[g] + count
+def _count_each(tests: list[list[jax.Array]]) -> jax.Array:
+    """The counts of the tests of each tensor: int32[tests, tensors]."""
+    return jnp.stack([_count(t) for t in tests], axis=1)
+
+
+def _by_group(counts: jax.Array, group: list[int], groups: int) -> jax.Array:
+    """Sums counts [thresholds, tensors] over the tensors of each group: [thresholds, groups]."""
+    if groups == counts.shape[1]:  # every tensor is a group of its own
+        return counts
+    sums = [jnp.zeros_like(counts[:, 0])] * groups
+    for i, g in enumerate(group):
+        sums[g] = sums[g] + counts[:, i]
     return jnp.stack(sums, axis=-1)
 
 

@@ -98,6 +98,7 @@ def set_masks(opt_state: Tree, masks: Tree) -> Tree:
       ValueError: another tree, shape or dtype, or a mask without an active weight.
     """
     old = find(opt_state)
+    treedef: Any
     flat, treedef = jax.tree_util.tree_flatten_with_path(old.masks, is_leaf=masks_lib.is_stored)
     new = masks_lib.by_name(masks)
     names = [path_name(path) for path, _ in flat]
@@ -278,7 +279,9 @@ def _masks_of(opt_state_or_masks: Tree) -> Tree:
     if any(isinstance(x, SparseState) for x in leaves):
         return find(opt_state_or_masks).masks
     flat = jax.tree_util.tree_leaves(opt_state_or_masks, is_leaf=masks_lib.is_stored)
-    if any(not is_hole(m) and not isinstance(m, masks_lib.PackedMask) and jnp.result_type(m) != bool for m in flat):
+    if any(
+        not is_hole(m) and not isinstance(m, masks_lib.PackedMask) and jnp.result_type(m) != jnp.bool_ for m in flat
+    ):
         raise ValueError("expected an optimiser state of dstjax.sparsify, or a tree of boolean masks.")
     return opt_state_or_masks
 
@@ -292,7 +295,7 @@ def _unpacked(masks: Tree) -> Tree:
 def _checked(name: str, new: Any, stored: Any) -> jax.Array:
     flags = masks_lib.unpack(new)
     shape = stored.shape
-    if jnp.result_type(flags) != bool or tuple(jnp.shape(flags)) != tuple(shape):
+    if jnp.result_type(flags) != jnp.bool_ or tuple(jnp.shape(flags)) != tuple(shape):
         raise ValueError(
             f"the mask for {name!r} has shape {jnp.shape(flags)} and dtype {jnp.result_type(flags)}; expected {shape} "
             "and bool."

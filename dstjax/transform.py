@@ -1,7 +1,8 @@
 """``sparsify``: any optax optimiser, made to train with a sparse topology that changes while it trains."""
 
 import functools
-from collections.abc import Iterable, Mapping
+import operator
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,14 +11,15 @@ import numpy as np
 import optax
 from jax import lax
 
-from dstjax import distributions, masks, state
+from dstjax import masks
 from dstjax._checks import check_choice
 from dstjax._trees import Tree, is_hole, path_difference, path_name
-from dstjax.criteria import Leaf
-from dstjax.drop_and_grow import MaskUpdate, drop_and_grow_all
+from dstjax.initial_masks import active_counts, random_masks
+from dstjax.masks import StoredMask
 from dstjax.method import Method
-from dstjax.selection import count_true, top_k_masks
-from dstjax.state import SparseState, Tracked
+from dstjax.rewire import Topology, counter_dtype
+from dstjax.rewire import rewire as rewire_topology
+from dstjax.state import SparseState, Tracked, map_moments
 
 TRACKABLE = ("exploration", "survival", "error")
 
@@ -51,8 +53,8 @@ def sparsify(
         'survival' (one bit per weight), 'error' (a scalar).
 
     Returns:
-      A transformation with ``update(updates, state, params, *, rewire=None, value=None, **extra_args)``. ``rewire=None``
-      decides by the step in the state; ``True`` and ``False`` decide at trace time, for a host that asks
+      A transformation with ``update(updates, state, params, *, rewire=None, value=None, **extra_args)``.
+      ``rewire=None`` decides by the step in the state; ``True`` and ``False`` decide at trace time, for a host that asks
       ``method.is_update_step(t)``: the plain step then has no branch. Other arguments go to ``inner``.
 
     Raises:
@@ -102,7 +104,7 @@ def sparsify(
             now = bool(now)
         flat = _Flat.of(updates, state, params)
         inner_update = functools.partial(inner.update, **extra_args)
-        return _update(method, inner_update, flat, state._replace(step=step), now)
+        return _step(method, inner_update, flat, state._replace(step=step), now)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -110,29 +112,29 @@ def sparsify(
 def _init(
     inner: optax.GradientTransformationExtraArgs, method: Method, key: jax.Array, track: tuple[str, ...], params: Tree
 ) -> SparseState:
+    treedef: Any
     flat, treedef = jax.tree_util.tree_flatten_with_path(params)
     names = [path_name(path) for path, _ in flat]
     leaves = dict(zip(names, (leaf for _, leaf in flat), strict=True))
     counts = active_counts(method, leaves)
-    drawn = dict(zip(counts, _draw(key, [leaves[n] for n in counts], list(counts.values())), strict=True))
+    drawn = dict(zip(counts, random_masks(key, [leaves[n] for n in counts], list(counts.values())), strict=True))
 
-    def tree(of: Any) -> Tree:
+    def tree(of: Callable[[jax.Array], Any]) -> Tree:
         return treedef.unflatten([of(drawn[n]) if n in drawn else None for n in names])
 
     counters = None
     if method.counters:
         assert method.updates is not None
-        dtype = _counter_dtype(method.updates.count)
+        dtype = counter_dtype(method.updates.count)
         counters = tree(lambda m: m.astype(dtype))
-    n_leaves = len(counts)
     tracked = None
     if track:
         survival = "survival" in track
         tracked = Tracked(
             ever=tree(masks.pack) if "exploration" in track and counters is None else None,
             grown=tree(lambda m: masks.pack(jnp.zeros_like(m))) if survival else None,
-            n_grown=jnp.zeros(n_leaves, jnp.int32) if survival else None,
-            n_survived=jnp.zeros(n_leaves, jnp.int32) if survival else None,
+            n_grown=jnp.zeros(len(counts), jnp.int32) if survival else None,
+            n_survived=jnp.zeros(len(counts), jnp.int32) if survival else None,
             error=jnp.zeros((), jnp.float32) if "error" in track else None,
         )
     return SparseState(
@@ -146,53 +148,74 @@ def _init(
     )
 
 
-def active_counts(method: Method, leaves: Mapping[str, Any]) -> dict[str, int]:
-    """Which leaves a method masks, and how many active weights each of them has.
+def _step(method: Method, inner_update: Any, flat: "_Flat", state: SparseState, now: Any) -> tuple[Tree, SparseState]:
+    """One call of update. ``now``: whether it is a mask update, a bool known at trace time or a traced scalar.
 
-    Args:
-      method: the method.
-      leaves: path -> array, or its shape and dtype.
-
-    Raises:
-      ValueError: no leaf is maskable, one that should be masked is no real tensor, or one is too small.
+    The branch returns masks and counters alone and comes before the elementwise step; with weights or moments in it, or
+    after the step, XLA would copy them.
     """
-    if not method.masked:
-        return {}
-    rule = method.maskable or _default_maskable
-    chosen = [name for name, leaf in leaves.items() if rule(name, leaf)]
-    if isinstance(method.distribution, Mapping):
-        chosen = distributions.masked_by_map(method.distribution, list(leaves), chosen)
-    for name in chosen:
-        if not jnp.issubdtype(leaves[name].dtype, jnp.floating):
-            raise ValueError(
-                f"leaf {name!r} has dtype {leaves[name].dtype}; only real floating leaves can be masked. Exclude it with "
-                "maskable=lambda path, leaf: ..."
-            )
-    if not chosen:
-        raise ValueError(
-            f"method {method.name!r} finds nothing to mask among {list(leaves)}; by default leaves of two or more "
-            "dimensions are masked, maskable= chooses others."
-        )
-    return distributions.active_counts(
-        method.distribution, {name: tuple(leaves[name].shape) for name in chosen}, method.sparsity
-    )
+    weights = flat.masked(flat.params)
+    gradients = flat.masked(flat.updates)
+    old = flat.topology
+    order = method.update_order
+
+    def inner_step(active: list[StoredMask], weights: list[Any], inner_state: Any) -> tuple[list[Any], Any]:
+        sparse = flat.tree(flat.updates, [_where(m, g, 0) for m, g in zip(active, gradients, strict=True)])
+        updates, inner_state = inner_update(sparse, inner_state, flat.tree(flat.params, weights))
+        return flat.treedef.flatten_up_to(updates), inner_state
+
+    def rewired() -> Topology:
+        at = weights
+        if order == "step_then_update":  # computed here once more: passed in from outside it would have to be stored
+            moved = flat.masked(inner_step(old.masks, weights, state.inner_state)[0])
+            stepped = optax.apply_updates(weights, moved)
+            at = [_where(m, w, 0) for m, w in zip(old.masks, stepped, strict=True)]
+        return rewire_topology(method, old, step=state.step, key=state.key, weights=at, gradients=gradients)
+
+    decided = isinstance(now, bool)
+    new = (rewired() if now else old) if decided else lax.cond(now, rewired, lambda: old)
+    # What was active and stays so keeps its moments, and the rest only loses them when the masks change.
+    stays = [masks.combine(operator.and_, o, n) for o, n in zip(old.masks, new.masks, strict=True)]
+    keep = [masks.combine(lambda s: jnp.where(now, s, ~jnp.zeros_like(s)), s) for s in stays]
+
+    def reset(inner_state: Any) -> Any:
+        if now is False:
+            return inner_state
+        by_name = dict(zip(flat.names, keep, strict=True))
+        return map_moments(lambda name, x: _where(by_name[name], x, 0), by_name, inner_state)
+
+    if order == "skip" and now is True:
+        updates = [jnp.zeros_like(u) for u in flat.updates]
+        inner_state = reset(state.inner_state)
+    elif order == "update_then_step":
+        kept = [_where(k, w, 0) for k, w in zip(keep, weights, strict=True)]
+        updates, inner_state = inner_step(new.masks, kept if now is not False else weights, reset(state.inner_state))
+    else:
+        updates, inner_state = inner_step(old.masks, weights, state.inner_state)
+        if order == "skip" and now is not False:  # the inner optimiser does not see a step that is spent on the masks
+            inner_state = jax.tree_util.tree_map(functools.partial(jnp.where, now), state.inner_state, inner_state)
+            updates = [jnp.where(now, jnp.zeros((), u.dtype), u) for u in updates]
+        inner_state = reset(inner_state)
+
+    moving = stays if order == "step_then_update" else new.masks
+    sparse = [_where(m, u, -w) for m, u, w in zip(moving, flat.masked(updates), weights, strict=True)]
+    return flat.tree(updates, sparse), flat.stored(state, new)._replace(inner_state=inner_state)
 
 
 class _Flat(NamedTuple):
-    """Parameters, updates and state of one call as lists, with the masked leaves apart."""
+    """Parameters, updates and topology of one call as lists."""
 
     treedef: Any
     names: list[str]  # of the masked leaves
     at: list[int]  # their places among all leaves
     params: list[Any]  # all leaves
     updates: list[Any]  # all leaves
-    masks: list[jax.Array]  # masked leaves, boolean
-    counters: list[jax.Array | None]
-    ever: list[jax.Array | None]
-    grown: list[jax.Array | None]
+    topology: Topology  # masked leaves
 
     @staticmethod
     def of(updates: Tree, state: SparseState, params: Tree) -> "_Flat":
+        """Flattens one call, and refuses trees and shapes that are not those of init."""
+        treedef: Any
         flat, treedef = jax.tree_util.tree_flatten_with_path(params)
         try:
             stored = treedef.flatten_up_to(state.masks)
@@ -215,24 +238,24 @@ class _Flat(NamedTuple):
                         f"the {label} {name!r} has shape {jnp.shape(x)}; expected {stored[i].shape} as at init."
                     )
 
-        def masked(tree: Tree | None) -> list[Any]:
-            if tree is None:
-                return [None] * len(at)
-            every = treedef.flatten_up_to(tree)
-            return [every[i] for i in at]
+        def masked(tree: Tree | None) -> Any:
+            return None if tree is None else [x for x in treedef.flatten_up_to(tree) if not is_hole(x)]
 
         tracked = state.tracked or Tracked(None, None, None, None, None)
-        return _Flat(
-            treedef,
-            names,
-            at,
-            leaves,
-            gradients,
-            [masks.unpack(stored[i]) for i in at],
+        topology = Topology(
+            masked(state.masks),
             masked(state.counters),
-            [None if m is None else masks.unpack(m) for m in masked(tracked.ever)],
-            [None if m is None else masks.unpack(m) for m in masked(tracked.grown)],
+            masked(tracked.ever),
+            masked(tracked.grown),
+            tracked.n_grown,
+            tracked.n_survived,
+            tracked.error,
         )
+        return _Flat(treedef, names, at, leaves, gradients, topology)
+
+    def masked(self, leaves: list[Any]) -> list[Any]:
+        """The masked ones of all leaves."""
+        return [leaves[i] for i in self.at]
 
     def tree(self, dense: list[Any], masked: list[Any]) -> Tree:
         """A tree with ``masked`` at the masked leaves and ``dense`` elsewhere."""
@@ -241,176 +264,25 @@ class _Flat(NamedTuple):
             leaves[i] = x
         return self.treedef.unflatten(leaves)
 
-    def holes(self, masked: list[Any]) -> Tree:
-        """A tree with ``masked`` at the masked leaves and None elsewhere."""
-        return self.tree([None] * len(self.params), masked)
+    def stored(self, state: SparseState, topology: Topology) -> SparseState:
+        """The state with another topology."""
+        holes = [None] * len(self.params)
 
-    def take(self, tree: Tree) -> list[Any]:
-        """The masked leaves of a tree."""
-        every = self.treedef.flatten_up_to(tree)
-        return [every[i] for i in self.at]
+        def tree(leaves: list[Any] | None) -> Tree | None:
+            return None if leaves is None else self.tree(holes, leaves)
 
-
-class _Rewired(NamedTuple):
-    """What a mask update changes: all that a branch returns."""
-
-    masks: list[jax.Array]
-    counters: list[jax.Array | None]
-    ever: list[jax.Array | None]
-    grown: list[jax.Array | None]
-    n_grown: jax.Array | None
-    n_survived: jax.Array | None
-    error: jax.Array | None
+        tracked = None
+        if state.tracked is not None:
+            tracked = Tracked(tree(topology.ever), tree(topology.grown), *topology[4:])
+        return state._replace(masks=tree(topology.masks), counters=tree(topology.counters), tracked=tracked)
 
 
-def _update(method: Method, inner_update: Any, flat: _Flat, state: SparseState, now: Any) -> tuple[Tree, SparseState]:
-    """One step. ``now`` says whether it is a mask update: a bool known at trace time, or a traced boolean scalar."""
-    params = flat.treedef.unflatten(flat.params)
-    weights = [flat.params[i] for i in flat.at]
-    gradients = [flat.updates[i] for i in flat.at]
-    old = flat.masks
-    order = method.update_order
-
-    def step(active: list[jax.Array], weights: list[Any], inner_state: Any) -> tuple[Tree, Any]:
-        sparse = [jnp.where(m, g, jnp.zeros((), g.dtype)) for m, g in zip(active, gradients, strict=True)]
-        return inner_update(flat.tree(flat.updates, sparse), inner_state, flat.tree(flat.params, weights))
-
-    def rewired() -> _Rewired:
-        at = weights
-        if order == "step_then_update":  # computed again rather than passed in: a branch after the step costs more
-            moved = flat.take(optax.apply_updates(params, step(old, weights, state.inner_state)[0]))
-            at = [jnp.where(m, w, jnp.zeros((), w.dtype)) for m, w in zip(old, moved, strict=True)]
-        return _rewire(method, flat, state, at, gradients)
-
-    if now is False:
-        new, result = old, None
-    elif now is True:
-        result = rewired()
-        new = result.masks
-    else:
-        result = lax.cond(now, rewired, lambda: _unchanged(flat, state))
-        new = result.masks
-    if result is not None:
-        state = _stored(flat, state, result)
-    stays = [o & n for o, n in zip(old, new, strict=True)]
-    is_update = jnp.asarray(now)
-
-    def reset(inner_state: Any) -> Any:
-        """Zeroes the moments of dropped and of newly grown weights."""
-        if now is False:
-            return inner_state
-        keep = dict(zip(flat.names, stays, strict=True))
-        return map_moments_where(keep, inner_state, is_update)
-
-    if order == "skip" and now is True:
-        inner_state = reset(state.inner_state)
-        stepped: Tree = jax.tree_util.tree_map(jnp.zeros_like, flat.treedef.unflatten(flat.updates))
-    elif order == "update_then_step":
-        kept = [jnp.where(s, w, jnp.zeros((), w.dtype)) for s, w in zip(stays, weights, strict=True)]
-        stepped, inner_state = step(new, kept if now is not False else weights, reset(state.inner_state))
-    else:
-        stepped, inner_state = step(old, weights, state.inner_state)
-        if order == "skip" and now is not False:  # the inner optimiser has not seen this step
-            pick = functools.partial(jnp.where, is_update)
-            inner_state = jax.tree_util.tree_map(pick, state.inner_state, inner_state)
-            stepped = jax.tree_util.tree_map(lambda u: jnp.where(is_update, jnp.zeros((), u.dtype), u), stepped)
-        inner_state = reset(inner_state)
-
-    moving = stays if order == "step_then_update" else new
-    result_updates = flat.tree(
-        flat.treedef.flatten_up_to(stepped),
-        [jnp.where(m, u, -w) for m, u, w in zip(moving, flat.take(stepped), weights, strict=True)],
-    )
-    return result_updates, state._replace(inner_state=inner_state)
+def _where(mask: StoredMask, x: jax.Array, other: Any) -> jax.Array:
+    """``x`` where the mask is set, else ``other``, in the dtype of ``x`` and ``other``."""
+    return jnp.where(masks.unpack(mask), x, jnp.zeros((), x.dtype) if isinstance(other, int) else other)
 
 
-def _rewire(
-    method: Method, flat: _Flat, sparse: SparseState, weights: list[jax.Array], gradients: list[jax.Array]
-) -> _Rewired:
-    """The mask update of all masked leaves."""
-    assert method.updates is not None and method.drop_fraction is not None
-    index = method.updates.index(sparse.step)
-    counts = method.drop_fraction.of(count_true(flat.masks), index, ceil=method.ceil)
-    keys = _leaf_keys(sparse.key, sparse.step, len(weights))
-    leaves = [
-        Leaf(w, g, m, c, sparse.step, key[0], n)
-        for w, g, m, c, key, n in zip(weights, gradients, flat.masks, flat.counters, keys, counts, strict=True)
-    ]
-    moves: list[MaskUpdate] = drop_and_grow_all(
-        leaves, [key[1] for key in keys], drop=method.drop, grow=method.grow, scope=method.scope
-    )
-    new = [move.mask for move in moves]
-    tracked = sparse.tracked
-    n_grown = n_survived = error = None
-    if tracked is not None and tracked.grown is not None:
-        before = [g for g in flat.grown if g is not None]
-        n_grown = count_true(before)
-        n_survived = count_true([g & move.kept for g, move in zip(before, moves, strict=True)])
-    if tracked is not None and tracked.error is not None:
-        error = _mask_error(weights, new)
-    return _Rewired(
-        masks=new,
-        counters=[None if c is None else _saturating_add(c, m) for c, m in zip(flat.counters, new, strict=True)],
-        ever=[None if e is None else e | m for e, m in zip(flat.ever, new, strict=True)],
-        grown=[None if g is None else m & ~o for g, m, o in zip(flat.grown, new, flat.masks, strict=True)],
-        n_grown=n_grown,
-        n_survived=n_survived,
-        error=error,
-    )
-
-
-def _unchanged(flat: _Flat, sparse: SparseState) -> _Rewired:
-    tracked = sparse.tracked or Tracked(None, None, None, None, None)
-    return _Rewired(
-        flat.masks, flat.counters, flat.ever, flat.grown, tracked.n_grown, tracked.n_survived, tracked.error
-    )
-
-
-def _stored(flat: _Flat, sparse: SparseState, result: _Rewired) -> SparseState:
-    tracked = sparse.tracked
-    if tracked is not None:
-        tracked = Tracked(
-            None if tracked.ever is None else flat.holes([masks.pack(m) for m in result.ever if m is not None]),
-            None if tracked.grown is None else flat.holes([masks.pack(m) for m in result.grown if m is not None]),
-            result.n_grown,
-            result.n_survived,
-            result.error,
-        )
-    return sparse._replace(
-        masks=flat.holes([masks.pack(m) for m in result.masks]),
-        counters=None if sparse.counters is None else flat.holes(result.counters),
-        tracked=tracked,
-    )
-
-
-def map_moments_where(keep: dict[str, jax.Array], inner_state: Any, now: jax.Array) -> Any:
-    """Zeroes the moments outside ``keep`` (path -> mask) where ``now`` holds."""
-    return state.map_moments(lambda name, x: jnp.where(keep[name] | ~now, x, jnp.zeros((), x.dtype)), keep, inner_state)
-
-
-def _mask_error(weights: list[jax.Array], new: list[jax.Array]) -> jax.Array:
-    squares = [jnp.square(w.astype(jnp.float32)) for w in weights]
-    lost = sum(jnp.sum(jnp.where(m, 0.0, s)) for s, m in zip(squares, new, strict=True))
-    total = sum(jnp.sum(s) for s in squares)
-    return jnp.asarray(jnp.where(total > 0, lost / jnp.maximum(total, jnp.finfo(jnp.float32).tiny), 0.0), jnp.float32)
-
-
-def _saturating_add(counter: jax.Array, mask: jax.Array) -> jax.Array:
-    return counter + (mask & (counter < jnp.iinfo(counter.dtype).max)).astype(counter.dtype)
-
-
-def _counter_dtype(updates: int | None) -> Any:
-    """The smallest unsigned integer that holds the initial mask and every update; 16 bits where they never end."""
-    highest = 2**16 - 1 if updates is None else updates + 1
-    return next(d for d in (jnp.uint8, jnp.uint16, jnp.uint32) if highest <= jnp.iinfo(d).max)
-
-
-def _default_maskable(path: str, leaf: Any) -> bool:
-    del path
-    return len(leaf.shape) >= 2
-
-
-def _key_data(seed: Any) -> Any:
+def _key_data(seed: Any) -> Callable[[], jax.Array]:
     """A function that makes the key data, so that no array is made before init and each init has a fresh buffer."""
     if isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key):
         bits = jax.random.bits(seed, (), jnp.uint32)
@@ -418,43 +290,3 @@ def _key_data(seed: Any) -> Any:
     if isinstance(seed, bool) or not jnp.issubdtype(jnp.result_type(seed), jnp.integer) or jnp.ndim(seed):
         raise ValueError(f"seed={seed!r} is not accepted; expected an integer or a PRNG key.")
     return lambda: jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))
-
-
-def _leaf_keys(key: jax.Array, step: Any, leaves: int) -> list[tuple[jax.Array, jax.Array]]:
-    """Keys for drop and grow of each leaf at a step; the same on every device."""
-    at_step = jax.random.fold_in(jax.random.wrap_key_data(key, impl="threefry2x32"), step)
-    pairs = []
-    for i in range(leaves):
-        of_leaf = jax.random.fold_in(at_step, i)
-        pairs.append((jax.random.fold_in(of_leaf, 0), jax.random.fold_in(of_leaf, 1)))
-    return pairs
-
-
-def _draw(key: jax.Array, leaves: list[Any], counts: list[int]) -> list[jax.Array]:
-    """Uniformly random masks with exact counts, sharded like the leaves."""
-    if not leaves:
-        return []
-    shapes = tuple((tuple(leaf.shape), _sharding(leaf)) for leaf in leaves)
-    drawn = _draw_all(key, counts, shapes)
-    return [
-        jax.device_put(m, leaf.sharding) if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) else m
-        for m, leaf in zip(drawn, leaves, strict=True)
-    ]
-
-
-@functools.partial(jax.jit, static_argnames="shapes")
-def _draw_all(key: jax.Array, counts: list[Any], shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> list[jax.Array]:
-    keys = [pair[0] for pair in _leaf_keys(key, 0, len(shapes))]
-    bits = [
-        jax.random.bits(k, shape, jnp.uint32, out_sharding=sharding)
-        for k, (shape, sharding) in zip(keys, shapes, strict=True)
-    ]
-    return top_k_masks(bits, counts)
-
-
-def _sharding(leaf: Any) -> Any:
-    """The sharding in the type of a leaf on an Explicit mesh, None elsewhere."""
-    if not isinstance(leaf, jax.Array):
-        return None
-    sharding = jax.typeof(leaf).sharding
-    return sharding if sharding.mesh.shape else None

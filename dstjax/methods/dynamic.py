@@ -23,8 +23,8 @@ def set(*, epsilon: float | None = None, **shared: Any) -> Method:
       epsilon: densities by SET's rule epsilon * (n_in + n_out) / (n_in * n_out), instead of ``sparsity``.
       **shared: as in :func:`dstjax.method.rewiring`; drop='set', grow='random', drop_schedule='constant'.
 
-    Reference: Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity inspired
-    by network science", Nature Communications, 2018.
+    Reference: Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity
+    inspired by network science", Nature Communications, 2018.
     """
     if epsilon is not None:
         if shared.get("sparsity") is not None or "distribution" in shared:
@@ -37,8 +37,8 @@ def set(*, epsilon: float | None = None, **shared: Any) -> Method:
 def rigl(**shared: Any) -> Method:
     """RigL: drops the smallest weights and grows where the gradient is largest.
 
-    A mask update takes the place of the optimiser's step (Algorithm 1); the fraction decays by a cosine to ``end_step``,
-    which the paper puts at 75 % of training.
+    A mask update takes the place of the optimiser's step (Algorithm 1); the fraction decays by a cosine to
+    ``end_step``, which the paper puts at 75 % of training.
 
     Args:
       **shared: as in :func:`dstjax.method.rewiring`; drop='magnitude', grow='gradient', drop_fraction=0.3.
@@ -79,7 +79,7 @@ def mest(*, lambda_: float = 1.0, **shared: Any) -> Method:
       lambda_: weight of the gradient. The paper gives no value, its released code amounts to 0.
       **shared: as in :func:`dstjax.method.rewiring`; drop is the score above, grow='random'.
 
-    Reference: Yuan et al., "MEST: accurate and fast memory-economic sparse training framework on the edge", NeurIPS 2021.
+    Reference: Yuan et al., "MEST: accurate and fast memory-economic sparse training framework on the edge", 2021.
     """
     if "drop" not in shared:
         shared = {"drop": criteria.mest(lambda_), "counters": False, **shared}
@@ -94,8 +94,8 @@ def dst_ee(
 ) -> Method:
     """DST-EE: grows by exploitation (the gradient) plus exploration (weights seldom active before).
 
-    The score of an inactive weight at step t is abs(g) + coefficient * ln(t) / (N + epsilon), where N counts in how many
-    mask rounds it has been active: N starts as the initial mask, and each update adds the new one.
+    The score of an inactive weight at step t is abs(g) + coefficient * ln(t) / (N + epsilon), where N counts in how
+    many mask rounds it has been active: N starts as the initial mask, and each update adds the new one.
 
     Args:
       coefficient: c; 0 is RigL. The paper prints no value; the useful range depends on the scale of the gradients.
@@ -104,7 +104,8 @@ def dst_ee(
       drop_fraction: at step 0, as in the authors' code.
       **shared: as in :func:`dstjax.method.rewiring`; drop='magnitude'.
 
-    Reference: "Dynamic sparse training via balancing the exploration-exploitation trade-off" (DST-EE), Eq. 1, Algorithm 1.
+    Reference: "Dynamic sparse training via balancing the exploration-exploitation trade-off" (DST-EE), Eq. 1 and
+    Algorithm 1.
     """
     if "grow" in shared:
         raise ValueError(

@@ -1,0 +1,91 @@
+"""The mask update of a whole tree, on lists of masked leaves: all that a branch of the step computes."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dstjax import masks
+from dstjax.criteria import Leaf
+from dstjax.drop_and_grow import drop_and_grow_all
+from dstjax.initial_masks import leaf_keys
+from dstjax.masks import StoredMask
+from dstjax.method import Method
+from dstjax.selection import count_true
+
+
+class Topology(NamedTuple):
+    """Everything that a mask update changes, for the masked leaves in order. Never weights, never moments."""
+
+    masks: list[StoredMask]
+    counters: list[jax.Array] | None
+    ever: list[StoredMask] | None
+    grown: list[StoredMask] | None
+    n_grown: jax.Array | None
+    n_survived: jax.Array | None
+    error: jax.Array | None
+
+
+def rewire(
+    method: Method,
+    old: Topology,
+    *,
+    step: jax.Array,
+    key: jax.Array,
+    weights: list[jax.Array],
+    gradients: list[jax.Array],
+) -> Topology:
+    """One mask update: drop and grow in every leaf, count, and track what is tracked.
+
+    Args:
+      method: a method with mask updates.
+      old: the topology before.
+      step: int32[], t of this call of ``update``.
+      key: uint32[2], data of the key of the run.
+      weights: the masked leaves; inactive entries are zero.
+      gradients: their dense gradients.
+
+    Returns:
+      The topology after, of the same structure, shapes, dtypes and shardings.
+    """
+    assert method.updates is not None
+    assert method.drop_fraction is not None
+    before = [masks.unpack(m) for m in old.masks]
+    budgets = method.drop_fraction.of(count_true(before), method.updates.index(step), ceil=method.ceil)
+    keys = leaf_keys(key, step, len(weights))
+    counters: Sequence[jax.Array | None] = old.counters or [None] * len(weights)
+    leaves = [
+        Leaf(w, g, m, c, step, drop_key, n)
+        for w, g, m, c, (drop_key, _), n in zip(weights, gradients, before, counters, keys, budgets, strict=True)
+    ]
+    moves = drop_and_grow_all(
+        leaves, [grow_key for _, grow_key in keys], drop=method.drop, grow=method.grow, scope=method.scope
+    )
+    new = [move.mask for move in moves]
+    result = old._replace(masks=[masks.pack(m) for m in new])
+    if old.counters is not None:
+        result = result._replace(counters=[saturating_add(c, m) for c, m in zip(old.counters, new, strict=True)])
+    if old.ever is not None:
+        result = result._replace(ever=[masks.pack(masks.unpack(e) | m) for e, m in zip(old.ever, new, strict=True)])
+    if old.grown is not None:
+        last = [masks.unpack(g) for g in old.grown]
+        result = result._replace(
+            grown=[masks.pack(m & ~b) for m, b in zip(new, before, strict=True)],
+            n_grown=count_true(last),
+            n_survived=count_true([g & move.kept for g, move in zip(last, moves, strict=True)]),
+        )
+    if old.error is not None:
+        result = result._replace(error=masks.error(weights, new))
+    return result
+
+
+def saturating_add(counter: jax.Array, mask: jax.Array) -> jax.Array:
+    """Adds one where the mask is set, and stays at the highest number of the dtype."""
+    return counter + (mask & (counter < jnp.iinfo(counter.dtype).max)).astype(counter.dtype)
+
+
+def counter_dtype(updates: int | None) -> Any:
+    """The smallest unsigned integer that holds the initial mask and every update; 16 bits where they never end."""
+    highest = 2**16 - 1 if updates is None else updates + 1
+    return next(d for d in (jnp.uint8, jnp.uint16, jnp.uint32) if highest <= jnp.iinfo(d).max)
