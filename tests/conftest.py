@@ -1,0 +1,28 @@
+"""Settings that every test runs under; pytest reads this file before it imports any test."""
+
+import os
+
+# Eight virtual devices, for the tests of sharding. XLA reads this when jax makes its first array.
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+import hypothesis
+import jax
+import pytest
+
+# (3,) + (2, 3) is more often a bug than meant.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Compilation takes far longer than any of these tiny examples, so no deadline. In CI the same examples every time.
+hypothesis.settings.register_profile("local", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Compiling is most of what the tests do: a second run takes the programs of the first.
+    cache = getattr(config, "cache", None)
+    if cache is not None:
+        jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("jax")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,0 +1,176 @@
+"""Packing to bits, masking, counting, overlap (METHODS examples of G2), and shares in exact integer arithmetic."""
+
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dstjax import masks
+from tests import oracles, trees
+
+# --- Packing ------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(0, 11), min_size=0, max_size=4), st.integers(0, 2**32 - 1))
+def test_packing_comes_back(shape, seed):
+    mask = np.random.default_rng(seed).random(shape) < 0.5
+    stored = masks.pack(jnp.asarray(mask))
+    np.testing.assert_array_equal(masks.unpack(stored), mask)
+    if isinstance(stored, masks.PackedMask):
+        assert stored.bits.dtype == jnp.uint8
+        assert stored.shape == mask.shape
+        # One bit per entry, and at most seven of padding for each line along the packed axis.
+        assert stored.bits.size * 8 < mask.size + 8 * max(mask.size // max(max(shape), 1), 1) or not mask.size
+
+
+def test_packing_takes_an_eighth_of_the_bytes():
+    stored = masks.pack(jnp.ones((3, 3, 16, 5), bool))
+    assert stored.bits.size == 3 * 3 * 16 * 5 // 8
+
+
+def test_the_first_entry_is_the_lowest_bit():
+    assert masks.pack(jnp.array([True, False, False, True] + [False] * 4 + [True])).bits.tolist() == [9, 1]
+
+
+def test_packing_under_vmap_keeps_the_new_axis():
+    batch = jnp.asarray(np.random.default_rng(0).random((3, 5, 12)) < 0.5)
+    stored = jax.vmap(masks.pack)(batch)
+    np.testing.assert_array_equal(masks.unpack(stored), batch)
+    np.testing.assert_array_equal(jax.vmap(masks.unpack)(stored), batch)
+
+
+def test_a_packed_mask_is_a_tree_that_jit_and_flatten_know():
+    stored = masks.pack(jnp.arange(20).reshape(4, 5) % 3 == 0)
+    again = jax.jit(lambda m: m)(stored)
+    assert again.shape == (4, 5)
+    assert len(jax.tree.leaves(stored)) == 1
+
+
+# --- Masking --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16])
+def test_apply_zeroes_the_inactive_weights_and_keeps_the_dtype(dtype):
+    params = trees.everything(dtype)
+    flags = {n: np.arange(np.prod(trees.SHAPES[n])).reshape(trees.SHAPES[n]) % 2 == 0 for n in trees.MASKED}
+    tree = {
+        "conv": {"bias": None, "kernel": masks.pack(jnp.asarray(flags["conv/kernel"]))},
+        "dense": {"bias": None, "kernel": jnp.asarray(flags["dense/kernel"])},
+        "list": [flags["list/0"], optax.MaskedNode()],
+        "nothing": None,
+        "scale": None,
+    }
+    before, after = trees.names(params), trees.names(masks.apply(params, tree))
+    assert before.keys() == after.keys()
+    for name, weight in before.items():
+        expected = np.where(flags[name], weight, np.zeros((), weight.dtype)) if name in flags else weight
+        np.testing.assert_array_equal(after[name], expected)
+        assert after[name].dtype == dtype
+    assert masks.count_active(tree) == {n: int(flags[n].sum()) for n in trees.MASKED}
+
+
+def test_no_negative_zero_is_left():
+    weight = masks.apply({"w": -jnp.ones((2, 2))}, {"w": jnp.zeros((2, 2), bool)})["w"]
+    assert not np.signbit(weight).any()
+
+
+def test_a_nan_outside_the_mask_becomes_zero():
+    weight = masks.apply({"w": jnp.full((2, 2), jnp.nan)}, {"w": jnp.zeros((2, 2), bool)})["w"]
+    np.testing.assert_array_equal(weight, np.zeros((2, 2)))
+
+
+def test_apply_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match=r"'w' has shape \(2, 3\), its weight \(3, 2\)"):
+        masks.apply({"w": jnp.zeros((3, 2))}, {"w": jnp.ones((2, 3), bool)})
+    with pytest.raises(ValueError, match="elsewhere"):
+        masks.apply({"w": jnp.zeros((3, 2))}, {"elsewhere": jnp.ones((3, 2), bool)})
+
+
+# --- Overlap ----------------------------------------------------------------------------------------------------------
+
+
+def of_indices(*index, size=6):
+    return jnp.isin(jnp.arange(size), jnp.array(index or [-1])).reshape(2, -1)
+
+
+def test_jaccard_of_the_reference_example():
+    """A = {0, 1, 4}, B = {1, 4, 5}: two in common of four."""
+    a, b = {"w": of_indices(0, 1, 4)}, {"w": of_indices(1, 4, 5)}
+    assert float(masks.jaccard(a, b)) == 0.5
+    assert float(masks.iou(a, b)) == 0.5
+    assert {n: float(v) for n, v in masks.overlap(a, b).items()} == {"w": 0.5}
+
+
+def test_jaccard_averages_layers_and_iou_pools_them():
+    a = {"u": of_indices(0), "v": of_indices(0, 1, 2, 3), "dense": None}
+    b = {"u": of_indices(0), "v": of_indices(3, 4, 5), "dense": None}
+    assert float(masks.jaccard(a, b)) == pytest.approx((1 + 1 / 6) / 2)
+    assert float(masks.iou(a, b)) == pytest.approx(2 / 7)
+
+
+def test_two_empty_masks_agree():
+    nobody = {"w": of_indices()}
+    assert float(masks.jaccard(nobody, nobody)) == 1.0
+    assert float(masks.iou(nobody, nobody)) == 1.0
+
+
+def test_stored_masks_are_compared_as_well():
+    a, b = {"w": masks.pack(of_indices(0, 1, 4))}, {"w": of_indices(1, 4, 5)}
+    assert float(masks.jaccard(a, b)) == 0.5
+
+
+def test_overlap_refuses_trees_of_different_leaves():
+    with pytest.raises(ValueError, match=r"different leaves.*'v'"):
+        masks.overlap({"w": of_indices(0)}, {"v": of_indices(0)})
+    with pytest.raises(ValueError, match="no masked leaf in common"):
+        masks.overlap({"w": None}, {"w": None})
+
+
+# --- Shares -------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=500)
+@given(st.integers(0, 2**40), st.integers(0, 10_000))
+def test_floor_of_the_decimal_that_was_typed(count, tenthousandths):
+    fraction = tenthousandths / 10_000
+    assert masks.floor_share(count, fraction) == oracles.share(count, fraction)
+
+
+def test_floor_share_of_the_known_traps():
+    assert 0.29 * 100 < 29 == masks.floor_share(100, 0.29)
+    assert masks.floor_share(10, 0.7) == 7
+    assert masks.floor_share(1000, 0.999) == 999
+    assert masks.floor_share(3, 1 / 3) == 1
+    assert masks.floor_share(7, 1.0) == 7
+    assert masks.floor_share(7, 0.0) == 0
+
+
+@settings(max_examples=300)
+@given(st.lists(st.integers(0, 2**31 - 1), min_size=8, max_size=8), st.integers(0, 10_000), st.booleans())
+def test_the_traced_share_is_the_exact_one(counts, tenthousandths, ceil):
+    fraction = tenthousandths / 10_000
+    limbs = jnp.array(masks.share_limbs(fraction), jnp.uint32)
+    got = masks.share_of(jnp.array(counts, jnp.int32), limbs, ceil=ceil)
+    assert got.dtype == jnp.int32
+    assert got.tolist() == [oracles.share(c, fraction, ceil) for c in counts]
+
+
+@settings(max_examples=300)
+@given(st.integers(0, 2**31 - 1), st.floats(0, 1))
+def test_the_traced_share_of_any_float(count, fraction):
+    """For fractions that are no short decimals, floor and ceil of the binary number, up to the nudge of 2**-50."""
+    limbs = jnp.array(masks.share_limbs(fraction), jnp.uint32)
+    exact = Fraction(fraction) * count
+    low = int(masks.share_of(jnp.int32(count), limbs))
+    high = int(masks.share_of(jnp.int32(count), limbs, ceil=True))
+    assert low == masks.floor_share(count, fraction)
+    assert low <= exact * (1 + Fraction(1, 2**50)) < low + 1 + Fraction(1, 2**20)
+    assert high in (low, low + 1)
+    # A rest below 2**-15 is taken for the rounding of an integer.
+    assert (high == low) == (exact - low < Fraction(1, 2**15)) or abs(exact - low - Fraction(1, 2**15)) < 2**-18

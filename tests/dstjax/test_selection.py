@@ -1,0 +1,161 @@
+"""Selection against a sort in NumPy: ties, NaN, infinities, every dtype, every k."""
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from dstjax.selection import count_true, top_k_mask, top_k_masks
+from tests import oracles
+
+FLOATS = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32, "float64": np.float64}
+INTEGERS = ["int8", "int16", "int32", "uint8", "uint16", "uint32"]
+# Few different values, so that ties are the rule; the subnormals of float32 are zeros in float16.
+SPECIAL = [0.0, -0.0, 1.0, -1.0, 0.5, np.inf, -np.inf, np.nan, 1e-40, -1e-40, 6e-8, -6e-8, 5e-324, 1e-38, 3e38, 65504.0]
+# A fixed set of shapes: each one is compiled once for all examples.
+SHAPES = [(1,), (7,), (2, 3, 1, 2)]
+
+
+def scores_of(dtype, shape):
+    size = int(np.prod(shape))
+    if dtype in FLOATS:
+        values = st.lists(st.sampled_from(SPECIAL), min_size=size, max_size=size)
+        with np.errstate(over="ignore"):
+            return values.map(lambda v: np.array(v).astype(FLOATS[dtype]).reshape(shape))
+    if dtype == "bool":
+        values = st.lists(st.booleans(), min_size=size, max_size=size)
+    else:
+        low, high = np.iinfo(dtype).min, np.iinfo(dtype).max
+        values = st.lists(st.sampled_from([low, low + 1, 0, 1, 2, 3, high - 1, high]), min_size=size, max_size=size)
+    return values.map(lambda v: np.array(v, dtype).reshape(shape))
+
+
+@st.composite
+def problems(draw, dtypes):
+    shape = draw(st.sampled_from(SHAPES))
+    scores = draw(scores_of(draw(st.sampled_from(dtypes)), shape))
+    size = scores.size
+    where = np.array(draw(st.lists(st.booleans(), min_size=size, max_size=size))).reshape(shape)
+    return scores, draw(st.integers(-1, size + 2)), where
+
+
+@pytest.fixture
+def x64():
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.mark.usefixtures("x64")
+@settings(max_examples=300)
+@given(problems([*FLOATS, *INTEGERS, "int64", "uint64", "bool"]))
+@example((np.array([3.0, 1.0, 3.0, np.nan], np.float32), 1, None))
+@example((np.array([np.nan, np.nan], np.float32), 1, None))
+@example((np.array([-0.0, 0.0], np.float32), 1, None))
+@example((np.array([1e-40, 2e-40, 0.0], np.float32), 1, None))
+@example((np.array([1.0, 2.0], np.float32), 1, np.array([False, False])))
+@example((np.array([5.0], np.float32), 1, np.array([True])))
+def test_the_k_best_are_those_of_a_stable_sort(problem):
+    scores, k, where = problem
+    mask = top_k_mask(jnp.asarray(scores), k, where=where)
+    assert mask.shape == scores.shape
+    assert mask.dtype == bool
+    np.testing.assert_array_equal(mask, oracles.best(scores, k, where))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_every_k_of_a_larger_tensor_with_many_ties(dtype, x64):
+    rng = np.random.default_rng(0)
+    scores = rng.integers(-5, 6, (9, 37)).astype(FLOATS[dtype])
+    where = rng.random(scores.shape) < 0.7
+    select = jax.jit(lambda k: top_k_mask(jnp.asarray(scores), k, where=jnp.asarray(where)))  # one program, k traced
+    for k in [0, 1, 2, 50, 51, 52, 149, where.sum() - 1, where.sum(), where.sum() + 1, scores.size, 2**31 - 1]:
+        np.testing.assert_array_equal(select(jnp.int32(min(k, 2**31 - 1))), oracles.best(scores, k, where))
+
+
+def test_all_bit_patterns_of_half_precision():
+    """Each number that float16 and bfloat16 can hold, in a random order: the ranking is total and exact."""
+    for dtype in (np.float16, ml_dtypes.bfloat16):
+        bits = np.random.default_rng(1).permutation(2**16).astype(np.uint16)
+        scores = bits.view(dtype).reshape(256, 256)
+        for k in (1, 100, 30_000, 65_000):
+            np.testing.assert_array_equal(top_k_mask(jnp.asarray(scores), k), oracles.best(scores, k))
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_tensors_ranked_together(data):
+    """One ranking over tensors of several dtypes; among equals the earlier tensor wins."""
+    dtypes = data.draw(st.sampled_from([("float32",) * 3, ("float32", "bfloat16", "float16"), ("bfloat16",) * 3]))
+    shapes = [(2, 3), (7,), (3, 1, 4)]
+    small = [0.0, -0.0, 1.0, -1.0, 0.5, 2.0, np.inf, -np.inf, np.nan]
+    draw = lambda n: data.draw(st.lists(st.sampled_from(small), min_size=n, max_size=n))  # noqa: E731
+    scores = [np.array(draw(int(np.prod(s)))).astype(FLOATS[d]).reshape(s) for d, s in zip(dtypes, shapes, strict=True)]
+    where = [np.array(data.draw(st.lists(st.booleans(), min_size=s.size, max_size=s.size))) for s in scores]
+    where = [w.reshape(s.shape) for w, s in zip(where, scores, strict=True)]
+    k = data.draw(st.integers(0, 27))
+    marks = top_k_masks([jnp.asarray(s) for s in scores], [k], where=where, together=True)
+    wide = [s.astype(np.float64) for s in scores]
+    for mark, expected in zip(marks, oracles.best_together(wide, k, where), strict=True):
+        np.testing.assert_array_equal(mark, expected)
+
+
+def test_a_list_of_mixed_dtypes_gives_each_tensor_its_own_k():
+    rng = np.random.default_rng(2)
+    scores = [
+        rng.integers(0, 4, s).astype(d) for s, d in [((5, 3), np.float32), ((4,), np.int32), ((2, 6), np.float16)]
+    ]
+    ks = [4, 2, 12]
+    for mark, s, k in zip(top_k_masks([jnp.asarray(s) for s in scores], ks), scores, ks, strict=True):
+        np.testing.assert_array_equal(mark, oracles.best(s, k))
+
+
+def test_empty_tensors_and_empty_lists():
+    assert top_k_masks([], []) == []
+    assert top_k_mask(jnp.zeros((0, 3)), 2).shape == (0, 3)
+    both = top_k_masks([jnp.zeros((0,)), jnp.arange(3.0)], [1, 1])
+    np.testing.assert_array_equal(both[1], [False, False, True])
+    nobody = top_k_mask(jnp.arange(3.0), 3, where=jnp.zeros(3, bool))
+    assert not nobody.any()
+
+
+@pytest.mark.parametrize("bits_per_pass", [1, 2, 3, 4, 5, 8])
+def test_bits_per_pass_does_not_change_the_result(bits_per_pass):
+    scores = np.random.default_rng(3).integers(-3, 4, (6, 7)).astype(np.float32)
+    mask = top_k_mask(jnp.asarray(scores), 20, bits_per_pass=bits_per_pass)
+    np.testing.assert_array_equal(mask, oracles.best(scores, 20))
+
+
+def test_under_vmap_each_row_has_its_own_k():
+    scores = np.random.default_rng(4).integers(-3, 4, (5, 4, 3)).astype(np.float32)
+    ks = np.array([0, 1, 5, 11, 12])
+    masks = jax.vmap(lambda s, k: top_k_mask(s, k))(jnp.asarray(scores), jnp.asarray(ks))
+    for mask, s, k in zip(masks, scores, ks, strict=True):
+        np.testing.assert_array_equal(mask, oracles.best(s, k))
+
+
+def test_eager_equals_jit():
+    scores = jnp.asarray(np.random.default_rng(5).standard_normal((8, 9)), jnp.float32)
+    with jax.disable_jit():
+        plain = top_k_mask(scores, 13)
+    np.testing.assert_array_equal(plain, top_k_mask(scores, 13))
+
+
+def test_count_true():
+    masks = [np.array([[True, False], [True, True]]), np.zeros(3, bool), np.ones((), bool)]
+    counts = count_true([jnp.asarray(m) for m in masks])
+    assert counts.dtype == jnp.int32
+    np.testing.assert_array_equal(counts, [3, 0, 1])
+
+
+def test_complex_scores_are_refused():
+    with pytest.raises(ValueError, match="complex64"):
+        top_k_mask(jnp.zeros(3, jnp.complex64), 1)
+
+
+def test_a_tensor_too_large_to_count_is_refused():
+    huge = jax.ShapeDtypeStruct((2**16, 2**15), jnp.int8)
+    with pytest.raises(ValueError, match=str(2**31)):
+        jax.eval_shape(lambda s: top_k_mask(s, 1), huge)

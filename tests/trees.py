@@ -1,0 +1,47 @@
+"""Parameter trees that hold one of everything, and gradients for them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# Paths of what is masked by default (real leaves of two or more dimensions) and what stays dense.
+MASKED = ("conv/kernel", "dense/kernel", "list/0")
+DENSE = ("conv/bias", "dense/bias", "list/1", "scale")
+SHAPES = {
+    "conv/bias": (4,),
+    "conv/kernel": (3, 3, 2, 4),
+    "dense/bias": (5,),
+    "dense/kernel": (6, 5),
+    "list/0": (5, 4),
+    "list/1": (4,),
+    "scale": (),
+}
+
+
+def everything(dtype=jnp.float32, seed: int = 0):
+    """A kernel, a bias, a scalar, a 4-d kernel, a list and a None; no entry is zero."""
+    rng = np.random.default_rng(seed)
+
+    def leaf(name):
+        x = rng.uniform(0.1, 1.0, SHAPES[name]) * rng.choice([-1.0, 1.0], SHAPES[name])
+        return jnp.asarray(x, dtype)
+
+    return {
+        "conv": {"bias": leaf("conv/bias"), "kernel": leaf("conv/kernel")},
+        "dense": {"bias": leaf("dense/bias"), "kernel": leaf("dense/kernel")},
+        "list": [leaf("list/0"), leaf("list/1")],
+        "nothing": None,
+        "scale": leaf("scale"),
+    }
+
+
+def like(tree, seed: int):
+    """A tree of standard normal numbers: gradients, or the aims of a quadratic loss."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype), tree)
+
+
+def names(tree):
+    """Leaves by path, as in ``dense/kernel``; None is no leaf."""
+    flat = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
