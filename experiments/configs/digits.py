@@ -1,0 +1,56 @@
+"""A small network on scikit-learn's digits: 1,797 real handwritten digits of 8 x 8 pixels.
+
+    python -m experiments.train --config experiments/configs/digits.py --workdir runs/digits \
+      --config.method=rigl --config.sparsity=0.98
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config() -> ConfigDict:
+    """The configuration, locked. A field that is None leaves the matter to the method or the model."""
+    config = ConfigDict()
+
+    # The method and its hyper-parameters: see dstjax.methods.hyperparameters(name).
+    config.method = "rigl"
+    config.sparsity = config_dict.placeholder(float)
+    config.sparsity = 0.98
+    config.distribution = config_dict.placeholder(str)  # a name, '{"regex": density, ...}' or module:function
+    config.epsilon = config_dict.placeholder(float)  # of SET: densities; of DST-EE: in the growth score
+    config.update_period = config_dict.placeholder(int)
+    config.update_period = 25
+    config.start_step = config_dict.placeholder(int)
+    config.end_step = config_dict.placeholder(int)
+    config.end_percent = 75.0  # of all steps; where end_step is None
+    config.drop_fraction = config_dict.placeholder(float)
+    config.drop_schedule = config_dict.placeholder(str)  # a name or module:function
+    config.rounding = config_dict.placeholder(str)
+    config.drop = config_dict.placeholder(str)  # a name or module:function
+    config.grow = config_dict.placeholder(str)  # a name or module:function
+    config.scope = config_dict.placeholder(str)
+    config.update_order = config_dict.placeholder(str)
+    config.coefficient = config_dict.placeholder(float)
+    config.signed = config_dict.placeholder(bool)
+    config.lambda_ = config_dict.placeholder(float)
+
+    config.dataset = "digits"
+    config.model = ConfigDict()
+    config.model.name = "mlp"  # mlp or conv
+    config.model.sizes = config_dict.placeholder(tuple)  # hidden layers of the mlp, stages of conv; None: its own
+
+    config.optimizer = ConfigDict()
+    config.optimizer.name = "sgd"  # sgd (Nesterov) or adamw
+    config.optimizer.learning_rate = 0.1  # at the start of a cosine that ends at 0
+    config.optimizer.momentum = 0.9  # sgd only
+    config.optimizer.weight_decay = 5e-4
+    config.batch_size = 64
+    config.steps = 2000
+
+    config.seeds = config_dict.placeholder(object)  # a number n for 0 .. n-1, or a tuple of seeds
+    config.seeds = 1
+    config.seeds_mode = "auto"  # vmap, sequential, or auto: vmap on accelerators
+    config.eval_every_epochs = 5
+    config.checkpoint_every_epochs = 50
+    config.log_every_epochs = 25  # where there is no terminal for a progress bar
+    config.tensorboard = False
+    return config.lock()

@@ -1,0 +1,200 @@
+"""From a config to what it stands for; everything wrong with it is found here, before anything runs."""
+
+import importlib
+import json
+import math
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import optax
+from ml_collections import ConfigDict
+
+import dstjax
+from dstjax._checks import check_choice, check_integer, check_number, suggest
+from experiments import data, models
+from experiments.training import MakeTransformation, scale_at_step
+
+# The fields that are no hyper-parameters of a method.
+RUN_FIELDS = (
+    *("method", "end_percent", "dataset", "model", "optimizer", "batch_size", "steps", "seeds", "seeds_mode"),
+    *("eval_every_epochs", "checkpoint_every_epochs", "log_every_epochs", "tensorboard"),
+)
+# What a method without such a hyper-parameter may leave aside, as long as nobody has set it for this run.
+SHARED_FIELDS = (
+    *("sparsity", "distribution", "update_period", "start_step", "end_step", "end_percent"),
+    *("drop_fraction", "drop_schedule"),
+)
+NESTED_FIELDS = {"model": ("name", "sizes"), "optimizer": ("name", "learning_rate", "momentum", "weight_decay")}
+RULES = ("distribution", "drop_schedule", "drop", "grow")  # may be module:function
+DISPLAY_FIELDS = ("log_every_epochs", "tensorboard")  # what does not change the results
+DEFAULT_END_PERCENT = 75.0
+
+
+class Plan(NamedTuple):
+    """A checked config."""
+
+    method: dstjax.Method
+    hyperparameters: dict[str, Any]  # those of the method, defaults included, JSON values
+    model: nn.Module
+    schedule: Callable[[Any], Any]  # learning rate of a step, counted from 0
+    make_tx: MakeTransformation
+    data: data.Data
+    seeds: list[int]
+    mode: str  # 'vmap' or 'sequential'
+
+
+def plan(config: ConfigDict, defaults: ConfigDict | None = None) -> Plan:
+    """Checks a config and makes what it names.
+
+    Args:
+      config: see ``experiments/configs/digits.py``.
+      defaults: the config before anyone changed it for this run; None where nobody did.
+
+    Raises:
+      ValueError: an unknown field or name, a value that is not accepted, or fields that contradict each other.
+    """
+    _check_fields(config)
+    method, hyperparameters = _method(config, defaults or config)
+    dataset = data.load(config.dataset)
+    if config.batch_size > dataset.sizes[0]:
+        raise ValueError(f"batch_size={config.batch_size} is not accepted; expected at most {dataset.sizes[0]}.")
+    model = models.make(config.model.name, classes=dataset.classes, sizes=config.model.sizes)
+    schedule = optax.cosine_decay_schedule(config.optimizer.learning_rate, config.steps)
+    inner = _optimizer(config.optimizer, schedule)
+    track = () if not method.masked else ("exploration",) if method.updates is None else dstjax.transform.TRACKABLE
+
+    def make_tx(seed: Any) -> optax.GradientTransformationExtraArgs:
+        return dstjax.sparsify(inner, method, seed=seed, track=track)
+
+    mode = config.seeds_mode
+    if mode == "auto":
+        mode = "sequential" if jax.default_backend() == "cpu" else "vmap"
+    return Plan(method, hyperparameters, model, schedule, make_tx, dataset, _seeds(config.seeds), mode)
+
+
+def identity(config: ConfigDict) -> dict[str, Any]:
+    """What makes a run this run: the config as JSON values."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def differences(ours: dict[str, Any], theirs: Any) -> list[str]:
+    """The fields in which two identities differ, other than what only concerns the display."""
+    if not isinstance(theirs, dict):
+        return ["everything"]
+    found = []
+    for name in sorted((ours.keys() | theirs.keys()) - set(DISPLAY_FIELDS)):
+        a, b = ours.get(name), theirs.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += [f"{name}.{difference}" for difference in differences(a, b)]
+        elif a != b:
+            found.append(f"{name} ({b!r} there, {a!r} now)")
+    return found
+
+
+def rule(field: str, text: str) -> Any:
+    """The function of a user, from 'module:function' with the module in the current directory or installed.
+
+    Raises:
+      ValueError: it cannot be imported or is no function.
+    """
+    module_name, _, name = text.partition(":")
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        function = getattr(importlib.import_module(module_name), name, None)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{field}={text!r} is not accepted; importing {module_name!r} failed: {reason}") from error
+    finally:
+        sys.path.remove(here)
+    if not callable(function):
+        raise ValueError(f"{field}={text!r} is not accepted; {module_name!r} has no function {name!r}.")
+    return function
+
+
+def _check_fields(config: ConfigDict) -> None:
+    hyperparameters = {n for m in dstjax.methods.names() for n in dstjax.methods.hyperparameters(m)}
+    known = {*RUN_FIELDS, *hyperparameters}
+    for name in config:
+        if name not in known:
+            raise ValueError(f"config field {name!r} is not known; {suggest(name, sorted(known))}")
+    for name in RUN_FIELDS:
+        if name not in config:
+            raise ValueError(f"config field {name!r} is missing.")
+    for section, names in NESTED_FIELDS.items():
+        for name in {*config[section], *names}:
+            if name not in names:
+                raise ValueError(f"config field '{section}.{name}' is not known; {suggest(name, names)}")
+            if name not in config[section]:
+                raise ValueError(f"config field '{section}.{name}' is missing.")
+    for name in ("batch_size", "steps", "eval_every_epochs", "checkpoint_every_epochs", "log_every_epochs"):
+        check_integer(name, config[name], 1)
+    check_number("end_percent", config.end_percent, "a number in (0, 100]", lambda p: 0 < p <= 100)
+    check_choice("seeds_mode", config.seeds_mode, ("auto", "vmap", "sequential"))
+    if not isinstance(config.tensorboard, bool):
+        raise ValueError(f"tensorboard={config.tensorboard!r} is not accepted; expected True or False.")
+
+
+def _method(config: ConfigDict, defaults: ConfigDict) -> tuple[dstjax.Method, dict[str, Any]]:
+    accepted = dstjax.methods.hyperparameters(config.method)
+    given: dict[str, Any] = {}
+    for name in config:
+        value = config[name]
+        if name in RUN_FIELDS and name != "end_percent" or value is None:
+            continue
+        # end_percent stands for end_step.
+        if ("end_step" if name == "end_percent" else name) in accepted:
+            given[name] = value
+        elif name not in SHARED_FIELDS or value != defaults.get(name):
+            raise ValueError(f"method {config.method!r} has no hyper-parameter {name!r}; {suggest(name, accepted)}")
+    percent = given.pop("end_percent", None)
+    if percent is not None and given.get("end_step") is None:
+        given["end_step"] = math.floor(percent / 100 * config.steps)
+    elif percent is not None and percent != defaults.end_percent:
+        raise ValueError(f"end_step={config.end_step} is not accepted together with end_percent={percent}; give one.")
+    if config.method == "set" and "epsilon" in given and config.get("sparsity") == defaults.get("sparsity"):
+        given.pop("sparsity", None)
+    shown = {n: v for n, v in {**accepted, **given}.items() if isinstance(v, str | int | float) or v is None}
+    resolved = {n: _resolved(n, v) if n in RULES else v for n, v in given.items()}
+    return dstjax.methods.get(config.method, **resolved), shown
+
+
+def _resolved(field: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if field == "distribution" and value.lstrip().startswith("{"):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"{field}={value!r} is not accepted; as JSON it fails: {error}.") from error
+    return rule(field, value) if ":" in value else value
+
+
+def _optimizer(config: ConfigDict, schedule: Callable[[Any], Any]) -> optax.GradientTransformation:
+    check_choice("optimizer.name", config.name, ("sgd", "adamw"))
+    positive = "a finite number > 0", lambda v: 0 < v < math.inf
+    check_number("optimizer.learning_rate", config.learning_rate, *positive)
+    check_number("optimizer.momentum", config.momentum, "a number in [0, 1)", lambda v: 0 <= v < 1)
+    check_number("optimizer.weight_decay", config.weight_decay, "a finite number >= 0", lambda v: 0 <= v < math.inf)
+    decay = optax.add_decayed_weights(config.weight_decay)
+    if config.name == "adamw":
+        return optax.chain(optax.scale_by_adam(), decay, scale_at_step(schedule))
+    return optax.chain(decay, optax.trace(config.momentum, nesterov=True), scale_at_step(schedule))
+
+
+def _seeds(value: Any) -> list[int]:
+    accepted = "expected a number of seeds >= 1, or different integers in [0, 2**31)"
+    if isinstance(value, str):
+        parts = value.split(",")
+        value = [int(part) for part in parts] if all(p.strip().isdecimal() for p in parts) else value
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return list(range(value))
+    seeds = list(value) if isinstance(value, list | tuple) else []
+    integers = all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**31 for s in seeds)
+    if not seeds or not integers or len({*seeds}) < len(seeds):
+        raise ValueError(f"seeds={value!r} is not accepted; {accepted}.")
+    return seeds

@@ -1,0 +1,336 @@
+"""Trains networks by a method of dynamic sparse training.
+
+    python -m experiments.train --config experiments/configs/digits.py --workdir DIR \
+      [--config.method=dst_ee --config.sparsity=0.95 --config.seeds=5 ...]
+
+An interrupted run goes on where its last checkpoint was when the same command is given again. ``DIR`` holds in the end
+config.json, metrics.jsonl, summary.json, masks.npz (the first masked layer) and checkpoints/. A growth rule of your own
+is a function of one leaf in a file in the current directory: ``--config.grow=module:function``.
+
+Exit status: 0; 1 where the loss is no longer finite; 2 for anything wrong with the arguments, the config or DIR.
+"""
+
+import io
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+import dstjax
+from dstjax._checks import suggest
+from experiments import configuration
+from experiments.checkpoint import Checkpoints
+from experiments.recording import Metrics, Progress, to_json, write_atomically
+from experiments.training import Epoch, Trainer
+
+Summary = dict[str, Any]
+
+
+class DivergedError(RuntimeError):
+    """The loss is no longer finite."""
+
+
+def train_and_evaluate(
+    config: ConfigDict, workdir: str | Path, *, defaults: ConfigDict | None = None, quiet: bool = False
+) -> Summary:
+    """Trains, or goes on training, or finds that all is done already.
+
+    Args:
+      config: as ``experiments/configs/digits.py`` makes it.
+      workdir: directory of this run alone; made if it is not there.
+      defaults: the config before it was changed for this run. Hyper-parameters that the method does not have are left
+        aside where they equal these, and are an error otherwise; without ``defaults`` nothing counts as changed.
+      quiet: print nothing.
+
+    Returns:
+      What summary.json holds.
+
+    Raises:
+      ValueError: of the config, or of a workdir that is not this run's or has no whole checkpoint left.
+      DivergedError: the loss is no longer finite.
+    """
+    start = time.perf_counter()
+    plan = configuration.plan(config, defaults)
+    workdir = Path(workdir)
+    identity = configuration.identity(config)
+    finished = claim(workdir, identity)
+    if finished is not None:
+        if not quiet:
+            print(f"{workdir}: this run is finished; nothing to do.")
+        return finished
+    trainer = Trainer(plan.model, plan.make_tx, plan.data, plan.seeds, plan.mode, config.batch_size)
+    table = dstjax.summary(trainer.network(0).params, trainer.network(0).opt_state)
+    if not quiet:
+        print(f"{config.method}, {len(plan.seeds)} seed(s), {plan.mode}; {plan.data.provenance}\n{table}", flush=True)
+    initial = trainer.pictures() if table.masked else {}
+    checkpoints = Checkpoints(workdir / "checkpoints", identity)
+    try:
+        restored = checkpoints.restore(trainer.state())
+        step, seconds, size, updates = 0, 0.0, 0, 0
+        if restored is not None:
+            step, state, record, damaged = restored
+            for line in damaged:  # even when quiet: it is not what the caller thinks it is
+                print(f"{line}; going on from {checkpoints.directory / str(step)}.", file=sys.stderr)
+            trainer.set_state(state)
+            seconds, size, updates = record["seconds"], record["metrics_bytes"], record["mask_updates"]
+        elif (workdir / "metrics.jsonl").exists() and not quiet:
+            print(f"{workdir}: interrupted before its first checkpoint; starting from step 0.")
+        progress = Progress(config.steps, step, config.log_every_epochs, quiet)
+        if step:
+            progress.say(f"{workdir}: going on from the checkpoint at step {step}.")
+        metrics = Metrics(workdir, size, step, config.tensorboard, plan.seeds)
+        try:
+            while step < config.steps:
+                number = step // trainer.batches
+                steps = min(trainer.batches, config.steps - step)
+                epoch = trainer.epoch(number, steps, plan.method.is_update_step)
+                step += steps
+                check(epoch, step - steps + 1, step, plan.seeds, table)
+                record_epoch(metrics, epoch, step, trainer.batches, updates, plan, table)
+                updates += len(epoch.mask_updates)
+                progress.update(step, epoch.loss, epoch.accuracy, epoch.topology["exploration_rate"])
+                last = step == config.steps
+                if (number + 1) % config.eval_every_epochs == 0 or last:
+                    evaluate(trainer, metrics, "validation", step)
+                if (number + 1) % config.checkpoint_every_epochs == 0 or last:
+                    record = {
+                        "seconds": seconds + time.perf_counter() - start,
+                        "metrics_bytes": metrics.size(),
+                        "mask_updates": updates,
+                    }
+                    checkpoints.save(step, trainer.state(), record)
+            results = {
+                split: evaluate(trainer, metrics, split, step, split == "test") for split in ("validation", "test")
+            }
+        finally:
+            metrics.close()
+            progress.close()
+    finally:
+        checkpoints.close()
+    summary = summarise(config, plan, trainer, table, results, updates)
+    summary["seconds"] = round(seconds + time.perf_counter() - start, 3)
+    if initial:
+        save_pictures(workdir / "masks.npz", table.masked[0].path, initial, trainer.pictures())
+    write_atomically(workdir / "summary.json", to_json(summary, indent=1).encode() + b"\n")
+    return summary
+
+
+def claim(workdir: Path, identity: dict[str, Any]) -> Summary | None:
+    """Makes the workdir this run's; returns the summary if the run is finished.
+
+    Raises:
+      ValueError: it cannot be made, or holds something else.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        path = workdir / "config.json"
+        if not path.exists():
+            if any((workdir / name).exists() for name in ("metrics.jsonl", "summary.json", "checkpoints")):
+                raise ValueError(f"workdir {workdir} holds a run without its config.json; give another directory.")
+            write_atomically(path, json.dumps(identity, indent=1).encode() + b"\n")
+    except OSError as error:
+        raise ValueError(f"workdir {workdir} is not usable: {error.strerror}.") from error
+    different = configuration.differences(identity, _read_json(path))
+    if different:
+        raise ValueError(f"workdir {workdir} holds another run; it differs in {', '.join(different)}.")
+    path = workdir / "summary.json"
+    return _read_json(path) if path.exists() else None
+
+
+def check(epoch: Epoch, first: int, last: int, seeds: Sequence[int], table: dstjax.Summary) -> None:
+    """Stops where the loss is not finite, or where a layer has not the number of active weights that was requested.
+
+    Raises:
+      DivergedError: of the loss.
+      RuntimeError: of the weights, which is a bug.
+    """
+    lost = [seed for seed, loss in zip(seeds, epoch.loss, strict=True) if not np.isfinite(loss)]
+    if lost:
+        raise DivergedError(f"the loss is not finite for seed(s) {lost} between step {first} and step {last}.")
+    requested = np.array([row.requested for row in table.masked])
+    for step, topology in [*epoch.mask_updates, (last, epoch.topology)]:
+        if (topology["active"] != requested).any() or topology["strays"].any():
+            raise RuntimeError(
+                f"step {step}: active weights {topology['active'].tolist()}, requested {requested.tolist()}; inactive "
+                f"weights that are not zero: {topology['strays'].tolist()}."
+            )
+
+
+def record_epoch(
+    metrics: Metrics,
+    epoch: Epoch,
+    step: int,
+    batches: int,
+    updates: int,
+    plan: configuration.Plan,
+    table: dstjax.Summary,
+) -> None:
+    """Writes the records of an epoch's mask updates and of the epoch."""
+    names = [row.path for row in table.masked]
+    for i, (at, topology) in enumerate(epoch.mask_updates):
+        metrics.write(
+            "mask_update",
+            at,
+            at / batches,
+            update=updates + i + 1,
+            exploration_rate=topology["exploration_rate"],
+            survival_rate=topology["survival_rate"],
+            mask_error=topology["mask_error"],
+            requested={row.path: row.requested for row in table.masked},
+            active=dict(zip(names, topology["active"].T, strict=True)),
+            layer_exploration_rate=dict(zip(names, topology["layer_exploration_rate"].T, strict=True)),
+        )
+    metrics.write(
+        "train",
+        step,
+        step / batches,
+        loss=epoch.loss,
+        accuracy=epoch.accuracy,
+        learning_rate=float(plan.schedule(step - 1)),
+        exploration_rate=epoch.topology["exploration_rate"],
+        active_weights=epoch.topology["active"].sum(axis=1),
+    )
+
+
+def evaluate(trainer: Trainer, metrics: Metrics, split: str, step: int, write: bool = True) -> tuple[Any, Any]:
+    """Loss and accuracy of every seed, recorded unless they are already."""
+    loss, accuracy = trainer.evaluate(split)
+    if write:
+        metrics.write("eval", step, step / trainer.batches, split=split, loss=loss, accuracy=accuracy)
+    return loss, accuracy
+
+
+def summarise(
+    config: ConfigDict,
+    plan: configuration.Plan,
+    trainer: Trainer,
+    table: dstjax.Summary,
+    results: dict[str, tuple[np.ndarray, np.ndarray]],
+    updates: int,
+) -> Summary:
+    """What summary.json holds, without the time."""
+    topology = trainer.topology()
+    rows = table.masked or [row for row in table.leaves if len(row.shape) >= 2]
+    weights = sum(row.size for row in rows)
+    active = int(topology["active"][0].sum()) if table.masked else weights
+    test_loss, test_accuracy = results["test"]
+    asked = plan.hyperparameters.get("sparsity")
+    layers = [
+        {
+            "path": row.path,
+            "shape": row.shape,
+            "size": row.size,
+            "requested": row.requested,
+            "active": topology["active"][:, i],
+            "exploration_rate": topology["layer_exploration_rate"][:, i],
+        }
+        for i, row in enumerate(table.masked)
+    ]
+    summary = {
+        "method": config.method,
+        "sparsity": 1 - active / weights if asked is None else asked,
+        "density": active / weights,
+        "active_weights": active,
+        "weights": weights,
+        "requested_weights": sum(row.size if row.requested is None else row.requested for row in rows),
+        "seeds": plan.seeds,
+        "test_accuracy": test_accuracy,
+        "test_accuracy_mean": test_accuracy.mean(),
+        "test_accuracy_std": test_accuracy.std(ddof=1) if len(plan.seeds) > 1 else None,
+        "test_loss": test_loss,
+        "validation_accuracy": results["validation"][1],
+        "validation_loss": results["validation"][0],
+        "exploration_rate": topology["exploration_rate"],
+        "exploration_rate_mean": topology["exploration_rate"].astype(np.float64).mean(),
+        "steps": config.steps,
+        "epochs": config.steps / trainer.batches,
+        "mask_updates": updates,
+        "hyperparameters": plan.hyperparameters,
+        "seeds_mode": plan.mode,
+        "backend": jax.default_backend(),
+        "layers": layers,
+    }
+    return json.loads(to_json(summary))
+
+
+def save_pictures(path: Path, name: str, initial: dict[str, np.ndarray], final: dict[str, np.ndarray]) -> None:
+    """Writes masks.npz: the first masked layer of each seed, before and after."""
+    arrays = {"path": np.array(name), "initial": initial["mask"], "final": final.pop("mask"), **final}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_atomically(path, buffer.getvalue())
+
+
+def parse(arguments: Sequence[str]) -> tuple[ConfigDict, ConfigDict, str]:
+    """The config, the config before the command line changed it, and the workdir.
+
+    Raises:
+      ValueError: an argument is missing, unknown or has a value that is not accepted.
+    """
+    defaults = _flags([a for a in arguments if not re.match(r"--?config\.", a)])["config"].value
+    if defaults is None:
+        raise ValueError("--config is missing; expected a file such as experiments/configs/digits.py.")
+    for argument in arguments:
+        match = re.match(r"--?config\.([^=]+)", argument)
+        section = defaults
+        for part in match[1].split(".") if match else ():
+            if not isinstance(section, ConfigDict) or part not in section:
+                names = list(section) if isinstance(section, ConfigDict) else []
+                raise ValueError(f"config field {match and match[1]!r} is not known; {suggest(part, names)}")
+            section = section[part]
+    values = _flags(arguments)
+    if not values["workdir"].value:
+        raise ValueError("--workdir is missing; expected a directory for this run.")
+    return values["config"].value, defaults, values["workdir"].value
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command and returns its exit status."""
+    if {"-h", "--help"} & {*arguments}:
+        print(__doc__)
+        return 0
+    try:
+        config, defaults, workdir = parse(arguments)
+        summary = train_and_evaluate(config, workdir, defaults=defaults)
+    except (ValueError, DivergedError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1 if isinstance(error, DivergedError) else 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+    accuracy = ", ".join(f"{100 * a:.2f}" for a in summary["test_accuracy"])
+    print(f"test accuracy {accuracy} % (mean {100 * summary['test_accuracy_mean']:.2f} %); see {workdir}/summary.json")
+    return 0
+
+
+def _flags(arguments: Sequence[str]) -> flags.FlagValues:
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values)
+    flags.DEFINE_string("workdir", None, "directory of the run", flag_values=values)
+    try:
+        rest = values(["train", *arguments])
+        _ = values["config"].value
+    except (flags.Error, AttributeError, KeyError, TypeError, OSError, ImportError, SyntaxError) as error:
+        raise ValueError(str(error)) from error
+    if len(rest) > 1:
+        raise ValueError(f"unexpected argument {rest[1]!r}; every option is written --name=value.")
+    return values
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is not readable as JSON: {error}.") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
