@@ -1,4 +1,4 @@
-"""Checkpoints through orbax: written atomically, restored whole or not at all, never replaced by a fresh start in silence."""
+"""Checkpoints through orbax: written atomically, restored whole or not at all, no fresh start in silence."""
 
 import contextlib
 import logging
@@ -36,7 +36,7 @@ class Checkpoints:
         """Saves in the background; the step counts once all of it is on disk."""
         # Orbax would drop or cast leaves in silence where the tree has changed, and does not check every byte.
         meta = {"run": self.run, "leaves": _describe(tree), "record": record}
-        items = ocp.args.Composite(tree=ocp.args.StandardSave(tree), meta=ocp.args.JsonSave(meta))
+        items = ocp.args.Composite(tree=ocp.args.StandardSave(_leaves(tree)), meta=ocp.args.JsonSave(meta))
         with _quiet():
             self.manager.save(step, args=items, force=True)
 
@@ -56,7 +56,7 @@ class Checkpoints:
         for step in sorted(self.manager.all_steps(), reverse=True):
             try:
                 tree, record = self._restore(step, like)
-            except Exception as error:  # noqa: BLE001  # orbax raises what its storage raises
+            except Exception as error:  # orbax raises what its storage raises
                 damaged.append(f"checkpoint {self.directory / str(step)} is not usable: {_first_line(error)}")
                 continue
             for newer in self.manager.all_steps():
@@ -86,9 +86,9 @@ class Checkpoints:
                 a, b = have.get(name), want.get(name)
                 if a is None or b is None or a[:2] != b[:2]:
                     raise ValueError(f"leaf {name!r} is {_shown(a)}, expected {_shown(b)}.")
-            tree = self.manager.restore(step, args=ocp.args.Composite(tree=ocp.args.StandardRestore(like)))["tree"]
-        if jax.tree.structure(tree) != jax.tree.structure(like):
-            raise ValueError("its tree has another structure.")
+            target = ocp.args.StandardRestore(_leaves(like))
+            leaves = self.manager.restore(step, args=ocp.args.Composite(tree=target))["tree"]
+        tree = jax.tree_util.tree_map_with_path(lambda path, leaf: leaves[_name(path)] if leaf.size else leaf, like)
         found = _describe(tree)
         for name in sorted(found):
             if found[name] != have[name]:
@@ -101,8 +101,17 @@ def _describe(tree: Tree) -> dict[str, list[Any]]:
     described = {}
     for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
         array = np.ascontiguousarray(leaf)
-        described[jax.tree_util.keystr(path)] = [list(leaf.shape), str(leaf.dtype), zlib.crc32(array.tobytes())]
+        described[_name(path)] = [list(leaf.shape), str(leaf.dtype), zlib.crc32(array.tobytes())]
     return described
+
+
+def _leaves(tree: Tree) -> dict[str, Any]:
+    """The leaves by path; without empty arrays, which orbax does not save."""
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0] if leaf.size}
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
 def _shown(leaf: list[Any] | None) -> str:

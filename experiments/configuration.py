@@ -144,7 +144,7 @@ def _method(config: ConfigDict, defaults: ConfigDict) -> tuple[dstjax.Method, di
     given: dict[str, Any] = {}
     for name in config:
         value = config[name]
-        if name in RUN_FIELDS and name != "end_percent" or value is None:
+        if (name in RUN_FIELDS and name != "end_percent") or value is None:
             continue
         # end_percent stands for end_step.
         if ("end_step" if name == "end_percent" else name) in accepted:

@@ -20,7 +20,7 @@ class MLP(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         x = x.reshape(x.shape[0], -1)
         for size in self.sizes:
-            x = nn.relu(nn.Dense(size)(x))
+            x = nn.relu(nn.Dense(size, kernel_init=nn.initializers.he_normal())(x))
         return nn.Dense(self.classes)(x)
 
 
@@ -52,7 +52,7 @@ class ShiftedConv(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (3, 3, channels, self.features))
+        kernel = self.param("kernel", nn.initializers.he_normal(), (3, 3, channels, self.features))
         padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         rows, columns = x.shape[1:3]
         shifted = [padded[:, i : i + rows, j : j + columns] for i in range(3) for j in range(3)]

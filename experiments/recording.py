@@ -30,7 +30,7 @@ def to_json(value: Any, indent: int | None = None) -> str:
 
 
 class Metrics:
-    """metrics.jsonl, and TensorBoard events where asked. One line a record; no clock in it, so a run can be repeated."""
+    """metrics.jsonl, and TensorBoard events where asked. One line a record, no clock in it: a run can be repeated."""
 
     def __init__(self, workdir: Path, size: int, step: int, tensorboard: bool, seeds: Sequence[int]) -> None:
         """Goes on after the first ``size`` bytes, which a checkpoint at ``step`` has seen.

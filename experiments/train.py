@@ -263,7 +263,7 @@ def summarise(
 
 def save_pictures(path: Path, name: str, initial: dict[str, np.ndarray], final: dict[str, np.ndarray]) -> None:
     """Writes masks.npz: the first masked layer of each seed, before and after."""
-    arrays = {"path": np.array(name), "initial": initial["mask"], "final": final.pop("mask"), **final}
+    arrays: dict[str, Any] = {"path": np.array(name), "initial": initial["mask"], "final": final.pop("mask"), **final}
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
     write_atomically(path, buffer.getvalue())

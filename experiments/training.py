@@ -78,6 +78,7 @@ class Trainer:
         self.rewire = self._program(_rewire, model, tx, axes=(0, 0, source, 0, None), donate=(0, 1))
         self.evaluation = self._program(_evaluate, model, axes=(0, source, 0, None, None))
         self.inspection = self._program(_inspect, axes=(0,))
+        self.picture = self._program(_picture, axes=(0,))
         self.states = self._init(x.shape[1:])
 
     def epoch(self, number: int, steps: int, is_update: Callable[[int], bool]) -> Epoch:
@@ -133,7 +134,7 @@ class Trainer:
 
     def network(self, index: int) -> TrainState:
         """One of the networks."""
-        return jax.tree.map(lambda x: x[index], self.states[0]) if self.batched else self.states[index]
+        return _at(index, self.states[0]) if self.batched else self.states[index]
 
     def state(self) -> TrainState:
         """All of the state, as host arrays with a leading axis of seeds whatever the mode."""
@@ -141,7 +142,7 @@ class Trainer:
 
     def set_state(self, state: TrainState) -> None:
         """Goes on from what :meth:`state` has returned."""
-        networks = [state] if self.batched else [jax.tree.map(lambda x: x[i], state) for i in range(len(self.seeds))]
+        networks = [state] if self.batched else [_at(i, state) for i in range(len(self.seeds))]
         self.states = [jax.tree.map(lambda x: jnp.array(x), network) for network in networks]
 
     def topology(self) -> dict[str, np.ndarray]:
@@ -150,7 +151,7 @@ class Trainer:
 
     def pictures(self) -> dict[str, np.ndarray]:
         """The first masked layer of each network: mask, weights ever active, and mask rounds where they are counted."""
-        return self._host([self._program(_picture, axes=(0,))(state) for state in self.states])
+        return self._host([self.picture(state) for state in self.states])
 
     def _init(self, shape: tuple[int, ...]) -> list[TrainState]:
         make, networks = Program(functools.partial(_initial_parameters, self.model)), []
@@ -189,7 +190,8 @@ class Program:
     compiled: dict[str, Any] = {}  # noqa: RUF012  # one for the process, on purpose
 
     def __init__(self, function: Callable[..., Any], donate: tuple[int, ...] = ()) -> None:
-        self.function, self.donate, self.call = function, donate, None
+        self.function, self.donate = function, donate
+        self.call: Any = None
 
     def lower(self, *args: Any) -> Any:
         """The program before compilation."""
@@ -208,6 +210,10 @@ class Program:
                 Program.compiled[key] = lowered.compile()
             self.call = Program.compiled[key]
         return self.call(*args)
+
+
+def _at(index: int, tree: Tree) -> Tree:
+    return jax.tree.map(lambda x: x[index], tree)
 
 
 def scale_at_step(schedule: Callable[[Any], Any]) -> optax.GradientTransformationExtraArgs:
@@ -315,5 +321,6 @@ def _picture(state: TrainState) -> dict[str, Any]:
         picture["rounds"] = dstjax.masks.by_name(state.opt_state.counters)[name]
         picture["ever"] = picture["rounds"] > 0
     elif state.opt_state.tracked is not None and state.opt_state.tracked.ever is not None:
-        picture["ever"] = dstjax.masks.unpack(dstjax.masks.by_name(state.opt_state.tracked.ever)[name])
+        ever: Any = dstjax.masks.by_name(state.opt_state.tracked.ever)[name]
+        picture["ever"] = dstjax.masks.unpack(ever)
     return picture

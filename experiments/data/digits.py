@@ -7,9 +7,9 @@ SIZES = (1077, 180, 540)
 
 
 def load() -> tuple[np.ndarray, np.ndarray, int, tuple[int, int, int], str]:
-    """The fields of :class:`experiments.data.Data`; pixels in [0, 1]."""
+    """The fields of :class:`experiments.data.Data`; pixels in [0, 2]."""
     bunch = datasets.load_digits()
-    x = (bunch.images / 16).astype(np.float32)[..., None]
+    x = (bunch.images / 8).astype(np.float32)[..., None]
     y = bunch.target.astype(np.int32)
     if x.shape != (sum(SIZES), 8, 8, 1):
         raise ValueError(f"scikit-learn's digits have shape {x.shape}; expected {(sum(SIZES), 8, 8, 1)}.")
