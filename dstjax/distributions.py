@@ -210,6 +210,6 @@ def _check_total(active: int, sizes: Mapping[str, int], sparsity: float | None) 
     total = sum(sizes.values())
     if sparsity is not None and abs(active - (1 - sparsity) * total) > len(sizes):
         raise ValueError(
-            f"sparsity={sparsity} contradicts the {{regex: density}} map, whose sparsity is {1 - active / total:.6g} over "
+            f"sparsity={sparsity} contradicts the {{regex: density}} map, which gives {1 - active / total:.6g} over "
             "the leaves that it masks; leave sparsity out."
         )

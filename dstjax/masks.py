@@ -1,6 +1,5 @@
 """Boolean masks: stored one bit per weight, applied, counted, compared."""
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -10,79 +9,49 @@ import jax.numpy as jnp
 
 from dstjax._trees import Tree, is_hole, path_name
 
-StoredMask = Any  # PackedMask, or a plain boolean array where packing would cut across devices
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class PackedMask:
-    """A boolean tensor at one bit per entry.
-
-    Eight neighbours along ``axis`` share a byte, the first in the lowest bit; a last incomplete byte is padded with
-    zeros. Packing along an axis, not over the flattened tensor, keeps the sharding of the other axes as it is.
-    """
-
-    bits: jax.Array  # uint8, ``shape`` with ``axis`` divided by eight, rounded up
-    shape: tuple[int, ...] = dataclasses.field(metadata={"static": True})
-    axis: int = dataclasses.field(metadata={"static": True})
+StoredMask = jax.Array  # uint8 or int8 where eight neighbours share a byte, bool where they cannot
 
 
 def pack(mask: jax.Array) -> StoredMask:
     """Packs a boolean tensor to one bit per entry.
 
-    The axis is the one that wastes the fewest padding bits, rather not the last: unpacking then shifts whole rows of
-    bytes alike. A tensor of which every axis is sharded (on an Explicit mesh, or as a concrete array) in pieces that
-    are no multiple of eight stays boolean.
+    Eight neighbours along one axis share a byte, the first in the lowest bit. The dtype says which axis: uint8 is the
+    last axis but one (unpacking then shifts whole rows of bytes alike), int8 the last. So a stored mask is a plain
+    array that knows its shape, whatever tree, wrapper or checkpoint it travels through.
 
-    >>> pack(jnp.array([True, False, True])).bits
-    Array([5], dtype=uint8)
+    A tensor stays boolean where neither axis is a multiple of eight long, or where such an axis is sharded (on an
+    Explicit mesh, or as a concrete array) in pieces that are none.
+
+    >>> pack(jnp.array([True, False, True, False, False, False, False, False]))
+    Array([5], dtype=int8)
     """
-    axes = [a for a in range(mask.ndim) if _pieces_of_eight(mask, a)]
-    if not axes:
-        return mask
-    last = mask.ndim - 1
-    axis = min(axes, key=lambda a: (-(-mask.shape[a] // 8) * 8 / max(mask.shape[a], 1), a == last, -a))
-    length = mask.shape[axis]
-    padding = [(0, 0)] * mask.ndim
-    padding[axis] = (0, -length % 8)
-    padded = jnp.pad(mask, padding) if length % 8 else mask
-    groups = padded.reshape(*mask.shape[:axis], padded.shape[axis] // 8, 8, *mask.shape[axis + 1 :])
-    weights = _along(jnp.uint8(1) << jnp.arange(8, dtype=jnp.uint8), axis + 1, groups.ndim)
-    bits = jnp.sum(jnp.where(groups, weights, jnp.uint8(0)), axis=axis + 1, dtype=jnp.uint8)
-    return PackedMask(bits, mask.shape, axis)
+    for axis, dtype in _PACKED:
+        if mask.ndim >= -axis and _pieces_of_eight(mask, mask.ndim + axis):
+            at = mask.ndim + axis
+            groups = mask.reshape(*mask.shape[:at], mask.shape[at] // 8, 8, *mask.shape[at + 1 :])
+            weights = _along(jnp.uint8(1) << jnp.arange(8, dtype=jnp.uint8), at + 1, groups.ndim)
+            bits = jnp.sum(jnp.where(groups, weights, jnp.uint8(0)), axis=at + 1, dtype=jnp.uint8)
+            return jax.lax.bitcast_convert_type(bits, dtype)
+    return mask
 
 
 def unpack(stored: StoredMask) -> jax.Array:
-    """The boolean tensor of a stored mask. Leading axes that ``vmap`` added to the bits are kept."""
-    if not isinstance(stored, PackedMask):
-        return stored
-    axis = stored.axis + stored.bits.ndim - len(stored.shape)
-    shifts = _along(jnp.arange(8, dtype=jnp.uint8), axis + 1, stored.bits.ndim + 1)
-    flags = (jnp.expand_dims(stored.bits, axis + 1) >> shifts) & jnp.uint8(1)
-    shape = list(stored.bits.shape)
-    shape[axis] *= 8
-    mask = flags.reshape(shape).astype(bool)
-    length = stored.shape[stored.axis]
-    return mask if shape[axis] == length else jax.lax.slice_in_dim(mask, 0, length, axis=axis)
+    """The boolean tensor of a stored mask. Leading axes that ``vmap`` added to the state are kept."""
+    for axis, dtype in _PACKED:
+        if stored.dtype == dtype:
+            at = stored.ndim + axis
+            shifts = _along(jnp.arange(8, dtype=jnp.uint8), at + 1, stored.ndim + 1)
+            bits = jnp.expand_dims(jax.lax.bitcast_convert_type(stored, jnp.uint8), at + 1)
+            flags = (bits >> shifts) & jnp.uint8(1)
+            return flags.reshape(*stored.shape[:at], stored.shape[at] * 8, *stored.shape[at + 1 :]).astype(bool)
+    return stored
 
 
-def combine(operation: Callable[..., jax.Array], *stored: StoredMask) -> StoredMask:
-    """A bitwise operation on stored masks of one tensor, without unpacking them.
-
-    >>> import operator
-    >>> a, b = pack(jnp.array([True, False])), pack(jnp.array([True, True]))
-    >>> unpack(combine(operator.and_, a, b))
-    Array([ True, False], dtype=bool)
-    """
-    first = stored[0]
-    if isinstance(first, PackedMask):
-        return PackedMask(operation(*(s.bits for s in stored)), first.shape, first.axis)
-    return operation(*stored)
-
-
-def is_stored(node: Any) -> bool:
-    """True for what stands for one leaf in a tree of masks: a stored mask, ``None`` or a placeholder."""
-    return isinstance(node, PackedMask) or is_hole(node)
+def shape(stored: StoredMask) -> tuple[int, ...]:
+    """The shape of the boolean tensor of a stored mask."""
+    packed = {jnp.dtype(dtype): axis for axis, dtype in _PACKED}
+    axis = packed.get(jnp.dtype(stored.dtype))
+    return tuple(n * 8 if a - stored.ndim == axis else n for a, n in enumerate(stored.shape))
 
 
 def apply(params: Tree, masks: Tree) -> Tree:
@@ -122,7 +91,7 @@ def apply(params: Tree, masks: Tree) -> Tree:
 
 def by_name(masks: Tree) -> dict[str, StoredMask | None]:
     """The leaves of a tree of masks by path name; ``None`` at dense leaves."""
-    flat = jax.tree_util.tree_flatten_with_path(masks, is_leaf=is_stored)[0]
+    flat = jax.tree_util.tree_flatten_with_path(masks, is_leaf=is_hole)[0]
     return {path_name(path): None if is_hole(mask) else mask for path, mask in flat}
 
 
@@ -204,6 +173,7 @@ def share_of(count: jax.Array, limbs: jax.Array, *, ceil: bool = False) -> jax.A
 
 
 _SHARE_BITS = 60
+_PACKED = ((-2, jnp.uint8), (-1, jnp.int8))
 
 
 def _nudged(fraction: float) -> int:
@@ -229,14 +199,14 @@ def _pairwise(a: Tree, b: Tree, of: Callable[[jax.Array, jax.Array], jax.Array])
 
 
 def _pieces_of_eight(mask: jax.Array, axis: int) -> bool:
-    """Whether packing along the axis stays inside each device's piece."""
+    """Whether packing along the axis loses nothing and stays inside each device's piece."""
     length = mask.shape[axis]
     try:
         sharding = jax.typeof(mask).sharding
-        pieces = length // max(sharding.shard_shape(mask.shape)[axis], 1) if sharding.mesh.shape else 1
+        piece = sharding.shard_shape(mask.shape)[axis] if sharding.mesh.shape else length
     except (AttributeError, ValueError):
-        pieces = 1
-    return pieces <= 1 or length % (8 * pieces) == 0
+        piece = length
+    return length > 0 and length % 8 == 0 and piece % 8 == 0
 
 
 def _along(x: jax.Array, axis: int, ndim: int) -> jax.Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dstjax import masks as masks_lib
-from dstjax._trees import Tree
+from dstjax._trees import Tree, is_hole
 from dstjax.masks import iou, jaccard, overlap
 from dstjax.state import SparseState, Tracked, find
 
@@ -27,14 +27,16 @@ __all__ = [
 def exploration_rate(opt_state: Tree) -> jax.Array:
     """R: the share of maskable weights that have ever been active, float32 scalar.
 
-    Needs the counters of the method, or ``track=['exploration']``; a topology that never changes needs neither.
+    Needs the counters of the method, or ``track=['exploration']``. 1 where nothing is masked.
 
     Raises:
-      ValueError: none of them is there.
+      ValueError: neither is there.
 
     Reference: Liu et al., 2021 (ITOP rate R_s); DST-EE, Figure 3.
     """
     ever = list(_ever(find(opt_state)).values())
+    if not ever:
+        return jnp.ones((), jnp.float32)
     active = sum(jnp.sum(e, dtype=jnp.int32).astype(jnp.float32) for e in ever)
     return jnp.asarray(active / sum(e.size for e in ever), jnp.float32)
 
@@ -85,12 +87,9 @@ def mask_error(params: Tree, opt_state_or_masks: Tree) -> jax.Array:
     tree = opt_state_or_masks
     states = jax.tree_util.tree_leaves(tree, is_leaf=lambda x: isinstance(x, SparseState))
     masks = masks_lib.by_name(find(tree).masks if any(isinstance(x, SparseState) for x in states) else tree)
-    pairs = [
-        (jnp.asarray(weight), masks_lib.unpack(masks[name]))
-        for name, weight in masks_lib.by_name(params).items()
-        if masks.get(name) is not None
-    ]
-    return masks_lib.error([weight for weight, _ in pairs], [mask for _, mask in pairs])
+    weights = masks_lib.by_name(params)
+    masked = {name: masks_lib.unpack(mask) for name, mask in masks.items() if mask is not None}
+    return masks_lib.error([jnp.asarray(weights[name]) for name in masked], list(masked.values()))
 
 
 def exploitation_degree(loss: Callable[[Tree], Any], params: Tree, grown: Tree) -> jax.Array:
@@ -106,9 +105,7 @@ def exploitation_degree(loss: Callable[[Tree], Any], params: Tree, grown: Tree) 
 
     Reference: DST-EE, Eq. 2 and 3.
     """
-    kept = jax.tree_util.tree_map(
-        lambda g: None if g is None else ~masks_lib.unpack(g), grown, is_leaf=masks_lib.is_stored
-    )
+    kept = jax.tree_util.tree_map(lambda g: None if is_hole(g) else ~masks_lib.unpack(g), grown, is_leaf=is_hole)
     return jnp.asarray(loss(masks_lib.apply(params, kept))) - jnp.asarray(loss(params))
 
 

@@ -16,6 +16,7 @@ Order of scores: NaN < -inf < ... < -0.0 = 0.0 < ... < inf. Subnormals keep thei
 import functools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +72,9 @@ def top_k_masks(
     """
     if not scores:
         return []
+    for score in scores:
+        if score.size >= 2**31:
+            raise ValueError(f"a tensor of {score.size} entries cannot be counted in 32 bits; split it.")
     wheres = [None] * len(scores) if where is None else list(where)
     keys = [_ordered_key(s, w) for s, w in zip(scores, wheres, strict=True)]
     if together and len({k.dtype for k in keys}) > 1:  # one common order needs one key type
@@ -85,6 +89,7 @@ def top_k_masks(
         ids = {g: n for n, g in enumerate(dict.fromkeys(group[i] for i in members))}
         chosen = _choose(
             [keys[i] for i in members],
+            [_valid(scores[i], keys[i], wheres[i]) for i in members],
             jnp.stack([wanted[g] for g in ids]),
             [ids[group[i]] for i in members],
             bits_per_pass,
@@ -100,7 +105,9 @@ def count_true(masks: Sequence[jax.Array]) -> jax.Array:
     return jnp.stack([_count([m, m])[0] for m in masks])
 
 
-def _choose(keys: list[jax.Array], ks: jax.Array, group: list[int], bits_per_pass: int) -> list[jax.Array]:
+def _choose(
+    keys: list[jax.Array], valid: list[jax.Array], ks: jax.Array, group: list[int], bits_per_pass: int
+) -> list[jax.Array]:
     """top_k_masks for keys of one dtype; ``group[i]`` is the budget in ``ks`` that tensor i draws on."""
     dtype = keys[0].dtype
     of_tensor = jnp.array(group)
@@ -110,10 +117,10 @@ def _choose(keys: list[jax.Array], ks: jax.Array, group: list[int], bits_per_pas
     # many keys reach it and how many lie above it.
     def narrow(i: jax.Array, loop: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         threshold, at_least, above = loop
-        candidates, shift, valid = _candidates(threshold, passes - 1 - i, bits_per_pass)
+        candidates, shift, exist = _candidates(threshold, passes - 1 - i, bits_per_pass)
         counts = _count_each([[key >= t for t in candidates[:, g]] for key, g in zip(keys, group, strict=True)])
-        reached = valid & (_by_group(counts, group, len(ks)) >= ks)
-        lower, upper = reached[:, of_tensor], (valid & ~reached)[:, of_tensor]
+        reached = exist & (_by_group(counts, group, len(ks)) >= ks[None])
+        lower, upper = reached[:, of_tensor], (exist & ~reached)[:, of_tensor]
         at_least = jnp.minimum(at_least, jnp.min(jnp.where(lower, counts, every), axis=0))
         above = jnp.maximum(above, jnp.max(jnp.where(upper, counts, 0), axis=0))
         return threshold + (jnp.sum(reached, axis=0, dtype=dtype) << shift), at_least, above
@@ -124,15 +131,15 @@ def _choose(keys: list[jax.Array], ks: jax.Array, group: list[int], bits_per_pas
     threshold, at_least, above = lax.fori_loop(0, passes, narrow, start)
     equal = at_least - above
     room = _split_room(ks - _by_group(above[None], group, len(ks))[0], equal, group)
-    ties = [key == threshold[g] for key, g in zip(keys, group, strict=True)]
+    ties = [(key == threshold[g]) & ok for key, ok, g in zip(keys, valid, group, strict=True)]
     last = lax.cond(
         jnp.any(equal > room),
         lambda: _index_of_nth(ties, room, bits_per_pass),
         lambda: jnp.full(len(keys), jnp.iinfo(jnp.uint32).max, jnp.uint32),
     )
     return [
-        ((key > threshold[g]) | (tie & (_index(key) <= last[i]) & (room[i] > 0))) & (key != 0)
-        for i, (key, tie, g) in enumerate(zip(keys, ties, group, strict=True))
+        ((key > threshold[g]) & ok) | (tie & (_index(key) <= last[i]) & (room[i] > 0))
+        for i, (key, ok, tie, g) in enumerate(zip(keys, valid, ties, group, strict=True))
     ]
 
 
@@ -140,26 +147,23 @@ def _index_of_nth(flags: list[jax.Array], nth: jax.Array, bits_per_pass: int) ->
     """The row-major index of the n-th True entry (n = 1, 2, ...) of each tensor, uint32[tensors]."""
 
     def narrow(i: jax.Array, index: jax.Array) -> jax.Array:
-        candidates, shift, valid = _candidates(index, passes - 1 - i, bits_per_pass)
+        candidates, shift, exist = _candidates(index, passes - 1 - i, bits_per_pass)
         before = _count_each([[flag & (_index(flag) < t) for t in candidates[:, n]] for n, flag in enumerate(flags)])
-        return index + (jnp.sum(valid & (before < nth), axis=0, dtype=index.dtype) << shift)
+        return index + (jnp.sum(exist & (before < nth[None]), axis=0, dtype=index.dtype) << shift)
 
     passes = -(-max(flag.size for flag in flags).bit_length() // bits_per_pass)
     return lax.fori_loop(0, passes, narrow, jnp.zeros(len(flags), jnp.uint32))
 
 
-def _candidates(found: jax.Array, digit: jax.Array, bits_per_pass: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+def _candidates(found: jax.Array, digit: Any, bits_per_pass: int) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The numbers [candidates, lanes] to try next for a digit of ``bits_per_pass`` bits, their shift, and which exist.
 
     The topmost digit may reach beyond the width of the integers; candidates that wrap around do not exist.
     """
-    shift = (digit * bits_per_pass).astype(found.dtype)
-    steps = jnp.arange(1, 2**bits_per_pass, dtype=found.dtype)[:, None]
-    return (
-        found + (steps << shift),
-        shift,
-        jnp.broadcast_to((steps << shift) >> shift == steps, (len(steps), len(found))),
-    )
+    shift = jnp.asarray(digit * bits_per_pass).astype(found.dtype)
+    steps = jnp.arange(1, 2**bits_per_pass, dtype=found.dtype)
+    exist = jnp.broadcast_to(((steps << shift) >> shift == steps)[:, None], (len(steps), len(found)))
+    return found[None] + (steps << shift)[:, None], shift, exist
 
 
 def _count(tests: list[jax.Array]) -> jax.Array:
@@ -169,8 +173,6 @@ def _count(tests: list[jax.Array]) -> jax.Array:
     materialises its operand and is about ten times slower, so one test is counted twice.
     """
     operands = tests if len(tests) > 1 else tests * 2
-    if operands[0].size >= 2**31:
-        raise ValueError(f"a tensor of {operands[0].size} entries cannot be counted in 32 bits; split it.")
     totals = lax.reduce(
         tuple(t.astype(jnp.int32) for t in operands),
         tuple(jnp.zeros((), jnp.int32) for _ in operands),
@@ -218,13 +220,14 @@ def _index(x: jax.Array) -> jax.Array:
 
 
 def _ordered_key(score: jax.Array, where: jax.Array | None) -> jax.Array:
-    """An unsigned integer ordered like the score: 0 for what is no candidate, 1 for NaN, from 2 on the others."""
+    """An unsigned integer ordered like the score; 0 for what is no candidate.
+
+    A float has 0 and 1 to spare: 1 is for NaN, so a key that is not 0 is a candidate. Integers use the whole range.
+    """
     if jnp.issubdtype(score.dtype, jnp.complexfloating):
         raise ValueError(f"scores of dtype {score.dtype} have no order; expected real scores.")
     if jnp.issubdtype(score.dtype, jnp.floating):
-        if jnp.finfo(score.dtype).bits < 16:
-            score = score.astype(jnp.float32)
-        key = _float_key(score)
+        key = _float_key(score if jnp.finfo(score.dtype).bits >= 16 else score.astype(jnp.float32))
     else:
         if jnp.issubdtype(score.dtype, jnp.bool_) or jnp.iinfo(score.dtype).bits < 32:
             score = score.astype(jnp.int32)
@@ -232,8 +235,14 @@ def _ordered_key(score: jax.Array, where: jax.Array | None) -> jax.Array:
         unsigned = jnp.dtype(f"uint{bits}")
         flip = 0 if jnp.issubdtype(score.dtype, jnp.unsignedinteger) else 1 << (bits - 1)
         key = lax.bitcast_convert_type(score, unsigned) ^ unsigned.type(flip)
-        key = jnp.maximum(key, unsigned.type(2))
     return key if where is None else jnp.where(where, key, jnp.zeros((), key.dtype))
+
+
+def _valid(score: jax.Array, key: jax.Array, where: jax.Array | None) -> jax.Array:
+    """Which entries are candidates."""
+    if jnp.issubdtype(score.dtype, jnp.floating):
+        return key != 0
+    return jnp.ones((), bool) if where is None else where
 
 
 def _float_key(score: jax.Array) -> jax.Array:

@@ -99,7 +99,7 @@ def set_masks(opt_state: Tree, masks: Tree) -> Tree:
     """
     old = find(opt_state)
     treedef: Any
-    flat, treedef = jax.tree_util.tree_flatten_with_path(old.masks, is_leaf=masks_lib.is_stored)
+    flat, treedef = jax.tree_util.tree_flatten_with_path(old.masks, is_leaf=is_hole)
     new = masks_lib.by_name(masks)
     names = [path_name(path) for path, _ in flat]
     masked = {n for n, (_, m) in zip(names, flat, strict=True) if not is_hole(m)}
@@ -112,7 +112,7 @@ def set_masks(opt_state: Tree, masks: Tree) -> Tree:
     flags = {n: _checked(n, new[n], m) for n, (_, m) in zip(names, flat, strict=True) if n in masked}
 
     def rebuild(tree: Tree, convert: Any) -> Tree:
-        leaves = jax.tree_util.tree_leaves(tree, is_leaf=masks_lib.is_stored)
+        leaves = jax.tree_util.tree_leaves(tree, is_leaf=is_hole)
         return treedef.unflatten(
             [x if is_hole(x) else convert(flags[n], x) for n, x in zip(names, leaves, strict=True)]
         )
@@ -123,7 +123,8 @@ def set_masks(opt_state: Tree, masks: Tree) -> Tree:
     if tracked is not None and tracked.ever is not None:
         ever = rebuild(tracked.ever, lambda f, e: masks_lib.pack(f | masks_lib.unpack(e)))
         tracked = tracked._replace(ever=ever)
-    inner = map_moments(lambda n, x: jnp.where(flags[n], x, jnp.zeros((), x.dtype)), flags, old.inner_state)
+    shapes = {n: f.shape for n, f in flags.items()}
+    inner = map_moments(lambda n, x: jnp.where(flags[n], x, jnp.zeros((), x.dtype)), shapes, old.inner_state)
     changed = old._replace(masks=stored, counters=counters, tracked=tracked, inner_state=inner)
     is_state = lambda x: isinstance(x, SparseState)  # noqa: E731
     return jax.tree_util.tree_map(lambda x: changed if is_state(x) else x, opt_state, is_leaf=is_state)
@@ -211,6 +212,8 @@ class Summary:
                 f"{row.density:>9.6f}"
             )
         for label, rows in (("masked leaves", self.masked), ("all leaves", self.leaves)):
+            if not rows:
+                continue
             size, active = sum(r.size for r in rows), sum(r.active for r in rows)
             asked_for = sum(r.size if r.requested is None else r.requested for r in rows)
             lines.append(
@@ -251,7 +254,7 @@ def summary(params: Tree, opt_state: Tree) -> Summary:
     return Summary(tuple(rows), sum(x.size * x.dtype.itemsize for x in held))
 
 
-def map_moments(change: Any, shapes: dict[str, Any], inner_state: Tree) -> Tree:
+def map_moments(change: Any, shapes: dict[str, tuple[int, ...]], inner_state: Tree) -> Tree:
     """Maps ``change(name, moment)`` over the moments of masked leaves in the state of any optimiser.
 
     A moment is found by structure: an array of real or complex numbers whose path ends with the path of a masked leaf
@@ -267,7 +270,7 @@ def map_moments(change: Any, shapes: dict[str, Any], inner_state: Tree) -> Tree:
         parts = path_name(path).split("/")
         for name in longest_first:
             ending = endings[name]
-            if x.shape == shapes[name].shape and (not ending or parts[-len(ending) :] == ending):
+            if x.shape == shapes[name] and (not ending or parts[-len(ending) :] == ending):
                 return change(name, x)
         return x
 
@@ -278,24 +281,20 @@ def _masks_of(opt_state_or_masks: Tree) -> Tree:
     leaves = jax.tree_util.tree_leaves(opt_state_or_masks, is_leaf=lambda x: isinstance(x, SparseState))
     if any(isinstance(x, SparseState) for x in leaves):
         return find(opt_state_or_masks).masks
-    flat = jax.tree_util.tree_leaves(opt_state_or_masks, is_leaf=masks_lib.is_stored)
-    if any(
-        not is_hole(m) and not isinstance(m, masks_lib.PackedMask) and jnp.result_type(m) != jnp.bool_ for m in flat
-    ):
+    flat = jax.tree_util.tree_leaves(opt_state_or_masks, is_leaf=is_hole)
+    if any(not is_hole(m) and jnp.result_type(m) != jnp.bool_ for m in flat):
         raise ValueError("expected an optimiser state of dstjax.sparsify, or a tree of boolean masks.")
     return opt_state_or_masks
 
 
 def _unpacked(masks: Tree) -> Tree:
-    return jax.tree_util.tree_map(
-        lambda m: None if is_hole(m) else masks_lib.unpack(m), masks, is_leaf=masks_lib.is_stored
-    )
+    return jax.tree_util.tree_map(lambda m: None if is_hole(m) else masks_lib.unpack(m), masks, is_leaf=is_hole)
 
 
 def _checked(name: str, new: Any, stored: Any) -> jax.Array:
-    flags = masks_lib.unpack(new)
-    shape = stored.shape
-    if jnp.result_type(flags) != jnp.bool_ or tuple(jnp.shape(flags)) != tuple(shape):
+    flags = jnp.asarray(new)
+    shape = masks_lib.shape(stored)
+    if jnp.result_type(flags) != jnp.bool_ or jnp.shape(flags) != shape:
         raise ValueError(
             f"the mask for {name!r} has shape {jnp.shape(flags)} and dtype {jnp.result_type(flags)}; expected {shape} "
             "and bool."

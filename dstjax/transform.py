@@ -1,7 +1,6 @@
 """``sparsify``: any optax optimiser, made to train with a sparse topology that changes while it trains."""
 
 import functools
-import operator
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from jax import lax
 from dstjax import masks
 from dstjax._checks import check_choice
 from dstjax._trees import Tree, is_hole, path_difference, path_name
+from dstjax.held import update_filtered
 from dstjax.initial_masks import active_counts, random_masks
 from dstjax.masks import StoredMask
 from dstjax.method import Method
@@ -53,9 +53,9 @@ def sparsify(
         'survival' (one bit per weight), 'error' (a scalar).
 
     Returns:
-      A transformation with ``update(updates, state, params, *, rewire=None, value=None, **extra_args)``.
-      ``rewire=None`` decides by the step in the state; ``True`` and ``False`` decide at trace time, for a host that asks
-      ``method.is_update_step(t)``: the plain step then has no branch. Other arguments go to ``inner``.
+      A transformation with ``update(updates, state, params, *, rewire=None, value=None, **extra_args)``. By default the
+      step in the state decides whether the masks change; ``rewire=True`` and ``False`` decide at trace time, for a host
+      that asks ``method.is_update_step(t)``: the plain step then has no branch. Other arguments go to ``inner``.
 
     Raises:
       ValueError: of init, where nothing can be masked or a leaf cannot be; of update, where ``params`` is missing or
@@ -131,7 +131,7 @@ def _init(
     if track:
         survival = "survival" in track
         tracked = Tracked(
-            ever=tree(masks.pack) if "exploration" in track and counters is None else None,
+            ever=tree(lambda m: masks.pack(jnp.array(m))) if "exploration" in track and counters is None else None,
             grown=tree(lambda m: masks.pack(jnp.zeros_like(m))) if survival else None,
             n_grown=jnp.zeros(len(counts), jnp.int32) if survival else None,
             n_survived=jnp.zeros(len(counts), jnp.int32) if survival else None,
@@ -175,26 +175,32 @@ def _step(method: Method, inner_update: Any, flat: "_Flat", state: SparseState, 
     decided = isinstance(now, bool)
     new = (rewired() if now else old) if decided else lax.cond(now, rewired, lambda: old)
     # What was active and stays so keeps its moments, and the rest only loses them when the masks change.
-    stays = [masks.combine(operator.and_, o, n) for o, n in zip(old.masks, new.masks, strict=True)]
-    keep = [masks.combine(lambda s: jnp.where(now, s, ~jnp.zeros_like(s)), s) for s in stays]
+    stays = [o & n for o, n in zip(old.masks, new.masks, strict=True)]
+    keep = [jnp.where(now, s, ~jnp.zeros_like(s)) for s in stays]
+
+    by_name = dict(zip(flat.names, keep, strict=True))
 
     def reset(inner_state: Any) -> Any:
-        if now is False:
-            return inner_state
-        by_name = dict(zip(flat.names, keep, strict=True))
-        return map_moments(lambda name, x: _where(by_name[name], x, 0), by_name, inner_state)
+        """Zeroes the moments of weights that were dropped or newly grown."""
+        return inner_state if now is False else map_moments(lambda n, x: _where(by_name[n], x, 0), shapes, inner_state)
 
+    shapes = {name: masks.shape(m) for name, m in by_name.items()}
     if order == "skip" and now is True:
-        updates = [jnp.zeros_like(u) for u in flat.updates]
-        inner_state = reset(state.inner_state)
+        updates, inner_state = [jnp.zeros_like(u) for u in flat.updates], reset(state.inner_state)
+    elif order == "skip" and now is not False:  # the inner optimiser does not see a step that is spent on the masks
+        names = jax.tree_util.tree_leaves(map_moments(lambda n, _: _Name(n), shapes, state.inner_state))
+        held = [
+            functools.partial(_hold, now, by_name.get(str(name)) if isinstance(name, _Name) else None, x)
+            for name, x in zip(names, jax.tree_util.tree_leaves(state.inner_state), strict=True)
+        ]
+        step = functools.partial(inner_step, old.masks)
+        updates, inner_state = update_filtered(step, held, weights, state.inner_state)
+        updates = [jnp.where(now, jnp.zeros((), u.dtype), u) for u in updates]
     elif order == "update_then_step":
-        kept = [_where(k, w, 0) for k, w in zip(keep, weights, strict=True)]
-        updates, inner_state = inner_step(new.masks, kept if now is not False else weights, reset(state.inner_state))
+        kept = [_where(k, w, 0) for k, w in zip(keep, weights, strict=True)] if now is not False else weights
+        updates, inner_state = inner_step(new.masks, kept, reset(state.inner_state))
     else:
         updates, inner_state = inner_step(old.masks, weights, state.inner_state)
-        if order == "skip" and now is not False:  # the inner optimiser does not see a step that is spent on the masks
-            inner_state = jax.tree_util.tree_map(functools.partial(jnp.where, now), state.inner_state, inner_state)
-            updates = [jnp.where(now, jnp.zeros((), u.dtype), u) for u in updates]
         inner_state = reset(inner_state)
 
     moving = stays if order == "step_then_update" else new.masks
@@ -222,7 +228,7 @@ class _Flat(NamedTuple):
             gradients = treedef.flatten_up_to(updates)
         except ValueError:
             wrong, tree = ("parameters", params)
-            initial = jax.tree_util.tree_map(lambda m: 0, state.masks, is_leaf=masks.is_stored)
+            initial = jax.tree_util.tree_map(lambda m: 0, state.masks, is_leaf=is_hole)
             if jax.tree_util.tree_structure(initial) == treedef:
                 wrong, tree = ("updates", updates)
             raise ValueError(
@@ -233,9 +239,9 @@ class _Flat(NamedTuple):
         leaves = [leaf for _, leaf in flat]
         for i, name in zip(at, names, strict=True):
             for label, x in (("parameter", leaves[i]), ("update", gradients[i])):
-                if tuple(jnp.shape(x)) != tuple(stored[i].shape):
+                if jnp.shape(x) != masks.shape(stored[i]):
                     raise ValueError(
-                        f"the {label} {name!r} has shape {jnp.shape(x)}; expected {stored[i].shape} as at init."
+                        f"the {label} {name!r} has shape {jnp.shape(x)}; expected {masks.shape(stored[i])} as at init."
                     )
 
         def masked(tree: Tree | None) -> Any:
@@ -275,6 +281,16 @@ class _Flat(NamedTuple):
         if state.tracked is not None:
             tracked = Tracked(tree(topology.ever), tree(topology.grown), *topology[4:])
         return state._replace(masks=tree(topology.masks), counters=tree(topology.counters), tracked=tracked)
+
+
+class _Name(str):
+    """The path of the weight that a moment belongs to, in place of the moment."""
+
+
+def _hold(now: jax.Array, keep: StoredMask | None, old: Any, new: Any) -> Any:
+    """The new leaf of a state, or the old one where ``now``; zero outside ``keep`` if it is a moment."""
+    chosen = jnp.where(now, old, new)
+    return chosen if keep is None else _where(keep, chosen, 0)
 
 
 def _where(mask: StoredMask, x: jax.Array, other: Any) -> jax.Array:
