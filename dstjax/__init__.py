@@ -4,6 +4,7 @@ from dstjax import criteria, distributions, masks, methods, metrics, schedules, 
 from dstjax.criteria import Leaf
 from dstjax.drop_and_grow import drop_and_grow
 from dstjax.method import Method
+from dstjax.population import vmap_axes
 from dstjax.state import (
     SparseState,
     Summary,
@@ -38,4 +39,5 @@ __all__ = [
     "set_masks",
     "sparsify",
     "summary",
+    "vmap_axes",
 ]
