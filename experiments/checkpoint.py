@@ -59,9 +59,7 @@ class Checkpoints:
             except Exception as error:  # orbax raises what its storage raises
                 damaged.append(f"checkpoint {self.directory / str(step)} is not usable: {_first_line(error)}")
                 continue
-            for newer in self.manager.all_steps():
-                if newer > step:
-                    self.manager.delete(newer)
+            self._set_aside([newer for newer in self.manager.all_steps() if newer > step])
             return step, tree, record, damaged
         if damaged:
             raise ValueError(
@@ -73,6 +71,16 @@ class Checkpoints:
         """Waits for what is being saved."""
         with _quiet():
             self.manager.close()
+
+    def _set_aside(self, steps: list[int]) -> None:
+        """Moves checkpoints out of the way of those to come."""
+        for step in steps:
+            place = self.directory.parent / "damaged"
+            place.mkdir(exist_ok=True)
+            number = len(list(place.iterdir()))
+            (self.directory / str(step)).rename(place / f"{step}_{number}")
+        if steps:
+            self.manager.reload()
 
     def _restore(self, step: int, like: Tree) -> tuple[Tree, dict[str, Any]]:
         with _quiet():

@@ -76,7 +76,7 @@ class Trainer:
         tx, source = make_tx(0), Source(None, None, 0)
         self.run = self._program(_run, model, tx, axes=(0, 0, source, 0, None, None), donate=(0, 1))
         self.rewire = self._program(_rewire, model, tx, axes=(0, 0, source, 0, None), donate=(0, 1))
-        self.evaluation = self._program(_evaluate, model, axes=(0, source, 0, None, None))
+        self.evaluation = self._program(_evaluate, model, axes=(0, source, 0, None))
         self.inspection = self._program(_inspect, axes=(0,))
         self.picture = self._program(_picture, axes=(0,))
         self.states = self._init(x.shape[1:])
@@ -117,15 +117,14 @@ class Trainer:
         most = max(len(self.splits[0].validation), len(self.splits[0].test))  # one program serves both
         padded = -(-most // EVALUATION_BATCH) * EVALUATION_BATCH
         rows = [np.resize(getattr(s, split), padded).reshape(-1, EVALUATION_BATCH) for s in self.splits]
-        counts = (np.arange(padded) < size).reshape(-1, EVALUATION_BATCH)
-        batches = np.int32(-(-size // EVALUATION_BATCH))
-        sums = self._host(
-            [
-                self.evaluation(state, source, of_group, counts, batches)
-                for state, source, of_group in zip(self.states, self.sources, self._groups(rows), strict=True)
-            ]
+        stop = np.int32(-(-size // EVALUATION_BATCH))
+        groups = zip(self.states, self.sources, self._groups(rows), strict=True)
+        losses, right = self._host([self.evaluation(*group, stop) for group in groups])
+        flat = len(self.seeds), -1
+        return (
+            losses.reshape(flat)[:, :size].mean(axis=1, dtype=np.float64),
+            right.reshape(flat)[:, :size].mean(axis=1, dtype=np.float64),
         )
-        return sums.loss.astype(np.float64) / size, sums.correct.astype(np.float64) / size
 
     def order(self, network: int, epoch: int) -> np.ndarray:
         """The samples of each batch of an epoch, int32[batches, batch size]: seed and epoch decide, nothing else."""
@@ -235,7 +234,7 @@ def _initial_parameters(model: nn.Module, seed: Any, sample: Any) -> tuple[Tree,
 
 
 def _step(model: nn.Module, tx: Any, rewire: bool, state: TrainState, sums: Sums, source: Source, rows: Any) -> Any:
-    x, y = source.x[rows] - source.mean, source.y[rows]
+    x, y = source.x[rows] - source.mean[None], source.y[rows]
 
     def loss_of(params: Tree) -> Any:
         variables = {"params": dstjax.forward_params(params, state.opt_state), **state.model_state}
@@ -271,18 +270,17 @@ def _rewire(model: nn.Module, tx: Any, state: TrainState, sums: Sums, source: So
     return state, sums, after
 
 
-def _evaluate(model: nn.Module, state: TrainState, source: Source, rows: Any, counts: Any, batches: Any) -> Sums:
-    """Loss and correct answers added up over the first ``batches`` rows, where ``counts`` holds."""
+def _evaluate(model: nn.Module, state: TrainState, source: Source, rows: Any, stop: Any) -> tuple[Any, Any]:
+    """The loss of each sample in the first ``stop`` rows, and whether the answer is right."""
     variables = {"params": dstjax.forward_params(state.params, state.opt_state), **state.model_state}
 
-    def body(i: Any, sums: Sums) -> Sums:
-        logits: Any = model.apply(variables, source.x[rows[i]] - source.mean, train=False)
+    def body(i: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        logits: Any = model.apply(variables, source.x[rows[i]] - source.mean[None], train=False)
         y = source.y[rows[i]]
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, y)
-        correct = jnp.sum((logits.argmax(-1) == y) & counts[i], dtype=jnp.int32)
-        return Sums(sums.loss + jnp.sum(jnp.where(counts[i], losses, 0.0)), sums.correct + correct)
+        return carry[0].at[i].set(losses), carry[1].at[i].set(logits.argmax(-1) == y)
 
-    return jax.lax.fori_loop(0, batches, body, Sums(jnp.float32(0), jnp.int32(0)))
+    return jax.lax.fori_loop(0, stop, body, (jnp.zeros(rows.shape), jnp.zeros(rows.shape, bool)))
 
 
 def masked_leaves(opt_state: Any) -> dict[str, Any]:
