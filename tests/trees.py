@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dstjax.criteria import Leaf
+
 # Paths of what is masked by default (real leaves of two or more dimensions) and what stays dense.
 MASKED = ("conv/kernel", "dense/kernel", "list/0")
 DENSE = ("conv/bias", "dense/bias", "list/1", "scale")
@@ -16,6 +18,17 @@ SHAPES = {
     "list/1": (4,),
     "scale": (),
 }
+
+
+# The worked example of the reference: weights, dense gradient, mask and how many to drop. The default for criteria.
+CANONICAL = ([[0.5, -0.1, 0], [0, 0.3, -0.8]], [[0.1, 0.4, -0.9], [0.2, -0.05, 0.3]], [[1, 1, 0], [0, 1, 1]], 2)
+
+
+def leaf_of(w, g, mask, budget, **others):
+    """One leaf as a criterion sees it."""
+    w = jnp.asarray(w)
+    fields = dict(counter=None, step=jnp.int32(1), key=jax.random.key(0)) | others
+    return Leaf(w, jnp.asarray(g, w.dtype), jnp.asarray(mask, bool), budget=jnp.int32(budget), **fields)
 
 
 def everything(dtype=jnp.float32, seed: int = 0):

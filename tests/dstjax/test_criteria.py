@@ -1,0 +1,138 @@
+"""Scores of one leaf: the worked examples of the reference (0.9, E3, E4), half precision, statistics of random ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dstjax import criteria
+from dstjax.drop_and_grow import drop_and_grow
+from tests import oracles
+from tests.trees import CANONICAL, leaf_of
+
+
+def dropped(drop, leaf):
+    """Row-major indices that the drop takes; the growth ranks them last, so none of it matters here."""
+    kept = drop_and_grow(leaf, drop=drop, grow=criteria.gradient).kept
+    return set(np.flatnonzero(np.asarray(leaf.mask & ~kept)))
+
+
+E4 = ([0.5, -0.1, 0.2, -0.4, 0.05, 0], [0.1, 0.5, -0.02, 0.3, 0.01, 0.9], [1, 1, 1, 1, 1, 0], 2)
+
+
+@pytest.mark.parametrize(
+    ("example", "name", "expected"),
+    [
+        (E4, "magnitude", {4, 1}),
+        (E4, "mest", {4, 2}),
+        (E4, "sensitivity", {2, 4}),
+        (E4, "rsensitivity", {1, 3}),
+        (E4, "snip", {4, 2}),
+        (CANONICAL, "magnitude", {1, 4}),
+        (CANONICAL, "mest", {1, 4}),
+        (CANONICAL, "snip", {1, 4}),
+        (CANONICAL, "sensitivity", {4, 0}),
+        (CANONICAL, "rsensitivity", {1, 5}),
+    ],
+)
+def test_reference_examples(example, name, expected):
+    assert dropped(criteria.resolve("drop", name), leaf_of(*example)) == expected
+
+
+@pytest.mark.parametrize(
+    ("budget", "kept"), [(2, [1, 1, 1, 0, 0, 1, 1, 1]), (4, [1, 1, 0, 0, 0, 0, 1, 1]), (1, [1, 1, 1, 0, 1, 1, 1, 1])]
+)
+def test_set_drops_both_signs_alike(budget, kept):
+    """E3: "equal amount" takes k of each sign; an odd number takes one positive weight more."""
+    w = np.array([0.9, 0.5, 0.2, 0.1, -0.1, -0.2, -0.5, -0.9])
+    assert dropped(criteria.set_signs, leaf_of(w, w, np.ones(8), budget)) == set(np.flatnonzero(np.array(kept) == 0))
+
+
+def test_sets_own_example_with_equal_numbers():
+    """D1's weights at zeta = 0.3 of nine: two are dropped, one of each sign (SET itself takes a share of each sign)."""
+    w = np.array([-0.9, -0.6, -0.3, -0.1, 0, 0, 0, 0.2, 0.4, 0.5, 0.7, 0.8])
+    assert dropped(criteria.set_signs, leaf_of(w, w, w != 0, 2)) == {3, 7}
+
+
+@pytest.mark.parametrize(
+    ("w", "budget", "expected"),
+    [
+        ([0.5, 0.4, 0.3, 0.2, 0.1], 4, {1, 2, 3, 4}),  # one sign alone
+        ([-0.5, -0.4, -0.3, -0.2], 2, {2, 3}),
+        ([0.1, 0.0, -0.2, 0.3, 0.0], 2, {1, 4}),  # zeros, active ones, have no sign and go first
+        ([0.1, 0.0, -0.2, 0.3, 0.0], 3, {0, 1, 4}),
+        ([0.1, 0.0, -0.2, 0.3, 0.0], 1, {4}),  # of two zeros the lower index is kept
+        ([0.1, -0.2, 0.3, 0.4], 3, {0, 1, 2}),  # the negatives run out
+        ([0.2, 0.2, 0.2, -0.2, -0.2, -0.2], 2, {2, 5}),  # ties within a sign
+    ],
+)
+def test_set_where_a_sign_is_short(w, budget, expected):
+    w = np.array(w)
+    assert dropped(criteria.set_signs, leaf_of(w, w, np.ones(len(w)), budget)) == expected
+
+
+@settings(max_examples=100)
+@given(st.data())
+def test_set_against_the_transcript(data):
+    values = st.sampled_from([-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3])
+    w = np.array(data.draw(st.lists(values, min_size=12, max_size=12)), np.float32).reshape(3, 4)
+    mask = np.array(data.draw(st.lists(st.booleans(), min_size=12, max_size=12))).reshape(3, 4)
+    budget = data.draw(st.integers(0, max(int(mask.sum()) - 1, 0)))
+    update = drop_and_grow(leaf_of(w * mask, w, mask, budget), drop=criteria.set_signs, grow=criteria.gradient)
+    np.testing.assert_array_equal(update.kept, oracles.keep_after_set(w * mask, mask, budget))
+
+
+@pytest.mark.parametrize("name", ["mest", "sensitivity", "rsensitivity", "snip"])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_scores_of_half_precision_weights_are_taken_in_single_precision(name, dtype):
+    """256 weights times 256 gradients make 65,536 products, which bfloat16 would round to a few hundred values."""
+    w, g = np.meshgrid(np.linspace(1, 2, 256), np.linspace(1, 2, 256))
+    w, g = jnp.asarray(w, dtype), jnp.asarray(g, dtype)
+    score = criteria.resolve("drop", name)(leaf_of(w, g, np.ones(w.shape), 1))
+    assert score.dtype == jnp.float32
+    expected = oracles.drop_score(name, np.asarray(w, np.float64), np.asarray(g, np.float64))
+    np.testing.assert_allclose(score, expected, rtol=1e-6)
+
+
+def test_dst_ee_score_in_half_precision():
+    leaf = leaf_of(
+        jnp.zeros((2, 2), jnp.bfloat16), [[1, 0.5], [0, 0]], np.zeros((2, 2)), 1, step=jnp.int32(1000),
+        counter=jnp.array([[3, 3], [0, 1]], jnp.uint8),
+    )  # fmt: skip
+    score = criteria.dst_ee(0.2)(leaf)
+    assert score.dtype == jnp.float32
+    np.testing.assert_allclose(
+        score, oracles.dst_ee_score(np.array([[1, 0.5], [0, 0]]), np.asarray(leaf.counter), 1000, 0.2), rtol=1e-6
+    )
+
+
+def test_dst_ee_has_no_bonus_at_the_first_step():
+    leaf = leaf_of(jnp.zeros(3), [-1.0, 2.0, 0.0], np.zeros(3), 1, counter=jnp.zeros(3, jnp.uint8))
+    assert criteria.dst_ee(5.0)(leaf).tolist() == [1.0, 2.0, 0.0]  # ln 1 = 0
+
+
+def test_random_scores_are_uniform():
+    """Each of 60 inactive weights is grown equally often: chi-square of 6,000 draws within its 99.99 % range."""
+    mask = np.arange(90).reshape(9, 10) < 30
+    one = leaf_of(jnp.zeros((9, 10)), jnp.zeros((9, 10)), mask, 10)
+
+    def grown(key):
+        update = drop_and_grow(one._replace(key=key), drop=lambda leaf: leaf.mask * 1.0, grow=criteria.random)
+        return update.mask & ~update.kept
+
+    counts = np.asarray(jax.vmap(grown)(jax.random.split(jax.random.key(1), 600)).sum(0)).ravel()
+    # The ten dropped ones (of equal scores, indices 20 to 29) may be grown again.
+    assert counts[:20].sum() == 0
+    expected = 600 * 10 / 70
+    statistic = float(((counts[20:] - expected) ** 2 / expected).sum())
+    assert counts.sum() == 6000
+    assert 30 < statistic < 125
+
+
+def test_who_needs_counters():
+    assert criteria.reads_counter("grow", "dst_ee")
+    assert criteria.reads_counter("grow", lambda leaf: leaf.counter)
+    assert not any(criteria.reads_counter("drop", name) for name in criteria.DROP)
+    assert not any(criteria.reads_counter("drop", criteria.resolve("drop", n)) for n in ("magnitude", "set", "snip"))

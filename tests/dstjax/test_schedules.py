@@ -1,0 +1,86 @@
+"""When masks change, and by how much: the values of the reference (0.8), exact shares of counts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dstjax.schedules import Fractions, UpdateSchedule, fractions
+from tests import oracles
+
+
+def value_at(f: Fractions, updates: UpdateSchedule, step: int) -> float:
+    index = int(updates.index(jnp.int32(step)))
+    return float(f.values[min(index, len(f.values) - 1)])
+
+
+def test_rigls_cosine():
+    """0.8: alpha = 0.3, T_end = 25,000: 0.3 at the start, 0.15 halfway, 0.0286 at t = 20,000."""
+    updates = UpdateSchedule(100, 0, 25_000)
+    f = fractions(0.3, "cosine", updates)
+    assert value_at(f, updates, 100) == pytest.approx(0.3, abs=1e-4)
+    assert value_at(f, updates, 12_500) == pytest.approx(0.15)
+    assert value_at(f, updates, 20_000) == pytest.approx(0.0286, abs=5e-5)
+
+
+def test_itops_cosine_ends_at_a_floor():
+    """0.8: rho_0 = 0.5 gives 0.5, 0.2525, 0.0171 at 90 %, 0.005 at the end."""
+    updates = UpdateSchedule(1, 0, 50_000)
+    f = fractions(0.5, "cosine_floor", updates)
+    for share, expected in [(0, 0.5), (0.5, 0.2525), (0.9, 0.0171), (1, 0.005)]:
+        assert value_at(f, updates, max(1, round(share * 49_999))) == pytest.approx(expected, abs=5e-5)
+    assert fractions(0.002, "cosine_floor", updates).values.min() >= 0.001  # never rises to a floor above its start
+
+
+def test_constant_linear_and_a_function():
+    updates = UpdateSchedule(10, 0, 100)
+    assert fractions(0.3, "constant", updates).values.tolist() == [0.3]
+    assert fractions(0.4, "linear", updates).values == pytest.approx([0.4 * (1 - t / 100) for t in range(10, 100, 10)])
+    power = fractions(0.5, lambda t: 0.5 * (1 - t / 100) ** 3, updates)
+    assert power.values == pytest.approx([0.5 * (1 - t / 100) ** 3 for t in range(10, 100, 10)])
+    an_optax_schedule = fractions(0.5, lambda t: jnp.float32(0.25) * (t < 50), updates)
+    assert an_optax_schedule.values.tolist() == [0.25] * 4 + [0.0] * 5
+
+
+@given(st.integers(1, 12), st.integers(0, 40), st.none() | st.integers(1, 60))
+def test_update_steps(period, start, end):
+    steps = [t for t in range(1, 80) if t % period == 0 and t >= start and (end is None or t < end)]
+    if end is not None and (end <= start or not steps):
+        with pytest.raises(ValueError, match=r"end_step|update_period"):
+            UpdateSchedule(period, start, end)
+        return
+    updates = UpdateSchedule(period, start, end)
+    assert [t for t in range(1, 80) if updates.is_update(t)] == steps
+    assert updates.is_update(np.arange(80))[1:].tolist() == [t in steps for t in range(1, 80)]
+    assert updates.count == (None if end is None else len(steps))
+    indices = updates.index(jnp.array(steps, jnp.int32)).tolist()
+    assert indices == list(range(len(steps)))
+
+
+def test_step_zero_is_no_update():
+    assert not UpdateSchedule(5).is_update(0)
+
+
+@pytest.mark.parametrize("ceil", [False, True])
+@pytest.mark.parametrize("schedule", ["constant", "cosine", "linear", "cosine_floor"])
+def test_counts_of_each_update(schedule, ceil):
+    """The traced count is floor or ceil of the fraction of the host, for every update and beyond the last."""
+    updates = UpdateSchedule(7, 20, 300)
+    f = fractions(0.45, schedule, updates)
+    count = jax.jit(lambda n, i: f.of(n, i, ceil=ceil))
+    for i, t in enumerate(range(21, 300, 7)):
+        rho = oracles.fraction_at(schedule, 0.45, t, 300)
+        for n in (1, 97, 5000):
+            exact = np.ceil(rho * n - 1e-9) if ceil else np.floor(rho * n + 1e-9)
+            assert int(count(n, i)) == exact
+    last = int(count(97, updates.count - 1))
+    assert int(count(97, 10_000)) == last  # a host may ask for an update after the end
+
+
+def test_the_share_of_twenty_nine_hundredths():
+    """0.4: float32(100) * float32(0.29) truncates to 29, Python's int(100 * 0.29) to 28; meant is 29."""
+    f = fractions(0.29, "constant", UpdateSchedule(1))
+    assert int(f.of(jnp.int32(100), jnp.int32(0))) == 29
+    assert int(f.of(jnp.int32(100), jnp.int32(0), ceil=True)) == 29
