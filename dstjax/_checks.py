@@ -8,9 +8,14 @@ from typing import Any
 import jax
 
 
+def is_traced(value: Any) -> bool:
+    """Whether a hyper-parameter is only known inside a trace, as under ``vmap`` over a population."""
+    return isinstance(value, jax.core.Tracer)
+
+
 def check_number(name: str, value: Any, accepted: str, ok: Callable[[float], bool]) -> None:
     """Refuses what is not a real number for which ``ok`` holds; traced values pass unchecked."""
-    if isinstance(value, jax.core.Tracer):
+    if is_traced(value):
         return
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()

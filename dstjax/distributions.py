@@ -6,8 +6,12 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dstjax._checks import check_number, suggest
-from dstjax.masks import floor_share
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from dstjax._checks import check_number, is_traced, suggest
+from dstjax.masks import floor_share, share_limbs, share_of
 
 Shapes = Mapping[str, tuple[int, ...]]  # path -> shape, in the order of the tree
 Distribution = str | Mapping[str, float] | Callable[[Shapes, float], Mapping[str, float]]
@@ -25,13 +29,15 @@ def active_counts(distribution: Distribution, shapes: Shapes, sparsity: float | 
       distribution: 'uniform', 'er', 'erk', a ``{regex: density}`` map (the shapes are then those that it masks), or a
         function of shapes and sparsity that returns densities by path.
       shapes: path -> shape of the leaves to mask.
-      sparsity: overall sparsity in [0, 1); a map does not need it.
+      sparsity: overall sparsity in [0, 1); a map does not need it. A traced one gives traced counts of its precision.
 
     Raises:
       ValueError: a leaf is so small that less than one weight would be active, a function forgets a leaf, or a map
         contradicts ``sparsity``.
     """
     sizes = {path: math.prod(shape) for path, shape in shapes.items()}
+    if is_traced(sparsity):
+        return _traced_counts(distribution, shapes, sizes, sparsity)
     if isinstance(distribution, Mapping):
         densities = {path: _first_match(distribution, path) for path in shapes}
         counts = {p: n - floor_share(n, 1.0 - float(densities[p])) for p, n in sizes.items()}
@@ -85,7 +91,7 @@ def erk(shapes: Shapes, sparsity: float) -> dict[str, float]:
 
     Reference: Evci et al., "Rigging the lottery: making all tickets winners", 2020.
     """
-    return _erdos_renyi({p: sum(shape) / math.prod(shape) for p, shape in shapes.items()}, shapes, sparsity)
+    return _erdos_renyi({p: _kernel_ratio(shape) for p, shape in shapes.items()}, shapes, sparsity)
 
 
 def epsilon(value: float) -> Callable[[Shapes, float], dict[str, float]]:
@@ -204,6 +210,39 @@ def _deal(total: int, densities: Mapping[str, float], sizes: Mapping[str, int]) 
             counts[path] -= 1
             missing += 1
     return counts
+
+
+def _traced_counts(distribution: Any, shapes: Shapes, sizes: Mapping[str, int], sparsity: Any) -> dict[str, Any]:
+    """active_counts for a sparsity that is only known inside a trace; nothing can be refused for being too small."""
+    n = jnp.array(list(sizes.values()), jnp.int32)
+    inactive = share_of(n, share_limbs(sparsity))
+    if distribution == "uniform":
+        return dict(zip(sizes, n - inactive, strict=True))
+    if distribution not in ("er", "erk"):
+        raise ValueError(f"a traced sparsity needs distribution 'uniform', 'er' or 'erk'; got {distribution!r}.")
+    ratio = _fan_ratio if distribution == "er" else _kernel_ratio
+    raw = jnp.array([ratio(shape) for shape in shapes.values()], sparsity.dtype)
+
+    def scale(dense: jax.Array) -> jax.Array:
+        budget = jnp.sum(jnp.where(dense, -inactive, n - inactive))
+        return budget.astype(raw.dtype) / jnp.sum(jnp.where(dense, 0, raw * n.astype(raw.dtype)))
+
+    def saturate(_: Any, dense: jax.Array) -> jax.Array:
+        top = jnp.max(jnp.where(dense, 0, raw))
+        return dense | ((raw == top) & (top * scale(dense) > 1))
+
+    dense = lax.fori_loop(0, len(sizes), saturate, jnp.zeros(len(sizes), bool))
+    densities = jnp.where(dense, 1, jnp.clip(scale(dense) * raw, 0, 1))
+    counts = share_of(n, share_limbs(densities))
+    total = jnp.sum(n)
+    missing = total - share_of(total, share_limbs(sparsity)) - jnp.sum(counts)
+    rest = jnp.where(dense, -1, densities * n.astype(raw.dtype) - counts.astype(raw.dtype))
+    rank = jnp.sum(rest[None, :] > rest[:, None], axis=1)
+    return dict(zip(sizes, jnp.clip(counts + (rank < missing), 1, n), strict=True))
+
+
+def _kernel_ratio(shape: tuple[int, ...]) -> float:
+    return sum(shape) / math.prod(shape)
 
 
 def _check_total(active: int, sizes: Mapping[str, int], sparsity: float | None) -> None:

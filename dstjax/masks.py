@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from dstjax._checks import is_traced
 from dstjax._trees import Tree, is_hole, path_name
 
 StoredMask = jax.Array  # uint8 or int8 where eight neighbours share a byte, bool where they cannot
@@ -133,13 +134,28 @@ def error(weights: list[jax.Array], new: list[jax.Array]) -> jax.Array:
     return jnp.where(total > 0, lost / jnp.maximum(total, jnp.finfo(jnp.float32).tiny), 0.0).astype(jnp.float32)
 
 
-def floor_share(count: int, fraction: float) -> int:
-    """floor(fraction * count) of the decimal that was typed: 0.29 of 100 is 29, though 0.29 * 100 < 29 in binary."""
+def floor_share(count: int, fraction: float) -> Any:
+    """floor(fraction * count) of the decimal that was typed: 0.29 of 100 is 29, though 0.29 * 100 < 29 in binary.
+
+    An exact integer for a number, int32 for a traced one (of which it knows the digits that its dtype holds).
+    """
+    if is_traced(fraction):
+        return share_of(jnp.asarray(count, jnp.int32), share_limbs(fraction))
     return math.floor(_nudged(fraction) * count >> _SHARE_BITS)
 
 
-def share_limbs(fraction: float) -> tuple[int, ...]:
-    """A fraction in [0, 1] in base 2**15, least digit first, for :func:`share_of`; the last limb counts whole units."""
+def share_limbs(fraction: Any) -> Any:
+    """A fraction in [0, 1] in base 2**15, least digit first, for :func:`share_of`; the last limb counts whole units.
+
+    A tuple of five integers for a number; uint32[5, ...] for a traced array of shape [...].
+    """
+    if is_traced(fraction):
+        rest = jnp.nextafter(fraction, jnp.ones_like(fraction) * 2)
+        digits = [jnp.floor(rest)]
+        for _ in range(4):  # exact: powers of two, and differences of floats within a factor of two
+            rest = (rest - digits[-1]) * 2**15
+            digits.append(jnp.floor(rest))
+        return jnp.stack(digits[::-1]).astype(jnp.uint32)
     fixed = _nudged(fraction)
     return tuple(fixed >> (15 * i) & 0x7FFF for i in range(5))
 
@@ -149,7 +165,7 @@ def share_of(count: jax.Array, limbs: jax.Array, *, ceil: bool = False) -> jax.A
 
     Args:
       count: int32 of any shape, at least 0.
-      limbs: uint32[5], the digits of the fraction as :func:`share_limbs` gives them.
+      limbs: uint32[5, ...], the digits of the fraction as :func:`share_limbs` gives them.
       ceil: round up instead of down.
 
     Returns:

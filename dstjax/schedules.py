@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dstjax._checks import check_choice, check_integer, check_number
+from dstjax._checks import check_choice, check_integer, check_number, is_traced
 from dstjax.masks import share_limbs, share_of
 
 StepFunction = Callable[[int], float]
@@ -69,8 +69,8 @@ class UpdateSchedule:
 class Fractions:
     """A share of a count for every mask update, evaluated on the host and applied in exact integer arithmetic."""
 
-    limbs: np.ndarray  # uint32[updates or 1, 5]: no float decides a count inside a trace
-    values: np.ndarray  # float64[updates or 1], the same for people
+    limbs: Any  # uint32[updates or 1, 5]: no float decides a count inside a trace
+    values: Any  # float64[updates or 1], the same for people
 
     def of(self, count: jax.Array, index: jax.Array, *, ceil: bool = False) -> jax.Array:
         """The share of ``count`` (int32) that moves at the ``index``-th update."""
@@ -95,7 +95,7 @@ def fractions(drop_fraction: float, schedule: str | StepFunction, updates: Updat
     if not callable(schedule):
         check_choice("drop_schedule", schedule, NAMES)
     if schedule == "constant":
-        return _table(np.array([drop_fraction]))
+        return _table(drop_fraction * np.ones(1, np.float32) if is_traced(drop_fraction) else np.array([drop_fraction]))
     if updates.end_step is None:
         raise ValueError(f"drop_schedule={schedule!r} is not accepted with end_step=None; expected an end_step.")
     steps = range(updates.first, updates.end_step, updates.update_period)
@@ -111,11 +111,15 @@ def fractions(drop_fraction: float, schedule: str | StepFunction, updates: Updat
     progress = np.asarray(steps, np.float64) / updates.end_step
     if schedule == "linear":
         return _table(drop_fraction * (1 - progress))
-    floor = min(0.005, drop_fraction) if schedule == "cosine_floor" else 0.0
+    floor: Any = 0.0
+    if schedule == "cosine_floor":
+        floor = jnp.minimum(0.005, drop_fraction) if is_traced(drop_fraction) else min(0.005, drop_fraction)
     return _table(floor + (drop_fraction - floor) / 2 * (1 + np.cos(np.pi * progress)))
 
 
-def _table(values: np.ndarray) -> Fractions:
+def _table(values: Any) -> Fractions:
+    if is_traced(values):
+        return Fractions(share_limbs(values).T, values)
     if np.all(values == values[0]):
         values = values[:1]
     return Fractions(np.array([share_limbs(float(v)) for v in values], np.uint32), values)

@@ -141,7 +141,7 @@ def _init(
         step=jnp.zeros((), jnp.int32),
         masks=tree(masks.pack),
         counters=counters,
-        targets=jnp.array(list(counts.values()), jnp.int32),
+        targets=jnp.stack([jnp.asarray(n, jnp.int32) for n in counts.values()]) if counts else jnp.zeros(0, jnp.int32),
         key=key,
         tracked=tracked,
         inner_state=inner.init(params),
