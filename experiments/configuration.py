@@ -150,7 +150,8 @@ def _method(config: ConfigDict, defaults: ConfigDict) -> tuple[dstjax.Method, di
         if ("end_step" if name == "end_percent" else name) in accepted:
             given[name] = value
         elif name not in SHARED_FIELDS or value != defaults.get(name):
-            raise ValueError(f"method {config.method!r} has no hyper-parameter {name!r}; {suggest(name, accepted)}")
+            others = suggest(name, accepted) if accepted else "it has none."
+            raise ValueError(f"method {config.method!r} has no hyper-parameter {name!r}; {others}")
     percent = given.pop("end_percent", None)
     if percent is not None and given.get("end_step") is None:
         given["end_step"] = math.floor(percent / 100 * config.steps)
@@ -158,7 +159,7 @@ def _method(config: ConfigDict, defaults: ConfigDict) -> tuple[dstjax.Method, di
         raise ValueError(f"end_step={config.end_step} is not accepted together with end_percent={percent}; give one.")
     if config.method == "set" and "epsilon" in given and config.get("sparsity") == defaults.get("sparsity"):
         given.pop("sparsity", None)
-    shown = {n: v for n, v in {**accepted, **given}.items() if isinstance(v, str | int | float) or v is None}
+    shown = {n: v for n, v in {**accepted, **given}.items() if isinstance(v, str | int | float)}
     resolved = {n: _resolved(n, v) if n in RULES else v for n, v in given.items()}
     return dstjax.methods.get(config.method, **resolved), shown
 

@@ -10,23 +10,18 @@ is a function of one leaf in a file in the current directory: ``--config.grow=mo
 Exit status: 0; 1 where the loss is no longer finite; 2 for anything wrong with the arguments, the config or DIR.
 """
 
-import io
 import json
-import re
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from absl import flags
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
 import dstjax
-from dstjax._checks import suggest
-from experiments import configuration
+from experiments import command_line, configuration, results
 from experiments.checkpoint import Checkpoints
 from experiments.recording import Metrics, Progress, to_json, write_atomically
 from experiments.training import Epoch, Trainer
@@ -94,7 +89,7 @@ def train_and_evaluate(
                 epoch = trainer.epoch(number, steps, plan.method.is_update_step)
                 step += steps
                 check(epoch, step - steps + 1, step, plan.seeds, table)
-                record_epoch(metrics, epoch, step, trainer.batches, updates, plan, table)
+                results.record_epoch(metrics, epoch, step, trainer.batches, updates, plan, table)
                 updates += len(epoch.mask_updates)
                 progress.update(step, epoch.loss, epoch.accuracy, epoch.topology["exploration_rate"])
                 last = step == config.steps
@@ -115,10 +110,10 @@ def train_and_evaluate(
             progress.close()
     finally:
         checkpoints.close()
-    summary = summarise(config, plan, trainer, table, results, updates)
+    summary = results.summarise(config, plan, trainer, table, final, updates)
     summary["seconds"] = round(seconds + time.perf_counter() - start, 3)
     if initial:
-        save_pictures(workdir / "masks.npz", table.masked[0].path, initial, trainer.pictures())
+        results.save_pictures(workdir / "masks.npz", table.masked[0].path, initial, trainer.pictures())
     write_atomically(workdir / "summary.json", to_json(summary, indent=1).encode() + b"\n")
     return summary
 
@@ -164,42 +159,6 @@ def check(epoch: Epoch, first: int, last: int, seeds: Sequence[int], table: dstj
             )
 
 
-def record_epoch(
-    metrics: Metrics,
-    epoch: Epoch,
-    step: int,
-    batches: int,
-    updates: int,
-    plan: configuration.Plan,
-    table: dstjax.Summary,
-) -> None:
-    """Writes the records of an epoch's mask updates and of the epoch."""
-    names = [row.path for row in table.masked]
-    for i, (at, topology) in enumerate(epoch.mask_updates):
-        metrics.write(
-            "mask_update",
-            at,
-            at / batches,
-            update=updates + i + 1,
-            exploration_rate=topology["exploration_rate"],
-            survival_rate=topology["survival_rate"],
-            mask_error=topology["mask_error"],
-            requested={row.path: row.requested for row in table.masked},
-            active=dict(zip(names, topology["active"].T, strict=True)),
-            layer_exploration_rate=dict(zip(names, topology["layer_exploration_rate"].T, strict=True)),
-        )
-    metrics.write(
-        "train",
-        step,
-        step / batches,
-        loss=epoch.loss,
-        accuracy=epoch.accuracy,
-        learning_rate=float(plan.schedule(step - 1)),
-        exploration_rate=epoch.topology["exploration_rate"],
-        active_weights=epoch.topology["active"].sum(axis=1),
-    )
-
-
 def evaluate(trainer: Trainer, metrics: Metrics, split: str, step: int, write: bool = True) -> tuple[Any, Any]:
     """Loss and accuracy of every seed, recorded unless they are already."""
     loss, accuracy = trainer.evaluate(split)
@@ -208,88 +167,14 @@ def evaluate(trainer: Trainer, metrics: Metrics, split: str, step: int, write: b
     return loss, accuracy
 
 
-def summarise(
-    config: ConfigDict,
-    plan: configuration.Plan,
-    trainer: Trainer,
-    table: dstjax.Summary,
-    results: dict[str, tuple[np.ndarray, np.ndarray]],
-    updates: int,
-) -> Summary:
-    """What summary.json holds, without the time."""
-    topology = trainer.topology()
-    rows = table.masked or [row for row in table.leaves if len(row.shape) >= 2]
-    weights = sum(row.size for row in rows)
-    active = int(topology["active"][0].sum()) if table.masked else weights
-    test_loss, test_accuracy = results["test"]
-    asked = plan.hyperparameters.get("sparsity")
-    layers = [
-        {
-            "path": row.path,
-            "shape": row.shape,
-            "size": row.size,
-            "requested": row.requested,
-            "active": topology["active"][:, i],
-            "exploration_rate": topology["layer_exploration_rate"][:, i],
-        }
-        for i, row in enumerate(table.masked)
-    ]
-    summary = {
-        "method": config.method,
-        "sparsity": 1 - active / weights if asked is None else asked,
-        "density": active / weights,
-        "active_weights": active,
-        "weights": weights,
-        "requested_weights": sum(row.size if row.requested is None else row.requested for row in rows),
-        "seeds": plan.seeds,
-        "test_accuracy": test_accuracy,
-        "test_accuracy_mean": test_accuracy.mean(),
-        "test_accuracy_std": test_accuracy.std(ddof=1) if len(plan.seeds) > 1 else None,
-        "test_loss": test_loss,
-        "validation_accuracy": results["validation"][1],
-        "validation_loss": results["validation"][0],
-        "exploration_rate": topology["exploration_rate"],
-        "exploration_rate_mean": topology["exploration_rate"].astype(np.float64).mean(),
-        "steps": config.steps,
-        "epochs": config.steps / trainer.batches,
-        "mask_updates": updates,
-        "hyperparameters": plan.hyperparameters,
-        "seeds_mode": plan.mode,
-        "backend": jax.default_backend(),
-        "layers": layers,
-    }
-    return json.loads(to_json(summary))
-
-
-def save_pictures(path: Path, name: str, initial: dict[str, np.ndarray], final: dict[str, np.ndarray]) -> None:
-    """Writes masks.npz: the first masked layer of each seed, before and after."""
-    arrays: dict[str, Any] = {"path": np.array(name), "initial": initial["mask"], "final": final.pop("mask"), **final}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)
-    write_atomically(path, buffer.getvalue())
-
-
 def parse(arguments: Sequence[str]) -> tuple[ConfigDict, ConfigDict, str]:
-    """The config, the config before the command line changed it, and the workdir.
+    """The config, the config before the command line changed it, and the workdir; see :mod:`experiments.command_line`.
 
     Raises:
       ValueError: an argument is missing, unknown or has a value that is not accepted.
     """
-    defaults = _flags([a for a in arguments if not re.match(r"--?config\.", a)])["config"].value
-    if defaults is None:
-        raise ValueError("--config is missing; expected a file such as experiments/configs/digits.py.")
-    for argument in arguments:
-        match = re.match(r"--?config\.([^=]+)", argument)
-        section = defaults
-        for part in match[1].split(".") if match else ():
-            if not isinstance(section, ConfigDict) or part not in section:
-                names = list(section) if isinstance(section, ConfigDict) else []
-                raise ValueError(f"config field {match and match[1]!r} is not known; {suggest(part, names)}")
-            section = section[part]
-    values = _flags(arguments)
-    if not values["workdir"].value:
-        raise ValueError("--workdir is missing; expected a directory for this run.")
-    return values["config"].value, defaults, values["workdir"].value
+    config, defaults, options = command_line.parse(arguments, {"workdir": None})
+    return config, defaults, options["workdir"]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -309,20 +194,6 @@ def main(arguments: Sequence[str]) -> int:
     accuracy = ", ".join(f"{100 * a:.2f}" for a in summary["test_accuracy"])
     print(f"test accuracy {accuracy} % (mean {100 * summary['test_accuracy_mean']:.2f} %); see {workdir}/summary.json")
     return 0
-
-
-def _flags(arguments: Sequence[str]) -> flags.FlagValues:
-    values = flags.FlagValues()
-    config_flags.DEFINE_config_file("config", lock_config=True, flag_values=values)
-    flags.DEFINE_string("workdir", None, "directory of the run", flag_values=values)
-    try:
-        rest = values(["train", *arguments])
-        _ = values["config"].value
-    except (flags.Error, AttributeError, KeyError, TypeError, OSError, ImportError, SyntaxError) as error:
-        raise ValueError(str(error)) from error
-    if len(rest) > 1:
-        raise ValueError(f"unexpected argument {rest[1]!r}; every option is written --name=value.")
-    return values
 
 
 def _read_json(path: Path) -> Any:

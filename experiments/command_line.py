@@ -1,0 +1,112 @@
+"""Command lines of the form ``--config FILE --config.field=value --option=value``."""
+
+import ast
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from dstjax._checks import suggest
+
+
+def parse(arguments: Sequence[str], options: Mapping[str, str | None]) -> tuple[ConfigDict, ConfigDict, dict[str, str]]:
+    """Reads a command line; the last of several equal options wins.
+
+    Args:
+      arguments: ``--name=value`` or ``--name value``.
+      options: the options beside ``--config`` and their default values; None where one must be given.
+
+    Returns:
+      The config; the config as the file makes it, before the command line changed it; the options.
+
+    Raises:
+      ValueError: an argument is missing, unknown or has a value that is not accepted.
+    """
+    fields, given = {}, {}
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if not name.startswith("--"):
+            raise ValueError(f"unexpected argument {argument!r}; every option is written --name=value.")
+        value = value if equals else next(rest, "--")
+        if not equals and value.startswith("--"):
+            raise ValueError(f"option {name} has no value; write {name}=value.")
+        if name.startswith("--config."):
+            fields[name.removeprefix("--config.")] = value
+        elif name == "--config" or name[2:] in options:
+            given[name[2:]] = value
+        else:
+            raise ValueError(
+                f"option {name!r} is not known; {suggest(name, ['--config', *(f'--{o}' for o in options)])}"
+            )
+    for name in ("config", *options):
+        if name not in given and options.get(name) is None:
+            raise ValueError(f"option --{name} is missing.")
+    config, defaults = load(given["config"]), load(given.pop("config"))
+    for name, text in fields.items():
+        set_field(config, name, text)
+    return config, defaults, {**{n: v for n, v in options.items() if v is not None}, **given}
+
+
+def load(path: str) -> ConfigDict:
+    """The config that ``get_config()`` of a file makes.
+
+    Raises:
+      ValueError: the file is missing, fails, or has no such function.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"config file {path!r} is not there.")
+    spec = importlib.util.spec_from_file_location("experiment_config", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"config file {path!r} is not a Python file.")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config()
+    except Exception as error:
+        raise ValueError(f"config file {path!r} fails: {type(error).__name__}: {error}.") from error
+    if not isinstance(config, ConfigDict):
+        raise ValueError(f"config file {path!r}: get_config() returns no ConfigDict.")
+    return config.lock()
+
+
+def set_field(config: ConfigDict, name: str, text: str) -> None:
+    """Sets one field, ``section.field`` for a nested one, to a value as it is typed on a command line.
+
+    Raises:
+      ValueError: there is no such field, or it is of another type.
+    """
+    *sections, last = name.split(".")
+    section: Any = config
+    for part in (*sections, last):
+        if not isinstance(section, ConfigDict) or part not in section:
+            names = list(section) if isinstance(section, ConfigDict) else []
+            raise ValueError(f"config field {name!r} is not known; {suggest(part, names)}")
+        parent, section = section, section[part]
+    if isinstance(section, ConfigDict):
+        raise ValueError(f"config field {name!r} is a section; set one of {', '.join(f'{name}.{n}' for n in section)}.")
+    kind = parent.get_type(last)
+    try:
+        parent[last] = _value(text, kind)
+    except (TypeError, ValueError, SyntaxError) as error:
+        raise ValueError(f"{name}={text!r} is not accepted; expected a value of type {kind.__name__}.") from error
+
+
+def _value(text: str, kind: type) -> Any:
+    if text in ("None", "none"):
+        return None
+    if kind is str:
+        return text
+    if kind is bool:
+        return {"true": True, "1": True, "false": False, "0": False}.get(text.lower(), text)
+    if kind is int:
+        return int(text)
+    if kind is float:
+        return float(text)
+    try:
+        value = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return (value,) if kind is tuple and not isinstance(value, tuple | list) else value

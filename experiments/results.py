@@ -1,0 +1,112 @@
+"""What a run reports: the records of its epochs, its summary, pictures of its first layer."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+import dstjax
+from experiments.configuration import Plan
+from experiments.recording import Metrics, to_json, write_atomically
+from experiments.training import Epoch, Trainer
+
+
+def record_epoch(
+    metrics: Metrics,
+    epoch: Epoch,
+    step: int,
+    batches: int,
+    updates: int,
+    plan: Plan,
+    table: dstjax.Summary,
+) -> None:
+    """Writes the records of an epoch's mask updates and of the epoch."""
+    names = [row.path for row in table.masked]
+    for i, (at, topology) in enumerate(epoch.mask_updates):
+        metrics.write(
+            "mask_update",
+            at,
+            at / batches,
+            update=updates + i + 1,
+            exploration_rate=topology["exploration_rate"],
+            survival_rate=topology["survival_rate"],
+            mask_error=topology["mask_error"],
+            requested={row.path: row.requested for row in table.masked},
+            active=dict(zip(names, topology["active"].T, strict=True)),
+            layer_exploration_rate=dict(zip(names, topology["layer_exploration_rate"].T, strict=True)),
+        )
+    metrics.write(
+        "train",
+        step,
+        step / batches,
+        loss=epoch.loss,
+        accuracy=epoch.accuracy,
+        learning_rate=float(plan.schedule(step - 1)),
+        exploration_rate=epoch.topology["exploration_rate"],
+        active_weights=epoch.topology["active"].sum(axis=1),
+    )
+
+
+def summarise(
+    config: ConfigDict,
+    plan: Plan,
+    trainer: Trainer,
+    table: dstjax.Summary,
+    results: dict[str, tuple[np.ndarray, np.ndarray]],
+    updates: int,
+) -> dict[str, Any]:
+    """What summary.json holds, without the time."""
+    topology = trainer.topology()
+    rows = table.masked or [row for row in table.leaves if len(row.shape) >= 2]
+    weights = sum(row.size for row in rows)
+    active = int(topology["active"][0].sum()) if table.masked else weights
+    test_loss, test_accuracy = results["test"]
+    asked = plan.hyperparameters.get("sparsity")
+    layers = [
+        {
+            "path": row.path,
+            "shape": row.shape,
+            "size": row.size,
+            "requested": row.requested,
+            "active": topology["active"][:, i],
+            "exploration_rate": topology["layer_exploration_rate"][:, i],
+        }
+        for i, row in enumerate(table.masked)
+    ]
+    summary = {
+        "method": config.method,
+        "sparsity": 1 - active / weights if asked is None else asked,
+        "density": active / weights,
+        "active_weights": active,
+        "weights": weights,
+        "requested_weights": sum(row.size if row.requested is None else row.requested for row in rows),
+        "seeds": plan.seeds,
+        "test_accuracy": test_accuracy,
+        "test_accuracy_mean": test_accuracy.mean(),
+        "test_accuracy_std": test_accuracy.std(ddof=1) if len(plan.seeds) > 1 else None,
+        "test_loss": test_loss,
+        "validation_accuracy": results["validation"][1],
+        "validation_loss": results["validation"][0],
+        "exploration_rate": topology["exploration_rate"],
+        "exploration_rate_mean": topology["exploration_rate"].astype(np.float64).mean(),
+        "steps": config.steps,
+        "epochs": config.steps / trainer.batches,
+        "mask_updates": updates,
+        "hyperparameters": plan.hyperparameters,
+        "seeds_mode": plan.mode,
+        "backend": jax.default_backend(),
+        "layers": layers,
+    }
+    return json.loads(to_json(summary))
+
+
+def save_pictures(path: Path, name: str, initial: dict[str, np.ndarray], final: dict[str, np.ndarray]) -> None:
+    """Writes masks.npz: the first masked layer of each seed, before and after."""
+    arrays: dict[str, Any] = {"path": np.array(name), "initial": initial["mask"], "final": final.pop("mask"), **final}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    write_atomically(path, buffer.getvalue())
