@@ -67,6 +67,11 @@ class Checkpoints:
             )
         return None
 
+    def wait(self) -> None:
+        """Waits for what is being saved, and raises if that has failed."""
+        with _quiet():
+            self.manager.wait_until_finished()
+
     def close(self) -> None:
         """Waits for what is being saved."""
         with _quiet():

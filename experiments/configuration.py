@@ -81,6 +81,11 @@ def identity(config: ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict()))
 
 
+def without_display(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity without what only concerns the display."""
+    return {name: value for name, value in identity.items() if name not in DISPLAY_FIELDS}
+
+
 def differences(ours: dict[str, Any], theirs: Any) -> list[str]:
     """The fields in which two identities differ, other than what only concerns the display."""
     if not isinstance(theirs, dict):

@@ -51,12 +51,17 @@ def record_epoch(
     )
 
 
+def record_evaluation(metrics: Metrics, trainer: Trainer, split: str, step: int) -> None:
+    """Writes the loss and accuracy of every seed on a split."""
+    loss, accuracy = trainer.evaluate(split)
+    metrics.write("eval", step, step / trainer.batches, split=split, loss=loss, accuracy=accuracy)
+
+
 def summarise(
     config: ConfigDict,
     plan: Plan,
     trainer: Trainer,
     table: dstjax.Summary,
-    results: dict[str, tuple[np.ndarray, np.ndarray]],
     updates: int,
 ) -> dict[str, Any]:
     """What summary.json holds, without the time."""
@@ -64,7 +69,8 @@ def summarise(
     rows = table.masked or [row for row in table.leaves if len(row.shape) >= 2]
     weights = sum(row.size for row in rows)
     active = int(topology["active"][0].sum()) if table.masked else weights
-    test_loss, test_accuracy = results["test"]
+    test_loss, test_accuracy = trainer.evaluate("test")
+    validation_loss, validation_accuracy = trainer.evaluate("validation")
     asked = plan.hyperparameters.get("sparsity")
     layers = [
         {
@@ -89,8 +95,8 @@ def summarise(
         "test_accuracy_mean": test_accuracy.mean(),
         "test_accuracy_std": test_accuracy.std(ddof=1) if len(plan.seeds) > 1 else None,
         "test_loss": test_loss,
-        "validation_accuracy": results["validation"][1],
-        "validation_loss": results["validation"][0],
+        "validation_accuracy": validation_accuracy,
+        "validation_loss": validation_loss,
         "exploration_rate": topology["exploration_rate"],
         "exploration_rate_mean": topology["exploration_rate"].astype(np.float64).mean(),
         "steps": config.steps,

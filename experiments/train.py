@@ -10,12 +10,13 @@ is a function of one leaf in a file in the current directory: ``--config.grow=mo
 Exit status: 0; 1 where the loss is no longer finite; 2 for anything wrong with the arguments, the config or DIR.
 """
 
+import contextlib
 import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -27,6 +28,15 @@ from experiments.recording import Metrics, Progress, to_json, write_atomically
 from experiments.training import Epoch, Trainer
 
 Summary = dict[str, Any]
+
+
+class Done(NamedTuple):
+    """How far a run has come when a checkpoint is saved, beside the state of the networks."""
+
+    step: int
+    seconds: float
+    metrics_bytes: int
+    mask_updates: int
 
 
 class DivergedError(RuntimeError):
@@ -66,56 +76,57 @@ def train_and_evaluate(
     if not quiet:
         print(f"{config.method}, {len(plan.seeds)} seed(s), {plan.mode}; {plan.data.provenance}\n{table}", flush=True)
     initial = trainer.pictures() if table.masked else {}
-    checkpoints = Checkpoints(workdir / "checkpoints", identity)
-    try:
-        restored = checkpoints.restore(trainer.state())
-        step, seconds, size, updates = 0, 0.0, 0, 0
-        if restored is not None:
-            step, state, record, damaged = restored
-            for line in damaged:  # even when quiet: it is not what the caller thinks it is
-                print(f"{line}; going on from {checkpoints.directory / str(step)}.", file=sys.stderr)
-            trainer.set_state(state)
-            seconds, size, updates = record["seconds"], record["metrics_bytes"], record["mask_updates"]
-        elif (workdir / "metrics.jsonl").exists() and not quiet:
-            print(f"{workdir}: interrupted before its first checkpoint; starting from step 0.")
-        progress = Progress(config.steps, step, config.log_every_epochs, quiet)
-        if step:
-            progress.say(f"{workdir}: going on from the checkpoint at step {step}.")
-        metrics = Metrics(workdir, size, step, config.tensorboard, plan.seeds)
-        try:
-            while step < config.steps:
-                number = step // trainer.batches
-                steps = min(trainer.batches, config.steps - step)
-                epoch = trainer.epoch(number, steps, plan.method.is_update_step)
-                step += steps
-                check(epoch, step - steps + 1, step, plan.seeds, table)
-                results.record_epoch(metrics, epoch, step, trainer.batches, updates, plan, table)
-                updates += len(epoch.mask_updates)
-                progress.update(step, epoch.loss, epoch.accuracy, epoch.topology["exploration_rate"])
-                last = step == config.steps
-                if (number + 1) % config.eval_every_epochs == 0 or last:
-                    evaluate(trainer, metrics, "validation", step)
-                if (number + 1) % config.checkpoint_every_epochs == 0 or last:
-                    record = {
-                        "seconds": seconds + time.perf_counter() - start,
-                        "metrics_bytes": metrics.size(),
-                        "mask_updates": updates,
-                    }
-                    checkpoints.save(step, trainer.state(), record)
-            results = {
-                split: evaluate(trainer, metrics, split, step, split == "test") for split in ("validation", "test")
-            }
-        finally:
-            metrics.close()
-            progress.close()
-    finally:
-        checkpoints.close()
-    summary = results.summarise(config, plan, trainer, table, final, updates)
-    summary["seconds"] = round(seconds + time.perf_counter() - start, 3)
+    with contextlib.ExitStack() as stack:
+        checkpoints = Checkpoints(workdir / "checkpoints", configuration.without_display(identity))
+        stack.callback(checkpoints.close)
+        done = resume(trainer, checkpoints, workdir, quiet)
+        metrics = Metrics(workdir, done.metrics_bytes, done.step, config.tensorboard, plan.seeds)
+        stack.callback(metrics.close)
+        progress = Progress(config.steps, done.step, config.log_every_epochs, quiet)
+        stack.callback(progress.close)
+        step, updates = done.step, done.mask_updates
+        while step < config.steps:
+            number, first = step // trainer.batches, step + 1
+            epoch = trainer.epoch(number, min(trainer.batches, config.steps - step), plan.method.is_update_step)
+            step = min(step + trainer.batches, config.steps)
+            check(epoch, first, step, plan.seeds, table)
+            results.record_epoch(metrics, epoch, step, trainer.batches, updates, plan, table)
+            updates += len(epoch.mask_updates)
+            progress.update(step, epoch.loss, epoch.accuracy, epoch.topology["exploration_rate"])
+            last = step == config.steps
+            if last or (number + 1) % config.eval_every_epochs == 0:
+                results.record_evaluation(metrics, trainer, "validation", step)
+            if last or (number + 1) % config.checkpoint_every_epochs == 0:
+                seconds = done.seconds + time.perf_counter() - start
+                checkpoints.save(step, trainer.state(), Done(step, seconds, metrics.size(), updates)._asdict())
+        results.record_evaluation(metrics, trainer, "test", step)
+        checkpoints.wait()
+    summary = results.summarise(config, plan, trainer, table, updates)
+    summary["seconds"] = round(done.seconds + time.perf_counter() - start, 3)
     if initial:
         results.save_pictures(workdir / "masks.npz", table.masked[0].path, initial, trainer.pictures())
     write_atomically(workdir / "summary.json", to_json(summary, indent=1).encode() + b"\n")
     return summary
+
+
+def resume(trainer: Trainer, checkpoints: Checkpoints, workdir: Path, quiet: bool) -> Done:
+    """Puts the trainer where the newest whole checkpoint left it, and says so.
+
+    Raises:
+      ValueError: there are checkpoints, and none is whole.
+    """
+    restored = checkpoints.restore(trainer.state())
+    if restored is None:
+        if (workdir / "metrics.jsonl").exists() and not quiet:
+            print(f"{workdir}: interrupted before its first checkpoint; starting from step 0.")
+        return Done(0, 0.0, 0, 0)
+    step, state, record, damaged = restored
+    for line in damaged:  # even when quiet: it is not what the caller thinks it is
+        print(f"{line}; going on from {checkpoints.directory / str(step)}.", file=sys.stderr)
+    if not quiet:
+        print(f"{workdir}: going on from the checkpoint at step {step}.")
+    trainer.set_state(state)
+    return Done(**record)
 
 
 def claim(workdir: Path, identity: dict[str, Any]) -> Summary | None:
@@ -157,14 +168,6 @@ def check(epoch: Epoch, first: int, last: int, seeds: Sequence[int], table: dstj
                 f"step {step}: active weights {topology['active'].tolist()}, requested {requested.tolist()}; inactive "
                 f"weights that are not zero: {topology['strays'].tolist()}."
             )
-
-
-def evaluate(trainer: Trainer, metrics: Metrics, split: str, step: int, write: bool = True) -> tuple[Any, Any]:
-    """Loss and accuracy of every seed, recorded unless they are already."""
-    loss, accuracy = trainer.evaluate(split)
-    if write:
-        metrics.write("eval", step, step / trainer.batches, split=split, loss=loss, accuracy=accuracy)
-    return loss, accuracy
 
 
 def parse(arguments: Sequence[str]) -> tuple[ConfigDict, ConfigDict, str]:
