@@ -1,0 +1,117 @@
+"""Reads the files of finished runs into cells."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import dstjax
+from experiments.report import settings
+from experiments.report.cells import Cell, Layer, Updates
+
+
+class UnreadableError(ValueError):
+    """A file of a run is not what training writes; the message names it."""
+
+
+def cell(workdir: Path, method: dstjax.Method) -> Cell:
+    """The finished run in a folder.
+
+    Args:
+      workdir: the folder.
+      method: what its config stands for.
+
+    Raises:
+      UnreadableError: a file is missing, cut short or of another format.
+    """
+    summary = read_json(workdir / "summary.json")
+    config = read_json(workdir / "config.json")
+    try:
+        records = _records(workdir / "metrics.jsonl")
+        updates = [r for r in records if r["kind"] == "mask_update"]
+        layers = tuple(
+            Layer(x["path"], tuple(x["shape"]), x["requested"], np.asarray(x["active"])) for x in summary["layers"]
+        )
+        return Cell(
+            name=workdir.name,
+            method=summary["method"],
+            sparsity=summary["sparsity"],
+            coefficient=summary["hyperparameters"].get("coefficient"),
+            seeds=tuple(summary["seeds"]),
+            accuracy=np.asarray(summary["test_accuracy"], np.float64) * 100,
+            exploration=np.asarray(summary["exploration_rate"], np.float64),
+            density=summary["density"],
+            active_weights=summary["active_weights"],
+            weights=summary["weights"],
+            steps=summary["steps"],
+            seconds=summary["seconds"],
+            settings=settings.describe(method, summary["hyperparameters"].get("coefficient")),
+            config=config,
+            versions=read_json(workdir / "versions.json") if (workdir / "versions.json").exists() else {},
+            off_count=_off_count(layers, records),
+            updates=_updates(updates, len(summary["seeds"])),
+            layers=layers,
+            first_masks=_first_masks(workdir / "masks.npz"),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UnreadableError(
+            f"{workdir} does not hold a run of this version of experiments.train ({error!r})."
+        ) from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+      UnreadableError: there is none.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UnreadableError(f"{path} cannot be read: {error}.") from error
+    if not isinstance(content, dict):
+        raise UnreadableError(f"{path} holds no JSON object.")
+    return content
+
+
+def _records(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise UnreadableError(f"{path} cannot be read: {error}.") from error
+
+
+def _updates(records: list[dict[str, Any]], n_seeds: int) -> Updates:
+    def column(name: str) -> np.ndarray:
+        values = [[np.nan if v is None else v for v in r[name]] for r in records]
+        return np.asarray(values, np.float64).reshape(len(records), n_seeds)
+
+    return Updates(
+        np.asarray([r["step"] for r in records], np.int64),
+        column("exploration_rate"),
+        column("survival_rate"),
+        column("mask_error"),
+    )
+
+
+def _off_count(layers: tuple[Layer, ...], records: list[dict[str, Any]]) -> int:
+    """The largest distance between a count of active weights and the requested one, over everything recorded."""
+    pairs = [(np.asarray(x.active), x.requested) for x in layers]
+    total = sum(x.requested for x in layers)
+    for record in records:
+        if record["kind"] == "mask_update":
+            pairs += [(np.asarray(record["active"][p]), n) for p, n in record["requested"].items()]
+        elif record["kind"] == "train" and layers:
+            pairs.append((np.asarray(record["active_weights"]), total))
+    return max((int(np.abs(active - requested).max()) for active, requested in pairs), default=0)
+
+
+def _first_masks(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    if not path.exists():
+        return None
+    try:
+        with np.load(path) as stored:
+            return np.asarray(stored["initial"], bool), np.asarray(stored["final"], bool)
+    except (OSError, ValueError, KeyError) as error:
+        raise UnreadableError(f"{path} cannot be read: {error}.") from error

@@ -1,0 +1,105 @@
+"""The numbers of a comparison: for the terminal, for a spreadsheet."""
+
+import csv
+import hashlib
+import io
+import json
+from typing import Any
+
+from experiments.report.cells import Cell, Comparison, method_label
+from experiments.report.statistics import Difference, deviation, mean, paired
+
+VERSIONED = ("dstjax", "jax", "jaxlib", "optax", "numpy", "python")
+COLUMNS = (
+    *("cell", "method", "sparsity", "coefficient", "seed", "test_accuracy", "exploration_rate"),
+    *("density", "active_weights", "weights", "steps", "seconds_of_cell", "config_hash"),
+    *VERSIONED,
+    "command",
+)
+
+
+def difference(comparison: Comparison, cell: Cell) -> Difference | None:
+    """The paired difference of a sparse cell to the reference method, None for the reference itself and for dense."""
+    if cell.method in ("dense", comparison.reference) and cell not in comparison.sweep:
+        return None
+    other = comparison.find(comparison.reference, cell.sparsity)
+    return None if other is None or other is cell else paired(cell.accuracy, other.accuracy)
+
+
+def rows(comparison: Comparison) -> list[tuple[Cell, Difference | None]]:
+    """The cells in the order of the table: dense, then by sparsity and method, then the coefficients."""
+    by_place = sorted(comparison.sparse, key=lambda c: (c.sparsity, comparison.methods.index(c.method)))
+    in_grid = {c.name for c in comparison.grid}
+    extra = [c for c in comparison.sweep if c.name not in in_grid]
+    dense = [comparison.dense] if comparison.dense else []
+    return [(c, difference(comparison, c)) for c in (*dense, *by_place, *extra)]
+
+
+def name_of(cell: Cell, comparison: Comparison) -> str:
+    """The method, with the coefficient where several were run."""
+    swept = cell.coefficient is not None and len(comparison.sweep) > 1
+    return f"{cell.label}, c = {cell.coefficient:g}" if swept else cell.label
+
+
+def as_text(comparison: Comparison) -> str:
+    """The table for the terminal."""
+    reference = method_label(comparison.reference or "")
+    head = ["method", "sparsity", "test accuracy (%)", f"minus {reference}", "density", "R"]
+    lines = []
+    for cell, gap in rows(comparison):
+        spread = "" if gap is None else f"{gap.mean:+.2f}" + (f" ± {gap.standard_error:.2f}" if gap.n > 1 else "")
+        lines.append(
+            [
+                name_of(cell, comparison),
+                "-" if cell.method == "dense" else f"{cell.sparsity * 100:g} %",
+                f"{cell.mean:.2f} ± {cell.deviation:.2f}",
+                spread + (" *" if gap is not None and gap.clear else "  "),
+                f"{cell.density:.5f}",
+                f"{mean(cell.exploration):.3f} ± {deviation(cell.exploration):.3f}",
+            ]
+        )
+    widths = [max(len(row[i]) for row in [head, *lines]) for i in range(len(head))]
+    text = [
+        "  ".join([row[0].ljust(widths[0]), *(v.rjust(w) for v, w in zip(row[1:], widths[1:], strict=True))]).rstrip()
+        for row in [head, *lines]
+    ]
+    n = len(comparison.grid[0].seeds)
+    text.append(
+        f"Mean ± standard deviation over {n} seed{'s' * (n != 1)}, after the last epoch; minus {reference}: mean ± "
+        "standard error over the same seeds, * beyond 2\nstandard errors; density: share of the weights that are active; R: share of the weights that were ever active."
+    )
+    return "\n".join(text)
+
+
+def as_csv(comparison: Comparison) -> str:
+    """One row per cell and seed."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for cell in comparison.every:
+        for i, seed in enumerate(cell.seeds):
+            writer.writerow(
+                {
+                    "cell": cell.name,
+                    "method": cell.method,
+                    "sparsity": cell.sparsity,
+                    "coefficient": "" if cell.coefficient is None else cell.coefficient,
+                    "seed": seed,
+                    "test_accuracy": cell.accuracy[i] / 100,
+                    "exploration_rate": cell.exploration[i],
+                    "density": cell.density,
+                    "active_weights": cell.active_weights,
+                    "weights": cell.weights,
+                    "steps": cell.steps,
+                    "seconds_of_cell": f"{cell.seconds:.2f}",
+                    "config_hash": config_hash(cell.config),
+                    **{name: cell.versions.get(name, "") for name in VERSIONED},
+                    "command": comparison.command,
+                }
+            )
+    return out.getvalue()
+
+
+def config_hash(config: dict[str, Any]) -> str:
+    """12 hexadecimal digits that differ where two configs differ."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
