@@ -17,42 +17,49 @@ def pack(mask: jax.Array) -> StoredMask:
     """Packs a boolean tensor to one bit per entry.
 
     Eight neighbours along one axis share a byte, the first in the lowest bit. The dtype says which axis: uint8 is the
-    last axis but one (unpacking then shifts whole rows of bytes alike), int8 the last. So a stored mask is a plain
-    array that knows its shape, whatever tree, wrapper or checkpoint it travels through.
+    last but one, which is a multiple of eight long (unpacking then shifts whole rows of bytes alike); int8 is the last,
+    of any length from nine on. If its last byte holds only r entries, r axes of length one are appended. So a stored
+    mask is a plain array that knows its shape, whatever tree, wrapper or checkpoint it travels through.
 
-    A tensor stays boolean where neither axis is a multiple of eight long, or where such an axis is sharded (on an
-    Explicit mesh, or as a concrete array) in pieces that are none.
+    A tensor stays boolean where neither axis will do, or where that axis is sharded (on an Explicit mesh, or as a
+    concrete array) in pieces that are no multiple of eight.
 
-    >>> pack(jnp.array([True, False, True, False, False, False, False, False]))
-    Array([5], dtype=int8)
+    >>> pack(jnp.arange(18) < 3)[:, 0, 0]
+    Array([7, 0, 0], dtype=int8)
     """
-    for axis, dtype in _PACKED:
-        if mask.ndim >= -axis and _pieces_of_eight(mask, mask.ndim + axis):
-            at = mask.ndim + axis
-            groups = mask.reshape(*mask.shape[:at], mask.shape[at] // 8, 8, *mask.shape[at + 1 :])
-            weights = _along(jnp.uint8(1) << jnp.arange(8, dtype=jnp.uint8), at + 1, groups.ndim)
-            bits = jnp.sum(jnp.where(groups, weights, jnp.uint8(0)), axis=at + 1, dtype=jnp.uint8)
-            return jax.lax.bitcast_convert_type(bits, dtype)
+    ndim = mask.ndim
+    if ndim >= 2 and mask.shape[-2] and _piece(mask, ndim - 2) % 8 == 0 and mask.shape[-2] % 8 == 0:
+        return _pack(mask, ndim - 2)
+    length = mask.shape[-1] if ndim else 0
+    if length > 8 and (_piece(mask, ndim - 1) == length or _piece(mask, ndim - 1) % 8 == 0):
+        rest = length % 8
+        padded = jnp.pad(mask, [(0, 0)] * (ndim - 1) + [(0, 8 - rest)]) if rest else mask
+        bits = jax.lax.bitcast_convert_type(_pack(padded, ndim - 1), jnp.int8)
+        return jnp.expand_dims(bits, tuple(range(ndim, ndim + rest)))
     return mask
 
 
 def unpack(stored: StoredMask) -> jax.Array:
     """The boolean tensor of a stored mask. Leading axes that ``vmap`` added to the state are kept."""
-    for axis, dtype in _PACKED:
-        if stored.dtype == dtype:
-            at = stored.ndim + axis
-            shifts = _along(jnp.arange(8, dtype=jnp.uint8), at + 1, stored.ndim + 1)
-            bits = jnp.expand_dims(jax.lax.bitcast_convert_type(stored, jnp.uint8), at + 1)
-            flags = (bits >> shifts) & jnp.uint8(1)
-            return flags.reshape(*stored.shape[:at], stored.shape[at] * 8, *stored.shape[at + 1 :]).astype(bool)
+    if stored.dtype == jnp.uint8:
+        return _unpack(stored, stored.ndim - 2)
+    if stored.dtype == jnp.int8:
+        rest = _trailing_ones(stored)
+        bits = jax.lax.bitcast_convert_type(stored, jnp.uint8).reshape(stored.shape[: stored.ndim - rest])
+        mask = _unpack(bits, bits.ndim - 1)
+        return jax.lax.slice_in_dim(mask, 0, shape(stored)[-1], axis=-1) if rest else mask
     return stored
 
 
 def shape(stored: StoredMask) -> tuple[int, ...]:
     """The shape of the boolean tensor of a stored mask."""
-    packed = {jnp.dtype(dtype): axis for axis, dtype in _PACKED}
-    axis = packed.get(jnp.dtype(stored.dtype))
-    return tuple(n * 8 if a - stored.ndim == axis else n for a, n in enumerate(stored.shape))
+    if stored.dtype == jnp.uint8:
+        return (*stored.shape[:-2], stored.shape[-2] * 8, stored.shape[-1])
+    if stored.dtype == jnp.int8:
+        rest = _trailing_ones(stored)
+        *lead, last = stored.shape[: stored.ndim - rest]
+        return (*lead, last * 8 - (8 - rest) % 8)
+    return tuple(stored.shape)
 
 
 def apply(params: Tree, masks: Tree) -> Tree:
@@ -189,7 +196,6 @@ def share_of(count: jax.Array, limbs: jax.Array, *, ceil: bool = False) -> jax.A
 
 
 _SHARE_BITS = 60
-_PACKED = ((-2, jnp.uint8), (-1, jnp.int8))
 
 
 def _nudged(fraction: float) -> int:
@@ -214,15 +220,29 @@ def _pairwise(a: Tree, b: Tree, of: Callable[[jax.Array, jax.Array], jax.Array])
     return result
 
 
-def _pieces_of_eight(mask: jax.Array, axis: int) -> bool:
-    """Whether packing along the axis loses nothing and stays inside each device's piece."""
-    length = mask.shape[axis]
+def _pack(mask: jax.Array, axis: int) -> jax.Array:
+    groups = mask.reshape(*mask.shape[:axis], mask.shape[axis] // 8, 8, *mask.shape[axis + 1 :])
+    weights = _along(jnp.uint8(1) << jnp.arange(8, dtype=jnp.uint8), axis + 1, groups.ndim)
+    return jnp.sum(jnp.where(groups, weights, jnp.uint8(0)), axis=axis + 1, dtype=jnp.uint8)
+
+
+def _unpack(bits: jax.Array, axis: int) -> jax.Array:
+    shifts = _along(jnp.arange(8, dtype=jnp.uint8), axis + 1, bits.ndim + 1)
+    flags = (jnp.expand_dims(bits, axis + 1) >> shifts) & jnp.uint8(1)
+    return flags.reshape(*bits.shape[:axis], bits.shape[axis] * 8, *bits.shape[axis + 1 :]).astype(bool)
+
+
+def _trailing_ones(stored: StoredMask) -> int:
+    return next((n for n, length in enumerate(reversed(stored.shape)) if length != 1), stored.ndim)
+
+
+def _piece(mask: jax.Array, axis: int) -> int:
+    """How long each device's piece of the axis is, as far as the type or the array tells."""
     try:
         sharding = jax.typeof(mask).sharding
-        piece = sharding.shard_shape(mask.shape)[axis] if sharding.mesh.shape else length
+        return sharding.shard_shape(mask.shape)[axis] if sharding.mesh.shape else mask.shape[axis]
     except (AttributeError, ValueError):
-        piece = length
-    return length > 0 and length % 8 == 0 and piece % 8 == 0
+        return mask.shape[axis]
 
 
 def _along(x: jax.Array, axis: int, ndim: int) -> jax.Array:

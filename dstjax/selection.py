@@ -14,7 +14,6 @@ Order of scores: NaN < -inf < ... < -0.0 = 0.0 < ... < inf. Subnormals keep thei
 """
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +21,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.typing import ArrayLike
+
+from dstjax.shards import Pieces, over_pieces
 
 BITS_PER_PASS = 2  # three thresholds a pass: fastest on CPU, and quickest to compile
 
@@ -87,12 +88,11 @@ def top_k_masks(
     for dtype in sorted({k.dtype for k in keys}, key=str):
         members = [i for i, k in enumerate(keys) if k.dtype == dtype]
         ids = {g: n for n, g in enumerate(dict.fromkeys(group[i] for i in members))}
-        chosen = _choose(
+        chosen = over_pieces(
+            functools.partial(_choose, group=[ids[group[i]] for i in members], bits_per_pass=bits_per_pass),
             [keys[i] for i in members],
-            [_valid(scores[i], keys[i], wheres[i]) for i in members],
+            [_other_candidates(scores[i], wheres[i]) for i in members],
             jnp.stack([wanted[g] for g in ids]),
-            [ids[group[i]] for i in members],
-            bits_per_pass,
         )
         for i, mark in zip(members, chosen, strict=True):
             marks[i] = mark
@@ -102,11 +102,21 @@ def top_k_masks(
 @jax.jit
 def count_true(masks: Sequence[jax.Array]) -> jax.Array:
     """Number of True entries of each boolean tensor of a list, int32[len(masks)]."""
-    return jnp.stack([_count([m, m])[0] for m in masks])
+
+    def count(pieces: Pieces, masks: Sequence[jax.Array], *_: Any) -> jax.Array:
+        return pieces.total(_count_each([[m] for m in masks]))[0]
+
+    return over_pieces(count, masks, [None] * len(masks), None, whole=True)
 
 
 def _choose(
-    keys: list[jax.Array], valid: list[jax.Array], ks: jax.Array, group: list[int], bits_per_pass: int
+    pieces: Pieces,
+    keys: Sequence[jax.Array],
+    wheres: Sequence[jax.Array | None],
+    ks: jax.Array,
+    *,
+    group: list[int],
+    bits_per_pass: int,
 ) -> list[jax.Array]:
     """top_k_masks for keys of one dtype; ``group[i]`` is the budget in ``ks`` that tensor i draws on."""
     dtype = keys[0].dtype
@@ -118,7 +128,8 @@ def _choose(
     def narrow(i: jax.Array, loop: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
         threshold, at_least, above = loop
         candidates, shift, exist = _candidates(threshold, passes - 1 - i, bits_per_pass)
-        counts = _count_each([[key >= t for t in candidates[:, g]] for key, g in zip(keys, group, strict=True)])
+        tests = [[key >= t for t in candidates[:, g]] for key, g in zip(keys, group, strict=True)]
+        counts = pieces.total(_count_each(tests))
         reached = exist & (_by_group(counts, group, len(ks)) >= ks[None])
         lower, upper = reached[:, of_tensor], (exist & ~reached)[:, of_tensor]
         at_least = jnp.minimum(at_least, jnp.min(jnp.where(lower, counts, every), axis=0))
@@ -126,32 +137,34 @@ def _choose(
         return threshold + (jnp.sum(reached, axis=0, dtype=dtype) << shift), at_least, above
 
     passes = -(-jnp.iinfo(dtype).bits // bits_per_pass)
-    sizes = jnp.array([key.size for key in keys], jnp.int32)
+    sizes = jnp.array(pieces.sizes, jnp.int32)
     start = (jnp.zeros(len(ks), dtype), sizes, jnp.zeros_like(sizes))
     threshold, at_least, above = lax.fori_loop(0, passes, narrow, start)
     equal = at_least - above
     room = _split_room(ks - _by_group(above[None], group, len(ks))[0], equal, group)
+    valid = [key != 0 if where is None else where for key, where in zip(keys, wheres, strict=True)]
     ties = [(key == threshold[g]) & ok for key, ok, g in zip(keys, valid, group, strict=True)]
     last = lax.cond(
         jnp.any(equal > room),
-        lambda: _index_of_nth(ties, room, bits_per_pass),
+        lambda: _index_of_nth(pieces, ties, room, bits_per_pass),
         lambda: jnp.full(len(keys), jnp.iinfo(jnp.uint32).max, jnp.uint32),
     )
     return [
-        ((key > threshold[g]) & ok) | (tie & (_index(key) <= last[i]) & (room[i] > 0))
+        ((key > threshold[g]) & ok) | (tie & (pieces.index(i, key) <= last[i]) & (room[i] > 0))
         for i, (key, ok, tie, g) in enumerate(zip(keys, valid, ties, group, strict=True))
     ]
 
 
-def _index_of_nth(flags: list[jax.Array], nth: jax.Array, bits_per_pass: int) -> jax.Array:
+def _index_of_nth(pieces: Pieces, flags: list[jax.Array], nth: jax.Array, bits_per_pass: int) -> jax.Array:
     """The row-major index of the n-th True entry (n = 1, 2, ...) of each tensor, uint32[tensors]."""
 
     def narrow(i: jax.Array, index: jax.Array) -> jax.Array:
         candidates, shift, exist = _candidates(index, passes - 1 - i, bits_per_pass)
-        before = _count_each([[flag & (_index(flag) < t) for t in candidates[:, n]] for n, flag in enumerate(flags)])
+        tests = [[flag & (pieces.index(n, flag) < t) for t in candidates[:, n]] for n, flag in enumerate(flags)]
+        before = pieces.total(_count_each(tests))
         return index + (jnp.sum(exist & (before < nth[None]), axis=0, dtype=index.dtype) << shift)
 
-    passes = -(-max(flag.size for flag in flags).bit_length() // bits_per_pass)
+    passes = -(-max(pieces.sizes).bit_length() // bits_per_pass)
     return lax.fori_loop(0, passes, narrow, jnp.zeros(len(flags), jnp.uint32))
 
 
@@ -208,17 +221,6 @@ def _split_room(room: jax.Array, equal: jax.Array, group: list[int]) -> jax.Arra
     return jnp.stack(dealt)
 
 
-def _index(x: jax.Array) -> jax.Array:
-    """The row-major index of each entry, uint32, sharded like ``x``."""
-    sharding = jax.typeof(x).sharding
-    index = jnp.zeros((), jnp.uint32)
-    for axis in range(x.ndim):
-        stride = math.prod(x.shape[axis + 1 :])
-        iota = lax.broadcasted_iota(jnp.uint32, x.shape, axis, out_sharding=sharding)
-        index = index + iota * jnp.uint32(stride)
-    return index
-
-
 def _ordered_key(score: jax.Array, where: jax.Array | None) -> jax.Array:
     """An unsigned integer ordered like the score; 0 for what is no candidate.
 
@@ -238,11 +240,11 @@ def _ordered_key(score: jax.Array, where: jax.Array | None) -> jax.Array:
     return key if where is None else jnp.where(where, key, jnp.zeros((), key.dtype))
 
 
-def _valid(score: jax.Array, key: jax.Array, where: jax.Array | None) -> jax.Array:
-    """Which entries are candidates."""
+def _other_candidates(score: jax.Array, where: jax.Array | None) -> jax.Array | None:
+    """The candidates of integer scores; those of floats can be read from their keys."""
     if jnp.issubdtype(score.dtype, jnp.floating):
-        return key != 0
-    return jnp.ones((), bool) if where is None else where
+        return None
+    return jnp.ones_like(score, bool) if where is None else where
 
 
 def _float_key(score: jax.Array) -> jax.Array:

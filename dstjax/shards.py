@@ -1,0 +1,95 @@
+"""Counting over the pieces of sharded tensors."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """A list of tensors of which this device holds a piece each, or the whole where there is no ``axes``."""
+
+    shapes: tuple[tuple[int, ...], ...]  # of the whole tensors
+    specs: tuple[Any, ...]  # jax.P of each tensor
+    mesh: Any = None
+    axes: tuple[str, ...] = ()  # mesh axes over which the pieces are spread by hand
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Entries of the whole tensors."""
+        return tuple(math.prod(shape) for shape in self.shapes)
+
+    def total(self, counts: jax.Array) -> jax.Array:
+        """Sums the counts [tests, tensors] of the pieces over all devices, in one all-reduce."""
+        if not self.axes:
+            return counts
+        # Where several devices hold the same piece, the first of them counts it.
+        first = [
+            math.prod([lax.axis_index(a) == 0 for a in self.axes if a not in _names(spec)], start=jnp.ones((), bool))
+            for spec in self.specs
+        ]
+        return lax.psum(jnp.where(jnp.stack(first)[None], counts, 0), self.axes)
+
+    def index(self, tensor: int, piece: jax.Array) -> jax.Array:
+        """The row-major index in the whole tensor of each entry of its piece, uint32."""
+        shape, spec = self.shapes[tensor], tuple(self.specs[tensor])
+        index = jnp.zeros((), jnp.uint32)
+        for axis in range(piece.ndim):
+            sharding = None if self.axes else jax.typeof(piece).sharding
+            at = lax.broadcasted_iota(jnp.uint32, piece.shape, axis, out_sharding=sharding)
+            if self.axes and axis < len(spec) and spec[axis] is not None:
+                at = at + lax.axis_index(spec[axis]).astype(jnp.uint32) * jnp.uint32(piece.shape[axis])
+            index = index + at * jnp.uint32(math.prod(shape[axis + 1 :]))
+        return index
+
+
+def over_pieces(
+    function: Callable[..., Any],
+    tensors: Sequence[jax.Array],
+    others: Sequence[jax.Array | None],
+    small: Any,
+    *,
+    whole: bool = False,
+) -> Any:
+    """``function(pieces, tensors, others, small)`` on each device's pieces, so that it counts them itself.
+
+    On a mesh of Explicit axes the shardings are part of the types, and a ``shard_map`` takes the place of the compiler's
+    partitioning, which needs a collective for every count. Elsewhere the function sees the whole tensors.
+
+    Args:
+      function: returns one tensor for each of ``tensors``, sharded like it; or, if ``whole``, arrays that are the same
+        on every device.
+      tensors: arrays that may be sharded.
+      others: for each tensor another array of its shape, or None.
+      small: a tree of arrays that every device needs whole.
+      whole: see ``function``.
+    """
+    shapes = tuple(x.shape for x in tensors)
+    shardings = [jax.typeof(x).sharding for x in tensors]
+    mesh = shardings[0].mesh
+    axes = tuple(getattr(mesh, "explicit_axes", ()))
+    if not any(_names(s.spec) for s in shardings) or not axes:
+        return function(Pieces(shapes, tuple(jax.P() for _ in tensors)), tensors, others, small)
+    specs = tuple(s.spec for s in shardings)
+    pieces = Pieces(shapes, specs, mesh, axes)
+    mapped = jax.shard_map(
+        lambda *args: function(pieces, *args),
+        mesh=mesh,
+        in_specs=(list(specs), [None if o is None else s for o, s in zip(others, specs, strict=True)], jax.P()),
+        out_specs=jax.P() if whole else list(specs),
+        axis_names=set(axes),
+    )
+    return mapped(list(tensors), list(others), small)
+
+
+def _names(spec: Any) -> set[str]:
+    """The mesh axes that a spec names."""
+    names: set[str] = set()
+    for entry in spec:
+        names.update(() if entry is None else entry if isinstance(entry, tuple) else (entry,))
+    return names
