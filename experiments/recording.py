@@ -54,15 +54,16 @@ class Metrics:
         """Writes one record."""
         self.file.write(to_json({"kind": kind, "step": step, "epoch": epoch, **values}).encode() + b"\n")
         self.file.flush()
-        if self.writer is not None:
-            kind = f"{kind}_{values['split']}" if "split" in values else kind
-            for name, value in values.items():
-                numbers = np.asarray(value) if not isinstance(value, dict | str) else np.zeros((0, 0))
-                if numbers.ndim == 0:
-                    self.writer.add_scalar(f"{kind}/{name}", numbers.item(), step)
-                elif numbers.ndim == 1 and len(numbers) == len(self.seeds):
-                    for seed, number in zip(self.seeds, numbers.tolist(), strict=True):
-                        self.writer.add_scalar(f"{kind}/{name}/seed_{seed}", number, step)
+        if self.writer is None:
+            return
+        kind = f"{kind}_{values['split']}" if "split" in values else kind
+        for name, value in values.items():
+            if isinstance(value, dict | str):
+                continue
+            tags = [""] if np.ndim(value) == 0 else [f"/seed_{seed}" for seed in self.seeds]
+            for tag, number in zip(tags, np.ravel(value).tolist(), strict=True):
+                if math.isfinite(number):
+                    self.writer.add_scalar(f"{kind}/{name}{tag}", number, step)
 
     def size(self) -> int:
         """Bytes written so far, safely on disk."""

@@ -54,8 +54,9 @@ class Epoch(NamedTuple):
 class Trainer:
     """The training of networks that differ in their seed alone.
 
-    In mode 'sequential' they take turns in the same programs, in mode 'vmap' they share one. The host decides which
-    steps are mask updates, so that the program of the other steps has no branch; it loops over any number of them.
+    In mode 'sequential' they take turns in the same programs, in mode 'vmap' they share one: the same numbers up to the
+    rounding of differently fused programs (for the MLP of the digits config on a CPU the same bits). The host decides
+    which steps are mask updates, so that the program of the other steps has no branch; it loops over any number.
     """
 
     def __init__(
@@ -203,7 +204,8 @@ class Program:
     def __call__(self, *args: Any) -> Any:
         if self.call is None:
             lowered = self.lower(*args)
-            parts = (lowered.as_text(), str(lowered.in_tree), str(lowered.out_tree), jax.default_backend())
+            # The text lacks arguments that the program does not read, and the containers of the results.
+            parts = (lowered.as_text(), str(lowered.args_info), str(lowered.out_tree), jax.default_backend())
             key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
             if key not in Program.compiled:
                 Program.compiled[key] = lowered.compile()
