@@ -68,6 +68,10 @@ def active_counts(distribution: Distribution, shapes: Shapes, sparsity: float | 
                 f"{wanted:.3g} of its {n} weights would be active. Exclude it with maskable=, or give it a density "
                 f"of at least {1 / max(n, 1):.3g} with a {{regex: density}} map."
             )
+        if counts[path] >= 2**31:
+            raise ValueError(
+                f"leaf {path!r} would have {counts[path]} active weights; at most 2**31 - 1 can be counted."
+            )
     return counts
 
 

@@ -106,7 +106,7 @@ def by_name(masks: Tree) -> dict[str, StoredMask | None]:
 def count_active(masks: Tree) -> dict[str, int]:
     """Active weights of each masked leaf by path, as Python integers."""
     return {
-        name: int(jnp.sum(unpack(mask), dtype=jnp.int32)) for name, mask in by_name(masks).items() if mask is not None
+        name: int(jnp.sum(unpack(mask), dtype=jnp.uint32)) for name, mask in by_name(masks).items() if mask is not None
     }
 
 
@@ -213,8 +213,8 @@ def _pairwise(a: Tree, b: Tree, of: Callable[[jax.Array, jax.Array], jax.Array])
         y = right[name]
         if x is not None and y is not None:
             p, q = unpack(x), unpack(y)
-            both = jnp.sum(p & q, dtype=jnp.int32)
-            result[name] = of(both, jnp.sum(p | q, dtype=jnp.int32))
+            both = jnp.sum(p & q, dtype=jnp.uint32)
+            result[name] = of(both, jnp.sum(p | q, dtype=jnp.uint32))
     if not result:
         raise ValueError("the two trees have no masked leaf in common.")
     return result

@@ -37,13 +37,13 @@ def exploration_rate(opt_state: Tree) -> jax.Array:
     ever = list(_ever(find(opt_state)).values())
     if not ever:
         return jnp.ones((), jnp.float32)
-    active = sum(jnp.sum(e, dtype=jnp.int32).astype(jnp.float32) for e in ever)
+    active = sum(jnp.sum(e, dtype=jnp.uint32).astype(jnp.float32) for e in ever)
     return jnp.asarray(active / sum(e.size for e in ever), jnp.float32)
 
 
 def exploration_rate_per_leaf(opt_state: Tree) -> dict[str, jax.Array]:
     """R of each masked leaf by path, float32 scalars; see :func:`exploration_rate`."""
-    return {n: jnp.sum(e, dtype=jnp.int32).astype(jnp.float32) / e.size for n, e in _ever(find(opt_state)).items()}
+    return {n: jnp.sum(e, dtype=jnp.uint32).astype(jnp.float32) / e.size for n, e in _ever(find(opt_state)).items()}
 
 
 def survival_rate(opt_state: Tree) -> jax.Array:

@@ -69,12 +69,12 @@ def top_k_masks(
       A boolean mask for each tensor.
 
     Raises:
-      ValueError: a tensor is complex, or has 2**31 entries or more.
+      ValueError: a tensor is complex, or has 2**32 entries or more.
     """
     if not scores:
         return []
     for score in scores:
-        if score.size >= 2**31:
+        if score.size >= 2**32:
             raise ValueError(f"a tensor of {score.size} entries cannot be counted in 32 bits; split it.")
     wheres = [None] * len(scores) if where is None else list(where)
     keys = [_ordered_key(s, w) for s, w in zip(scores, wheres, strict=True)]
@@ -82,7 +82,7 @@ def top_k_masks(
         common = functools.reduce(jnp.promote_types, (s.dtype for s in scores), jnp.dtype(jnp.float32))
         keys = [_ordered_key(s.astype(common), w) for s, w in zip(scores, wheres, strict=True)]
     group = [0] * len(keys) if together else list(range(len(keys)))
-    wanted = [jnp.asarray(k, jnp.int32) for k in ks]
+    wanted = [jnp.asarray(k).astype(jnp.uint32) for k in ks]
 
     marks: list[jax.Array] = [jnp.zeros(0)] * len(keys)
     for dtype in sorted({k.dtype for k in keys}, key=str):
@@ -101,10 +101,10 @@ def top_k_masks(
 
 @jax.jit
 def count_true(masks: Sequence[jax.Array]) -> jax.Array:
-    """Number of True entries of each boolean tensor of a list, int32[len(masks)]."""
+    """Number of True entries of each boolean tensor of a list, int32[len(masks)]; less than 2**31 each."""
 
     def count(pieces: Pieces, masks: Sequence[jax.Array], *_: Any) -> jax.Array:
-        return pieces.total(_count_each([[m] for m in masks]))[0]
+        return pieces.total(_count_each([[m] for m in masks]))[0].astype(jnp.int32)
 
     return over_pieces(count, masks, [None] * len(masks), None, whole=True)
 
@@ -121,7 +121,7 @@ def _choose(
     """top_k_masks for keys of one dtype; ``group[i]`` is the budget in ``ks`` that tensor i draws on."""
     dtype = keys[0].dtype
     of_tensor = jnp.array(group)
-    every = jnp.iinfo(jnp.int32).max
+    every = jnp.uint32(2**32 - 1)
 
     # The largest threshold that at least k keys of the group reach. Besides it the loop carries, for each tensor, how
     # many keys reach it and how many lie above it.
@@ -133,11 +133,11 @@ def _choose(
         reached = exist & (_by_group(counts, group, len(ks)) >= ks[None])
         lower, upper = reached[:, of_tensor], (exist & ~reached)[:, of_tensor]
         at_least = jnp.minimum(at_least, jnp.min(jnp.where(lower, counts, every), axis=0))
-        above = jnp.maximum(above, jnp.max(jnp.where(upper, counts, 0), axis=0))
+        above = jnp.maximum(above, jnp.max(jnp.where(upper, counts, jnp.uint32(0)), axis=0))
         return threshold + (jnp.sum(reached, axis=0, dtype=dtype) << shift), at_least, above
 
     passes = -(-jnp.iinfo(dtype).bits // bits_per_pass)
-    sizes = jnp.array(pieces.sizes, jnp.int32)
+    sizes = jnp.array(pieces.sizes, jnp.uint32)
     start = (jnp.zeros(len(ks), dtype), sizes, jnp.zeros_like(sizes))
     threshold, at_least, above = lax.fori_loop(0, passes, narrow, start)
     equal = at_least - above
@@ -180,15 +180,15 @@ def _candidates(found: jax.Array, digit: Any, bits_per_pass: int) -> tuple[jax.A
 
 
 def _count(tests: list[jax.Array]) -> jax.Array:
-    """True entries of each of several boolean tensors of one shape, in one pass: int32[len(tests)].
+    """True entries of each of several boolean tensors of one shape, in one pass: uint32[len(tests)].
 
     One variadic reduction: XLA:CPU turns a reduction of a single operand into a chain of small windows that
     materialises its operand and is about ten times slower, so one test is counted twice.
     """
     operands = tests if len(tests) > 1 else tests * 2
     totals = lax.reduce(
-        tuple(t.astype(jnp.int32) for t in operands),
-        tuple(jnp.zeros((), jnp.int32) for _ in operands),
+        tuple(t.astype(jnp.uint32) for t in operands),
+        tuple(jnp.zeros((), jnp.uint32) for _ in operands),
         lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
         tuple(range(operands[0].ndim)),
     )
@@ -196,7 +196,7 @@ def _count(tests: list[jax.Array]) -> jax.Array:
 
 
 def _count_each(tests: list[list[jax.Array]]) -> jax.Array:
-    """The counts of the tests of each tensor: int32[tests, tensors]."""
+    """The counts of the tests of each tensor: uint32[tests, tensors]."""
     return jnp.stack([_count(t) for t in tests], axis=1)
 
 

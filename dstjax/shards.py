@@ -33,7 +33,7 @@ class Pieces:
             math.prod([lax.axis_index(a) == 0 for a in self.axes if a not in _names(spec)], start=jnp.ones((), bool))
             for spec in self.specs
         ]
-        return lax.psum(jnp.where(jnp.stack(first)[None], counts, 0), self.axes)
+        return lax.psum(jnp.where(jnp.stack(first)[None], counts, jnp.zeros((), counts.dtype)), self.axes)
 
     def index(self, tensor: int, piece: jax.Array) -> jax.Array:
         """The row-major index in the whole tensor of each entry of its piece, uint32."""
@@ -56,10 +56,10 @@ def over_pieces(
     *,
     whole: bool = False,
 ) -> Any:
-    """``function(pieces, tensors, others, small)`` on each device's pieces, so that it counts them itself.
+    """``function(pieces, tensors, others, small)`` on the pieces of each device, so that it counts itself.
 
-    On a mesh of Explicit axes the shardings are part of the types, and a ``shard_map`` takes the place of the compiler's
-    partitioning, which needs a collective for every count. Elsewhere the function sees the whole tensors.
+    On a mesh of Explicit axes the shardings are part of the types, and a ``shard_map`` takes the place of the
+    compiler's partitioning, which needs a collective for every count. Elsewhere the function sees the whole tensors.
 
     Args:
       function: returns one tensor for each of ``tensors``, sharded like it; or, if ``whole``, arrays that are the same

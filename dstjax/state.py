@@ -151,7 +151,7 @@ def check_sparse(params: Tree, opt_state_or_masks: Tree) -> bool:
             continue
         seen.add(name)
         total += np.size(weight)
-        wrong = int(jnp.sum((weight != 0) & ~masks_lib.unpack(mask), dtype=jnp.int32))
+        wrong = int(jnp.sum((weight != 0) & ~masks_lib.unpack(mask), dtype=jnp.uint32))
         if wrong:
             bad.append(f"{name}: {wrong} of {np.size(weight)}")
     lost = {n for n, m in masks.items() if m is not None} - seen
