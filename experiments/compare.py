@@ -16,6 +16,7 @@ Exit status: 0; 1 where a cell's loss is no longer finite (the others are run an
 the arguments, the config or DIR.
 """
 
+import copy
 import json
 import os
 import platform
@@ -111,12 +112,12 @@ def plan(arguments: Sequence[str]) -> Grid:
     if coefficients and at is None:
         raise ValueError("--coefficients need a sparsity; give --coefficient-sparsity.")
     _check_changes(config, defaults, [*methods, "dst_ee"] if coefficients else methods)
-    seeds: Any = int(options["seeds"]) if options["seeds"].isdecimal() else options["seeds"]
+    command_line.set_field(config, "seeds", options["seeds"])
 
     cells: dict[str, Planned] = {}
 
     def add(name: str, method: str, sparsity: float | None, coefficient: float | None = None) -> str:
-        own = _config_of(config, defaults, method, sparsity, seeds, coefficient)
+        own = _config_of(config, defaults, method, sparsity, coefficient)
         configuration.plan(own)
         title = method_label(method) + ("" if sparsity is None else f" at {percent(sparsity)}")
         title += "" if coefficient is None else f", c = {coefficient:g}"
@@ -237,11 +238,11 @@ def _check_changes(config: ConfigDict, defaults: ConfigDict, methods: Sequence[s
 
 
 def _config_of(
-    config: ConfigDict, defaults: ConfigDict, method: str, sparsity: float | None, seeds: Any, coefficient: float | None
+    config: ConfigDict, defaults: ConfigDict, method: str, sparsity: float | None, coefficient: float | None
 ) -> ConfigDict:
     """The config of one cell: without the changes of hyper-parameters that its method does not have."""
-    own = config.copy_and_resolve_references()
-    own.method, own.seeds = method, seeds
+    own = copy.deepcopy(config)
+    own.method = method
     for name in (_hyperparameters(dstjax.methods.names()) - _hyperparameters([method])) & {*own.keys()}:
         own[name] = defaults[name]
     with own.unlocked():

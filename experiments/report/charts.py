@@ -50,7 +50,7 @@ def accuracy(comparison: Comparison) -> str | None:
             axes.errorbar(x, y, bars, color=of, marker=mark, capsize=3, elinewidth=1.2, label=method_label(method))
         axes.set_yscale("log")
         axes.set_xlim(*edges)
-        top = max(float(e.max()) for e in errors)
+        top = max(2 * floor, *(float(e.max()) for e in errors))
         axes.set_ylim(min(top * 1.25, 100), floor * 0.85)
         _accuracy_ticks(axes, top, floor)
         axes.set_xticks(list(places.values()), [percent(s) for s in places])

@@ -61,7 +61,7 @@ def _lead(comparison: Comparison) -> str:
         "computing time": _duration(sum(c.seconds for c in comparison.every)),
     }
     listed = "".join(f"<div><dt>{_text(k)}</dt><dd>{_text(v)}</dd></div>" for k, v in facts.items() if v)
-    return f'<p class="lead">{text}</p><dl class="methods">{described}</dl><dl class="facts">{listed}</dl>'
+    return f'<p class="lead">{_text(text)}</p><dl class="methods">{described}</dl><dl class="facts">{listed}</dl>'
 
 
 def _summary(comparison: Comparison) -> str:

@@ -65,8 +65,9 @@ def as_text(comparison: Comparison) -> str:
     ]
     n = len(comparison.grid[0].seeds)
     text.append(
-        f"Mean ± standard deviation over {n} seed{'s' * (n != 1)}, after the last epoch; minus {reference}: mean ± "
-        "standard error over the same seeds, * beyond 2\nstandard errors; density: share of the weights that are active; R: share of the weights that were ever active."
+        f"Mean ± standard deviation over {n} seed{'s' * (n != 1)}, after the last epoch; minus {reference}: mean "
+        "± standard error over the same seeds,\n* beyond 2 standard errors; density: share of the weights that are "
+        "active; R: share of the weights that were ever active."
     )
     return "\n".join(text)
 

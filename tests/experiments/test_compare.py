@@ -1,0 +1,207 @@
+"""The comparison command on a tiny grid: what it runs, what it leaves, what it refuses."""
+
+import csv
+import json
+import re
+import shutil
+
+import pytest
+
+import dstjax
+from experiments import compare, train
+
+CONFIG = "experiments/configs/digits.py"
+TINY = ("--config.steps=24", "--config.update_period=4", "--config.model.sizes=(12,)", "--config.batch_size=32")
+METHODS = ("--methods=dense,static,rigl,dst_ee", "--sparsities=0.5,0.8", "--seeds=2", "--coefficients=1e-3,1e-1")
+CELLS = ["dense", "static-0.5", "static-0.8", "rigl-0.5", "rigl-0.8", "dst_ee-0.5", "dst_ee-0.8", "dst_ee-0.8-c0.1"]
+
+
+def command(workdir, *more, methods=METHODS):
+    return [f"--config={CONFIG}", f"--workdir={workdir}", *methods, *TINY, *more]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The folder of a finished grid; tests copy what they change."""
+    workdir = tmp_path_factory.mktemp("grid")
+    assert compare.main(command(workdir)) == 0
+    return workdir
+
+
+@pytest.fixture
+def nothing_runs(monkeypatch):
+    def refuse(config, workdir, **_):
+        raise AssertionError(f"{workdir} was run")
+
+    monkeypatch.setattr(train, "train_and_evaluate", refuse)
+
+
+def test_every_cell_has_its_folder_and_dense_runs_once(finished):
+    # The coefficient 0.001 is what dst_ee-0.8 has anyway: it is not run twice.
+    assert sorted(p.name for p in finished.iterdir() if p.is_dir()) == sorted(CELLS)
+    for name in CELLS:
+        assert json.loads((finished / name / "summary.json").read_text())["seeds"] == [0, 1]
+
+
+def test_a_second_call_runs_nothing_and_makes_the_same_files(finished, nothing_runs, capsys):
+    before = {p: p.read_bytes() for p in (finished / "results.csv", finished / "report.html")}
+    assert compare.main(command(finished)) == 0
+    assert {p: p.read_bytes() for p in before} == before
+    assert f"{len(CELLS)} cells in {finished}, {len(CELLS)} of them finished before" in capsys.readouterr().out
+
+
+def test_only_an_unfinished_cell_is_run(finished, tmp_path, monkeypatch):
+    workdir = shutil.copytree(finished, tmp_path / "grid")
+    (workdir / "rigl-0.5" / "summary.json").unlink()
+    ran = []
+    original = train.train_and_evaluate
+
+    def noted(config, folder, **options):
+        ran.append(folder.name)
+        return original(config, folder, **options)
+
+    monkeypatch.setattr(train, "train_and_evaluate", noted)
+    assert compare.main(command(workdir)) == 0
+    assert ran == ["rigl-0.5"]
+
+    def rows(folder):
+        return [{k: v for k, v in r.items() if k not in ("seconds_of_cell", "command")} for r in read_csv(folder)]
+
+    assert rows(workdir) == rows(finished)
+
+
+def read_csv(workdir):
+    with (workdir / "results.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_results_csv_has_a_row_per_cell_and_seed_that_agrees_with_the_summaries(finished):
+    rows = read_csv(finished)
+    assert [(r["cell"], r["seed"]) for r in rows] == [(c, s) for c in CELLS for s in ("0", "1")]
+    for row in rows:
+        summary = json.loads((finished / row["cell"] / "summary.json").read_text())
+        assert float(row["test_accuracy"]) == pytest.approx(summary["test_accuracy"][int(row["seed"])])
+        assert float(row["exploration_rate"]) == pytest.approx(summary["exploration_rate"][int(row["seed"])])
+        assert int(row["active_weights"]) == summary["requested_weights"]
+        assert row["dstjax"] == dstjax.__version__
+        assert row["jax"]
+        assert row["steps"] == "24"
+        assert row["command"].startswith("python -m experiments.compare --config experiments/configs/digits.py")
+    assert len({r["config_hash"] for r in rows}) == len(CELLS)
+
+
+def test_the_report_shows_the_grid_and_nothing_of_this_machine(finished):
+    text = (finished / "report.html").read_text()
+    for section in (
+        "findings",
+        "accuracy",
+        "differences",
+        "exploration",
+        "layers",
+        "turnover",
+        "inputs",
+        "raw",
+        "numbers",
+    ):
+        assert f'<section id="{section}">' in text
+    assert "every layer had exactly the number of active weights that was asked for" in text
+    assert str(finished) not in text
+    assert not re.search(r'[\s"=](/[a-z]+){2,}', re.sub(r"base64,[^\"]*|<path[^>]*>|</\w+>", "", text))
+
+
+def test_the_table_says_mean_spread_and_difference(finished, nothing_runs, capsys):
+    compare.main(command(finished))
+    out = capsys.readouterr().out
+    assert re.search(r"method +sparsity +test accuracy \(%\) +minus RigL +density +R", out)
+    assert re.search(r"RigL +80 % +\d+\.\d\d ± \d+\.\d\d +0\.2\d* +0\.\d{3} ± 0\.\d{3}", out)
+    assert re.search(r"static +50 % +\d+\.\d\d ± \d+\.\d\d +[+-]\d+\.\d\d ± \d+\.\d\d", out)
+    assert out.rstrip().splitlines()[-1].startswith(f"Open {finished / 'report.html'}")
+
+
+def test_a_changed_hyperparameter_goes_to_the_methods_that_have_it(tmp_path):
+    grid = compare.plan(command(tmp_path, "--config.coefficient=0.1", "--config.drop_fraction=0.2"))
+    configs = {c.name: c.config for c in grid.cells}
+    assert configs["dst_ee-0.5"].coefficient == 0.1
+    assert configs["rigl-0.5"].coefficient is None
+    assert configs["rigl-0.5"].drop_fraction == 0.2
+    assert grid.sweep == ["dst_ee-0.8-c0.001", "dst_ee-0.8"]
+
+
+def test_the_sweep_is_at_the_middle_sparsity_unless_said_otherwise(tmp_path):
+    methods = ("--methods=dst_ee", "--sparsities=0.5,0.9,0.8", "--seeds=1")
+    assert len(compare.plan(command(tmp_path, methods=methods)).sweep) == 4
+    assert compare.plan(command(tmp_path, methods=methods)).sweep[0] == "dst_ee-0.8-c0.0001"
+    at = compare.plan(command(tmp_path, "--coefficient-sparsity=0.95", "--coefficients=1", methods=methods))
+    assert at.sweep == ["dst_ee-0.95-c1"]
+    assert compare.plan(command(tmp_path, "--coefficients=none", methods=methods)).sweep == []
+
+
+def test_a_cell_of_another_config_is_refused_before_anything_runs(finished, nothing_runs, capsys):
+    assert compare.main([*command(finished), "--config.steps=25"]) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"error: cell \S+ is that of another run; it differs in steps \(24 there, 25 now\)\.\n", error)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--methods=rigl,dst_e"], "did you mean 'dst_ee'"),
+        (["--sparsites=0.5"], "did you mean '--sparsities'"),
+        (["--sparsities=0.5,x"], "'x' is not accepted"),
+        (["--sparsities=0.5,0.5"], "different values"),
+        (["--sparsities=1.5"], "sparsity"),
+        (["--sparsities="], "sparsities"),
+        (["--seeds=0"], "seeds=0"),
+        (["--seeds=many"], "seeds='many'"),
+        (["--coefficients=-1"], "coefficient"),
+        (["--coefficients=1e-3,1e-3"], "different values"),
+        (["--config=none.py"], "none.py"),
+        (["--config.stepps=3"], "did you mean 'steps'"),
+        (["--config.sparsity=0.5"], "use --sparsities"),
+        (["--config.method=set"], "use --methods"),
+        (["--config.seeds=3"], "use --seeds"),
+        (["--config.lambda_=0.5"], "none of"),
+        (["--workdir"], "workdir"),
+        (["rigl"], "'rigl'"),
+        (["--methods=dense", "--coefficients=1e-3"], "--coefficient-sparsity"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_bad_arguments_are_one_line_and_status_2(arguments, message, tmp_path, nothing_runs, capsys):
+    workdir = tmp_path / "grid"
+    assert compare.main([*command(workdir), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert captured.out == ""
+    assert not workdir.exists()
+
+
+def test_a_workdir_that_is_a_file_is_status_2(tmp_path, capsys):
+    path = tmp_path / "file"
+    path.write_text("")
+    assert compare.main(command(path)) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_cut_file_of_a_finished_cell_is_status_2_and_named(finished, tmp_path, capsys):
+    workdir = shutil.copytree(finished, tmp_path / "grid")
+    metrics = workdir / "static-0.5" / "metrics.jsonl"
+    metrics.write_bytes(metrics.read_bytes()[:-20])
+    assert compare.main(command(workdir)) == 2
+    assert str(metrics) in capsys.readouterr().err
+
+
+def test_a_cell_that_diverges_is_reported_and_the_others_run(finished, tmp_path, monkeypatch, capsys):
+    workdir = shutil.copytree(finished, tmp_path / "grid")
+    (workdir / "static-0.8" / "summary.json").unlink()
+
+    def diverge(config, folder, **_):
+        raise train.DivergedError("the loss is not finite for seed(s) [0]")
+
+    monkeypatch.setattr(train, "train_and_evaluate", diverge)
+    assert compare.main(command(workdir)) == 1
+    assert "failed: the loss is not finite" in capsys.readouterr().out
+    assert "A cell is missing: static at 80" in (workdir / "report.html").read_text()
+    assert len(read_csv(workdir)) == 2 * (len(CELLS) - 1)
