@@ -42,7 +42,7 @@ def parse(arguments: Sequence[str], options: Mapping[str, str | None]) -> tuple[
                 f"option {name!r} is not known; {suggest(name, ['--config', *(f'--{o}' for o in options)])}"
             )
     for name in ("config", *options):
-        if name not in given and options.get(name) is None:
+        if not given.get(name) and not (name not in given and options.get(name)):
             raise ValueError(f"option --{name} is missing.")
     config, defaults = load(given["config"]), load(given.pop("config"))
     for name, text in fields.items():

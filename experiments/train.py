@@ -66,12 +66,13 @@ def train_and_evaluate(
     plan = configuration.plan(config, defaults)
     workdir = Path(workdir)
     identity = configuration.identity(config)
-    finished = claim(workdir, identity)
+    finished = look(workdir, identity)
     if finished is not None:
         if not quiet:
             print(f"{workdir}: this run is finished; nothing to do.")
         return finished
     trainer = Trainer(plan.model, plan.make_tx, plan.data, plan.seeds, plan.mode, config.batch_size)
+    claim(workdir, identity)
     table = dstjax.summary(trainer.network(0).params, trainer.network(0).opt_state)
     if not quiet:
         print(f"{config.method}, {len(plan.seeds)} seed(s), {plan.mode}; {plan.data.provenance}\n{table}", flush=True)
@@ -129,26 +130,35 @@ def resume(trainer: Trainer, checkpoints: Checkpoints, workdir: Path, quiet: boo
     return Done(**record)
 
 
-def claim(workdir: Path, identity: dict[str, Any]) -> Summary | None:
-    """Makes the workdir this run's; returns the summary if the run is finished.
+def look(workdir: Path, identity: dict[str, Any]) -> Summary | None:
+    """Finds out what a workdir holds: the summary if it is this run and finished, None if it is this run or nothing.
 
     Raises:
-      ValueError: it cannot be made, or holds something else.
+      ValueError: it holds something else.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        path = workdir / "config.json"
-        if not path.exists():
-            if any((workdir / name).exists() for name in ("metrics.jsonl", "summary.json", "checkpoints")):
-                raise ValueError(f"workdir {workdir} holds a run without its config.json; give another directory.")
-            write_atomically(path, json.dumps(identity, indent=1).encode() + b"\n")
-    except OSError as error:
-        raise ValueError(f"workdir {workdir} is not usable: {error.strerror}.") from error
-    different = configuration.differences(identity, _read_json(path))
+    if not (workdir / "config.json").exists():
+        if any((workdir / name).exists() for name in ("metrics.jsonl", "summary.json", "checkpoints")):
+            raise ValueError(f"workdir {workdir} holds a run without its config.json; give another directory.")
+        return None
+    different = configuration.differences(identity, _read_json(workdir / "config.json"))
     if different:
         raise ValueError(f"workdir {workdir} holds another run; it differs in {', '.join(different)}.")
     path = workdir / "summary.json"
     return _read_json(path) if path.exists() else None
+
+
+def claim(workdir: Path, identity: dict[str, Any]) -> None:
+    """Makes the workdir this run's.
+
+    Raises:
+      ValueError: it cannot be made or written to.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        if not (workdir / "config.json").exists():
+            write_atomically(workdir / "config.json", json.dumps(identity, indent=1).encode() + b"\n")
+    except OSError as error:
+        raise ValueError(f"workdir {workdir} is not usable: {error.strerror}.") from error
 
 
 def check(epoch: Epoch, first: int, last: int, seeds: Sequence[int], table: dstjax.Summary) -> None:
