@@ -156,6 +156,18 @@ def test_complex_scores_are_refused():
 
 
 def test_a_tensor_too_large_to_count_is_refused():
-    huge = jax.ShapeDtypeStruct((2**16, 2**15), jnp.int8)
-    with pytest.raises(ValueError, match=str(2**31)):
+    huge = jax.ShapeDtypeStruct((2**16, 2**16), jnp.int8)
+    with pytest.raises(ValueError, match=str(2**32)):
         jax.eval_shape(lambda s: top_k_mask(s, 1), huge)
+
+
+@pytest.mark.slow
+def test_more_than_two_to_the_31_entries_are_counted():
+    """Counts and indices beyond the signed 32-bit range; about 15 GB and two minutes."""
+    shape = (2**16 + 8, 2**15)
+    scores = jnp.zeros(shape, jnp.float16).at[-1, -1].set(1.0).at[2**16 + 1, 5].set(-1.0)
+    mask = jax.jit(lambda s: top_k_mask(s, 3))(scores)  # the one best, and the first two of 2**31 equals
+    assert int(count_true([mask])[0]) == 3
+    assert bool(mask[-1, -1])
+    assert bool(mask[0, 0])
+    assert bool(mask[0, 1])
