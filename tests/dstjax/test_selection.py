@@ -23,8 +23,12 @@ def scores_of(dtype, shape):
     size = int(np.prod(shape))
     if dtype in FLOATS:
         values = st.lists(st.sampled_from(SPECIAL), min_size=size, max_size=size)
-        with np.errstate(over="ignore"):
-            return values.map(lambda v: np.array(v).astype(FLOATS[dtype]).reshape(shape))
+
+        def cast(v):
+            with np.errstate(over="ignore"):  # 3e38 is infinite in half precision
+                return np.array(v).astype(FLOATS[dtype]).reshape(shape)
+
+        return values.map(cast)
     if dtype == "bool":
         values = st.lists(st.booleans(), min_size=size, max_size=size)
     else:
