@@ -82,7 +82,7 @@ def top_k_masks(
         common = functools.reduce(jnp.promote_types, (s.dtype for s in scores), jnp.dtype(jnp.float32))
         keys = [_ordered_key(s.astype(common), w) for s, w in zip(scores, wheres, strict=True)]
     group = [0] * len(keys) if together else list(range(len(keys)))
-    wanted = [jnp.asarray(k).astype(jnp.uint32) for k in ks]
+    wanted = [jnp.maximum(jnp.asarray(k), 0).astype(jnp.uint32) for k in ks]
 
     marks: list[jax.Array] = [jnp.zeros(0)] * len(keys)
     for dtype in sorted({k.dtype for k in keys}, key=str):
