@@ -57,10 +57,7 @@ def random_masks(key: jax.Array, leaves: list[Any], counts: list[int]) -> list[j
     if not leaves:
         return []
     drawn = _draw(key, counts, tuple((tuple(leaf.shape), _sharding(leaf)) for leaf in leaves))
-    return [
-        jax.device_put(m, leaf.sharding) if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) else m
-        for m, leaf in zip(drawn, leaves, strict=True)
-    ]
+    return [jax.device_put(m, leaf.sharding) if _is_placed(leaf) else m for m, leaf in zip(drawn, leaves, strict=True)]
 
 
 def leaf_keys(key: jax.Array, step: Any, leaves: int) -> list[tuple[jax.Array, jax.Array]]:
@@ -90,3 +87,8 @@ def _sharding(leaf: Any) -> Any:
         return None
     sharding = jax.typeof(leaf).sharding
     return sharding if sharding.mesh.shape else None
+
+
+def _is_placed(leaf: Any) -> bool:
+    """Whether a leaf was put on certain devices; masks put there without need would make the next step compile anew."""
+    return isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) and leaf.committed
