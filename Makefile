@@ -30,9 +30,9 @@ demo: env  ## compare five methods at three sparsities on the digits data
 	  --methods dense,static,set,rigl,dst_ee --sparsities 0.95,0.98,0.99 --seeds 5 \
 	  --workdir runs/demo
 
-test: env  ## the tests, and the examples in the docstrings and README.md
+test: env  ## the tests, and the examples in the docstrings and the pages
 	$(BIN)/python -m pytest -n 2 tests
-	$(BIN)/python -m pytest --doctest-modules --doctest-glob=README.md dstjax README.md
+	$(BIN)/python -m pytest --doctest-modules --doctest-glob='*.md' dstjax README.md docs
 
 slow: env  ## the thorough tests
 	$(BIN)/python -m pytest -m slow -n 2 tests
