@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from experiments.report import tables
 from experiments.report.cells import Cell, Comparison, method_label, percent
 from experiments.report.pictures import middle_shares
 from experiments.report.statistics import Difference, chance_of_clear, correlation, mean, paired
@@ -41,14 +42,14 @@ def does_not_show(comparison: Comparison) -> list[str]:
     """The limits of what was measured."""
     limits = [f"A cell is missing: {failure}" for failure in comparison.failures]
     n = len(comparison.grid[0].seeds)
-    pairs = [(m, s) for m in comparison.methods if m != comparison.reference for s in comparison.sparsities]
+    compared = [c for c in comparison.every if tables.difference(comparison, c) is not None]
     if n < 2:
         limits.append("There is one seed only, so nothing here says how far chance alone moves these numbers.")
-    elif pairs:
+    elif compared:
         chance, base = chance_of_clear(n), method_label(comparison.reference or "")
         limits.append(
-            f"{f'{n} seeds are few. ' if n < 10 else ''}{len(pairs)} differences to {base} were looked at; "
-            f"if no method differed, about {chance * len(pairs):.1f} of them would still lie beyond 2 standard errors "
+            f"{f'{n} seeds are few. ' if n < 10 else ''}{len(compared)} differences to {base} were looked at; "
+            f"if no method differed, about {chance * len(compared):.1f} of them would still lie beyond 2 standard errors "
             f"({percent(round(chance, 2))} each). A difference that is not clear here is not shown to be zero either."
         )
     limits.append(
@@ -56,14 +57,11 @@ def does_not_show(comparison: Comparison) -> list[str]:
         "points of a seed's accuracy."
     )
     limits += _unequal(comparison)
-    limits.append(
-        "One data set, one network and one training recipe, tuned for none of the methods: a ranking found here need "
-        "not hold elsewhere."
-    )
-    if len(comparison.sweep) > 1:
+    limits.append("One data set, one network and one training recipe: a ranking found here need not hold elsewhere.")
+    if len(comparison.sparse) > 1:
         limits.append(
-            "The coefficients of DST-EE are compared by test accuracy: the best of them is a choice made after "
-            "looking, and would have to be confirmed on new seeds."
+            "What is called the most accurate here was picked by the very test accuracy that is reported, which flatters "
+            "it: it would have to be confirmed on new seeds."
         )
     limits.append(
         "Nothing about speed or memory: the networks are computed with dense arrays whose inactive weights are zero."

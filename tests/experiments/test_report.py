@@ -176,6 +176,7 @@ def test_findings_follow_the_numbers():
 def test_findings_name_what_else_differs_between_methods(comparison):
     limits = findings.does_not_show(comparison)
     assert any("share that moves: 0.3 for SET and RigL and 0.5 for DST-EE" in s for s in limits)
+    assert any("8 differences to RigL" in s for s in limits)  # 3 methods x 2 sparsities, 2 more coefficients
     assert any("10.00 percentage points" in s for s in limits)
 
 
