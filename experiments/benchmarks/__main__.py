@@ -1,0 +1,116 @@
+"""Runs the benchmarks and writes their figures, a page of charts and the table of targets.
+
+    python -m experiments.benchmarks [--only NAME,NAME] [--quick] [--out DIR] [--report]
+
+  --only NAMES   only these: selection, update, step, compile, collectives, seeds; the figures of the others stay
+  --quick        tiny sizes, to see that everything runs; the figures mean nothing
+  --out DIR      where to write (default: runs/bench): a NAME-PLATFORM.jsonl each, results.json, index.html, targets.md
+  --report       no measurement: the page and the table of the figures that DIR already holds
+
+JAXPRUNER=DIR in the environment names a checkout of jaxpruner, which is then timed beside. Where JAX finds a GPU, the
+benchmarks that depend on the device run on the CPU and on it. Nothing else should run meanwhile: each figure holds the
+load of the machine, which is 1 to 2 on a quiet one.
+
+Exit status: 0; 1 where a benchmark failed (the others are run and reported); 2 for wrong arguments.
+"""
+
+import argparse
+import json
+import shlex
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import jax
+
+from experiments.benchmarks import (
+    collectives,
+    compilation,
+    machine,
+    page,
+    records,
+    seeds,
+    selection,
+    step,
+    targets,
+    update,
+)
+from experiments.benchmarks.timing import Settings, stream_bandwidth
+
+Benchmark = Callable[[Settings], Iterable[records.Row]]
+BENCHMARKS: dict[str, Benchmark] = {
+    "selection": selection.run,
+    "update": update.run,
+    "step": step.run,
+    "compile": compilation.run,
+    "collectives": collectives.run,
+    "seeds": seeds.run,
+}
+ANYWHERE = ("collectives",)  # needs no device, so it runs once
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        "python -m experiments.benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default=",".join(BENCHMARKS))
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    parser.add_argument("--report", action="store_true")
+    given = parser.parse_args(arguments)
+    names = [name for name in given.only.split(",") if name]
+    if unknown := [name for name in names if name not in BENCHMARKS]:
+        parser.error(f"--only {','.join(unknown)} is not known; expected some of {', '.join(BENCHMARKS)}.")
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    command = shlex.join(["python", "-m", "experiments.benchmarks", *words])
+    failed = False
+    if not given.report:
+        for device in devices():
+            failed |= not _measure(device, names, given.quick, given.out, command)
+    _report(given.out)
+    return int(failed)
+
+
+def devices() -> list[jax.Device]:
+    """The CPU, and one GPU if there is any."""
+    found = [jax.devices("cpu")[0]]
+    try:
+        return [*found, jax.devices("gpu")[0]]
+    except RuntimeError:
+        return found
+
+
+def _measure(device: jax.Device, names: list[str], quick: bool, out: Path, command: str) -> bool:
+    bandwidth = stream_bandwidth(device, entries=2**16 if quick else 2**25, rounds=3 if quick else 15)
+    settings = Settings(quick, device, bandwidth)
+    header = machine.facts(device, command) | {"bandwidth": bandwidth, "quick": quick}
+    print(f"{header['machine']}, {header['device']}, malloc {header['malloc']}, {bandwidth / 1e9:.1f} GB/s", flush=True)
+    whole = True
+    for name in names:
+        if name in ANYWHERE and device.platform != "cpu":
+            continue
+        rows = []
+        try:
+            for row in BENCHMARKS[name](settings):
+                rows.append(row)
+                print(records.line(row), flush=True)
+        except Exception as error:  # one that fails must not cost the figures of the others
+            traceback.print_exc()
+            rows.append(records.skipped(name, {}, f"failed: {type(error).__name__}: {str(error)[:500]}"))
+            whole = False
+        records.write(out / f"{name}-{device.platform}.jsonl", header | {"benchmark": name}, rows)
+    return whole
+
+
+def _report(out: Path) -> None:
+    rows = list(records.read(out))
+    table = targets.markdown([row for row in rows if row["kind"] != "run"])
+    (out / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (out / "targets.md").write_text(table + "\n")
+    (out / "index.html").write_text(page.page(rows))
+    print(f"\n{table}\n\nWritten to {out}: index.html, targets.md, results.json.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""The page of charts: one HTML file that holds everything it shows and asks the network for nothing."""
+
+import html
+from collections.abc import Callable, Sequence
+
+from experiments.benchmarks import charts, targets
+from experiments.benchmarks.records import Row, duration, line
+from experiments.report.page import STYLESHEET
+
+CHARTS: dict[str, tuple[str, Callable[[Sequence[Row]], str | None], str]] = {
+    "selection": (
+        "Selection",
+        charts.selection,
+        "Exact selection of 3 % of a tensor. Counting and argsort give ties to the lower index; sort finds a threshold "
+        "and is not exact where scores are equal. The floor is reading the scores and writing the mask once.",
+    ),
+    "update": (
+        "Mask update",
+        charts.updates,
+        "The step that drops and grows, over a whole network, in steps of the same optimiser without a mask. Points "
+        "are medians of paired rounds, whiskers the quartiles.",
+    ),
+    "step": (
+        "The step between updates",
+        charts.steps,
+        "Parameters and state donated. The host decides when the masks change, or a branch in the program does.",
+    ),
+    "seeds": ("Many seeds in one program", charts.seeds, "vmap over seeds inside a scan."),
+    "collectives": (
+        "Communication",
+        charts.collectives,
+        "Counted in the compiled program, loops as often as they run and both sides of every branch.",
+    ),
+    "compile": ("Tracing and compiling", lambda rows: None, ""),
+    "state": ("Sparse state", lambda rows: None, ""),
+    "scaling": (
+        "Past one machine",
+        lambda rows: None,
+        "Compiled for that many devices, not run; the times are predicted, see docs/scaling.md.",
+    ),
+}
+
+
+def page(rows: Sequence[Row]) -> str:
+    """The whole page.
+
+    Args:
+      rows: as :func:`experiments.benchmarks.records.read` gives them, each run before its figures.
+    """
+    runs: list[tuple[Row, list[Row]]] = []
+    for row in rows:
+        if row["kind"] == "run":
+            runs.append((row, []))
+        else:
+            runs[-1][1].append(row)
+    every = [row for _, figures in runs for row in figures]
+    sections = [_targets(every)] + [_section(name, run, runs) for name in CHARTS for run in [_of(name, runs)] if run]
+    warning = '<p class="lead"><b>A quick run: its figures mean nothing.</b></p>' if _quick(runs) else ""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>dstjax: what it costs</title>\n<style>\n{STYLESHEET.read_text()}</style>\n</head>\n<body>\n<main>\n"
+        "<h1>dstjax: what it costs</h1>\n"
+        '<p class="lead">Run time, compile time, memory and communication, each beside an optimiser without a mask. '
+        "The contenders of a race run in turn in one process, on the same parameters; ratios are taken round by "
+        f"round and their median is shown.</p>\n{warning}" + "\n".join(sections) + "\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _of(name: str, runs: list[tuple[Row, list[Row]]]) -> list[tuple[Row, list[Row]]]:
+    """The runs that hold rows of a benchmark, with these rows alone."""
+    found = [(run, [row for row in rows if row["benchmark"] == name]) for run, rows in runs]
+    return [(run, rows) for run, rows in found if rows]
+
+
+def _quick(runs: list[tuple[Row, list[Row]]]) -> bool:
+    return any(run.get("quick") for run, _ in runs)
+
+
+def _targets(rows: list[Row]) -> str:
+    words = {True: "reached", False: "missed", None: ""}
+    body = "".join(
+        f"<tr><th>{_text(o.target.name)}</th><td>{_text(o.target.wanted)}</td>"
+        f'<td class="clear">{_text(o.measured)}</td><td>{words[o.reached]}</td></tr>'
+        for o in targets.outcomes(rows)
+    )
+    return (
+        '<section id="targets"><h2>Targets</h2><div class="wide"><table class="numbers"><thead><tr><th>figure</th>'
+        f"<th>target</th><th>measured</th><th></th></tr></thead><tbody>{body}</tbody></table></div></section>"
+    )
+
+
+def _section(name: str, found: list[tuple[Row, list[Row]]], runs: list[tuple[Row, list[Row]]]) -> str:
+    title, chart, note = CHARTS[name]
+    parts = [f'<section id="{name}"><h2>{_text(title)}</h2>']
+    for number, (run, rows) in enumerate(found):
+        if len(found) > 1:
+            parts.append(f"<h3>{_text(run['device']['kind'])}</h3>")
+        svg = chart(rows)
+        if svg:
+            svg = svg if number == 0 else svg.replace(f"{name}-", f"{name}{number}-")
+            parts.append(f"<figure>{svg}<figcaption>{_text(note)}</figcaption></figure>")
+        elif note:
+            parts.append(f'<p class="note">{_text(note)}</p>')
+        listed = "\n".join(_text(line(row)) for row in rows)
+        opened = "" if svg else " open"
+        parts.append(f"<details{opened}><summary>{len(rows)} figures</summary><pre>{listed}</pre></details>")
+        parts.append(f'<p class="note">{_text(_provenance(run, rows))}</p>')
+    return "".join([*parts, "</section>"])
+
+
+def _provenance(run: Row, rows: list[Row]) -> str:
+    """The command and the machine."""
+    machine, versions = run["machine"], run["versions"]
+    loads = [row["load"] for row in rows if "load" in row]
+    words = [
+        f"Made with `{run['command']}` at commit {run['commit']}, {run['time']}",
+        f"{machine['cores']} cores of {machine['cpu']}, {(machine['memory_bytes'] or 0) / 2**30:.0f} GiB",
+        f"device {run['device']['kind']}",
+        ", ".join(f"{k} {v}" for k, v in versions.items()),
+        f"malloc: {run['malloc']}",
+    ]
+    if "bandwidth" in run:
+        words.append(
+            f"stream in place {run['bandwidth'] / 1e9:.1f} GB/s, a pass over 100 MB {duration(1e8 / run['bandwidth'])}"
+        )
+    if loads:
+        words.append(f"load {min(loads):.1f} to {max(loads):.1f}")
+    return "; ".join(words) + "."
+
+
+def _text(text: str) -> str:
+    return html.escape(str(text), quote=True)

@@ -1,0 +1,85 @@
+"""The step between mask updates, against the same optimiser without a mask, alone and in a whole training step."""
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import optax
+
+import dstjax
+from experiments.benchmarks import records, shapes
+from experiments.benchmarks.contenders import OPTIMISERS, SPARSITY, Arena, jaxpruner, method, moved
+from experiments.benchmarks.timing import Run, Settings, interleaved
+
+METHODS = ("rigl", "dst_ee")
+REWIRE = {"host decides": False, "branch inside": None}
+
+
+def run(settings: Settings) -> Iterator[records.Row]:
+    with jax.default_device(settings.device):
+        for optimiser in settings.pick(list(OPTIMISERS), ["sgd"]):
+            yield from _optimiser_step(settings, settings.pick("resnet50", "tiny"), optimiser)
+        yield from _training_step(settings)
+
+
+def _optimiser_step(settings: Settings, tree: str, optimiser: str) -> Iterator[records.Row]:
+    of_tree = shapes.TREES[tree]()
+    arena = Arena(shapes.arrays(of_tree, 0), shapes.arrays(of_tree, 1), OPTIMISERS[optimiser]())
+    runs: dict[str, Run] = {"dense": arena.dense()}
+    for name in settings.pick(METHODS, METHODS[:1]):
+        runs |= {f"{name}, {how}": arena.sparse(method(name), rewire) for how, rewire in REWIRE.items()}
+    other = jaxpruner() if tree == "resnet50" and settings.device.platform == "cpu" else None
+    if other is not None:
+        runs["jaxpruner rigl"] = arena.jaxpruner_step(other)
+    times = interleaved(runs, rounds=settings.pick(61, 3), warmup=3)
+    size = shapes.weights(of_tree)
+    case = {"tree": tree, "weights": size, "optimiser": optimiser, "sparsity": SPARSITY, "donated": True}
+    for name in times:
+        bytes_moved = moved(size, 4, optimiser, 0 if name == "dense" else 1)
+        yield records.timed(settings, "step", case, times, name, "dense", moved=bytes_moved)
+
+
+def _training_step(settings: Settings) -> Iterator[records.Row]:
+    """Forward, backward and optimiser of a convolutional network, parameters and moments shared as in Arena."""
+    batch = settings.pick(64, 2)
+    of_tree = shapes.conv() if not settings.quick else shapes.conv((8, 8))
+    images = jax.random.normal(jax.random.key(2), (batch, 32, 32, 3))
+    labels = jax.random.randint(jax.random.key(3), (batch,), 0, 10)
+    inner = OPTIMISERS["sgd"]()
+    params = shapes.arrays(of_tree, 0)
+    shared: dict[str, Any] = {"params": params, "moments": inner.init(params)}
+
+    def dense(params: Any, moments: Any) -> tuple[Any, Any]:
+        grads = jax.grad(shapes.conv_loss)(params, images, labels)
+        updates, moments = inner.update(grads, moments, params)
+        return optax.apply_updates(params, updates), moments
+
+    def contender(rewire: bool | None) -> Run:
+        tx = dstjax.sparsify(inner, method("rigl"))
+        held = [tx.init(shared["params"])._replace(inner_state=None)]
+
+        @functools.partial(jax.jit, donate_argnums=(0, 1))
+        def step(params: Any, state: Any) -> tuple[Any, Any]:
+            grads = jax.grad(shapes.conv_loss)(params, images, labels)
+            updates, state = tx.update(grads, state, params, rewire=rewire)
+            return optax.apply_updates(params, updates), state
+
+        def run() -> Any:
+            shared["params"], state = step(shared["params"], held[0]._replace(inner_state=shared["moments"]))
+            shared["moments"], held[0] = state.inner_state, state._replace(inner_state=None)
+            return shared["params"], state
+
+        return run
+
+    donating = jax.jit(dense, donate_argnums=(0, 1))
+
+    def run_dense() -> Any:
+        shared["params"], shared["moments"] = donating(shared["params"], shared["moments"])
+        return shared["params"], shared["moments"]
+
+    runs = {"dense": run_dense} | {f"rigl, {how}": contender(rewire) for how, rewire in REWIRE.items()}
+    times = interleaved(runs, rounds=settings.pick(41, 3), warmup=3)
+    case = {"tree": "conv", "weights": shapes.weights(of_tree), "optimiser": "sgd", "batch": batch, "training": True}
+    for name in times:
+        yield records.timed(settings, "step", case, times, name, "dense")

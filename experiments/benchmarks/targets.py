@@ -1,0 +1,196 @@
+"""The figures that matter most, each with the value that it must reach, and the table of them for the README."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from experiments.benchmarks.records import Row
+
+Pick = Callable[[Row], float | None]  # the figure that a row contributes, or None
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """One figure; the worst of all that are picked counts."""
+
+    name: str
+    pick: Pick
+    shown: Callable[[float], str]
+    low: float = -math.inf
+    high: float = math.inf
+
+    @property
+    def wanted(self) -> str:
+        if self.low == self.high or self.shown is _share:
+            return self.shown(self.high)
+        if math.isinf(self.low):
+            return f"≤ {self.shown(self.high)}"
+        if math.isinf(self.high):
+            return f"≥ {self.shown(self.low)}"
+        return f"{self.shown(self.low)} to {self.shown(self.high)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What was measured for a target; nothing where no row has it."""
+
+    target: Target
+    values: tuple[float, ...]
+
+    @property
+    def reached(self) -> bool | None:
+        return all(self.target.low <= v <= self.target.high for v in self.values) if self.values else None
+
+    @property
+    def measured(self) -> str:
+        if not self.values:
+            return "not measured"
+        low, high = self.target.shown(min(self.values)), self.target.shown(max(self.values))
+        return low if low == high else f"{low} to {high}"
+
+
+def outcomes(rows: Sequence[Row]) -> list[Outcome]:
+    picked = [[t.pick(row) for row in rows if row["kind"] in ("time", "value")] for t in TARGETS]
+    return [Outcome(t, tuple(v for v in values if v is not None)) for t, values in zip(TARGETS, picked, strict=True)]
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The table for the README."""
+    lines = ["| figure | target | measured | |", "|---|---|---|---|"]
+    for outcome in outcomes(rows):
+        mark = {True: "reached", False: "missed", None: ""}[outcome.reached]
+        lines.append(f"| {outcome.target.name} | {outcome.target.wanted} | {outcome.measured} | {mark} |")
+    return "\n".join(lines)
+
+
+def _ratio(benchmark: str, to: str, contender: str, *, inverse: bool = False, **case: Any) -> Pick:
+    """The ratio to one contender, of every contender whose name ends so."""
+
+    def pick(row: Row) -> float | None:
+        if row["benchmark"] != benchmark or row.get("to") != to or not row["case"]["contender"].endswith(contender):
+            return None
+        if not _matches(row, case) or row["case"]["contender"].startswith("jaxpruner"):
+            return None
+        return 1 / row["ratio"]["median"] if inverse else row["ratio"]["median"]
+
+    return pick
+
+
+def _value(benchmark: str, field: str, **case: Any) -> Pick:
+    def pick(row: Row) -> float | None:
+        if row["benchmark"] != benchmark or row["kind"] != "value" or field not in row["values"]:
+            return None
+        return float(row["values"][field]) if _matches(row, case) else None
+
+    return pick
+
+
+def _matches(row: Row, case: Row) -> bool:
+    return all(row["case"].get(k.replace("_", " "), row["case"].get(k)) == v for k, v in case.items())
+
+
+def _times(x: float) -> str:
+    return f"{x:.3g}x" if x >= 10 else f"{x:.2f}x"
+
+
+def _percent(x: float) -> str:
+    return f"{100 * x:.2g} %"
+
+
+def _seconds(x: float) -> str:
+    return f"{x:.1f} s"
+
+
+def _bytes(x: float) -> str:
+    return f"{x:.2g} byte"
+
+
+def _kibibytes(x: float) -> str:
+    return f"{x / 1024:.3g} KiB"
+
+
+def _whole(x: float) -> str:
+    return f"{x:.0f}"
+
+
+def _plain(x: float) -> str:
+    return f"{x:.2f}"
+
+
+def _share(x: float) -> str:
+    return "yes" if x else "no"
+
+
+TARGETS = (
+    Target(
+        "mask update, ResNet-50, 90 % ERK: faster than jaxpruner's RigL by",
+        _ratio("update", "jaxpruner rigl", "", inverse=True, tree="resnet50"),
+        _times,
+        low=30,
+    ),
+    Target("the same, in dense optimiser steps", _ratio("update", "dense step", "", tree="resnet50"), _times, high=20),
+    *(
+        Target(
+            f"step between updates, {label}, {how}, against dense",
+            _ratio("step", "dense", how, tree="resnet50", optimiser=optimiser),
+            _times,
+            high=high,
+        )
+        for optimiser, label in (("sgd", "SGD with momentum"), ("adamw", "AdamW"))
+        for how, high in (("host decides", 1.05), ("branch inside", 1.20))
+    ),
+    Target(
+        "whole training step, small convolutional network, against dense",
+        _ratio("step", "dense", "", training=True),
+        _times,
+        high=1.02,
+    ),
+    Target(
+        "exact selection of 3 % of 10⁷ float32, against argsort",
+        _ratio("selection", "argsort", "counting", entries=10**7, dtype="float32"),
+        _percent,
+        high=0.03,
+    ),
+    Target(
+        "tracing and compiling the update of 54 leaves",
+        _value("compile", "seconds", tree="resnet50", program="mask update"),
+        _seconds,
+        high=6,
+    ),
+    Target(
+        "sparse state of RigL, a weight",
+        _value("state", "bytes_per_weight", method="rigl", mask_updates=249),
+        _bytes,
+        high=0.2,
+    ),
+    Target(
+        "sparse state of DST-EE, a weight",
+        _value("state", "bytes_per_weight", method="dst_ee", mask_updates=249),
+        _bytes,
+        high=1.2,
+    ),
+    Target("8 devices: a tensor is moved", _value("collectives", "moves_a_tensor", devices=8), _share, high=0),
+    Target(
+        "8 devices: sent for a leaf and update",
+        _value("collectives", "bytes_per_leaf", devices=8),
+        _kibibytes,
+        high=65535,
+    ),
+    Target(
+        "8 devices: masks bit-equal to one device",
+        _value("collectives", "masks_equal_one_device", devices=8),
+        _share,
+        low=1,
+        high=1,
+    ),
+    Target("4 and 16 seeds under vmap in a scan, against dense", _ratio("seeds", "dense", ""), _times, high=1.15),
+    Target("branches in that program", _value("seeds", "conditionals"), _whole, low=1, high=1),
+    Target(
+        "update time grows with the size to the power of, 10⁶ to 10⁸ weights",
+        _value("update", "exponent"),
+        _plain,
+        low=0.9,
+        high=1.1,
+    ),
+)

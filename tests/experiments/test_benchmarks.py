@@ -1,0 +1,155 @@
+import json
+import re
+
+import pytest
+
+from experiments.benchmarks import __main__ as benchmarks
+from experiments.benchmarks import charts, hlo, machine, page, records, shapes, targets, timing
+
+HLO = """HloModule jit_f, is_scheduled=true
+
+%add (a: s32[], b: s32[]) -> s32[] {
+  %a = s32[] parameter(0)
+  ROOT %sum = s32[] add(%a, %b)
+}
+
+%body (loop: (s32[], u32[4])) -> (s32[], u32[4]) {
+  %all-reduce.1 = s32[3]{0} all-reduce(%x), channel_id=1, to_apply=%add
+}
+
+%condition (loop: (s32[], u32[4])) -> pred[] {
+  ROOT %less = pred[] compare(%i, %n), direction=LT
+}
+
+%branch_0 (p: bf16[2]) -> bf16[8,2] {
+  ROOT %all-gather.3 = bf16[8,2]{1,0} all-gather(%p), channel_id=2, dimensions={0}
+}
+
+%branch_1 (p: bf16[2]) -> bf16[8,2] {
+  ROOT %broadcast = bf16[8,2]{1,0} broadcast(%p)
+}
+
+ENTRY %main (x: f32[8]) -> f32[8] {
+  %while.1 = (s32[], u32[4]) while(%t), condition=%condition, body=%body, backend_config={"known_trip_count":{"n":"16"}}
+  %conditional.1 = bf16[8,2] conditional(%i, %p, %p), branch_computations={%branch_0, %branch_1}
+  %all-gather-start.2 = (pred[2]{0}, pred[16]{0}) all-gather-start(%m), channel_id=3, dimensions={0}
+  ROOT %done = pred[16]{0} all-gather-done(%all-gather-start.2)
+}
+"""
+
+
+def test_collectives_count_as_often_as_they_run():
+    found = hlo.collectives(HLO)
+    assert found.operations == {"all-reduce": 16, "all-gather": 2}
+    assert found.in_text == 3
+    assert found.bytes == 16 * 3 * 4 + 8 * 2 * 2 + 16
+    assert found.largest == 32
+    assert hlo.branches(HLO) == 1
+
+
+def test_a_collective_in_a_loop_of_unknown_length_is_refused():
+    with pytest.raises(ValueError, match="unknown length"):
+        hlo.collectives(HLO.replace("known_trip_count", "other"))
+
+
+def test_shapes_have_the_published_sizes():
+    resnet = shapes.resnet50()
+    assert len(resnet) == 54
+    assert shapes.weights(resnet) == 25_502_912
+    assert shapes.weights(shapes.vit_b16()) == pytest.approx(86e6, rel=0.01)
+    assert shapes.weights(shapes.gpt_1_3b()) == pytest.approx(1.3e9, rel=0.02)
+
+
+def test_rounds_are_interleaved_and_ratios_paired():
+    calls = []
+    runs = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    times = timing.interleaved(runs, rounds=3, warmup=1)
+    assert calls == list("ab" + "abbaab")
+    assert [len(t) for t in times.values()] == [3, 3]
+    assert timing.ratios({"a": [1.0, 2.0], "b": [2.0, 1.0]}, "a", "b") == [0.5, 2.0]
+    assert timing.exponent([1e6, 1e7, 1e8], [1.0, 10.0, 100.0]) == pytest.approx(1.0)
+
+
+def row(benchmark, contender, to, ratio, **case):
+    spread = dict.fromkeys(("median", "q1", "q3", "min"), ratio) | {"n": 3}
+    seconds = dict(spread, median=1.0)
+    return {
+        "kind": "time",
+        "benchmark": benchmark,
+        "case": {**case, "contender": contender},
+        "seconds": seconds,
+        "to": to,
+        "ratio": spread,
+        "load": 1.0,
+    }
+
+
+def test_the_worst_figure_decides_whether_a_target_is_reached():
+    rows = [row("update", name, "jaxpruner rigl", r, tree="resnet50") for name, r in (("rigl", 0.02), ("dst_ee", 0.05))]
+    rows += [row("update", "rigl", "dense step", 12.5, tree="resnet50")]
+    rows += [row("update", "jaxpruner rigl", "dense step", 400.0, tree="resnet50")]
+    faster, dense = targets.outcomes(rows)[:2]
+    assert (faster.measured, faster.reached) == ("20x to 50x", False)
+    assert (dense.measured, dense.reached) == ("12.5x", True)
+    assert "| ≥ 30x | 20x to 50x | missed |" in targets.markdown(rows)
+    assert "not measured" in targets.markdown([])
+
+
+def test_every_chart_has_something_to_draw_or_none():
+    rows = [row("update", "rigl", "dense step", 12.5, tree="resnet50")]
+    assert charts.updates(rows).startswith("<svg")
+    assert charts.updates([]) is None
+    assert charts.selection([]) is None
+    assert "not measured" in page.page([])
+
+
+def test_an_unknown_benchmark_is_refused(capsys):
+    with pytest.raises(SystemExit) as error:
+        benchmarks.main(["--only", "steps"])
+    assert error.value.code == 2
+    assert "expected some of selection, update" in capsys.readouterr().err
+
+
+def test_quick_run_end_to_end(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("JAXPRUNER", raising=False)
+    assert benchmarks.main(["--quick", "--out", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "| figure | target | measured | |" in out
+
+    rows = json.loads((tmp_path / "results.json").read_text())
+    heads = [r for r in rows if r["kind"] == "run"]
+    assert {r["benchmark"] for r in heads if r["device"]["platform"] == "cpu"} == set(benchmarks.BENCHMARKS)
+    for head in heads:
+        assert head["quick"] is True
+        assert head["versions"].keys() >= {"python", "jax", "jaxlib", "optax", "numpy"}
+        assert head["machine"].keys() == {"cpu", "cores", "memory_bytes", "system"}
+        assert head["malloc"]
+        assert head["commit"]
+        assert "--quick" in head["command"]
+        assert head["bandwidth"] > 0
+    for r in rows:
+        assert r["kind"] in records.KINDS
+        if r["kind"] == "time":
+            assert 0 < r["seconds"]["min"] <= r["seconds"]["median"]
+            assert ("to" in r) == ("ratio" in r)
+        if r["kind"] == "value":
+            assert r["values"]
+    measured = {r["benchmark"] for r in rows if r["kind"] in ("time", "value")}
+    assert measured == {"selection", "update", "step", "compile", "state", "collectives", "seeds"}
+    found = [r["values"] for r in rows if r["benchmark"] == "collectives" and r["kind"] == "value"]
+    assert all(v["masks_equal_one_device"] and not v["moves_a_tensor"] for v in found)
+    assert all(v["values"]["conditionals"] == 1 for v in rows if "conditionals" in v.get("values", {}))
+
+    page_text = (tmp_path / "index.html").read_text()
+    assert not re.search(r"""(?:src|href)\s*=\s*["'](?!#)|url\((?!#)|@import""", page_text)
+    assert page_text.count("<svg") >= 4
+    assert "A quick run" in page_text
+
+    before = page_text
+    assert benchmarks.main(["--report", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "index.html").read_text() == before
+
+
+def test_the_machine_is_described_without_git(monkeypatch, tmp_path):
+    monkeypatch.setattr(machine, "HERE", tmp_path)
+    assert machine.commit() == "unknown"
