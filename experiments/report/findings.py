@@ -49,8 +49,8 @@ def does_not_show(comparison: Comparison) -> list[str]:
         chance, base = chance_of_clear(n), method_label(comparison.reference or "")
         limits.append(
             f"{f'{n} seeds are few. ' if n < 10 else ''}{len(compared)} differences to {base} were looked at; "
-            f"if no method differed, about {chance * len(compared):.1f} of them would still lie beyond 2 standard errors "
-            f"({percent(round(chance, 2))} each). A difference that is not clear here is not shown to be zero either."
+            f"if no method differed, about {chance * len(compared):.1f} of them would still lie beyond 2 standard "
+            f"errors ({percent(round(chance, 2))} each). A difference that is not clear here is not shown to be zero either."
         )
     limits.append(
         f"The test set has {comparison.n_test:,} examples: one of them is {100 / comparison.n_test:.2f} percentage "
@@ -60,8 +60,8 @@ def does_not_show(comparison: Comparison) -> list[str]:
     limits.append("One data set, one network and one training recipe: a ranking found here need not hold elsewhere.")
     if len(comparison.sparse) > 1:
         limits.append(
-            "What is called the most accurate here was picked by the very test accuracy that is reported, which flatters "
-            "it: it would have to be confirmed on new seeds."
+            "What is called the most accurate here was picked by the very test accuracy that is reported, which "
+            "flatters it: it would have to be confirmed on new seeds."
         )
     limits.append(
         "Nothing about speed or memory: the networks are computed with dense arrays whose inactive weights are zero."
