@@ -50,7 +50,8 @@ def does_not_show(comparison: Comparison) -> list[str]:
         limits.append(
             f"{f'{n} seeds are few. ' if n < 10 else ''}{len(compared)} differences to {base} were looked at; "
             f"if no method differed, about {chance * len(compared):.1f} of them would still lie beyond 2 standard "
-            f"errors ({percent(round(chance, 2))} each). A difference that is not clear here is not shown to be zero either."
+            f"errors ({percent(round(chance, 2))} each). A difference that is not clear here is not "
+            "shown to be zero either."
         )
     limits.append(
         f"The test set has {comparison.n_test:,} examples: one of them is {100 / comparison.n_test:.2f} percentage "
