@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,8 +10,7 @@ from dstjax._checks import check_choice
 from experiments.data import digits
 
 
-@dataclasses.dataclass(frozen=True)
-class Split:
+class Split(NamedTuple):
     """Which samples serve what, and the mean input of those that are trained on."""
 
     train: np.ndarray  # int32, indices

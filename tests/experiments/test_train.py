@@ -1,0 +1,344 @@
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dstjax
+from experiments import train, training
+from experiments.configs import digits
+
+DIGITS = "experiments/configs/digits.py"
+TINY = [
+    *("--config.model.sizes=(16,)", "--config.steps=48", "--config.update_period=4", "--config.sparsity=0.8"),
+    "--config.checkpoint_every_epochs=1",
+]
+
+
+def records(workdir, kind=None):
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if kind in (None, line["kind"])]
+
+
+@pytest.mark.parametrize("method", dstjax.methods.names())
+def test_every_method_has_the_requested_number_of_active_weights_at_every_record(method, small, tmp_path):
+    config = small(method=method, seeds=2)
+    summary = train.train_and_evaluate(config, tmp_path, quiet=True)
+    assert summary == json.loads((tmp_path / "summary.json").read_text())
+    total = 64 * 16 + 16 * 10
+    if method == "dense":
+        assert summary["layers"] == []
+        assert (summary["sparsity"], summary["density"], summary["active_weights"]) == (0, 1, total)
+        assert not (tmp_path / "masks.npz").exists()
+    else:
+        asked = sum(layer["requested"] for layer in summary["layers"])
+        assert summary["density"] == asked / total
+        assert abs(asked - 0.2 * total) <= 2  # each layer rounds once
+        assert summary["active_weights"] == summary["requested_weights"] == asked
+        assert all(layer["active"] == [layer["requested"]] * 2 for layer in summary["layers"])
+        assert all(r["active_weights"] == [asked] * 2 for r in records(tmp_path, "train"))
+    updates = records(tmp_path, "mask_update")
+    fixed = method in ("dense", "static")
+    # Every 4 steps before 75 % of 48.
+    assert [r["step"] for r in updates] == ([] if fixed else list(range(4, 36, 4)))
+    assert [r["update"] for r in updates] == list(range(1, len(updates) + 1))
+    for record in updates:
+        assert record["active"] == {path: [count] * 2 for path, count in record["requested"].items()}
+    assert summary["mask_updates"] == len(updates)
+    assert [r["step"] for r in records(tmp_path, "train")] == [16, 32, 48]
+    assert all(np.isfinite(r["loss"]).all() for r in records(tmp_path, "train"))
+    tests = [r for r in records(tmp_path, "eval") if r["split"] == "test"]
+    assert [(r["step"], r["accuracy"]) for r in tests] == [(48, summary["test_accuracy"])]
+    assert len(summary["test_accuracy"]) == 2 == len(summary["exploration_rate"])
+
+
+@pytest.mark.parametrize("method", ["rigl", "dst_ee", "set", "dense"])
+def test_vmap_and_one_after_the_other_give_the_same_numbers(method, small, files, tmp_path):
+    """The same masks and answers; losses and sums over whole layers to the rounding of differently fused programs."""
+    for mode in ("vmap", "sequential"):
+        train.train_and_evaluate(small(method=method, seeds=(3, 1), seeds_mode=mode), tmp_path / mode, quiet=True)
+    vmap, sequential = files(tmp_path / "vmap"), files(tmp_path / "sequential")
+    assert vmap["masks"] == sequential["masks"]
+    assert vmap["summary"].pop("seeds_mode") == "vmap"
+    assert sequential["summary"].pop("seeds_mode") == "sequential"
+    rounded = ("loss", "test_loss", "validation_loss", "mask_error")
+    pairs = zip(records(tmp_path / "vmap"), records(tmp_path / "sequential"), strict=True)
+    for a, b in [*pairs, (vmap["summary"], sequential["summary"])]:
+        for name in [name for name in rounded if name in a]:
+            np.testing.assert_allclose(a.pop(name), b.pop(name), rtol=1e-5)
+        assert a == b
+
+
+def test_vmap_and_one_after_the_other_give_the_same_bits_for_the_network_of_the_digits_config(small):
+    plan = train.configuration.plan(small(model__sizes=(300, 100), seeds=2))
+    states = []
+    for mode in ("vmap", "sequential"):
+        trainer = training.Trainer(plan.model, plan.make_tx, plan.data, plan.seeds, mode, 64)
+        trainer.epoch(0, 16, plan.method.is_update_step)
+        state = trainer.state()
+        tracked = state.opt_state.tracked._replace(error=None)  # a sum over whole layers
+        states.append(state._replace(opt_state=state.opt_state._replace(tracked=tracked)))
+    jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+def test_the_convolutional_network_trains(small, tmp_path):
+    config = small(model__name="conv", model__sizes=(16,), optimizer__name="adamw", optimizer__learning_rate=0.03)
+    config.steps, config.update_period, config.sparsity = 96, 32, 0.5
+    summary = train.train_and_evaluate(config, tmp_path, quiet=True)
+    assert summary["test_accuracy"][0] > 0.5
+    shapes = {layer["path"]: layer["shape"] for layer in summary["layers"]}
+    first, second = "ShiftedConv_0/kernel", "ShiftedConv_1/kernel"
+    assert shapes == {"Dense_0/kernel": [16, 10], first: [3, 3, 1, 16], second: [3, 3, 16, 16]}
+
+
+def test_a_plain_step_has_no_branch_and_nothing_sorts(small):
+    config = small(method="dst_ee")
+    plan = train.configuration.plan(config)
+    for mode in ("sequential", "vmap"):
+        trainer = training.Trainer(plan.model, plan.make_tx, plan.data, [0, 1], mode, config.batch_size)
+        order = trainer._groups([trainer.order(i, 0) for i in range(2)])[0]
+        zeros = np.zeros(order.shape[:-2], np.float32)
+        arguments = (trainer.states[0], training.Sums(zeros, zeros.astype(np.int32)), trainer.sources[0], order)
+        plain = trainer.run.lower(*arguments, np.int32(0), np.int32(3)).compile().as_text()
+        assert "while(" in plain
+        assert "conditional(" not in plain
+        assert "sort(" not in plain
+        rewire = trainer.rewire.lower(*arguments, np.int32(0)).compile().as_text()
+        assert "while(" in rewire
+        assert "sort(" not in rewire
+
+
+def test_programs_are_shared_where_they_are_the_same_and_only_there(small, tmp_path):
+    def masks(name, **fields):
+        before = set(training.Program.compiled)
+        train.train_and_evaluate(small(**fields), tmp_path / name, quiet=True)
+        with np.load(tmp_path / name / "masks.npz") as archive:
+            return archive["final"], len(training.Program.compiled.keys() - before)
+
+    masks("first", method="dst_ee", coefficient=0.25)
+    assert masks("sparser", method="dst_ee", coefficient=0.25, sparsity=0.9)[1] == 0
+    greedy, new = masks("greedy", method="dst_ee", coefficient=0.0)
+    assert new == 1  # the mask update
+    explorer, new = masks("explorer", method="dst_ee", coefficient=100.0)
+    assert new == 1
+    assert (greedy != explorer).any()
+    small_moves, _ = masks("small moves", method="dst_ee", coefficient=0.0, drop_fraction=0.05)
+    assert (greedy != small_moves).any()
+
+
+def test_programs_that_do_not_read_their_arguments_are_not_shared_between_shapes():
+    for n in (2, 3):
+        assert training.Program(lambda x: jnp.zeros(3))(np.zeros(n)).shape == (3,)
+    assert training.Program(lambda x: {"a": x})(np.zeros(2)).keys() == {"a"}
+    assert training.Program(lambda x: {"b": x})(np.zeros(2)).keys() == {"b"}
+
+
+def test_the_data_order_depends_on_seed_and_epoch_alone(small):
+    plan = train.configuration.plan(small(seeds=(5, 6)))
+    trainer = training.Trainer(plan.model, plan.make_tx, plan.data, plan.seeds, "sequential", 64)
+    again = training.Trainer(plan.model, plan.make_tx, plan.data, [6], "sequential", 64)
+    np.testing.assert_array_equal(trainer.order(1, 7), again.order(0, 7))
+    assert (trainer.order(1, 7) != trainer.order(1, 8)).any()
+    assert (trainer.order(1, 7) != trainer.order(0, 7)).any()
+    assert len(np.unique(trainer.order(0, 0))) == 16 * 64
+    assert set(trainer.order(0, 0).ravel()) <= {*trainer.splits[0].train}
+
+
+def test_a_finished_run_started_again_says_so_and_does_nothing(small, tmp_path, capsys):
+    first = train.train_and_evaluate(small(), tmp_path)
+    assert "Dense_0/kernel" in capsys.readouterr().out
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert train.train_and_evaluate(small(), tmp_path) == first
+    assert "finished" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_a_workdir_of_another_run_is_refused_with_the_fields_that_differ(small, tmp_path):
+    train.train_and_evaluate(small(), tmp_path, quiet=True)
+    with pytest.raises(
+        ValueError, match=r"another run; .*model\.sizes \(\[16\] there, \[8\] now\), sparsity \(0\.8 there"
+    ):
+        train.train_and_evaluate(small(sparsity=0.9, model__sizes=(8,)), tmp_path)
+    train.train_and_evaluate(small(log_every_epochs=1), tmp_path, quiet=True)  # the display alone
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [("metrics.jsonl", "{}", "without its config.json"), ("config.json", "{", "not readable as JSON")],
+)
+def test_a_workdir_that_makes_no_sense_is_refused(name, content, message, small, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        train.train_and_evaluate(small(), tmp_path)
+
+
+def test_a_workdir_that_cannot_be_made_is_refused(small, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="is not usable"):
+        train.train_and_evaluate(small(), tmp_path / "file" / "run")
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_status_1(tmp_path, capsys):
+    arguments = ["--config", DIGITS, "--workdir", str(tmp_path), *TINY, "--config.optimizer.learning_rate=1e30"]
+    assert train.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert error == "error: the loss is not finite for seed(s) [0] between step 1 and step 16.\n"
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_tensorboard_events_are_written_when_asked(small, tmp_path):
+    train.train_and_evaluate(small(seeds=(0, 7), tensorboard=True), tmp_path / "with", quiet=True)
+    (events,) = (tmp_path / "with" / "tensorboard").iterdir()
+    content = events.read_bytes()
+    for tag in (b"train/loss/seed_7", b"eval_test/accuracy/seed_0", b"mask_update/exploration_rate/seed_7"):
+        assert tag in content
+    train.train_and_evaluate(small(), tmp_path / "without", quiet=True)
+    assert not (tmp_path / "without" / "tensorboard").exists()
+
+
+def test_a_growth_rule_of_three_lines(tmp_path, monkeypatch, capsys):
+    config = f"{train.Path(DIGITS).absolute()}"
+    (tmp_path / "my_rules.py").write_text(
+        "import jax.numpy as jnp\n"
+        "def top_left(leaf):\n"
+        "    return -jnp.arange(leaf.weight.size).reshape(leaf.weight.shape)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--config", config, "--workdir", "run", *TINY, "--config.grow=my_rules:top_left"]
+    assert train.main(arguments) == 0
+    assert "test accuracy" in capsys.readouterr().out
+    with np.load("run/masks.npz") as archive:
+        assert archive["final"][0, 0].all()
+        assert not archive["initial"][0, 0].all()
+
+
+def test_the_config_is_locked_and_serialisable():
+    config = digits.get_config()
+    assert config.is_locked
+    with pytest.raises(AttributeError):
+        config.sparcity = 0.5
+    with pytest.raises(TypeError):
+        config.batch_size = 2.5
+    assert json.loads(config.to_json())["method"] == "rigl"
+
+
+BAD = {
+    "config.sparsty=0.9": "config field 'sparsty' is not known; did you mean 'sparsity'?",
+    "config.model.size=(3,)": "config field 'model.size' is not known; did you mean 'sizes'?",
+    "config.model=3": "is a section",
+    "config.method=rigel": "method 'rigel' is not known; did you mean 'rigl'?",
+    "config.grow=gradeint": "did you mean 'gradient'?",
+    "config.drop=magnitud": "did you mean 'magnitude'?",
+    "config.distribution=erl": "did you mean 'er'?",
+    "config.drop_schedule=cosin": "did you mean 'cosine'?",
+    "config.model.name=mpl": "did you mean 'mlp'?",
+    "config.optimizer.name=adam": "did you mean 'adamw'?",
+    "config.dataset=digit": "did you mean 'digits'?",
+    "config.seeds_mode=vmapp": "did you mean 'vmap'?",
+    "config.sparsity=1.5": "sparsity=1.5 is not accepted; expected",
+    "config.sparsity=nan": "sparsity=nan is not accepted",
+    "config.sparsity=much": "sparsity='much' is not accepted; expected a value of type float",
+    "config.drop_fraction=2": "drop_fraction=2.0 is not accepted",
+    "config.update_period=0": "update_period=0 is not accepted",
+    "config.update_period=2.5": "update_period='2.5' is not accepted; expected a value of type int",
+    "config.end_step=3": "leaves no mask update",
+    "config.start_step=1900": "expected a later step",
+    "config.end_percent=0": "end_percent=0.0 is not accepted",
+    "config.update_order=sometimes": "update_order='sometimes' is not known",
+    "config.scope=layers": "did you mean 'layer'?",
+    "config.rounding=up": "rounding='up' is not known",
+    "config.coefficient=0.1": "method 'rigl' has no hyper-parameter 'coefficient'",
+    "config.lambda_=1": "method 'rigl' has no hyper-parameter 'lambda_'",
+    "config.grow=no_such_module:rule": "importing 'no_such_module' failed",
+    "config.grow=json:rule": "'json' has no function 'rule'",
+    "config.distribution={1": "as JSON it fails",
+    'config.distribution={"nowhere": 0.5}': "nowhere",
+    "config.seeds=0": "seeds=0 is not accepted",
+    "config.seeds=(1, 1)": "different integers",
+    "config.batch_size=0": "batch_size=0 is not accepted",
+    "config.batch_size=9999": "expected at most 1077",
+    "config.steps=-1": "steps=-1 is not accepted",
+    "config.eval_every_epochs=0": "eval_every_epochs=0 is not accepted",
+    "config.tensorboard=maybe": "expected a value of type bool",
+    "config.optimizer.learning_rate=-1": "optimizer.learning_rate=-1.0 is not accepted",
+    "config.optimizer.momentum=1": "optimizer.momentum=1.0 is not accepted",
+    "config.optimizer.weight_decay=inf": "optimizer.weight_decay=inf is not accepted",
+    "config.model.sizes=(0,)": "model.sizes=(0,) is not accepted",
+    "confg=x": "option '--confg' is not known; did you mean '--config'?",
+    "config.sparsity": "has no value",
+    "config=nowhere.py": "config file 'nowhere.py' is not there",
+    "config=README.md": "is not a Python file",
+    "workdir=": "option --workdir is missing",
+}
+
+
+@pytest.mark.parametrize("argument", BAD)
+def test_bad_input_is_one_line_and_status_2(argument, tmp_path, capsys):
+    assert train.main(["--config", DIGITS, "--workdir", str(tmp_path / "run"), f"--{argument}"]) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.startswith("error: ")
+    assert output.err.count("\n") == 1
+    assert BAD[argument] in output.err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config.method=dense", "--config.sparsity=0.5"], "method 'dense' has no hyper-parameter 'sparsity'"),
+        (
+            ["--config.method=static", "--config.update_period=9"],
+            "method 'static' has no hyper-parameter 'update_period'",
+        ),
+        (["--config.method=static", "--config.end_percent=50"], "method 'static' has no hyper-parameter 'end_percent'"),
+        (["--config.method=dst_ee", "--config.coefficient=-1"], "coefficient=-1.0 is not accepted"),
+        (["--config.method=dst_ee", "--config.epsilon=0"], "epsilon=0.0 is not accepted"),
+        (["--config.method=dst_ee", "--config.grow=random"], "grow='random' is not accepted by 'dst_ee'"),
+        (
+            ["--config.method=set", "--config.epsilon=5", "--config.sparsity=0.5"],
+            "epsilon=5.0 is not accepted together",
+        ),
+        (
+            ["--config.end_step=100", "--config.end_percent=50"],
+            "end_step=100 is not accepted together with end_percent",
+        ),
+        (["--config.seeds", "2", "extra"], "unexpected argument 'extra'"),
+    ],
+)
+def test_contradictions_are_one_line_and_status_2(arguments, message, tmp_path, capsys):
+    assert train.main(["--config", DIGITS, "--workdir", str(tmp_path / "run"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("missing", ["config", "workdir"])
+def test_both_options_are_needed(missing, capsys):
+    arguments = {"config": f"--config={DIGITS}", "workdir": "--workdir=x"}
+    del arguments[missing]
+    assert train.main([*arguments.values()]) == 2
+    assert f"option --{missing} is missing" in capsys.readouterr().err
+
+
+def test_the_command_itself_ends_with_status_2_and_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "experiments.train", "--config", DIGITS, "--workdir", str(tmp_path)]
+    result = subprocess.run([*command, "--config.methd=rigl"], capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: config field 'methd' is not known; did you mean 'method'?")
+    assert result.stderr.count("\n") == 1
+
+
+def test_hyperparameters_reach_the_method(small):
+    def made(**fields):
+        return train.configuration.plan(small(**fields)).method
+
+    assert made(distribution='{"Dense_0/kernel": 0.25, ".*": 0.5}').distribution == {"Dense_0/kernel": 0.25, ".*": 0.5}
+    assert made(method="set", epsilon=5.0).sparsity is None
+    assert made(method="rigl", update_order="step_then_update").update_order == "step_then_update"
+    assert made(end_step=40).updates.end_step == 40
+    assert made(end_percent=50.0).updates.end_step == 24
+    assert made(grow="random", drop="snip").grow is dstjax.criteria.random
