@@ -8,7 +8,8 @@ number. With w = weight and g = gradient of the loss with respect to the masked 
 drop                  score                       source
 ====================  ==========================  =====================================================
 ``magnitude``         abs(w)                      RigL (Evci et al., 2020)
-``set``               abs(w), each sign apart     SET (Mocanu et al., 2018); equal numbers of both signs
+``set``               abs(w), each sign apart     SET as Nowak et al. have it: equal numbers of both signs
+``set_fraction``      abs(w), each sign apart     SET (Mocanu et al., 2018): the same fraction of both signs
 ``mest``              abs(w) + lambda * abs(g)    MEST (Yuan et al., 2021)
 ``sensitivity``       abs(g) / abs(w)             Nowak et al., "Fantastic weights", 2023
 ``rsensitivity``      abs(w) / abs(g)             the same, reciprocal
@@ -32,6 +33,7 @@ import jax
 import jax.numpy as jnp
 
 from dstjax._checks import check_number, suggest
+from dstjax.masks import part_of
 from dstjax.selection import count_true, top_k_mask
 
 
@@ -61,18 +63,18 @@ def set_signs(leaf: Leaf) -> jax.Array:
     Exact zeros go first, since they have no sign. An odd number takes one positive weight more, and where one sign runs
     out the other gives the rest, so that the number dropped is exact.
 
-    Reference: Mocanu et al., 2018; "equal numbers" as in Nowak et al., 2023, Section 3.
+    Reference: Nowak et al., 2023, Section 3, of SET.
     """
-    size = jnp.abs(leaf.weight)
-    positive = leaf.mask & (leaf.weight > 0)
-    negative = leaf.mask & (leaf.weight < 0)
-    n_positive, n_negative, n_active = count_true([positive, negative, leaf.mask])
-    signed = jnp.clip(leaf.budget - (n_active - n_positive - n_negative), 0)
-    from_positive = jnp.clip(signed - signed // 2, jnp.maximum(signed - n_negative, 0), n_positive)
-    stays = top_k_mask(size, n_positive - from_positive, where=positive)
-    stays |= top_k_mask(size, n_negative - (signed - from_positive), where=negative)
-    # Dropped entries of either sign share one score, zeros lie below them; what stays is above both.
-    return jnp.where(stays, 2, jnp.where(positive | negative, 1, 0)).astype(jnp.int32)
+    return _by_sign(leaf, lambda moving, n_positive, n_signed: moving - moving // 2)
+
+
+def set_fraction(leaf: Leaf) -> jax.Array:
+    """The same fraction of the positive and of the negative weights, those closest to zero; exact zeros go first.
+
+    Reference: Mocanu et al., 2018, Algorithm 1. The fraction of the positive ones is rounded down, so that the number
+    dropped is exact.
+    """
+    return _by_sign(leaf, part_of)
 
 
 def mest(lambda_: float = 1.0) -> Criterion:
@@ -137,6 +139,7 @@ def dst_ee(coefficient: float = 1e-3, epsilon: float = 1.0, *, signed: bool = Fa
 DROP: dict[str, Callable[[], Criterion]] = {
     "magnitude": lambda: magnitude,
     "set": lambda: set_signs,
+    "set_fraction": lambda: set_fraction,
     "mest": mest,
     "sensitivity": lambda: sensitivity,
     "rsensitivity": lambda: rsensitivity,
@@ -169,7 +172,22 @@ def reads_counter(role: str, criterion: Any) -> bool:
     return criterion == "dst_ee" if isinstance(criterion, str) else criterion not in _WITHOUT_COUNTER
 
 
-_WITHOUT_COUNTER = (magnitude, set_signs, sensitivity, rsensitivity, snip, random, gradient)
+_WITHOUT_COUNTER = (magnitude, set_signs, set_fraction, sensitivity, rsensitivity, snip, random, gradient)
+
+
+def _by_sign(leaf: Leaf, share: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]) -> jax.Array:
+    """Lowest scores for zeros, then for as many positive weights as ``share`` says and the rest negative."""
+    size = jnp.abs(leaf.weight)
+    positive = leaf.mask & (leaf.weight > 0)
+    negative = leaf.mask & (leaf.weight < 0)
+    n_positive, n_negative, n_active = count_true([positive, negative, leaf.mask])
+    moving = jnp.clip(leaf.budget - (n_active - n_positive - n_negative), 0)
+    wanted = share(moving, n_positive, n_positive + n_negative)
+    from_positive = jnp.clip(wanted, jnp.maximum(moving - n_negative, 0), n_positive)
+    stays = top_k_mask(size, n_positive - from_positive, where=positive)
+    stays |= top_k_mask(size, n_negative - (moving - from_positive), where=negative)
+    # Dropped entries of either sign share one score, zeros lie below them; what stays is above both.
+    return jnp.where(stays, 2, jnp.where(positive | negative, 1, 0)).astype(jnp.int32)
 
 
 def _wide(x: jax.Array) -> jax.Array:

@@ -195,6 +195,24 @@ def share_of(count: jax.Array, limbs: jax.Array, *, ceil: bool = False) -> jax.A
     return whole.astype(jnp.int32)
 
 
+def part_of(count: jax.Array, part: jax.Array, whole: jax.Array) -> jax.Array:
+    """floor(count * part / whole) of int32 scalars with 0 <= part <= whole, exact although the product is too large.
+
+    >>> int(part_of(jnp.int32(2_000_000_000), jnp.int32(3), jnp.int32(4)))
+    1500000000
+    """
+    n, b, c = (jnp.asarray(x).astype(jnp.uint32) for x in (count, part, jnp.maximum(whole, 1)))
+
+    def digit(i: Any, loop: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        quotient, rest = loop[0] * 2, loop[1] * 2
+        quotient, rest = quotient + (rest >= c), jnp.where(rest >= c, rest - c, rest)
+        rest = rest + jnp.where((n >> (31 - jnp.asarray(i).astype(jnp.uint32))) & 1 == 1, b, jnp.uint32(0))
+        return quotient + (rest >= c), jnp.where(rest >= c, rest - c, rest)
+
+    zero = jnp.zeros((), jnp.uint32)
+    return jax.lax.fori_loop(0, 32, digit, (zero, zero))[0].astype(jnp.int32)
+
+
 _SHARE_BITS = 60
 
 

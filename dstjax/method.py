@@ -129,32 +129,33 @@ def _check_maskable(maskable: Any) -> None:
         raise ValueError(f"maskable={maskable!r} is not accepted; expected a function (path, leaf) -> bool, or None.")
 
 
-def catalogued(make: Callable[..., Method]) -> Callable[..., Method]:
+def catalogued(**defaults: Any) -> Callable[[Callable[..., Method]], Callable[..., Method]]:
     """Turns a function into an entry of the catalogue.
 
-    ``**shared`` in its signature stands for the hyper-parameters of :func:`rewiring` that it does not name itself; the
-    entry shows them all to ``help`` and ``inspect``, takes keywords only, and refuses others with a ValueError that
-    names the nearest.
+    ``**shared`` in its signature stands for the hyper-parameters of :func:`rewiring` that it does not name itself, with
+    the defaults given here or else those of :func:`rewiring`. The entry shows them all to ``help`` and ``inspect``,
+    takes keywords only, and refuses others with a ValueError that names the nearest.
     """
-    own = dict(inspect.signature(make).parameters)
-    open_ended = own.pop("shared", None) is not None
-    parameters = list(own.values())
-    if open_ended:
-        shared = inspect.signature(rewiring).parameters
-        parameters += [p for name, p in shared.items() if name != "name" and name not in own]
-    signature = inspect.Signature(parameters, return_annotation=Method)
 
-    @functools.wraps(make)
-    def entry(**hyperparameters: Any) -> Method:
-        for name in hyperparameters:
-            if name not in signature.parameters:
-                raise ValueError(
-                    f"method {make.__name__!r} has no hyper-parameter {name!r}; {suggest(name, signature.parameters)}"
-                )
-        for name, parameter in signature.parameters.items():
-            if parameter.default is parameter.empty:
-                hyperparameters.setdefault(name, None)
-        return make(**hyperparameters)
+    def decorate(make: Callable[..., Method]) -> Callable[..., Method]:
+        own = dict(inspect.signature(make).parameters)
+        parameters = [p for p in own.values() if p.name != "shared"]
+        if "shared" in own:
+            for name, p in inspect.signature(rewiring).parameters.items():
+                if name != "name" and name not in own:
+                    parameters.append(p.replace(default=defaults.get(name, p.default)))
+        signature = inspect.Signature(parameters, return_annotation=Method)
 
-    entry.__signature__ = signature  # type: ignore[attr-defined]
-    return entry
+        @functools.wraps(make)
+        def entry(**hyperparameters: Any) -> Method:
+            for name in hyperparameters:
+                if name not in signature.parameters:
+                    known = suggest(name, signature.parameters)
+                    raise ValueError(f"method {make.__name__!r} has no hyper-parameter {name!r}; {known}")
+            required = {n: None for n, p in signature.parameters.items() if p.default is p.empty}
+            return make(**{**required, **defaults, **hyperparameters})
+
+        entry.__signature__ = signature  # type: ignore[attr-defined]
+        return entry
+
+    return decorate

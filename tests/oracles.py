@@ -55,12 +55,15 @@ def drop_score(name, w, g, lam=1.0):
     }[name]()
 
 
-def keep_after_set(w, mask, k):
-    """SET: zeros go first, then equally many of the positive and of the negative weights nearest to zero."""
+def keep_after_set(w, mask, k, fraction=False):
+    """SET: zeros go first, then of both signs equally many, or the same fraction, of the weights nearest to zero."""
     zero, positive, negative = (mask & (np.sign(w) == s) for s in (0, 1, -1))
     from_zero = min(k, int(zero.sum()))
     left = k - from_zero
-    from_positive = min((left + 1) // 2, int(positive.sum()))
+    half = (left + 1) // 2
+    if fraction:
+        half = left * int(positive.sum()) // max(int((positive | negative).sum()), 1)
+    from_positive = min(half, int(positive.sum()))
     from_negative = min(left - from_positive, int(negative.sum()))
     from_positive = left - from_negative  # takes the rest where the negatives ran out
     size = np.abs(w)
@@ -218,6 +221,8 @@ class Transcript:
         self.updates += 1
 
     def kept(self, old, k, gradients):
+        if self.drop == "set_fraction":
+            return {n: keep_after_set(self.w[n], m, k[n], fraction=True) for n, m in old.items()}
         if self.drop == "set":
             return {n: keep_after_set(self.w[n], m, k[n]) for n, m in old.items()}
         scores = {

@@ -8,20 +8,20 @@ update, and then keep their value and moments; other grown weights start at 0 wi
 from typing import Any
 
 from dstjax import criteria, distributions
+from dstjax.criteria import reads_counter
 from dstjax.method import Method, catalogued, rewiring
 
 
-@catalogued
+@catalogued(drop="set_fraction", grow="random", drop_schedule="constant")
 def set(*, epsilon: float | None = None, **shared: Any) -> Method:
     """SET: drops the weights closest to zero of each sign and grows random ones.
 
     The original updates at the end of every epoch with a constant fraction of 0.3 and takes its densities from
-    ``epsilon``; here positive and negative weights are dropped in equal numbers, so that the count is exact, and grown
-    weights start at 0.
+    ``epsilon``. Here the number dropped is exact, and grown weights start at 0.
 
     Args:
       epsilon: densities by SET's rule epsilon * (n_in + n_out) / (n_in * n_out), instead of ``sparsity``.
-      **shared: as in :func:`dstjax.method.rewiring`; drop='set', grow='random', drop_schedule='constant'.
+      **shared: as in :func:`dstjax.method.rewiring`; drop='set_fraction', grow='random', drop_schedule='constant'.
 
     Reference: Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity
     inspired by network science", Nature Communications, 2018.
@@ -30,10 +30,10 @@ def set(*, epsilon: float | None = None, **shared: Any) -> Method:
         if shared.get("sparsity") is not None or "distribution" in shared:
             raise ValueError(f"epsilon={epsilon} is not accepted together with sparsity or distribution; give one.")
         shared["distribution"] = distributions.epsilon(epsilon)
-    return rewiring("set", **{"drop": "set", "grow": "random", "drop_schedule": "constant", **shared})
+    return rewiring("set", **shared)
 
 
-@catalogued
+@catalogued()
 def rigl(**shared: Any) -> Method:
     """RigL: drops the smallest weights and grows where the gradient is largest.
 
@@ -48,7 +48,13 @@ def rigl(**shared: Any) -> Method:
     return rewiring("rigl", **shared)
 
 
-@catalogued
+@catalogued(
+    update_period=4000,
+    drop_fraction=0.5,
+    drop_schedule="cosine_floor",
+    rounding="ceil",
+    update_order="step_then_update",
+)
 def rigl_itop(**shared: Any) -> Method:
     """RigL with the settings of in-time over-parameterisation: rare, large updates to the end of training.
 
@@ -59,17 +65,10 @@ def rigl_itop(**shared: Any) -> Method:
     Reference: Liu et al., "Do we actually need dense over-parameterization? In-time over-parameterization in sparse
     training", ICML 2021. The number dropped is exact here; the authors' code drops all ties at the threshold.
     """
-    defaults = {
-        "update_period": 4000,
-        "drop_fraction": 0.5,
-        "drop_schedule": "cosine_floor",
-        "rounding": "ceil",
-        "update_order": "step_then_update",
-    }
-    return rewiring("rigl_itop", **{**defaults, **shared})
+    return rewiring("rigl_itop", **shared)
 
 
-@catalogued
+@catalogued(drop="mest", grow="random")
 def mest(*, lambda_: float = 1.0, **shared: Any) -> Method:
     """MEST's score: drops the smallest abs(w) + lambda * abs(g) and grows random weights.
 
@@ -77,21 +76,19 @@ def mest(*, lambda_: float = 1.0, **shared: Any) -> Method:
 
     Args:
       lambda_: weight of the gradient. The paper gives no value, its released code amounts to 0.
-      **shared: as in :func:`dstjax.method.rewiring`; drop is the score above, grow='random'.
+      **shared: as in :func:`dstjax.method.rewiring`; drop='mest' is the score above, grow='random'.
 
     Reference: Yuan et al., "MEST: accurate and fast memory-economic sparse training framework on the edge", 2021.
     """
-    if "drop" not in shared:
-        shared = {"drop": criteria.mest(lambda_), "counters": False, **shared}
+    if shared["drop"] == "mest":
+        shared = {"counters": reads_counter("grow", shared["grow"]), **shared, "drop": criteria.mest(lambda_)}
     elif lambda_ != 1.0:
         raise ValueError(f"lambda_={lambda_} is not accepted together with drop={shared['drop']!r}; give one.")
-    return rewiring("mest", **{"grow": "random", **shared})
+    return rewiring("mest", **shared)
 
 
-@catalogued
-def dst_ee(
-    *, coefficient: float = 1e-3, epsilon: float = 1.0, signed: bool = False, drop_fraction: float = 0.5, **shared: Any
-) -> Method:
+@catalogued(drop_fraction=0.5)
+def dst_ee(*, coefficient: float = 1e-3, epsilon: float = 1.0, signed: bool = False, **shared: Any) -> Method:
     """DST-EE: grows by exploitation (the gradient) plus exploration (weights seldom active before).
 
     The score of an inactive weight at step t is abs(g) + coefficient * ln(t) / (N + epsilon), where N counts in how
@@ -101,17 +98,14 @@ def dst_ee(
       coefficient: c; 0 is RigL. The paper prints no value; the useful range depends on the scale of the gradients.
       epsilon: the paper prints no value; 1.0 is that of the authors' code.
       signed: score abs(g + bonus) as in Algorithm 1 and the authors' code, where Eq. 1 has abs(g) + bonus.
-      drop_fraction: at step 0, as in the authors' code.
-      **shared: as in :func:`dstjax.method.rewiring`; drop='magnitude'.
+      **shared: as in :func:`dstjax.method.rewiring`; drop='magnitude', drop_fraction=0.5 as in the authors' code.
 
     Reference: "Dynamic sparse training via balancing the exploration-exploitation trade-off" (DST-EE), Eq. 1 and
     Algorithm 1.
     """
     if "grow" in shared:
-        raise ValueError(
-            f"grow={shared['grow']!r} is not accepted by 'dst_ee', whose growth rule it is; use rigl(grow=...)."
-        )
+        raise ValueError(f"grow={shared['grow']!r} is not accepted: dst_ee is a growth rule; use rigl(grow=...).")
     if not isinstance(signed, bool):
         raise ValueError(f"signed={signed!r} is not accepted; expected True or False.")
     grow = criteria.dst_ee(coefficient, epsilon, signed=signed)
-    return rewiring("dst_ee", **{"drop_fraction": drop_fraction, "grow": grow, "counters": True, **shared})
+    return rewiring("dst_ee", **{"grow": grow, "counters": True, **shared})

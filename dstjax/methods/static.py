@@ -5,13 +5,13 @@ from typing import Any
 from dstjax.method import Method, catalogued, fixed
 
 
-@catalogued
+@catalogued()
 def dense() -> Method:
     """The dense baseline: nothing is masked, the inner optimiser works as without dstjax."""
     return Method("dense", masked=False)
 
 
-@catalogued
+@catalogued()
 def static(*, sparsity: float | None, distribution: Any = "erk", maskable: Any = None) -> Method:
     """A random mask that is drawn at init and never changes.
 

@@ -111,7 +111,7 @@ def adam():
 SHARED = dict(sparsity=0.6, update_period=3, end_step=34)
 # name -> (hyper-parameters, the same for the transcript, which criteria are random)
 METHODS = {
-    "set": (dict(drop_fraction=0.3), dict(alpha=0.3, schedule="constant", drop="set"), ["grow"]),
+    "set": (dict(drop_fraction=0.3), dict(alpha=0.3, schedule="constant", drop="set_fraction"), ["grow"]),
     "rigl": (dict(drop_fraction=0.4), dict(alpha=0.4), []),
     "rigl_itop": (dict(), dict(alpha=0.5, schedule="cosine_floor", ceil=True), []),
     "mest": (dict(drop_fraction=0.4, lambda_=0.7), dict(alpha=0.4, drop="mest", lam=0.7), ["grow"]),
@@ -152,7 +152,7 @@ def test_fixed_topology(name):
 
 
 # The first three are followed in all orders by a method above.
-DROP = [(drop, "skip") for drop in ("magnitude", "set", "mest")]
+DROP = [(drop, "skip") for drop in ("magnitude", "set", "set_fraction", "mest")]
 DROP += [(drop, order) for drop in ("sensitivity", "rsensitivity", "snip") for order in ORDERS]
 
 
