@@ -9,10 +9,11 @@ KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce
 BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}  # the others end with their number of bits
 
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
-_COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(?:-start)?\(")
+_COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
 _ARRAY = re.compile(r"\b([a-z]+\d*(?:e\dm\d\w*)?)\[([\d,]*)\]")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_CALLED = re.compile(r"(?:calls|to_apply|body|condition|true_computation|false_computation)=%?([\w.\-]+)")
+_CALLED = re.compile(r"(?:body|condition|true_computation|false_computation)=%?([\w.\-]+)")
+_FUSED = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 
 
@@ -46,8 +47,8 @@ def collectives(text: str | None) -> Collectives:
     Raises:
       ValueError: a loop that holds a collective does not say how often it runs.
     """
-    bodies, entry = _computations(text or "")
-    times = _executions(bodies, entry)
+    bodies, entry = computations(text or "")
+    times = executions(bodies, entry)
     operations: Counter[str] = Counter()
     in_text = total = largest = 0
     for name, lines in bodies.items():
@@ -57,7 +58,7 @@ def collectives(text: str | None) -> Collectives:
                 continue
             if math.isinf(times[name]):
                 raise ValueError(f"a collective in a loop of unknown length: {line.strip()[:200]}")
-            size = _result_bytes(found[1], line)
+            size = result_bytes(found[1], found[2] + (found[3] or ""))
             operations[found[2]] += int(times[name])
             in_text += 1
             total += size * int(times[name])
@@ -70,7 +71,8 @@ def branches(text: str) -> int:
     return text.count(" conditional(")
 
 
-def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+def computations(text: str) -> tuple[dict[str, list[str]], str]:
+    """The lines of each computation by name, and the name of the one that the program starts with."""
     bodies: dict[str, list[str]] = {}
     entry = current = ""
     for line in text.splitlines():
@@ -84,13 +86,26 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
     return bodies, entry
 
 
-def _executions(bodies: dict[str, list[str]], entry: str) -> dict[str, float]:
-    """How often each computation runs; infinite below a loop of unknown length."""
+def executions(
+    bodies: dict[str, list[str]], entry: str, *, fused: bool = True, branches: bool = True
+) -> dict[str, float]:
+    """How often each computation runs; infinite below a loop of unknown length.
+
+    Args:
+      bodies: as :func:`computations` gives them.
+      entry: where the program starts.
+      fused: follow the insides of fusions and reductions too.
+      branches: follow both sides of every branch, else neither.
+    """
     calls: dict[str, list[tuple[str, float]]] = {}
     for name, lines in bodies.items():
         calls[name] = []
         for line in lines:
+            if " conditional(" in line and not branches:
+                continue
             called = _CALLED.findall(line)
+            if fused or " call(" in line:
+                called += _FUSED.findall(line)
             for listed in _BRANCHES.findall(line):
                 called += [c.strip().lstrip("%") for c in listed.split(",")]
             trips = _TRIPS.search(line)
@@ -107,12 +122,10 @@ def _executions(bodies: dict[str, list[str]], entry: str) -> dict[str, float]:
     return times
 
 
-def _result_bytes(result: str, line: str) -> int:
-    """Bytes of the result; an asynchronous start returns its operand too, which is left out."""
+def result_bytes(result: str, kind: str) -> int:
+    """Bytes of a result type; an asynchronous start returns its operand too, which is left out."""
     sizes = [
-        math.prod(int(d) for d in dims.split(",") if d) * BITS.get(kind, int(re.sub(r"\D.*", "", kind[1:]) or 32)) // 8
-        for kind, dims in _ARRAY.findall(result)
+        math.prod(int(d) for d in dims.split(",") if d) * BITS.get(name, int(re.sub(r"\D.*", "", name[1:]) or 32)) // 8
+        for name, dims in _ARRAY.findall(result)
     ]
-    if re.search(r"-start\(", line) and len(sizes) > 1:
-        return sum(sizes[len(sizes) // 2 :])
-    return sum(sizes)
+    return sum(sizes[len(sizes) // 2 :] if kind.endswith("-start") and len(sizes) > 1 else sizes)

@@ -3,7 +3,7 @@
 import html
 from collections.abc import Callable, Sequence
 
-from experiments.benchmarks import charts, targets
+from experiments.benchmarks import charts, scaling, targets
 from experiments.benchmarks.records import Row, duration, line
 from experiments.report.page import STYLESHEET
 
@@ -102,11 +102,19 @@ def _section(name: str, found: list[tuple[Row, list[Row]]], runs: list[tuple[Row
             parts.append(f"<figure>{svg}<figcaption>{_text(note)}</figcaption></figure>")
         elif note:
             parts.append(f'<p class="note">{_text(note)}</p>')
+        if name == "scaling":
+            parts.append(_table(scaling.cells(rows)))
         listed = "\n".join(_text(line(row)) for row in rows)
-        opened = "" if svg else " open"
+        opened = "" if svg or name == "scaling" else " open"
         parts.append(f"<details{opened}><summary>{len(rows)} figures</summary><pre>{listed}</pre></details>")
         parts.append(f'<p class="note">{_text(_provenance(run, rows))}</p>')
     return "".join([*parts, "</section>"])
+
+
+def _table(lines: list[dict[str, str]]) -> str:
+    head = "".join(f"<th>{_text(name)}</th>" for name in lines[0])
+    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in line.values()) + "</tr>" for line in lines)
+    return f'<div class="wide"><table class="numbers"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _provenance(run: Row, rows: list[Row]) -> str:

@@ -4,7 +4,8 @@ import re
 import pytest
 
 from experiments.benchmarks import __main__ as benchmarks
-from experiments.benchmarks import charts, hlo, machine, page, records, shapes, targets, timing
+from experiments.benchmarks import charts, hlo, machine, page, records, scaling, shapes, targets, timing
+from experiments.benchmarks.traffic import traffic
 
 HLO = """HloModule jit_f, is_scheduled=true
 
@@ -153,3 +154,42 @@ def test_quick_run_end_to_end(tmp_path, capsys, monkeypatch):
 def test_the_machine_is_described_without_git(monkeypatch, tmp_path):
     monkeypatch.setattr(machine, "HERE", tmp_path)
     assert machine.commit() == "unknown"
+
+
+def test_traffic_counts_operands_results_and_loops():
+    # while body: 12 bytes of result, its operand unknown; gather: 16 + 2 bytes; conditional: 32 + unknown operands.
+    whole, without = traffic(HLO), traffic(HLO, branches=False)
+    assert whole - without == 2 * 8 * 2 * 2
+    assert without == 16 * (12 + 1) + 16
+
+
+def test_scaling_of_a_tiny_model_is_compiled_and_predicted(tmp_path, capsys):
+    assert scaling.main(["--models", "tiny", "--out", str(tmp_path), "--latency", "0"]) == 0
+    head, *lines = (json.loads(line) for line in (tmp_path / "scaling-cpu.jsonl").read_text().splitlines())
+    assert head["assumed"]["latency"] == 0
+    of = {line["case"]["program"]: line["values"] for line in lines}
+    assert of["dense"]["collectives"] == of["step"]["collectives"] == 0
+    assert 0 < of["update"]["collectives"] < 200
+    assert of["update"]["largest_collective"] < 64 * 32 // 8  # less than the bits of the smallest mask
+    weights = lines[0]["case"]["weights"]
+    masked = weights - 2 * 256 * 64 - 64 - 3 * 2 * 64
+    # A bit a weight over 8 devices; on each the numbers of active weights of 21 leaves, the step and the key.
+    assert of["step"]["sparse_state"] == masked / 8 / 8 + 4 * 21 + 4 + 8
+    assert of["dense"]["traffic"] < of["step"]["traffic"] < of["update"]["traffic"]
+    assert of["predicted"]["update_seconds"] == pytest.approx(
+        of["update"]["traffic"] / 3.35e12 + of["update"]["collective_bytes"] / 5e10
+    )
+    assert "| tiny | 8 |" in capsys.readouterr().out
+    assert "<td>tiny</td>" in page.page([head, *lines])
+
+
+def test_layers_that_are_not_compiled_are_like_the_second(monkeypatch):
+    monkeypatch.setattr(scaling, "compiled", lambda model, layers, *_: {"traffic": 10 + 3 * layers} | dict.fromkeys(
+        ("largest_collective",), layers))  # fmt: skip
+    total = scaling.whole(scaling.MODELS["70B"], 8, "explicit", "step")
+    assert total == {"traffic": 10 + 3 * 80, "largest_collective": 2}
+
+
+def test_a_trillion_weights():
+    model = scaling.MODELS["1T"]
+    assert shapes.weights(scaling.tree(model, model.layers)) > 1e12

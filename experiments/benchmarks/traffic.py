@@ -1,0 +1,37 @@
+"""Bytes that a compiled program reads and writes on one device, read from its text."""
+
+import re
+
+from experiments.benchmarks.hlo import computations, executions, result_bytes
+
+# These move nothing: names for other results, or control whose insides are counted on their own.
+FREE = frozenset(("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call"))
+_INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
+_OPERAND = re.compile(r"%([\w.\-]+)")
+
+
+def traffic(text: str | None, *, branches: bool = True) -> int:
+    """Every instruction reads its operands and writes its result, and loops count as often as they run.
+
+    A fusion is one instruction. What stays in a cache between instructions is counted all the same.
+
+    Args:
+      text: of a compiled program.
+      branches: count both sides of every branch, else neither.
+    """
+    bodies, entry = computations(text or "")
+    times = executions(bodies, entry, fused=False, branches=branches)
+    total = 0.0
+    for name, count in times.items():
+        sizes: dict[str, int] = {}
+        for line in bodies[name]:
+            found = _INSTRUCTION.match(line)
+            if found is None:
+                continue
+            result, kind, rest = found[2], found[3], found[4]
+            sizes[found[1]] = result_bytes(result, kind)
+            if kind in FREE or kind.endswith("-done"):
+                continue
+            operands = rest.split("), ")[0]
+            total += count * (sizes[found[1]] + sum(sizes.get(o, 0) for o in _OPERAND.findall(operands)))
+    return int(total)
