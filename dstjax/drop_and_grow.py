@@ -60,13 +60,13 @@ def drop_and_grow_all(
     scores = [_scored(drop, leaf) for leaf in leaves]
     where = [leaf.mask for leaf in leaves]
     if scope == "layer":
-        kept = top_k_masks(scores, list(active - moving), where=where)
+        kept, growing = top_k_masks(scores, list(active - moving), where=where), moving
     else:
         best = top_k_masks(scores, [1] * len(leaves), where=where)
         others = [w & ~b for w, b in zip(where, best, strict=True)]
         left = jnp.sum(active) - jnp.sum(moving) - jnp.sum(jnp.minimum(active, 1))
         kept = [b | k for b, k in zip(best, top_k_masks(scores, [left], where=others, together=True), strict=True)]
-    growing = active - count_true(kept)
+        growing = active - count_true(kept)
     grown_leaves = [
         leaf._replace(mask=k, key=key, budget=n)
         for leaf, k, key, n in zip(leaves, kept, grow_keys, growing, strict=True)

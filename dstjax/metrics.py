@@ -82,6 +82,9 @@ def mask_error(params: Tree, opt_state_or_masks: Tree) -> jax.Array:
       params: the weights just before the new mask is applied; or dense weights and the mask in force.
       opt_state_or_masks: the new masks, or the state that holds them.
 
+    Raises:
+      ValueError: a masked leaf is missing.
+
     Reference: DST-EE, Assumption 3.
     """
     tree = opt_state_or_masks
@@ -89,6 +92,9 @@ def mask_error(params: Tree, opt_state_or_masks: Tree) -> jax.Array:
     masks = masks_lib.by_name(find(tree).masks if any(isinstance(x, SparseState) for x in states) else tree)
     weights = masks_lib.by_name(params)
     masked = {name: masks_lib.unpack(mask) for name, mask in masks.items() if mask is not None}
+    lost = [name for name in masked if weights.get(name) is None]
+    if lost:
+        raise ValueError(f"no weight has the path of these masks: {', '.join(lost)}.")
     return masks_lib.error([jnp.asarray(weights[name]) for name in masked], list(masked.values()))
 
 

@@ -143,15 +143,18 @@ def _choose(
     equal = at_least - above
     room = _split_room(ks - _by_group(above[None], group, len(ks))[0], equal, group)
     valid = [key != 0 if where is None else where for key, where in zip(keys, wheres, strict=True)]
-    ties = [(key == threshold[g]) & ok for key, ok, g in zip(keys, valid, group, strict=True)]
+
+    def ties() -> list[jax.Array]:  # computed where it is used: stored, it would cost a pass even without a tie
+        return [(key == threshold[g]) & ok for key, ok, g in zip(keys, valid, group, strict=True)]
+
     last = lax.cond(
         jnp.any(equal > room),
-        lambda: _index_of_nth(pieces, ties, room, bits_per_pass),
+        lambda: _index_of_nth(pieces, ties(), room, bits_per_pass),
         lambda: jnp.full(len(keys), jnp.iinfo(jnp.uint32).max, jnp.uint32),
     )
     return [
         ((key > threshold[g]) & ok) | (tie & (pieces.index(i, key) <= last[i]) & (room[i] > 0))
-        for i, (key, ok, tie, g) in enumerate(zip(keys, valid, ties, group, strict=True))
+        for i, (key, ok, tie, g) in enumerate(zip(keys, valid, ties(), group, strict=True))
     ]
 
 
@@ -183,9 +186,10 @@ def _count(tests: list[jax.Array]) -> jax.Array:
     """True entries of each of several boolean tensors of one shape, in one pass: uint32[len(tests)].
 
     One variadic reduction: XLA:CPU turns a reduction of a single operand into a chain of small windows that
-    materialises its operand and is about ten times slower, so one test is counted twice.
+    materialises its operand and is about ten times slower, so a single test is counted beside its opposite (beside
+    itself it would be merged into one operand again).
     """
-    operands = tests if len(tests) > 1 else tests * 2
+    operands = tests if len(tests) > 1 else [tests[0], ~tests[0]]
     totals = lax.reduce(
         tuple(t.astype(jnp.uint32) for t in operands),
         tuple(jnp.zeros((), jnp.uint32) for _ in operands),

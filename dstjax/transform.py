@@ -1,6 +1,7 @@
 """``sparsify``: any optax optimiser, made to train with a sparse topology that changes while it trains."""
 
 import functools
+import numbers
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -223,17 +224,8 @@ class _Flat(NamedTuple):
         """Flattens one call, and refuses trees and shapes that are not those of init."""
         treedef: Any
         flat, treedef = jax.tree_util.tree_flatten_with_path(params)
-        try:
-            stored = treedef.flatten_up_to(state.masks)
-            gradients = treedef.flatten_up_to(updates)
-        except ValueError:
-            wrong, tree = ("parameters", params)
-            initial = jax.tree_util.tree_map(lambda m: 0, state.masks, is_leaf=is_hole)
-            if jax.tree_util.tree_structure(initial) == treedef:
-                wrong, tree = ("updates", updates)
-            raise ValueError(
-                f"the tree of the {wrong} is not the one at init; {path_difference(initial, tree)}."
-            ) from None
+        stored = _flatten_like(treedef, state.masks, "parameters", state.masks, params)
+        gradients = _flatten_like(treedef, updates, "updates", params, updates)
         at = [i for i, m in enumerate(stored) if not is_hole(m)]
         names = [path_name(flat[i][0]) for i in at]
         leaves = [leaf for _, leaf in flat]
@@ -283,6 +275,16 @@ class _Flat(NamedTuple):
         return state._replace(masks=tree(topology.masks), counters=tree(topology.counters), tracked=tracked)
 
 
+def _flatten_like(treedef: Any, tree: Tree, wrong: str, expected: Tree, found: Tree) -> list[Any]:
+    """The leaves of a tree at the places of the parameters; a ValueError that says which tree differs, and where."""
+    try:
+        return treedef.flatten_up_to(tree)
+    except ValueError:
+        known = jax.tree_util.tree_map(lambda _: 0, expected, is_leaf=is_hole)
+        difference = path_difference(known, jax.tree_util.tree_map(lambda _: 0, found, is_leaf=is_hole))
+        raise ValueError(f"the tree of the {wrong} is not the one at init; {difference}.") from None
+
+
 class _Name(str):
     """The path of the weight that a moment belongs to, in place of the moment."""
 
@@ -300,9 +302,11 @@ def _where(mask: StoredMask, x: jax.Array, other: Any) -> jax.Array:
 
 def _key_data(seed: Any) -> Callable[[], jax.Array]:
     """A function that makes the key data, so that no array is made before init and each init has a fresh buffer."""
-    if isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key):
+    if isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key) and not seed.shape:
         bits = jax.random.bits(seed, (), jnp.uint32)
         return lambda: jax.random.key_data(jax.random.key(bits, impl="threefry2x32"))
-    if isinstance(seed, bool) or not jnp.issubdtype(jnp.result_type(seed), jnp.integer) or jnp.ndim(seed):
-        raise ValueError(f"seed={seed!r} is not accepted; expected an integer or a PRNG key.")
+    integer = isinstance(seed, numbers.Integral | jax.Array | np.ndarray) and not isinstance(seed, bool)
+    if not integer or not jnp.issubdtype(jnp.result_type(seed), jnp.integer) or jnp.ndim(seed):
+        shown = f"<{seed.dtype}{list(seed.shape)}>" if isinstance(seed, jax.Array) else repr(seed)
+        raise ValueError(f"seed={shown} is not accepted; expected an integer or a PRNG key.")
     return lambda: jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))

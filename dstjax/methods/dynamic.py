@@ -104,7 +104,9 @@ def dst_ee(*, coefficient: float = 1e-3, epsilon: float = 1.0, signed: bool = Fa
     Algorithm 1.
     """
     if "grow" in shared:
-        raise ValueError(f"grow={shared['grow']!r} is not accepted: dst_ee is a growth rule; use rigl(grow=...).")
+        raise ValueError(
+            f"grow={shared['grow']!r} is not accepted by 'dst_ee', a growth rule itself; use rigl(grow=...)."
+        )
     if not isinstance(signed, bool):
         raise ValueError(f"signed={signed!r} is not accepted; expected True or False.")
     grow = criteria.dst_ee(coefficient, epsilon, signed=signed)

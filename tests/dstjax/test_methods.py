@@ -119,7 +119,7 @@ def test_mest_without_gradient_drops_by_magnitude():
 
 def test_a_name_is_its_function():
     by_name = run(methods.set(**SHARED))
-    by_function = run(methods.set(**SHARED, drop=criteria.set_signs, grow=criteria.random))
+    by_function = run(methods.set(**SHARED, drop=criteria.set_fraction, grow=criteria.random))
     assert_same(by_name, by_function)
 
 
