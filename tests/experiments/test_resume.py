@@ -49,15 +49,12 @@ def images(monkeypatch, tmp_path):
 
         def snapshot():
             place = tmp_path / "images" / str(len(places))
-            # Checkpoints are written in the background meanwhile: what vanishes during the copy is no part of it.
-            shutil.copytree(workdir, place, ignore_dangling_symlinks=True, copy_function=copy_if_there)
+            while not place.exists():
+                try:
+                    shutil.copytree(workdir, place)
+                except shutil.Error:  # a checkpoint is renamed in the background when it is whole: copy again
+                    shutil.rmtree(place)
             places.append(place)
-
-        def copy_if_there(source, target):
-            try:
-                shutil.copy2(source, target)
-            except FileNotFoundError:
-                return
 
         def after(function):
             def wrapped(self, *args, **kwargs):
