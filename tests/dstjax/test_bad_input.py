@@ -281,7 +281,7 @@ def test_parameters_whose_tree_is_not_the_one_at_init():
     for other, pattern in [
         (without(params, "dense"), "missing: dense/bias, dense/kernel"),
         ({**params, "extra": jnp.ones((2, 2))}, "unexpected: extra"),
-        ({**params, "list": tuple(params["list"])}, "same paths in other containers"),
+        ({**params, "list": tuple(params["list"])}, "the same paths in other containers"),
     ]:
         with pytest.raises(ValueError, match=f"tree of the parameters is not the one at init; {pattern}"):
             tx.update(other, state, other)
