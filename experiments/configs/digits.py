@@ -1,7 +1,10 @@
 """A small network on scikit-learn's digits: 1,797 real handwritten digits of 8 x 8 pixels.
 
-    python -m experiments.train --config experiments/configs/digits.py --workdir runs/digits \
-      --config.method=rigl --config.sparsity=0.98
+    python -m experiments.train --config experiments/configs/digits.py --workdir runs/digits --config.seeds=5
+
+RigL at 98 % sparsity, 1,004 of 50,200 weights, 2,000 steps. Expected: 10 seconds on 2 CPU cores, half of them
+compilation, and a test accuracy of 95.3 % (mean of seeds 0 to 4, standard deviation 1.1). Other methods in the same
+place, ``--config.method=...``: static 84.1 %, set 93.7 %, dst_ee 94.7 %, dense 97.8 %.
 """
 
 from ml_collections import ConfigDict, config_dict
