@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import dstjax
 from dstjax import methods
@@ -228,6 +230,53 @@ def test_a_numpy_bool_decides_too():
         a, b = (tx.update(grads, state, params, rewire=kind(flag))[1].masks for kind in (bool, np.bool_))
         for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
             np.testing.assert_array_equal(x, y)
+
+
+# --- Counts ---------------------------------------------------------------------------------------------------------
+
+# A few sets of shapes, each compiled once: single weights, single rows, a 5-d kernel.
+SHAPES = [[(1, 1), (3, 7)], [(1, 11), (2, 2, 1, 2, 3)], [(40, 3)]]
+
+
+@settings(max_examples=25)
+@given(
+    shapes=st.sampled_from(SHAPES),
+    percent=st.integers(0, 99),
+    fraction=st.floats(0, 1),
+    name=st.sampled_from(["set", "rigl", "rigl_itop", "mest", "dst_ee"]),
+    order=st.sampled_from(ORDERS),
+    scope=st.sampled_from(["layer", "global"]),
+    seed=st.integers(0, 2**31 - 1),
+    ties=st.booleans(),
+)
+def test_counts_are_exact_through_many_updates(shapes, percent, fraction, name, order, scope, seed, ties):
+    """Densities from 0.01 to 1, fractions from 0 to 1, gradients full of ties or without."""
+    rng = np.random.default_rng(seed)
+    draw = (lambda s: rng.integers(-2, 3, s)) if ties else rng.standard_normal
+    params = {f"w{i}": jnp.asarray(draw(s), jnp.float32) for i, s in enumerate(shapes)}
+    density = 1 - percent / 100
+    # Each leaf keeps one weight at least, as it must.
+    densities = {n: max(density, 1.0 / w.size) for n, w in params.items()}
+    method = methods.get(
+        name, sparsity=0.0, distribution=lambda shapes, sparsity: densities, update_period=1, drop_fraction=fraction,
+        drop_schedule="constant", update_order=order, scope=scope,
+    )  # fmt: skip
+    tx = dstjax.sparsify(optax.sgd(0.5, momentum=0.9), method, seed=seed)
+    params, state = started(tx, params)
+    targets = {n: w.size - w.size * percent // 100 for n, w in params.items()}
+    assert dict(zip(params, state.targets.tolist(), strict=True)) == targets
+    for _ in range(4):
+        grads = {n: jnp.asarray(draw(w.shape), jnp.float32) for n, w in params.items()}
+        old = dstjax.get_masks(state)
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        assert dstjax.masks.count_active(dstjax.get_masks(state)) == targets
+        assert dstjax.check_sparse(params, state)
+        for n, m in dstjax.get_masks(state).items():
+            moved = int((m & ~old[n]).sum())
+            assert moved == int((old[n] & ~m).sum())  # as many grown as dropped
+            assert scope == "global" or moved <= np.ceil(fraction * targets[n])
+            assert moved < targets[n]
 
 
 # --- NaN --------------------------------------------------------------------------------------------------------------
