@@ -43,7 +43,7 @@ def main() -> None:
 
 def _cell(devices: int, kind: str, layout: str, name: str, of_tree: shapes.Shapes) -> records.Row:
     mesh = layouts.mesh(devices, kind)
-    tx = dstjax.sparsify(contenders.OPTIMISERS["sgd"](), contenders.method(name, update_period=2))
+    tx = dstjax.sparsify(contenders.OPTIMISERS["sgd"](), contenders.method(name, update_period=100, end_step=25_000))
     params = layouts.placed(mesh, {n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in of_tree.items()}, layout)
     with jax.set_mesh(mesh):
         step = contenders.jitted_step(tx, {"rewire": True})
@@ -76,12 +76,12 @@ def _equal(mesh: jax.sharding.Mesh, layout: str, tx: Any, of_tree: shapes.Shapes
 
 def _masks(tx: Any, params: Any, grads: Any) -> list[np.ndarray]:
     update = jax.jit(tx.update, static_argnames="rewire")
-    state = tx.init(params)
+    state = jax.block_until_ready(tx.init(params))
     params = dstjax.apply_masks(params, state)
     for step in range(1, 4):
-        scaled = jax.tree_util.tree_map(lambda g, step=step: jnp.sin(g * 20 * step), grads)
-        updates, state = update(scaled, state, params, rewire=True)
-        params = jax.tree_util.tree_map(jnp.add, params, updates)
+        scaled = jax.block_until_ready(jax.tree_util.tree_map(lambda g, step=step: jnp.sin(g * 20 * step), grads))
+        updates, state = jax.block_until_ready(update(scaled, state, params, rewire=True))
+        params = jax.block_until_ready(jax.tree_util.tree_map(jnp.add, params, updates))
     return [np.asarray(m) for m in jax.tree_util.tree_leaves(dstjax.get_masks(state))]
 
 
