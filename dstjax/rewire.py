@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dstjax import masks
 from dstjax.criteria import Leaf
@@ -82,7 +83,8 @@ def rewire(
 
 def saturating_add(counter: jax.Array, mask: jax.Array) -> jax.Array:
     """Adds one where the mask is set, and stays at the highest number of the dtype."""
-    return counter + (mask & (counter < jnp.iinfo(counter.dtype).max)).astype(counter.dtype)
+    highest = np.array(np.iinfo(counter.dtype).max, counter.dtype)
+    return counter + (mask & (counter < highest)).astype(counter.dtype)
 
 
 def counter_dtype(updates: int | None) -> Any:

@@ -401,3 +401,18 @@ def test_an_update_does_not_need_the_state_of_another():
     again = tx.update(grads, state, params, rewire=True)
     for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("updates", [200, 60_000, 100_000])
+def test_counters_stay_at_the_highest_number_of_their_dtype(updates):
+    method = dstjax.methods.dst_ee(sparsity=0.5, update_period=1, end_step=updates + 1)
+    tx = dstjax.sparsify(optax.sgd(0.1), method)
+    params = {"w": jnp.ones((4, 4))}
+    state = tx.init(params)
+    dtype = state.counters["w"].dtype
+    highest = np.iinfo(dtype).max
+    assert updates <= highest
+    assert dtype.itemsize == 1 or updates > np.iinfo(f"uint{dtype.itemsize * 4}").max
+    state = state._replace(counters={"w": jnp.full((4, 4), np.array(highest, dtype))})
+    _, state = tx.update(params, state, params, rewire=True)
+    np.testing.assert_array_equal(state.counters["w"], highest)
