@@ -11,12 +11,13 @@ Exit status: 0; 1 where the loss is no longer finite; 2 for anything wrong with 
 """
 
 import contextlib
+import fcntl
 import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -72,12 +73,14 @@ def train_and_evaluate(
             print(f"{workdir}: this run is finished; nothing to do.")
         return finished
     trainer = Trainer(plan.model, plan.make_tx, plan.data, plan.seeds, plan.mode, config.batch_size)
-    claim(workdir, identity)
-    table = dstjax.summary(trainer.network(0).params, trainer.network(0).opt_state)
-    if not quiet:
-        print(f"{config.method}, {len(plan.seeds)} seed(s), {plan.mode}; {plan.data.provenance}\n{table}", flush=True)
-    initial = trainer.pictures() if table.masked else {}
     with contextlib.ExitStack() as stack:
+        stack.enter_context(claim(workdir, identity))
+        table = dstjax.summary(trainer.network(0).params, trainer.network(0).opt_state)
+        if not quiet:
+            print(
+                f"{config.method}, {len(plan.seeds)} seed(s), {plan.mode}; {plan.data.provenance}\n{table}", flush=True
+            )
+        initial = trainer.pictures() if table.masked else {}
         checkpoints = Checkpoints(workdir / "checkpoints", configuration.without_display(identity))
         stack.callback(checkpoints.close)
         done = resume(trainer, checkpoints, workdir, quiet)
@@ -102,11 +105,11 @@ def train_and_evaluate(
                 checkpoints.save(step, trainer.state(), Done(step, seconds, metrics.size(), updates)._asdict())
         results.record_evaluation(metrics, trainer, "test", step)
         checkpoints.wait()
-    summary = results.summarise(config, plan, trainer, table, updates)
-    summary["seconds"] = round(done.seconds + time.perf_counter() - start, 3)
-    if initial:
-        results.save_pictures(workdir / "masks.npz", table.masked[0].path, initial, trainer.pictures())
-    write_atomically(workdir / "summary.json", to_json(summary, indent=1).encode() + b"\n")
+        summary = results.summarise(config, plan, trainer, table, updates)
+        summary["seconds"] = round(done.seconds + time.perf_counter() - start, 3)
+        if initial:
+            results.save_pictures(workdir / "masks.npz", table.masked[0].path, initial, trainer.pictures())
+        write_atomically(workdir / "summary.json", to_json(summary, indent=1).encode() + b"\n")
     return summary
 
 
@@ -147,16 +150,23 @@ def look(workdir: Path, identity: dict[str, Any]) -> Summary | None:
     return _read_json(path) if path.exists() else None
 
 
-def claim(workdir: Path, identity: dict[str, Any]) -> None:
-    """Makes the workdir this run's.
+def claim(workdir: Path, identity: dict[str, Any]) -> IO[str]:
+    """Makes the workdir this run's, and this process's for as long as the file that is returned stays open.
 
     Raises:
-      ValueError: it cannot be made or written to.
+      ValueError: it cannot be made or written to, or another process trains in it.
     """
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not (workdir / "config.json").exists():
             write_atomically(workdir / "config.json", json.dumps(identity, indent=1).encode() + b"\n")
+        lock = (workdir / "config.json").open()
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it however the process ends
+        except BlockingIOError:
+            lock.close()
+            raise ValueError(f"workdir {workdir} is in use by another process.") from None
+        return lock
     except OSError as error:
         raise ValueError(f"workdir {workdir} is not usable: {error.strerror}.") from error
 

@@ -181,6 +181,13 @@ def test_a_workdir_that_cannot_be_made_is_refused(small, tmp_path):
         train.train_and_evaluate(small(), tmp_path / "file" / "run")
 
 
+def test_two_processes_never_train_in_one_workdir(small, tmp_path):
+    identity = train.configuration.identity(small())
+    with train.claim(tmp_path, identity), pytest.raises(ValueError, match="in use by another process"):
+        train.train_and_evaluate(small(), tmp_path, quiet=True)
+    train.train_and_evaluate(small(), tmp_path, quiet=True)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_with_status_1(tmp_path, capsys):
     arguments = ["--config", DIGITS, "--workdir", str(tmp_path), *TINY, "--config.optimizer.learning_rate=1e30"]
     assert train.main(arguments) == 1
