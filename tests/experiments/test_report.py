@@ -239,7 +239,7 @@ def test_no_input_maps_where_the_inputs_are_no_square_or_the_layer_is_a_convolut
 def test_settings_are_those_in_force_and_not_those_of_a_signature():
     made = dstjax.methods.get("set", sparsity=0.9, update_period=10, end_step=100)
     described = settings.describe(made)
-    assert described["drops"] == "set"
+    assert described["drops"] == "set_fraction"
     assert described["grows"] == "random"
     assert described["share that moves"] == "0.3 always"
     made = dstjax.methods.get("dst_ee", sparsity=0.9, update_period=10, end_step=100)
