@@ -336,6 +336,8 @@ def test_masks_that_do_not_fit():
         dstjax.set_masks(state, with_kernel(kernel.T))
     with pytest.raises(ValueError, match=r"'dense/kernel' has shape .* and dtype float32; expected"):
         dstjax.set_masks(state, with_kernel(kernel.astype(jnp.float32)))
+    with pytest.raises(ValueError, match="the mask for 'dense/kernel' has shape"):
+        dstjax.set_masks(state, with_kernel(kernel.astype(jnp.uint8)))
     with pytest.raises(ValueError, match=r"masks for \[\] are unexpected and for \['dense/kernel'\] missing"):
         dstjax.set_masks(state, with_kernel(None))
     with pytest.raises(ValueError, match=r"masks for \['dense/bias'\] are unexpected"):

@@ -56,7 +56,7 @@ def recorder(heard=None):
 
 def test_the_snippet_of_the_readme():
     def loss_fn(params, batch):
-        return jnp.mean((batch @ params["kernel"] + params["bias"]) ** 2)
+        return jnp.mean((batch @ params["kernel"] + params["bias"][None]) ** 2)
 
     params = {"kernel": jnp.ones((8, 16)), "bias": jnp.ones(16)}
     batch = jnp.ones((4, 8))
