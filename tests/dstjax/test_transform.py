@@ -202,6 +202,39 @@ def test_a_weight_dropped_and_grown_again_keeps_value_and_moments(order):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("order", ORDERS)
+def test_noise_does_not_reach_what_is_grown(order):
+    """An optimiser that moves weights without a gradient: a grown weight starts at 0, and so do its moments."""
+
+    def init(params):
+        return jax.tree.map(jnp.zeros_like, params)
+
+    def update(updates, state, params=None):
+        state = jax.tree.map(lambda m, g: m + g + 1.0, state, updates)
+        return jax.tree.map(lambda m: -0.1 * m, state), state
+
+    tx = dstjax.sparsify(optax.GradientTransformation(init, update), methods.rigl(**EVERY_OTHER, update_order=order))
+    params, state = started(tx)
+    for t in range(1, 7):
+        old = dstjax.get_masks(state)
+        before, grads = state.inner_state, trees.like(params, t)
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        dstjax.check_sparse(params, state)
+        if t % 2 == 0:
+            weights, moments, gradients = trees.names(params), trees.names(state.inner_state), trees.names(grads)
+            for n, m in trees.names(dstjax.get_masks(state)).items():
+                grown = np.asarray(m & ~trees.names(old)[n])
+                assert grown.any()
+                assert trees.names(before)[n][grown].all()  # what was there is not what is found now
+                if order == "update_then_step":  # it has seen one gradient since
+                    np.testing.assert_allclose(moments[n][grown], gradients[n][grown] + 1.0, rtol=1e-6)
+                    np.testing.assert_allclose(weights[n][grown], -0.1 * (gradients[n][grown] + 1.0), rtol=1e-6)
+                else:
+                    assert not weights[n][grown].any()
+                    assert not moments[n][grown].any()
+
+
 def test_a_host_that_decides_asks_the_method():
     method = methods.rigl(sparsity=0.7, update_period=3, start_step=4, end_step=12, drop_fraction=0.5)
     assert [t for t in range(1, 20) if method.is_update_step(t)] == [6, 9]
