@@ -42,6 +42,20 @@ def test_dst_ee_examples(coefficient, signed, mask, scores):
     np.testing.assert_array_equal(update(leaf, grow=grow).mask, mask)
 
 
+def test_exact_rule_of_itops_example():
+    """D7: |W| = [.5, .2, .2, .1, .4], k = 2: the exact rule keeps 0, 1 and 4, where a threshold drops both of .2."""
+    w = np.array([0.5, -0.2, 0.2, 0.1, -0.4])
+    np.testing.assert_array_equal(update(leaf_of(w, np.zeros(5), np.ones(5), 2)).kept, [1, 1, 0, 0, 1])
+
+
+def test_mest_example():
+    """D8: |W| of the active = [.9, .5, .3, .1] of ten: one is dropped, .1, and one of the seven others is grown."""
+    w = np.array([0, 0.9, 0, -0.5, 0, 0, 0.3, 0, 0.1, 0])
+    new = update(leaf_of(w, np.zeros(10), w != 0, 1), drop=criteria.mest(0.0), grow=criteria.random)
+    np.testing.assert_array_equal(np.flatnonzero(new.kept), [1, 3, 6])
+    assert int(new.mask.sum()) == 4
+
+
 def test_no_inactive_weight_survives_a_drop():
     """Tiny active weights against exact zeros outside the mask (0.6, rule 1)."""
     w = np.array([1e-30, 0, 1e-38, 0, 2.0], np.float32)
