@@ -13,7 +13,7 @@ from dstjax._trees import Tree, is_hole, path_name
 StoredMask = jax.Array  # uint8 or int8 where eight neighbours share a byte, bool where they cannot
 
 
-def pack(mask: jax.Array) -> StoredMask:
+def pack(mask: jax.Array, like: Any = None) -> StoredMask:
     """Packs a boolean tensor to one bit per entry.
 
     Eight neighbours along one axis share a byte, the first in the lowest bit. The dtype says which axis: uint8 is the
@@ -21,18 +21,29 @@ def pack(mask: jax.Array) -> StoredMask:
     of any length from nine on. If its last byte holds only r entries, r axes of length one are appended. So a stored
     mask is a plain array that knows its shape, whatever tree, wrapper or checkpoint it travels through.
 
-    A tensor stays boolean where neither axis will do, or where that axis is sharded (on an Explicit mesh, or as a
-    concrete array) in pieces that are no multiple of eight.
+    A tensor stays boolean where neither axis will do, or where the pieces of that axis that lie on different devices
+    may be no multiple of eight: in the way that the type says on an Explicit mesh, in any way that an Auto mesh could
+    cut it. That type is the one of ``like``, the weight, since a fresh mask may not know its mesh yet.
 
     >>> pack(jnp.arange(18) < 3)[:, 0, 0]
     Array([7, 0, 0], dtype=int8)
     """
-    ndim = mask.ndim
-    if ndim >= 2 and mask.shape[-2] and _piece(mask, ndim - 2) % 8 == 0 and mask.shape[-2] % 8 == 0:
-        return _pack(mask, ndim - 2)
-    length = mask.shape[-1] if ndim else 0
-    if length > 8 and (_piece(mask, ndim - 1) == length or _piece(mask, ndim - 1) % 8 == 0):
-        rest = length % 8
+    ndim, weight = mask.ndim, mask if like is None else like
+    if not mask.size:
+        return mask
+    if ndim >= 2 and _cuts_at_bytes(weight, ndim - 2):
+        return pack_like(mask, jnp.uint8)
+    if ndim >= 1 and mask.shape[-1] > 8 and (_cuts_at_bytes(weight, ndim - 1) or _is_whole(weight, ndim - 1)):
+        return pack_like(mask, jnp.int8)
+    return mask
+
+
+def pack_like(mask: jax.Array, dtype: Any) -> StoredMask:
+    """Stores a boolean tensor in the form that another stored mask of its shape has, as told by its dtype."""
+    if dtype == jnp.uint8:
+        return _pack(mask, mask.ndim - 2)
+    if dtype == jnp.int8:
+        ndim, rest = mask.ndim, mask.shape[-1] % 8
         padded = jnp.pad(mask, [(0, 0)] * (ndim - 1) + [(0, 8 - rest)]) if rest else mask
         bits = jax.lax.bitcast_convert_type(_pack(padded, ndim - 1), jnp.int8)
         return jnp.expand_dims(bits, tuple(range(ndim, ndim + rest)))
@@ -254,13 +265,28 @@ def _trailing_ones(stored: StoredMask) -> int:
     return next((n for n, length in enumerate(reversed(stored.shape)) if length != 1), stored.ndim)
 
 
-def _piece(mask: jax.Array, axis: int) -> int:
-    """How long each device's piece of the axis is, as far as the type or the array tells."""
-    try:
-        sharding = jax.typeof(mask).sharding
-        return sharding.shard_shape(mask.shape)[axis] if sharding.mesh.shape else mask.shape[axis]
-    except (AttributeError, ValueError):
-        return mask.shape[axis]
+def _cuts_at_bytes(weight: Any, axis: int) -> bool:
+    """Whether each device's piece of the axis is a multiple of eight long, however the compiler may cut it."""
+    piece, ways = _piece(weight, axis)
+    return piece > 0 and piece % (8 * ways) == 0
+
+
+def _is_whole(weight: Any, axis: int) -> bool:
+    """Whether no device has less than the whole axis."""
+    return _piece(weight, axis) == (weight.shape[axis], 1)
+
+
+def _piece(weight: Any, axis: int) -> tuple[int, int]:
+    """How long each device's piece of the axis is by its type, and into how many the compiler may cut it further."""
+    sharding = jax.typeof(weight).sharding if isinstance(weight, jax.Array) else getattr(weight, "sharding", None)
+    mesh = getattr(sharding, "mesh", None)
+    if sharding is None or mesh is None or not mesh.shape:
+        return weight.shape[axis], 1
+    ways = math.prod(mesh.shape[name] for name in mesh.auto_axes)
+    entries = (*sharding.spec, *[None] * weight.ndim)
+    names = entries[axis] if isinstance(entries[axis], tuple) else (entries[axis],)
+    typed = math.prod(mesh.shape[name] for name in names if name is not None and name not in mesh.auto_axes)
+    return weight.shape[axis] // typed, ways
 
 
 def _along(x: jax.Array, axis: int, ndim: int) -> jax.Array:

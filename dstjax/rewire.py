@@ -64,21 +64,27 @@ def rewire(
         leaves, [grow_key for _, grow_key in keys], drop=method.drop, grow=method.grow, scope=method.scope
     )
     new = [move.mask for move in moves]
-    result = old._replace(masks=[masks.pack(m) for m in new])
+    result = old._replace(masks=_stored_like(old.masks, new))
     if old.counters is not None:
         result = result._replace(counters=[saturating_add(c, m) for c, m in zip(old.counters, new, strict=True)])
     if old.ever is not None:
-        result = result._replace(ever=[masks.pack(masks.unpack(e) | m) for e, m in zip(old.ever, new, strict=True)])
+        result = result._replace(
+            ever=_stored_like(old.ever, [masks.unpack(e) | m for e, m in zip(old.ever, new, strict=True)])
+        )
     if old.grown is not None:
         last = [masks.unpack(g) for g in old.grown]
         result = result._replace(
-            grown=[masks.pack(m & ~b) for m, b in zip(new, before, strict=True)],
+            grown=_stored_like(old.grown, [m & ~b for m, b in zip(new, before, strict=True)]),
             n_grown=count_true(last),
             n_survived=count_true([g & move.kept for g, move in zip(last, moves, strict=True)]),
         )
     if old.error is not None:
         result = result._replace(error=masks.error(weights, new))
     return result
+
+
+def _stored_like(old: list[StoredMask], new: list[jax.Array]) -> list[StoredMask]:
+    return [masks.pack_like(m, o.dtype) for o, m in zip(old, new, strict=True)]
 
 
 def saturating_add(counter: jax.Array, mask: jax.Array) -> jax.Array:

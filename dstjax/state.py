@@ -117,11 +117,11 @@ def set_masks(opt_state: Tree, masks: Tree) -> Tree:
             [x if is_hole(x) else convert(flags[n], x) for n, x in zip(names, leaves, strict=True)]
         )
 
-    stored = rebuild(old.masks, lambda f, _: masks_lib.pack(f))
+    stored = rebuild(old.masks, lambda f, m: masks_lib.pack_like(f, m.dtype))
     counters = None if old.counters is None else rebuild(old.counters, lambda f, c: f.astype(c.dtype))
     tracked = old.tracked
     if tracked is not None and tracked.ever is not None:
-        ever = rebuild(tracked.ever, lambda f, e: masks_lib.pack(f | masks_lib.unpack(e)))
+        ever = rebuild(tracked.ever, lambda f, e: masks_lib.pack_like(f | masks_lib.unpack(e), e.dtype))
         tracked = tracked._replace(ever=ever)
     shapes = {n: f.shape for n, f in flags.items()}
     inner = map_moments(lambda n, x: jnp.where(flags[n], x, jnp.zeros((), x.dtype)), shapes, old.inner_state)

@@ -36,9 +36,10 @@ def sparsify(
 
     The returned updates take every inactive weight to exactly 0.0, so ``optax.apply_updates`` keeps the network sparse.
     ``sparsify`` goes outermost, or inside what passes or zeroes whole updates: ``optax.chain(clip, sparsify(...))``,
-    ``MultiSteps``, ``apply_if_finite``, ``partition``, ``masked``, ``inject_hyperparams``, ``conditionally_mask``. What
-    rescales, adds to or bypasses its updates breaks the exact zeros: in a chain after it ``scale``, ``clip``,
-    ``add_decayed_weights`` or ``add_noise``; around it ``schedule_free`` and ``conditionally_transform``. Put those
+    ``MultiSteps``, ``apply_if_finite``, ``partition``, ``masked``, ``inject_hyperparams``, ``conditionally_mask``. All
+    of them pass ``rewire=`` on; ``MultiSteps(...).gradient_transformation()`` does not. What rescales, adds to or
+    bypasses its updates breaks the exact zeros: in a chain after it ``scale``, ``clip``, ``add_decayed_weights`` or
+    ``add_noise``; around it ``schedule_free`` and ``conditionally_transform``. Put those
     inside instead. :func:`dstjax.check_sparse` finds out.
 
     The t-th call of ``update`` (t = 1, 2, ...) is a mask update when the schedule of the method says so. Which weights
@@ -123,6 +124,9 @@ def _init(
     def tree(of: Callable[[jax.Array], Any]) -> Tree:
         return treedef.unflatten([of(drawn[n]) if n in drawn else None for n in names])
 
+    def stored(of: Callable[[jax.Array], jax.Array]) -> Tree:
+        return treedef.unflatten([masks.pack(of(drawn[n]), leaves[n]) if n in drawn else None for n in names])
+
     counters = None
     if method.counters:
         assert method.updates is not None
@@ -132,20 +136,21 @@ def _init(
     if track:
         survival = "survival" in track
         tracked = Tracked(
-            ever=tree(lambda m: masks.pack(jnp.array(m))) if "exploration" in track and counters is None else None,
-            grown=tree(lambda m: masks.pack(jnp.zeros_like(m))) if survival else None,
+            ever=stored(jnp.array) if "exploration" in track and counters is None else None,
+            grown=stored(jnp.zeros_like) if survival else None,
             n_grown=jnp.zeros(len(counts), jnp.int32) if survival else None,
             n_survived=jnp.zeros(len(counts), jnp.int32) if survival else None,
             error=jnp.zeros((), jnp.float32) if "error" in track else None,
         )
     return SparseState(
         step=jnp.zeros((), jnp.int32),
-        masks=tree(masks.pack),
+        masks=stored(lambda m: m),
         counters=counters,
         targets=jnp.stack([jnp.asarray(n, jnp.int32) for n in counts.values()]) if counts else jnp.zeros(0, jnp.int32),
         key=key,
         tracked=tracked,
-        inner_state=inner.init(params),
+        # Optimisers that keep a copy of the weights (schedule_free, lookahead) start sparse too.
+        inner_state=inner.init(treedef.unflatten([_masked(leaf, drawn.get(name)) for name, leaf in leaves.items()])),
     )
 
 
@@ -273,6 +278,13 @@ class _Flat(NamedTuple):
         if state.tracked is not None:
             tracked = Tracked(tree(topology.ever), tree(topology.grown), *topology[4:])
         return state._replace(masks=tree(topology.masks), counters=tree(topology.counters), tracked=tracked)
+
+
+def _masked(leaf: Any, mask: jax.Array | None) -> Any:
+    """A leaf with its inactive weights zero; shapes without values stay as they are."""
+    if mask is None or isinstance(leaf, jax.ShapeDtypeStruct):
+        return leaf
+    return jnp.where(mask, leaf, jnp.zeros((), leaf.dtype))
 
 
 def _flatten_like(treedef: Any, tree: Tree, wrong: str, expected: Tree, found: Tree) -> list[Any]:
