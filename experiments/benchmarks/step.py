@@ -26,7 +26,7 @@ def run(settings: Settings) -> Iterator[records.Row]:
 def _optimiser_step(settings: Settings, tree: str, optimiser: str) -> Iterator[records.Row]:
     of_tree = shapes.TREES[tree]()
     arena = Arena(shapes.arrays(of_tree, 0), shapes.arrays(of_tree, 1), OPTIMISERS[optimiser]())
-    runs: dict[str, Run] = {"dense": arena.dense()}
+    runs: dict[str, Run] = {"dense": arena.dense(), "dense again": arena.dense()}  # the second shows the noise
     for name in settings.pick(METHODS, METHODS[:1]):
         runs |= {f"{name}, {how}": arena.sparse(method(name), rewire) for how, rewire in REWIRE.items()}
     other = jaxpruner() if tree == "resnet50" and settings.device.platform == "cpu" else None

@@ -33,7 +33,7 @@ def interleaved(runs: Mapping[str, Run], *, rounds: int, warmup: int = 2, least:
 
     Args:
       runs: the contenders.
-      rounds: every round runs each contender, and each round starts with another one.
+      rounds: every round runs each contender, in an order drawn anew, so that none always follows the same one.
       warmup: rounds that are not counted; they compile, once more where a contender leaves arrays of another kind.
       least: seconds that a contender has in a round; a short one is called that often and its median taken.
     """
@@ -47,9 +47,9 @@ def interleaved(runs: Mapping[str, Run], *, rounds: int, warmup: int = 2, least:
     enabled = gc.isenabled()
     gc.disable()
     try:
-        for turn in range(rounds):
-            first = turn % len(names)
-            for name in names[first:] + names[:first]:
+        order = np.random.default_rng(0)
+        for _ in range(rounds):
+            for name in order.permutation(names).tolist():
                 times[name].append(float(np.median([once(runs[name]) for _ in range(calls[name])])))
     finally:
         if enabled:
