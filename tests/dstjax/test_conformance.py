@@ -374,6 +374,15 @@ def test_moments_of_inactive_weights_are_zero(inner):
             assert found >= len(masks)
 
 
+def test_copies_of_the_parameters_are_sparse_too():
+    """Schedule-free keeps a second copy of the weights, and evaluates at a mixture of both."""
+    tx = dstjax.sparsify(optax.contrib.schedule_free_sgd(0.1), make("rigl"))
+    params, state = started(tx)
+    for t in range(1, STEPS + 1):
+        params, state = step(tx, params, state, grads_at(params, t))
+        assert dstjax.check_sparse(optax.contrib.schedule_free_eval_params(state.inner_state, params), state)
+
+
 # --- Outside: the wrappers that keep exact zeros, and those that do not -----------------------------------------------
 
 
