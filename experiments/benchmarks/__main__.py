@@ -5,11 +5,12 @@
   --only NAMES   only these: selection, update, step, compile, collectives, seeds; the figures of the others stay
   --quick        tiny sizes, to see that everything runs; the figures mean nothing
   --out DIR      where to write (default: runs/bench): a NAME-PLATFORM.jsonl each, results.json, index.html, targets.md
+  --patience S   seconds that a race may spend on rounds that other processes disturb, which do not count (default: 120)
   --report       no measurement: the page and the table of the figures that DIR already holds
 
 JAXPRUNER=DIR in the environment names a checkout of jaxpruner, which is then timed beside. Where JAX finds a GPU, the
-benchmarks that depend on the device run on the CPU and on it. Nothing else should run meanwhile: each figure holds the
-load of the machine, which is 1 to 2 on a quiet one.
+benchmarks that depend on the device run on the CPU and on it. Nothing else should run meanwhile: each figure says how
+many cores other processes used.
 
 Exit status: 0; 1 where a benchmark failed (the others are run and reported); 2 for wrong arguments.
 """
@@ -57,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default=",".join(BENCHMARKS))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    parser.add_argument("--patience", type=float, default=120.0)
     parser.add_argument("--report", action="store_true")
     given = parser.parse_args(arguments)
     names = [name for name in given.only.split(",") if name]
@@ -67,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     failed = False
     if not given.report:
         for device in devices():
-            failed |= not _measure(device, names, given.quick, given.out, command)
+            failed |= not _measure(device, names, given, command)
     _report(given.out)
     return int(failed)
 
@@ -81,9 +83,10 @@ def devices() -> list[jax.Device]:
         return found
 
 
-def _measure(device: jax.Device, names: list[str], quick: bool, out: Path, command: str) -> bool:
+def _measure(device: jax.Device, names: list[str], given: argparse.Namespace, command: str) -> bool:
+    quick = given.quick
     bandwidth = stream_bandwidth(device, entries=2**16 if quick else 2**25, rounds=3 if quick else 15)
-    settings = Settings(quick, device, bandwidth)
+    settings = Settings(quick, device, bandwidth, 0.0 if quick else given.patience)
     header = machine.facts(device, command) | {"bandwidth": bandwidth, "quick": quick}
     print(f"{header['machine']}, {header['device']}, malloc {header['malloc']}, {bandwidth / 1e9:.1f} GB/s", flush=True)
     whole = True
@@ -99,7 +102,7 @@ def _measure(device: jax.Device, names: list[str], quick: bool, out: Path, comma
             traceback.print_exc()
             rows.append(records.skipped(name, {}, f"failed: {type(error).__name__}: {str(error)[:500]}"))
             whole = False
-        records.write(out / f"{name}-{device.platform}.jsonl", header | {"benchmark": name}, rows)
+        records.write(given.out / f"{name}-{device.platform}.jsonl", header | {"benchmark": name}, rows)
     return whole
 
 

@@ -120,7 +120,7 @@ def _table(lines: list[dict[str, str]]) -> str:
 def _provenance(run: Row, rows: list[Row]) -> str:
     """The command and the machine."""
     machine, versions = run["machine"], run["versions"]
-    loads = [row["load"] for row in rows if "load" in row]
+    others = [row["elsewhere"] for row in rows if row.get("elsewhere") is not None]
     words = [
         f"Made with `{run['command']}` at commit {run['commit']}, {run['time']}",
         f"{machine['cores']} cores of {machine['cpu']}, {(machine['memory_bytes'] or 0) / 2**30:.0f} GiB",
@@ -132,8 +132,8 @@ def _provenance(run: Row, rows: list[Row]) -> str:
         words.append(
             f"stream in place {run['bandwidth'] / 1e9:.1f} GB/s, a pass over 100 MB {duration(1e8 / run['bandwidth'])}"
         )
-    if loads:
-        words.append(f"load {min(loads):.1f} to {max(loads):.1f}")
+    if others:
+        words.append(f"other processes used {max(others):.2f} cores at most")
     return "; ".join(words) + "."
 
 

@@ -31,9 +31,11 @@ def timed(
     row["seconds"] = spread(times[name])
     if base is not None and base != name:
         row |= {"to": base, "ratio": spread(ratios(times, name, base))}
+        row["ratio"]["of_least"] = min(times[name]) / min(times[base])
     if moved:
         row["floor_seconds"] = moved / settings.bandwidth
-    return row | {"load": load()}
+    quiet = {"elsewhere": times.elsewhere, "thrown_away": times.thrown_away}
+    return row | quiet | {"load": load()}
 
 
 def value(benchmark: str, case: Row, **values: Any) -> Row:

@@ -10,7 +10,7 @@ import optax
 
 import dstjax
 from experiments.benchmarks import contenders, hlo, records
-from experiments.benchmarks.timing import Run, Settings, in_place, interleaved
+from experiments.benchmarks.timing import Run, Settings, in_place
 
 SIZES = (784, 300, 100, 10)
 BATCH = 128
@@ -53,7 +53,7 @@ def _population(
         loop, population = programs[name]
         text = jax.jit(loop).lower(jax.eval_shape(lambda x: x, population), images, labels).compile().as_text() or ""
         yield records.value("seeds", {**case, "contender": name}, conditionals=hlo.branches(text))
-    times = interleaved(runs, rounds=settings.pick(15, 2))
+    times = settings.race(runs, rounds=settings.pick(15, 2))
     for name in times:
         yield records.timed(settings, "seeds", case, times, name, "dense")
 

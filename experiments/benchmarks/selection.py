@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from dstjax.selection import BITS_PER_PASS, top_k_mask
 from experiments.benchmarks import records
-from experiments.benchmarks.timing import Run, Settings, Times, exponent, interleaved
+from experiments.benchmarks.timing import Run, Settings, Times, exponent
 
 SHARE = 0.03  # of the entries that are selected
 SORTS_UP_TO = 10**7
@@ -43,7 +43,7 @@ def _bits(settings: Settings, size: int) -> Iterator[records.Row]:
             f"{bits} bits a pass": _call(lambda x, k, bits=bits: top_k_mask(x, k, bits_per_pass=bits), x, k)
             for bits in settings.pick((1, 2, 3, 4), (1, 2))
         }
-        times = interleaved(runs, rounds=settings.pick(11, 3))
+        times = settings.race(runs, rounds=settings.pick(11, 3))
     for name in times:
         base = f"{BITS_PER_PASS} bits a pass"
         case = {"entries": size, "dtype": "float32", "share": SHARE}
@@ -62,7 +62,7 @@ def _race(settings: Settings, size: int, dtype: str, sorts: bool) -> Times:
                 "sort": _call(_by_sort, x, k),
             }
         slow = sorts and size >= SORTS_UP_TO
-        return interleaved(runs, rounds=settings.pick(5 if slow else 11, 3), warmup=2, least=settings.pick(0.02, 0.0))
+        return settings.race(runs, rounds=settings.pick(5 if slow else 11, 3), warmup=2, least=settings.pick(0.02, 0.0))
 
 
 def _by_argsort(x: jax.Array, k: jax.Array) -> jax.Array:

@@ -10,7 +10,7 @@ import optax
 from experiments.benchmarks import records, shapes
 from experiments.benchmarks.contenders import OPTIMISERS, SPARSITY, Arena, jaxpruner, method, moved
 from experiments.benchmarks.machine import available_memory
-from experiments.benchmarks.timing import Settings, exponent, interleaved, spread
+from experiments.benchmarks.timing import Settings, exponent, spread
 
 METHODS = ("rigl", "dst_ee")
 RESERVE = 0.85  # of the available memory that may be used
@@ -43,7 +43,7 @@ def _tree(settings: Settings, tree: str) -> Iterator[records.Row]:
     if other is not None and all(len(shape) > 1 for shape in of_tree.values()):  # it fails where a leaf has no mask
         runs["jaxpruner rigl"] = arena.jaxpruner_update(other)
     big = case["weights"] > 3e8
-    times = interleaved(runs, rounds=settings.pick(5 if big or other else 11, 2), warmup=1 if big else 2)
+    times = settings.race(runs, rounds=settings.pick(5 if big or other else 11, 2), warmup=1 if big else 2)
     for name in times:
         bytes_moved = moved(case["weights"], jnp.dtype(dtype).itemsize, "sgd", 1 if name == "dense step" else 2)
         yield records.timed(settings, "update", case, times, name, "dense step", moved=bytes_moved)
@@ -81,7 +81,7 @@ def _growth(settings: Settings) -> Iterator[records.Row]:
             continue
         arena = Arena(shapes.arrays(of_tree, 0), shapes.arrays(of_tree, 1), optax.sgd(1e-4, momentum=0.9))
         runs = {"dense step": arena.dense(), "rigl": arena.sparse(method("rigl"), True)}
-        times = interleaved(runs, rounds=settings.pick(7, 2), least=settings.pick(0.05, 0.0))
+        times = settings.race(runs, rounds=settings.pick(7, 2), least=settings.pick(0.05, 0.0))
         case = {"tree": "one matrix", "weights": size, "dtype": "float32", "optimiser": "sgd"}
         yield records.timed(settings, "update", case, times, "rigl", "dense step", moved=moved(size, 4, "sgd", 2))
         medians[size] = spread(times["rigl"])["median"]

@@ -196,3 +196,14 @@ def test_layers_that_are_not_compiled_are_like_the_second(monkeypatch):
 def test_a_trillion_weights():
     model = scaling.MODELS["1T"]
     assert shapes.weights(scaling.tree(model, model.layers)) > 1e12
+
+
+def test_rounds_that_others_disturb_are_thrown_away(monkeypatch):
+    busy = iter([0.9, 0.0, 0.9])
+    monkeypatch.setattr(timing.Watch, "elsewhere", lambda self: next(busy))
+    monkeypatch.setattr(timing.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(timing, "BLOCK", 0.0)
+    times = timing.interleaved({"a": lambda: None}, rounds=2, patience=1.0)
+    assert times.thrown_away == 1  # the third would be another, but patience is spent
+    assert len(times["a"]) == 2
+    assert times.elsewhere == pytest.approx(0.45)
