@@ -331,7 +331,18 @@ def test_inner_optimisers(name, inner):
     follow_inner(name, FAST[name], inner, jitted=False)
 
 
-@pytest.mark.parametrize("inner", ["adam", "muon", "MultiSteps", "partition", "adafactor"])
+@pytest.mark.parametrize("inner", INNER)
+def test_inner_optimisers_under_a_trace(inner):
+    """The program of a step that may be a mask update is made for every one of them; a few are run below."""
+    for name, order in FAST.items():
+        tx = dstjax.sparsify(INNER[inner](), make(name, update_order=order))
+        carry = started(tx)
+        types = jax.tree.map(lambda x: (x.shape, x.dtype), carry)
+        after = jax.eval_shape(functools.partial(step, tx), *carry, carry[0])
+        assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == types
+
+
+@pytest.mark.parametrize("inner", ["adam", "muon", "MultiSteps", "partition", "adafactor", "optimistic"])
 def test_inner_optimisers_compiled(inner):
     follow_inner("dst_ee", "skip", inner, jitted=True)
 
