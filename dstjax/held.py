@@ -35,7 +35,11 @@ def update_filtered(
     first = len(outputs) - len(choose)
     shared = Counter(v for v in outputs if isinstance(v, core.Var))
     computed = {v for eqn in jaxpr.eqns for v in eqn.outvars}
-    early = {v: of for v, of in zip(outputs[first:], choose, strict=True) if v in computed and shared[v] == 1}
+    early = {
+        v: of
+        for v, of in zip(outputs[first:], choose, strict=True)
+        if isinstance(v, core.Var) and v in computed and shared[v] == 1
+    }
 
     values: dict[Any, Any] = dict(zip(jaxpr.constvars, closed.consts, strict=True))
     values.update(zip(jaxpr.invars, jax.tree_util.tree_leaves(args), strict=True))
@@ -50,6 +54,9 @@ def update_filtered(
         for v, x in zip(eqn.outvars, result if eqn.primitive.multiple_results else [result], strict=True):
             values[v] = early[v](x) if v in early else x
 
+    def chosen_early(v: Any) -> bool:
+        return isinstance(v, core.Var) and v in early
+
     leaves = [read(v) for v in outputs]
-    late = [x if v in early else of(x) for v, x, of in zip(outputs[first:], leaves[first:], choose, strict=True)]
+    late = [x if chosen_early(v) else of(x) for v, x, of in zip(outputs[first:], leaves[first:], choose, strict=True)]
     return jax.tree_util.tree_unflatten(treedef, leaves[:first] + late)
