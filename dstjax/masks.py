@@ -108,6 +108,26 @@ def apply(params: Tree, masks: Tree) -> Tree:
     return masked
 
 
+@jax.custom_jvp
+def zero_outside(x: jax.Array, flags: jax.Array) -> jax.Array:
+    """``x`` where the flags are set and exactly 0.0 elsewhere, NaN and infinities included.
+
+    Floats are masked by their bits: LLVM makes a masked load of a ``where`` with the constant 0, and an optimiser's
+    step on a CPU then takes about a quarter longer; an AND costs nothing.
+    """
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return jnp.where(flags, x, jnp.zeros((), x.dtype))
+    bits = jnp.dtype(f"int{jnp.finfo(x.dtype).bits}")
+    masked = jax.lax.bitcast_convert_type(x, bits) & -flags.astype(bits)
+    return jax.lax.bitcast_convert_type(masked, x.dtype)
+
+
+@zero_outside.defjvp
+def _zero_outside_jvp(primals: Any, tangents: Any) -> Any:
+    x, flags = primals
+    return zero_outside(x, flags), jnp.where(flags, tangents[0], jnp.zeros((), x.dtype))
+
+
 def by_name(masks: Tree) -> dict[str, StoredMask | None]:
     """The leaves of a tree of masks by path name; ``None`` at dense leaves."""
     flat = jax.tree_util.tree_flatten_with_path(masks, is_leaf=is_hole)[0]

@@ -309,7 +309,8 @@ def _hold(now: jax.Array, keep: StoredMask | None, old: Any, new: Any) -> Any:
 
 def _where(mask: StoredMask, x: jax.Array, other: Any) -> jax.Array:
     """``x`` where the mask is set, else ``other``, in the dtype of ``x`` and ``other``."""
-    return jnp.where(masks.unpack(mask), x, jnp.zeros((), x.dtype) if isinstance(other, int) else other)
+    flags = masks.unpack(mask)
+    return masks.zero_outside(x, flags) if isinstance(other, int) else jnp.where(flags, x, other)
 
 
 def _key_data(seed: Any) -> Callable[[], jax.Array]:

@@ -173,3 +173,15 @@ def test_the_traced_share_of_any_float(count, fraction):
     assert high in (low, low + 1)
     # A rest below 2**-15 is taken for the rounding of an integer.
     assert (high == low) == (exact - low < Fraction(1, 2**15)) or abs(exact - low - Fraction(1, 2**15)) < 2**-18
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "complex64"])
+def test_zero_outside_is_where_and_has_its_derivative(dtype):
+    x = jnp.array([1.5, -2.0, jnp.nan, jnp.inf, -0.0, 3.0], dtype)
+    flags = jnp.array([True, False, False, True, True, False])
+    got = masks.zero_outside(x, flags)
+    assert got.dtype == x.dtype
+    np.testing.assert_array_equal(got, jnp.where(flags, x, jnp.zeros((), dtype)))
+    assert not np.signbit(np.asarray(got.real.astype(jnp.float32)))[~np.asarray(flags)].any()
+    _, tangent = jax.jvp(lambda x: masks.zero_outside(x, flags), (x,), (jnp.ones_like(x),))
+    np.testing.assert_array_equal(tangent, flags.astype(dtype))
