@@ -304,7 +304,8 @@ class _Name(str):
 def _hold(now: jax.Array, keep: StoredMask | None, old: Any, new: Any) -> Any:
     """The new leaf of a state, or the old one where ``now``; zero outside ``keep`` if it is a moment."""
     chosen = jnp.where(now, old, new)
-    return chosen if keep is None else _where(keep, chosen, 0)
+    # A select here: with bits XLA computes the moment twice again, and copies the old one.
+    return chosen if keep is None else jnp.where(masks.unpack(keep), chosen, jnp.zeros((), chosen.dtype))
 
 
 def _where(mask: StoredMask, x: jax.Array, other: Any) -> jax.Array:
