@@ -1,4 +1,4 @@
-"""Which weights are active at first: which leaves are masked, how many weights of each, and which ones."""
+"""Which leaves are masked, how many of their weights are active at first, and a random choice of these."""
 
 import functools
 from collections.abc import Mapping
@@ -12,18 +12,12 @@ from dstjax.method import Method
 from dstjax.selection import top_k_masks
 
 
-def active_counts(method: Method, leaves: Mapping[str, Any]) -> dict[str, int]:
-    """Which leaves a method masks, and how many active weights each of them has.
-
-    Args:
-      method: the method.
-      leaves: path -> array, or its shape and dtype.
+def masked_leaves(method: Method, leaves: Mapping[str, Any]) -> list[str]:
+    """The paths of the leaves that a method masks, in the order of the tree.
 
     Raises:
-      ValueError: no leaf is maskable, one that should be masked is no real tensor, or one is too small.
+      ValueError: no leaf is maskable, or one that should be masked is no real tensor.
     """
-    if not method.masked:
-        return {}
     rule = method.maskable or _default_maskable
     chosen = [name for name, leaf in leaves.items() if rule(name, leaf)]
     if isinstance(method.distribution, Mapping):
@@ -39,7 +33,22 @@ def active_counts(method: Method, leaves: Mapping[str, Any]) -> dict[str, int]:
             f"method {method.name!r} finds nothing to mask among {list(leaves)}; by default leaves of two or more "
             "dimensions are masked, maskable= chooses others."
         )
-    shapes = {name: tuple(leaves[name].shape) for name in chosen}
+    return chosen
+
+
+def active_counts(method: Method, leaves: Mapping[str, Any]) -> dict[str, int]:
+    """Which leaves a method masks, and how many active weights each of them has.
+
+    Args:
+      method: the method.
+      leaves: path -> array, or its shape and dtype.
+
+    Raises:
+      ValueError: no leaf is maskable, one that should be masked is no real tensor, or one is too small.
+    """
+    if not method.masked:
+        return {}
+    shapes = {name: tuple(leaves[name].shape) for name in masked_leaves(method, leaves)}
     return distributions.active_counts(method.distribution, shapes, method.sparsity)
 
 
@@ -57,7 +66,13 @@ def random_masks(key: jax.Array, leaves: list[Any], counts: list[int]) -> list[j
     if not leaves:
         return []
     drawn = _draw(key, counts, tuple((tuple(leaf.shape), _sharding(leaf)) for leaf in leaves))
-    return [jax.device_put(m, leaf.sharding) if _is_placed(leaf) else m for m, leaf in zip(drawn, leaves, strict=True)]
+    return [placed_like(m, leaf) for m, leaf in zip(drawn, leaves, strict=True)]
+
+
+def placed_like(x: jax.Array, leaf: Any) -> jax.Array:
+    """``x`` on the devices of a leaf, if it was put on certain ones; without need the next step would compile anew."""
+    placed = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) and leaf.committed
+    return jax.device_put(x, leaf.sharding) if placed else x
 
 
 def leaf_keys(key: jax.Array, step: Any, leaves: int) -> list[tuple[jax.Array, jax.Array]]:
@@ -87,8 +102,3 @@ def _sharding(leaf: Any) -> Any:
         return None
     sharding = jax.typeof(leaf).sharding
     return sharding if sharding.mesh.shape else None
-
-
-def _is_placed(leaf: Any) -> bool:
-    """Whether a leaf was put on certain devices; masks put there without need would make the next step compile anew."""
-    return isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) and leaf.committed

@@ -1,0 +1,139 @@
+"""What the rules share: which leaves are masked, how many of their weights stay active, and scores -> masks."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from dstjax._checks import check_choice, is_traced
+from dstjax._trees import Tree, path_name
+from dstjax.distributions import Distribution
+from dstjax.initial_masks.random import active_counts, masked_leaves, placed_like
+from dstjax.masks import floor_share
+from dstjax.method import SCOPES, Maskable, Method, fixed
+from dstjax.selection import top_k_masks
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """The leaves of a tree of parameters that get masks, and the number of weights to keep."""
+
+    treedef: Any
+    leaves: list[Any]  # all leaves
+    at: dict[str, int]  # path of a masked leaf -> its place among all leaves
+    counts: list[int]  # active weights of each masked leaf; with ``together`` of all in common, one number
+    together: bool
+
+    @property
+    def weights(self) -> list[jax.Array]:
+        """The masked leaves."""
+        return [self.leaves[i] for i in self.at.values()]
+
+    def params(self, leaves: Sequence[Any], weights: Sequence[Any]) -> Tree:
+        """The tree of parameters from all leaves, with ``weights`` at the masked ones."""
+        filled = list(leaves)
+        for i, weight in zip(self.at.values(), weights, strict=True):
+            filled[i] = weight
+        return self.treedef.unflatten(filled)
+
+    def choose(
+        self,
+        scores: Sequence[jax.Array],
+        counts: Sequence[ArrayLike] | None = None,
+        where: Sequence[jax.Array] | None = None,
+    ) -> list[jax.Array]:
+        """Masks of the highest scores.
+
+        Args:
+          scores: real scores of each masked leaf, of its shape.
+          counts: other numbers to keep than those of the target; may be traced.
+          where: boolean candidates of each masked leaf; all weights if omitted.
+        """
+        counts = self.counts if counts is None else counts
+        if not self.together:
+            return top_k_masks(scores, counts, where=where)
+        # A leaf without any active weight would cut the network in two: the best one of each leaf is in first.
+        first = top_k_masks(scores, [1] * len(scores), where=where)
+        free = [~f for f in first] if where is None else [w & ~f for w, f in zip(where, first, strict=True)]
+        others = top_k_masks(scores, [counts[0] - len(scores)], where=free, together=True)
+        return [f | o for f, o in zip(first, others, strict=True)]
+
+    def schedule(self, rounds: int) -> list[list[int]]:
+        """The counts after each of several rounds: the density falls exponentially, d ** (r / rounds) after round r."""
+        sizes = [weight.size for weight in self.weights]
+        sizes = [sum(sizes)] if self.together else sizes
+
+        def after(r: int, size: int, count: int) -> int:
+            removed = floor_share(size, 1.0 - (count / size) ** (r / rounds))
+            return count if r == rounds else max(count, size - removed)
+
+        return [[after(r, n, k) for n, k in zip(sizes, self.counts, strict=True)] for r in range(1, rounds + 1)]
+
+    def tree(self, masks: Sequence[jax.Array]) -> Tree:
+        """The tree of masks, None at dense leaves, each mask where its weight is."""
+        holes: list[Any] = [None] * len(self.leaves)
+        return self.params(holes, [placed_like(m, w) for m, w in zip(masks, self.weights, strict=True)])
+
+
+def target(
+    name: str,
+    params: Tree,
+    *,
+    sparsity: float | None,
+    distribution: Distribution | None,
+    scope: str,
+    maskable: Maskable | None,
+) -> Target:
+    """The target of a rule; ``name`` stands in error messages.
+
+    Raises:
+      ValueError: a hyper-parameter is out of range, unknown or contradictory, a leaf cannot be masked or is too small.
+    """
+    check_choice("scope", scope, SCOPES)
+    if is_traced(sparsity):
+        raise ValueError(f"sparsity={sparsity!r} is traced; {name} needs a number that is known outside the trace.")
+    if scope == "global" and distribution is not None:
+        raise ValueError(
+            f"distribution={distribution!r} is not accepted with scope='global', which ranks all leaves together; "
+            "leave it out, or choose scope='layer'."
+        )
+    if distribution is None:
+        distribution = "uniform" if scope == "global" else "erk"
+    method = fixed(name, sparsity=sparsity, distribution=distribution, maskable=maskable)
+    treedef: Any
+    flat, treedef = jax.tree_util.tree_flatten_with_path(params)
+    leaves = {path_name(path): leaf for path, leaf in flat}
+    counts = _global_count(method, leaves) if scope == "global" else active_counts(method, leaves)
+    chosen = masked_leaves(method, leaves)
+    for path in chosen:
+        if isinstance(leaves[path], jax.ShapeDtypeStruct):
+            raise ValueError(f"leaf {path!r} is a shape without values; {name} needs the parameters themselves.")
+        leaves[path] = jnp.asarray(leaves[path])
+    at = {path: i for i, path in enumerate(leaves) if path in chosen}
+    return Target(treedef, list(leaves.values()), at, list(counts.values()), scope == "global")
+
+
+def _global_count(method: Method, leaves: dict[str, Any]) -> dict[str, int]:
+    """The number of active weights that all masked leaves have in common, under one name."""
+    assert method.sparsity is not None
+    chosen = masked_leaves(method, leaves)
+    empty = [path for path in chosen if math.prod(leaves[path].shape) == 0]
+    if empty:
+        raise ValueError(f"the leaves {empty} have no weights; exclude them with maskable=.")
+    total = sum(math.prod(leaves[path].shape) for path in chosen)
+    active = total - floor_share(total, method.sparsity)
+    if total >= 2**32 or active >= 2**31:
+        raise ValueError(
+            f"scope='global' would rank {total} weights and keep {active}; at most 2**32 - 1 can be ranked together "
+            "and 2**31 - 1 kept. Choose scope='layer'."
+        )
+    if active < len(chosen):
+        raise ValueError(
+            f"sparsity={method.sparsity!r} leaves {active} active weights for {len(chosen)} masked leaves, and each "
+            "needs one; choose a lower sparsity, or exclude leaves with maskable=."
+        )
+    return {"": active}

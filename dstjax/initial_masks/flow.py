@@ -1,0 +1,134 @@
+"""Masks from the flow through a network, without data."""
+
+import math
+import numbers
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from dstjax._checks import check_integer, is_traced
+from dstjax._trees import Tree
+from dstjax.distributions import Distribution
+from dstjax.initial_masks._loss import Weights
+from dstjax.initial_masks._target import target
+from dstjax.method import Maskable
+
+
+def synflow(
+    forward_fn: Callable[[Tree, jax.Array], Any],
+    params: Tree,
+    example: Any,
+    *,
+    sparsity: float | None,
+    rounds: int = 100,
+    distribution: Distribution | None = None,
+    scope: str = "global",
+    maskable: Maskable | None = None,
+) -> Tree:
+    """SynFlow: keeps the weights through which most flows when all parameters are positive and the input is ones.
+
+    With |p| for every floating parameter p, biases and scales included, R is the sum of the outputs for an input of
+    ones, and each round scores the weights that are left by |w| * dR/d|w|. After round r of T the density is
+    d ** (r / T), d being that of the end, and exact at the end. What was removed stays removed. ``params`` themselves
+    do not change.
+
+    R is a sum of products of as many weights as the network has layers, beyond float32 for a deep one, so everything is
+    computed in float64: ``forward_fn`` gets float64 parameters and input, and must not cast them down.
+
+    Args:
+      forward_fn: ``(params, x) -> outputs`` (one array or a tree of them) in evaluation form, with logits as outputs
+        and activations like ReLU. Batch statistics it closes over should be those of a new network: mean 0, variance 1.
+      params: tree of arrays.
+      example: the shape of one sample without the batch axis, or one sample, of which shape and dtype alone count;
+        ``forward_fn`` gets ones with a batch axis of length 1. Integers stay integers.
+      sparsity: overall sparsity in [0, 1); None only with a ``{regex: density}`` map.
+      rounds: T; 100 in the paper.
+      distribution: how the sparsity is divided over the leaves with ``scope='layer'``; 'erk' if None.
+      scope: 'global' as in the paper, or 'layer'.
+      maskable: ``(path, leaf) -> bool``; by default real leaves of two or more dimensions.
+
+    Returns:
+      Masks: a tree like ``params`` of boolean arrays, None at dense leaves.
+
+    Raises:
+      ValueError: the flow is zero or not finite, ``example`` is no shape, a call under a trace (which has its precision
+        already), or a hyper-parameter out of range or contradictory.
+
+    Reference: Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow", 2020,
+    Algorithm 1.
+
+    >>> two_layers = lambda p, x: x @ p["a"] @ p["b"]
+    >>> params = {"a": jnp.array([[1.0, 0.5], [-2.0, 1.0]]), "b": jnp.array([[3.0], [-1.0]])}
+    >>> masks = synflow(two_layers, params, (2,), sparsity=0.5)
+    >>> masks["a"].tolist(), masks["b"].tolist()
+    ([[True, False], [True, False]], [[True], [False]])
+    """
+    check_integer("rounds", rounds, 1)
+    if not callable(forward_fn):
+        raise ValueError(f"forward_fn={forward_fn!r} is not accepted; expected a function (params, x) -> outputs.")
+    goal = target("synflow", params, sparsity=sparsity, distribution=distribution, scope=scope, maskable=maskable)
+    if any(is_traced(leaf) for leaf in goal.leaves):
+        raise ValueError("the parameters are traced; synflow switches to float64, so call it outside jit and vmap.")
+
+    @jax.jit
+    def prune(
+        leaves: list[Any], masks: Weights, x: jax.Array, counts: list[ArrayLike]
+    ) -> tuple[Weights, jax.Array, jax.Array]:
+        positive = [_absolute(leaf) for leaf in leaves]
+        dense = [positive[i] for i in goal.at.values()]
+        weights = [jnp.where(m, w, jnp.zeros((), w.dtype)) for m, w in zip(masks, dense, strict=True)]
+        (total, smallest), slopes = jax.value_and_grad(
+            lambda w: _total(forward_fn(goal.params(positive, w), x)), has_aux=True
+        )(weights)
+        scores = [jnp.abs(w * s) for w, s in zip(weights, slopes, strict=True)]
+        finite = jnp.stack([jnp.all(jnp.isfinite(s)) for s in scores])
+        return goal.choose(scores, counts, masks), total, jnp.all(finite) & (jnp.abs(total) >= smallest)
+
+    with jax.enable_x64(True):
+        masks = [jnp.ones_like(w, bool) for w in goal.weights]
+        ones = _ones(example)
+        for r, counts in enumerate(goal.schedule(rounds), 1):
+            masks, total, sound = prune(goal.leaves, masks, ones, counts)
+            if not bool(sound):
+                raise ValueError(
+                    f"in round {r} of {rounds} the outputs of forward_fn sum to {float(total)}: no sound flow to rank "
+                    "weights by. It must compute in the float64 of its arguments and return logits. If it does: a sum "
+                    "of 0 wants more rounds or a lower sparsity, an infinite one smaller weights."
+                )
+    return goal.tree(masks)
+
+
+def _absolute(leaf: Any) -> Any:
+    return jnp.abs(leaf).astype(jnp.float64) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
+
+
+def _total(outputs: Any) -> tuple[jax.Array, float]:
+    """The sum of all outputs, and the smallest number that they hold without loss."""
+    parts = jax.tree_util.tree_leaves(outputs)
+    if not parts or not all(jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in parts):
+        raise ValueError(
+            f"forward_fn returned outputs of the dtypes {[str(jnp.result_type(x)) for x in parts]}; expected real "
+            "floating ones."
+        )
+    smallest = max(float(jnp.finfo(x.dtype).tiny) for x in parts)
+    return jnp.sum(jnp.stack([jnp.sum(x.astype(jnp.float64)) for x in parts])), smallest
+
+
+def _ones(example: Any) -> jax.Array:
+    """The input: ones of the shape of one sample, with a batch axis of length 1."""
+    if isinstance(example, tuple | list) and all(isinstance(n, numbers.Integral) for n in example):
+        shape, dtype = tuple(int(n) for n in example), jnp.dtype(jnp.float64)
+    elif hasattr(example, "shape") and hasattr(example, "dtype"):
+        shape, dtype = tuple(example.shape), jnp.dtype(example.dtype)
+        dtype = jnp.dtype(jnp.float64) if jnp.issubdtype(dtype, jnp.floating) else dtype
+    else:
+        shape, dtype = (0,), jnp.dtype(jnp.float64)
+    if any(n < 0 for n in shape) or math.prod(shape) == 0:
+        raise ValueError(
+            f"example={example!r} is not accepted; expected the shape of one sample without the batch axis, such as "
+            "(32, 32, 3), or one sample."
+        )
+    return jnp.ones((1, *shape), dtype)

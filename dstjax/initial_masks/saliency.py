@@ -1,0 +1,140 @@
+"""Masks from one look at the weights, or at the weights and the loss."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax.numpy as jnp
+
+from dstjax._trees import Tree
+from dstjax.distributions import Distribution
+from dstjax.initial_masks._loss import LossFn, read, summed_gradient, summed_hessian_product, wide
+from dstjax.initial_masks._target import target
+from dstjax.method import Maskable
+
+
+def magnitude(
+    params: Tree,
+    *,
+    sparsity: float | None,
+    distribution: Distribution | None = None,
+    scope: str = "layer",
+    normalize: bool = False,
+    maskable: Maskable | None = None,
+) -> Tree:
+    """Keeps the weights of largest abs(w), at initialisation or after dense training (one-shot pruning).
+
+    Initialisers that scale by the fan-in make ``scope='global'`` favour leaves of small fan-in; ``normalize`` divides
+    each leaf by its norm.
+
+    Args:
+      params: tree of arrays.
+      sparsity: overall sparsity in [0, 1); None only with a ``{regex: density}`` map.
+      distribution: how it is divided over the leaves with ``scope='layer'``; 'erk' if None.
+      scope: 'layer' or 'global'.
+      normalize: with ``scope='global'``, rank abs(w) / (norm + 1e-8), with the Euclidean norm of the leaf.
+      maskable: ``(path, leaf) -> bool``; by default real leaves of two or more dimensions.
+
+    Returns:
+      Masks: a tree like ``params`` of boolean arrays, None at dense leaves.
+
+    Raises:
+      ValueError: a hyper-parameter is out of range or contradictory, or a leaf cannot be masked.
+
+    Reference: Han et al., "Learning both weights and connections for efficient neural networks", 2015. The normalised
+    ranking is that of jaxpruner (Lee et al., 2023).
+
+    >>> masks = magnitude({"w": jnp.array([[0.9, -0.1], [0.2, -0.5]])}, sparsity=0.5)
+    >>> masks["w"].tolist()
+    [[True, False], [False, True]]
+    """
+    if not isinstance(normalize, bool) or (normalize and scope == "layer"):
+        raise ValueError(
+            f"normalize={normalize!r} is not accepted with scope={scope!r}; expected False, or True with "
+            "scope='global'."
+        )
+    goal = target("magnitude", params, sparsity=sparsity, distribution=distribution, scope=scope, maskable=maskable)
+    scores = [jnp.abs(w) for w in goal.weights]
+    if normalize:
+        scores = [wide(s) / (jnp.sqrt(jnp.sum(jnp.square(wide(s)))) + 1e-8) for s in scores]
+    return goal.tree(goal.choose(scores))
+
+
+def snip(
+    loss_fn: LossFn,
+    params: Tree,
+    batches: Iterable[Any],
+    *,
+    sparsity: float | None,
+    distribution: Distribution | None = None,
+    scope: str = "global",
+    maskable: Maskable | None = None,
+) -> Tree:
+    """Keeps the weights of largest abs(w * g): those whose removal changes the loss most, to first order.
+
+    w * g is the derivative of the loss with respect to a factor at the weight. The gradients of all batches are summed
+    before the score is taken; the authors use one batch of 100 to 128 samples. They prune biases too, and train from
+    other weights than those that were scored; here, as in later implementations, kernels alone are masked by default
+    and the masks belong to ``params``.
+
+    Args:
+      loss_fn: ``(params, batch) -> scalar``, in evaluation form.
+      params: tree of arrays.
+      batches: a finite iterable of batches, each any tree that ``loss_fn`` takes; all of them are held at once.
+      sparsity: overall sparsity in [0, 1); None only with a ``{regex: density}`` map.
+      distribution: how it is divided over the leaves with ``scope='layer'``; 'erk' if None.
+      scope: 'global' as in the paper, or 'layer'.
+      maskable: ``(path, leaf) -> bool``; by default real leaves of two or more dimensions.
+
+    Returns:
+      Masks: a tree like ``params`` of boolean arrays, None at dense leaves.
+
+    Raises:
+      ValueError: no batches, a loss that is no scalar or not finite, a hyper-parameter out of range or contradictory.
+
+    Reference: Lee, Ajanthan and Torr, "SNIP: single-shot network pruning based on connection sensitivity", 2019.
+    """
+    goal = target("snip", params, sparsity=sparsity, distribution=distribution, scope=scope, maskable=maskable)
+    gradients = summed_gradient(goal, loss_fn, read(batches))(goal.weights)
+    return goal.tree(goal.choose([jnp.abs(wide(w) * g) for w, g in zip(goal.weights, gradients, strict=True)]))
+
+
+def grasp(
+    loss_fn: LossFn,
+    params: Tree,
+    batches: Iterable[Any],
+    *,
+    sparsity: float | None,
+    distribution: Distribution | None = None,
+    scope: str = "global",
+    maskable: Maskable | None = None,
+) -> Tree:
+    """GraSP: keeps the weights of largest w * Hg, those that gradient flow needs.
+
+    g is the gradient and H the Hessian of the loss over the masked leaves, both summed over the batches. The paper
+    removes the largest -w * Hg: the same weights; exactly as many are removed as the sparsity says.
+
+    The authors divide the logits by a temperature of 200, which belongs into ``loss_fn``, and take two batches that
+    together hold 10 samples of each class. With such a temperature the scores are tiny; their order alone matters.
+
+    Args:
+      loss_fn: ``(params, batch) -> scalar``, twice differentiable.
+      params: tree of arrays.
+      batches: a finite iterable of batches, each any tree that ``loss_fn`` takes; all of them are held at once.
+      sparsity: overall sparsity in [0, 1); None only with a ``{regex: density}`` map.
+      distribution: how it is divided over the leaves with ``scope='layer'``; 'erk' if None.
+      scope: 'global' as in the paper, or 'layer'.
+      maskable: ``(path, leaf) -> bool``; by default real leaves of two or more dimensions.
+
+    Returns:
+      Masks: a tree like ``params`` of boolean arrays, None at dense leaves.
+
+    Raises:
+      ValueError: no batches, a loss that is no scalar or not finite, a hyper-parameter out of range or contradictory.
+
+    Reference: Wang, Zhang and Grosse, "Picking winning tickets before training by preserving gradient flow", 2020.
+    """
+    goal = target("grasp", params, sparsity=sparsity, distribution=distribution, scope=scope, maskable=maskable)
+    data = read(batches)
+    gradients = summed_gradient(goal, loss_fn, data)(goal.weights)
+    products = summed_hessian_product(goal, loss_fn, data)(goal.weights, gradients)
+    return goal.tree(goal.choose([wide(w) * p for w, p in zip(goal.weights, products, strict=True)]))

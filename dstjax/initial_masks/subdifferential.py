@@ -1,0 +1,200 @@
+"""Sparse weights for a trained network whose layers keep their outputs: subdifferential inclusion."""
+
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+from dstjax._checks import check_choice, check_integer
+from dstjax._trees import Tree, path_name
+from dstjax.distributions import Distribution
+from dstjax.initial_masks._target import target
+from dstjax.initial_masks.random import placed_like
+from dstjax.method import Maskable
+from dstjax.selection import top_k_mask
+
+
+class Recorded(NamedTuple):
+    """What one layer of the dense network took in and gave out, for k samples."""
+
+    inputs: ArrayLike  # [k, n_in], real
+    outputs: ArrayLike  # [k, n_out], real, after the activation
+    activation: str = "relu"  # or 'linear'
+    bias: str | None = None  # path of the bias of shape [n_out], solved for as well; None: the layer has none
+
+
+class Sparsified(NamedTuple):
+    """What :func:`sis` returns."""
+
+    masks: Tree  # like the parameters: boolean, None at dense leaves
+    params: Tree  # the parameters, with the solved weights and biases in their places; exactly 0 outside the masks
+
+
+def sis(
+    activations: Mapping[str, Recorded | tuple[Any, ...]],
+    params: Tree,
+    *,
+    sparsity: float | None,
+    distribution: Distribution | None = None,
+    maskable: Maskable | None = None,
+    iterations: int = 100,
+    bisections: int = 20,
+) -> Sparsified:
+    """Sparse weights under which each layer of a trained network gives nearly its old outputs; then fine-tune.
+
+    The problem is that of SIS, as far as its source allows: from general knowledge; the paper was not at hand. An
+    activation R is the proximity operator of a convex function f, so y = R(z) is the same as z - y being in the
+    subdifferential of f at y. For ReLU that asks z = y where y > 0 and z <= 0 where y = 0, and the squared distance to
+    it is (z - y)^2 and max(z, 0)^2; for a linear layer it is (z - y)^2. SIS looks for the weights of least L1 norm
+    whose mean squared distance stays below a bound.
+
+    The solver is ours and not the Douglas-Rachford scheme of the paper: FISTA on half the mean squared distance plus
+    lambda times the L1 norm, with lambda bisected until the layer has the wanted number of weights; the bound follows
+    from it. The bias is solved for without a penalty. The weights come out shrunk by the penalty, and fine-tuning
+    undoes that.
+
+    Args:
+      activations: path of a kernel -> :class:`Recorded`, or a tuple of its fields. A kernel of shape [..., n_out] is
+        read as a matrix [n_in, n_out]; the inputs of a convolution are its patches in the order of the kernel's axes.
+      params: tree of arrays, the trained dense network.
+      sparsity: overall sparsity in [0, 1); None only with a ``{regex: density}`` map.
+      distribution: how it is divided over the leaves; 'erk' if None.
+      maskable: ``(path, leaf) -> bool``; by default real leaves of two or more dimensions. Each masked leaf needs its
+        activations.
+      iterations: steps of FISTA for each lambda; each starts from the last solution that was too dense.
+      bisections: values of lambda that are tried.
+
+    Raises:
+      ValueError: activations that are missing, have no leaf, do not fit it or are not finite; a hyper-parameter out of
+        range.
+
+    Reference: Verma and Pesquet, "Sparsifying networks via subdifferential inclusion", 2021. FISTA: Beck and Teboulle,
+    "A fast iterative shrinkage-thresholding algorithm for linear inverse problems", 2009.
+    """
+    check_integer("iterations", iterations, 1)
+    check_integer("bisections", bisections, 1)
+    goal = target("sis", params, sparsity=sparsity, distribution=distribution, scope="layer", maskable=maskable)
+    if activations.keys() != goal.at.keys():
+        raise ValueError(
+            f"activations are given for {sorted(activations)}, and masked are {sorted(goal.at)}; expected the same "
+            "leaves. Exclude leaves with maskable=, or give their activations."
+        )
+    places = {path_name(path): i for i, (path, _) in enumerate(jax.tree_util.tree_flatten_with_path(params)[0])}
+    leaves, masks = list(goal.leaves), []
+    for (path, i), count in zip(goal.at.items(), goal.counts, strict=True):
+        kernel = leaves[i]
+        at_bias, x, y, relu = _read(path, kernel, activations[path], places, leaves)
+        # One layer is solved on one device, whatever its sharding.
+        matrix = np.asarray(kernel, np.float32).reshape(-1, kernel.shape[-1])
+        bias = np.zeros(matrix.shape[1]) if at_bias is None else leaves[at_bias]
+        solved, offset = _solve(
+            x, y, matrix, np.asarray(bias, np.float32), count,
+            relu=relu, fit_bias=at_bias is not None, iterations=iterations, bisections=bisections,
+        )  # fmt: skip
+        solved = jnp.asarray(solved).reshape(kernel.shape)
+        mask = top_k_mask(jnp.abs(solved), count)
+        leaves[i] = placed_like(jnp.where(mask, solved, 0).astype(kernel.dtype), kernel)
+        masks.append(mask)
+        if at_bias is not None:
+            leaves[at_bias] = placed_like(offset.astype(leaves[at_bias].dtype), leaves[at_bias])
+    return Sparsified(goal.tree(masks), goal.treedef.unflatten(leaves))
+
+
+def _read(
+    path: str, kernel: Any, recorded: Any, places: Mapping[str, int], leaves: list[Any]
+) -> tuple[int | None, np.ndarray, np.ndarray, bool]:
+    """The place of the bias, the inputs, the outputs and whether the layer has a ReLU; refuses what does not fit."""
+    try:
+        layer = Recorded(*recorded)
+    except TypeError:
+        raise ValueError(
+            f"the activations of {path!r} are {recorded!r}; expected (inputs, outputs, activation, bias), the last two "
+            "optional."
+        ) from None
+    check_choice(f"activation of {path!r}", layer.activation, ("relu", "linear"))
+    x, y = np.asarray(layer.inputs, np.float32), np.asarray(layer.outputs, np.float32)
+    n_in, n_out = math.prod(kernel.shape[:-1]), kernel.shape[-1]
+    if x.ndim != 2 or not len(x) or x.shape != (len(x), n_in) or y.shape != (len(x), n_out):
+        raise ValueError(
+            f"the activations of {path!r} have shapes {x.shape} and {y.shape}; a kernel of shape {kernel.shape} "
+            f"expects (k, {n_in}) and (k, {n_out}) with the same k >= 1."
+        )
+    if not np.isfinite(x).all() or not np.isfinite(y).all():
+        raise ValueError(f"the activations of {path!r} are not all finite; expected finite numbers.")
+    if layer.activation == "relu" and y.min() < 0:
+        raise ValueError(
+            f"the outputs of {path!r} reach down to {y.min()}; after a ReLU none is negative. Take the outputs after "
+            "it, or say 'linear'."
+        )
+    if layer.bias is None:
+        return None, x, y, layer.activation == "relu"
+    if layer.bias not in places or np.shape(leaves[places[layer.bias]]) != (n_out,):
+        raise ValueError(
+            f"bias={layer.bias!r} of {path!r} is no leaf of shape ({n_out},); expected the path of one, or None. The "
+            f"leaves: {list(places)}."
+        )
+    return places[layer.bias], x, y, layer.activation == "relu"
+
+
+@functools.partial(jax.jit, static_argnames=("relu", "fit_bias", "iterations", "bisections"))
+def _solve(
+    x: jax.Array,
+    y: jax.Array,
+    w: jax.Array,
+    b: jax.Array,
+    count: ArrayLike,
+    *,
+    relu: bool,
+    fit_bias: bool,
+    iterations: int,
+    bisections: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Weights [n_in, n_out] of the largest lambda that still leaves more than ``count`` of them, and biases [n_out]."""
+    samples = x.shape[0]
+
+    def gradient(w: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+        z = x @ w + b[None]
+        away = (jnp.where(y > 0, z - y, jnp.maximum(z, 0)) if relu else z - y) / samples
+        return x.T @ away, jnp.sum(away, axis=0)
+
+    moved = jnp.concatenate([x, jnp.ones_like(x[:, :1])], axis=1) if fit_bias else x
+    lipschitz = jnp.square(jnp.linalg.norm(moved, ord=2)) / samples
+    rate = jnp.where(lipschitz > 0, 1 / lipschitz, 0)
+
+    def fista(penalty: jax.Array, w: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def step(_: Any, loop: Any) -> Any:
+            w, b, ahead_w, ahead_b, t = loop
+            slope_w, slope_b = gradient(ahead_w, ahead_b)
+            u = ahead_w - rate * slope_w
+            new_w = jnp.sign(u) * jnp.maximum(jnp.abs(u) - rate * penalty, 0)
+            new_b = ahead_b - rate * slope_b if fit_bias else b
+            new_t = (1 + jnp.sqrt(1 + 4 * t * t)) / 2
+            momentum = (t - 1) / new_t
+            return new_w, new_b, new_w + momentum * (new_w - w), new_b + momentum * (new_b - b), new_t
+
+        w, b, *_ = lax.fori_loop(0, iterations, step, (w, b, w, b, jnp.float32(1)))
+        return w, b
+
+    def halve(_: Any, loop: Any) -> Any:
+        low, high, w, b = loop
+        middle = (low + high) / 2
+        new_w, new_b = fista(middle, w, b)
+        dense = jnp.count_nonzero(new_w) > count
+        return (
+            jnp.where(dense, middle, low),
+            jnp.where(dense, high, middle),
+            jnp.where(dense, new_w, w),
+            jnp.where(dense, new_b, b),
+        )
+
+    # Beyond the largest slope at w = 0 no weight is left; twice that, since the bias may move.
+    highest = 2 * jnp.max(jnp.abs(gradient(jnp.zeros_like(w), b)[0]))
+    start = (jnp.float32(0), highest, *fista(jnp.float32(0), w, b))
+    _, _, w, b = lax.fori_loop(0, bisections, halve, start)
+    return w, b
