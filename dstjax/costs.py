@@ -1,0 +1,270 @@
+"""What training and inference cost in FLOPs: as the papers count, and as the passes add up.
+
+``sparse`` (f_S) and ``dense`` (f_D) are the FLOPs of one forward pass of the sparse and of the dense network for one
+sample; a multiplication and an addition are two. A backward pass is two more passes, the gradient of the activations
+and that of the weights, so dense training costs 3 f_D. All training costs are a mean over training, per sample.
+
+The convention 'paper' makes the papers' tables; 'exact' counts in each pass the weights that take part in it, the dense
+gradients of mask updates included. Neither counts the optimiser, the selection, the scoring before the first step, nor
+that the first layer needs no gradient of its input. docs/costs.md has the formulas in one table, and where printed
+figures differ from them; :mod:`dstjax.cost_formulas` their sources.
+
+>>> training_flops("rigl", sparse=2.0, dense=8.0, convention="exact", update_period=100)
+6.06
+"""
+
+import functools
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dstjax import cost_formulas as formulas
+from dstjax._checks import check_choice, check_integer, check_number, suggest
+
+CONVENTIONS = ("paper", "exact")
+
+Formula = Callable[..., float]
+
+_FORMULAS: dict[str, Formula] = {
+    "dense": formulas.always_dense,
+    **dict.fromkeys(("static", "magnitude", "snip", "grasp", "synflow", "force"), formulas.always_sparse),
+    **dict.fromkeys(("set", "deepr", "soft_deepr", "dsr"), formulas.always_sparse),
+    **dict.fromkeys(("accset", "lset", "dynset", "str"), formulas.always_sparse),
+    "mest": formulas.soft_memory_bound,
+    **dict.fromkeys(("rigl", "rigl_itop", "dst_ee", "srigl"), formulas.dense_gradient_at_updates),
+    "snfs": formulas.dense_gradient_always,
+    "granet": formulas.ramp_with_growth,
+    "gmp": formulas.cubic_ramp,
+    "gap": formulas.dense_partition,
+    **dict.fromkeys(("one_shot", "asp", "admm", "sis"), formulas.dense_then_sparse),
+    **dict.fromkeys(("dpf", "ste", "sr_ste"), formulas.dense_weights),
+    "dcil": formulas.two_networks,
+    "top_kast": formulas.forward_and_backward_sets,
+    "iee": formulas.explore_phases,
+    "iee_structured": functools.partial(formulas.explore_phases, update_share=5 / 130),
+    "interspace": formulas.shared_basis,
+}
+
+# Of one stretch of a recorded run: what moves f_S is in the record already.
+_OF_A_STRETCH: dict[str, Formula] = {
+    **_FORMULAS,
+    **dict.fromkeys(("mest", "gmp", "gap", "one_shot", "asp", "admm", "sis"), formulas.always_sparse),
+    "granet": formulas.dense_gradient_at_updates,
+}
+
+
+def names() -> list[str]:
+    """The methods whose cost is known: the catalogue, and the structured form of IEE and interspace pruning."""
+    return sorted(_FORMULAS)
+
+
+def needs(name: str, *, recorded: bool = False) -> dict[str, Any]:
+    """What the formula of a method takes beside f_S and f_D, with defaults; ``inspect.Parameter.empty`` if required.
+
+    Args:
+      name: one of :func:`names`.
+      recorded: of :func:`training_flops_of_run` instead of :func:`training_flops`.
+
+    Raises:
+      ValueError: there is no such method.
+    """
+    table = _OF_A_STRETCH if recorded else _FORMULAS
+    if name not in table:
+        raise ValueError(f"the cost of method {name!r} is not known; {suggest(name, names())}")
+    parameters = inspect.signature(table[name]).parameters
+    return {n: p.default for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+
+
+def training_flops(name: str, *, sparse: float, dense: float, convention: str, **given: Any) -> float:
+    """FLOPs of training per sample, forward and backward, as a mean over training.
+
+    Args:
+      name: one of :func:`names`.
+      sparse: f_S, FLOPs of one forward pass at the method's density, for one sample; at the final density where it
+        falls along a ramp.
+      dense: f_D, the same of the dense network, in the same unit.
+      convention: 'paper' or 'exact', see the head of this module.
+      **given: what the formula of the method needs, see :func:`needs` and the formula.
+
+    Raises:
+      ValueError: an unknown name or convention, a number out of range, or a quantity that is missing or not needed.
+    """
+    known = needs(name)
+    _check(name, dense, convention, given, known)
+    _check_flops("sparse", sparse, dense)
+    for key in given.keys() & {"start", "backward"}:
+        _check_flops(key, given[key], dense, sparse)
+    _check_stages(given.get("stages", ()), sparse, dense)
+    if "ramp_start" in given and given["ramp_start"] > given["ramp_end"]:
+        raise ValueError(
+            f"ramp_start={given['ramp_start']} is not accepted with ramp_end={given['ramp_end']}; expected start <= end."
+        )
+    return float(_FORMULAS[name](sparse, dense, convention, **given))
+
+
+def training_flops_of_run(
+    name: str,
+    *,
+    sparse: Sequence[float],
+    dense: float,
+    convention: str,
+    lengths: Sequence[float] | None = None,
+    **given: Any,
+) -> float:
+    """FLOPs of training per sample, from the densities that a run really had.
+
+    The formula of the method is applied to each stretch and weighted by its length. Where the density is part of a
+    method's formula (gmp, granet, gap, mest, one_shot, ...) the record takes its place: gmp costs 3 times the mean.
+
+    Args:
+      name: one of :func:`names`.
+      sparse: f_S of each stretch between two changes of the mask, in order.
+      dense: f_D.
+      convention: 'paper' or 'exact'.
+      lengths: steps of each stretch; equal by default.
+      **given: see ``needs(name, recorded=True)``. ``update_share`` is a share of the whole run.
+
+    Raises:
+      ValueError: as in :func:`training_flops`, or records of different lengths, empty or of no length.
+    """
+    known = needs(name, recorded=True)
+    _check(name, dense, convention, given, known)
+    steps = [1.0] * len(sparse) if lengths is None else list(lengths)
+    if len(steps) != len(sparse) or not steps:
+        raise ValueError(f"lengths has {len(steps)} entries and sparse {len(sparse)}; expected as many, at least one.")
+    for f, length in zip(sparse, steps, strict=True):
+        _check_flops("sparse", f, dense)
+        check_number("length of a stretch", length, "a finite number >= 0", lambda x: 0 <= x < math.inf)
+    total = math.fsum(steps)
+    if not total:
+        raise ValueError("lengths are all 0; expected the steps of each stretch.")
+    formula, share, begin, cost = _OF_A_STRETCH[name], given.get("update_share", known.get("update_share")), 0.0, 0.0
+    for f, length in zip(sparse, steps, strict=True):
+        if length and share is not None:  # the part of this stretch that lies before the end of the updates
+            given["update_share"] = min(max((share * total - begin) / length, 0.0), 1.0)
+        cost += length / total * formula(f, dense, convention, **given)
+        begin += length
+    return float(cost)
+
+
+def inference_flops(name: str, *, sparse: float, dense: float) -> float:
+    """FLOPs of one forward pass of the trained network, per sample: f_S, but f_D if dense.
+
+    Interspace pruning adds 0.07 f_D for the shared basis. Use the f_S of the final masks.
+
+    Raises:
+      ValueError: an unknown name, or a number out of range.
+    """
+    needs(name)
+    _check_flops("dense", dense)
+    _check_flops("sparse", sparse, dense)
+    return dense if name == "dense" else sparse + formulas.BASIS_OVERHEAD * dense * (name == "interspace")
+
+
+def relative(flops: float, *, dense: float, epochs: float = 1.0, dense_epochs: float = 1.0) -> float:
+    """Cost of a whole training as a multiple of dense training: flops / (3 f_D) * epochs / dense_epochs.
+
+    Raises:
+      ValueError: a number is not positive and finite.
+    """
+    for key, value in {"flops": flops, "dense": dense, "epochs": epochs, "dense_epochs": dense_epochs}.items():
+        _check_flops(key, value)
+    return flops / (3 * dense) * epochs / dense_epochs
+
+
+def mean_density_of_cubic(final: float, initial: float = 1.0, updates: int | None = None) -> float:
+    """Mean over the ramp final + (initial - final) (1 - x)^3, x from 0 to 1: final + (initial - final) / 4.
+
+    Args:
+      final: density, or FLOPs, at the end.
+      initial: the same at the start.
+      updates: n, for stairs at x = 0, 1/n, ..., of which the last is not part of the ramp: (n + 1)^2 / (4 n^2) stands
+        in place of 1/4. None for the smooth ramp.
+
+    Raises:
+      ValueError: ``updates`` is no positive integer.
+    """
+    if updates is not None:
+        check_integer("updates", updates, 1)
+    return formulas.mean_of_cubic(final, initial, updates)
+
+
+def layer_flops(
+    fan_in: int, outputs: int, *, density: float = 1.0, convention: str, bias: bool = True, relu: bool = True
+) -> float:
+    """FLOPs of one convolution or dense layer in a forward pass, for one sample.
+
+    'paper': 2 * fan_in * density * outputs. 'exact': a dot product of length n has n multiplications and n - 1
+    additions; a bias is one addition more, a ReLU counts as one multiplication.
+
+    Args:
+      fan_in: inputs of one output: kernel height * width * input channels / groups.
+      outputs: height * width * channels of the output.
+      density: realised density of the kernel.
+      convention: 'paper' or 'exact'.
+      bias: count one addition per output; 'exact' alone.
+      relu: count one multiplication per output; 'exact' alone.
+
+    Raises:
+      ValueError: a number is out of range.
+
+    Reference: RigL's released FLOP counter, after the MicroNet challenge, which counts a bias and a ReLU everywhere.
+    """
+    check_choice("convention", convention, CONVENTIONS)
+    check_integer("fan_in", fan_in, 1)
+    check_integer("outputs", outputs, 1)
+    check_number("density", density, "a number in [0, 1]", lambda d: 0 <= d <= 1)
+    length = fan_in * density
+    if convention == "paper":
+        return 2 * length * outputs
+    return (length + max(length - 1, 0) + bias + relu) * outputs
+
+
+def storage_bits(weights: int, *, density: float = 1.0, bits: int = 32, biases: int = 0) -> float:
+    """Bits that hold a layer: the active weights, a bit mask unless it is dense, and the biases.
+
+    Raises:
+      ValueError: a number is out of range.
+
+    Reference: RigL's released FLOP counter, after the MicroNet challenge.
+    """
+    check_integer("weights", weights, 0)
+    check_integer("bits", bits, 1)
+    check_integer("biases", biases, 0)
+    check_number("density", density, "a number in [0, 1]", lambda d: 0 <= d <= 1)
+    return weights * bits * density + weights * (density < 1) + biases * bits
+
+
+def _check(name: str, dense: float, convention: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+    check_choice("convention", convention, CONVENTIONS)
+    _check_flops("dense", dense)
+    for key, value in given.items():
+        if key not in known:
+            accepted = suggest(key, known) if known else "it takes sparse, dense and convention alone."
+            raise ValueError(f"the cost of {name!r} has no use for {key!r}; {accepted}")
+        if key.endswith("_share") or key.startswith("ramp_"):
+            check_number(key, value, "a share of training in [0, 1]", lambda x: 0 <= x <= 1)
+        elif key in ("improvement", "exploration"):
+            check_integer(key, value, 0)
+        elif key in ("update_period", "partitions", "estimation") or (key == "updates" and value is not None):
+            check_integer(key, value, 1)
+    missing = [key for key, default in known.items() if default is inspect.Parameter.empty and key not in given]
+    if missing:
+        raise ValueError(f"the cost of {name!r} needs {', '.join(missing)} as well; give it as a keyword.")
+
+
+def _check_stages(stages: Any, sparse: float, dense: float) -> None:
+    if not isinstance(stages, Sequence) or not all(isinstance(s, Sequence) and len(s) == 2 for s in stages):
+        raise ValueError(f"stages={stages!r} is not accepted; expected pairs (share of training, FLOPs).")
+    for share, f in stages:
+        check_number("share of a stage", share, "a share of training in [0, 1]", lambda x: 0 <= x <= 1)
+        _check_flops("FLOPs of a stage", f, dense, sparse)
+    if math.fsum(share for share, _ in stages) > 1 + 1e-9:
+        raise ValueError(f"stages={stages!r} take more than all of training; expected shares that add up to at most 1.")
+
+
+def _check_flops(key: str, value: float, most: float = math.inf, least: float = 0.0) -> None:
+    expected = f"a finite number above {least:g}" if least == 0 else f"a number >= {least:g}"
+    expected += f" and <= {most:g}" if most < math.inf else ""
+    check_number(key, value, expected, lambda f: 0 < f < math.inf and least <= f <= most)
