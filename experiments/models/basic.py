@@ -1,13 +1,12 @@
-"""The networks of the experiments, in Flax Linen."""
+"""The two networks of the digits experiments, which take any sizes."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dstjax._checks import check_choice
+from experiments.models.layers import DType, max_pool
 
 
 class MLP(nn.Module):
@@ -15,12 +14,13 @@ class MLP(nn.Module):
 
     classes: int
     sizes: Sequence[int] = (300, 100)
+    dtype: DType = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         x = x.reshape(x.shape[0], -1)
         for size in self.sizes:
-            x = nn.relu(nn.Dense(size, kernel_init=nn.initializers.he_normal())(x))
+            x = nn.relu(nn.Dense(size, dtype=self.dtype, kernel_init=nn.initializers.he_normal())(x))
         return nn.Dense(self.classes)(x)
 
 
@@ -29,6 +29,7 @@ class Conv(nn.Module):
 
     classes: int
     sizes: Sequence[int] = (16, 32, 64)
+    dtype: DType = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -36,8 +37,9 @@ class Conv(nn.Module):
             if stage:
                 x = max_pool(x)
             for _ in range(2):
-                x = ShiftedConv(size)(x)
-                x = nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
+                x = ShiftedConv(size, self.dtype)(x)
+                x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype)(x)
+                x = nn.relu(x)
         return nn.Dense(self.classes)(x.mean(axis=(1, 2)))
 
 
@@ -48,36 +50,15 @@ class ShiftedConv(nn.Module):
     """
 
     features: int
+    dtype: DType = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
         kernel = self.param("kernel", nn.initializers.he_normal(), (3, 3, channels, self.features))
+        if self.dtype is not None:
+            x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
         rows, columns = x.shape[1:3]
         shifted = [padded[:, i : i + rows, j : j + columns] for i in range(3) for j in range(3)]
         return jnp.concatenate(shifted, axis=-1) @ kernel.reshape(9 * channels, self.features)
-
-
-def max_pool(x: jax.Array) -> jax.Array:
-    """The maximum of each 2 x 2 square; a last odd row or column is left out."""
-    n, rows, columns, channels = x.shape
-    squares = x[:, : rows // 2 * 2, : columns // 2 * 2].reshape(n, rows // 2, 2, columns // 2, 2, channels)
-    return squares.max(axis=(2, 4))
-
-
-MODELS: dict[str, Callable[..., nn.Module]] = {"mlp": MLP, "conv": Conv}
-
-
-def make(name: str, *, classes: int, sizes: Any = None) -> nn.Module:
-    """The network of a name.
-
-    Raises:
-      ValueError: an unknown name, or sizes that are no positive integers.
-    """
-    check_choice("model.name", name, MODELS)
-    if sizes is None:
-        return MODELS[name](classes=classes)
-    if not sizes or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sizes):
-        raise ValueError(f"model.sizes={sizes!r} is not accepted; expected positive integers, one for each layer.")
-    return MODELS[name](classes=classes, sizes=tuple(sizes))
