@@ -98,7 +98,7 @@ def training_flops(name: str, *, sparse: float, dense: float, convention: str, *
     _check_stages(given.get("stages", ()), sparse, dense)
     if "ramp_start" in given and given["ramp_start"] > given["ramp_end"]:
         raise ValueError(
-            f"ramp_start={given['ramp_start']} is not accepted with ramp_end={given['ramp_end']}; expected start <= end."
+            f"ramp_start={given['ramp_start']} is not accepted with ramp_end={given['ramp_end']}; expected it earlier."
         )
     return float(_FORMULAS[name](sparse, dense, convention, **given))
 
