@@ -1,49 +1,109 @@
-"""Data sets by name: all samples in memory, and the split that belongs to a seed. Nothing is ever downloaded."""
+"""Data sets by name. Nothing is ever downloaded here; ``python -m experiments.data prepare NAME`` may."""
 
 import dataclasses
-from collections.abc import Callable
-from typing import NamedTuple
-
-import numpy as np
+import functools
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from dstjax._checks import check_choice
-from experiments.data import digits
+from experiments.data import (
+    cifar,
+    digits,
+    fashion_mnist,
+    files,
+    higgs,
+    imagenet,
+    links,
+    tiny_imagenet,
+    voc,
+)
+from experiments.data.arrays import Data, Split
+from experiments.data.streams import Batch, Position, Stream, batches, evaluation_batches
 
-
-class Split(NamedTuple):
-    """Which samples serve what, and the mean input of those that are trained on."""
-
-    train: np.ndarray  # int32, indices
-    validation: np.ndarray  # int32
-    test: np.ndarray  # int32
-    mean: np.ndarray  # float32, the shape of one sample: subtracted from every input
+__all__ = [
+    "DATASETS",
+    "Batch",
+    "Data",
+    "Position",
+    "Split",
+    "Stream",
+    "batches",
+    "evaluation_batches",
+    "load",
+    "names",
+    "stream",
+]
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
-    """All samples of a data set."""
+class Dataset:
+    """How a data set is read: all of it into memory, or batch by batch."""
 
-    x: np.ndarray  # float32[n, ...]
-    y: np.ndarray  # int32[n]
-    classes: int
-    sizes: tuple[int, int, int]  # samples for training, validation and test
-    provenance: str  # one line: what it is, how many, from where
-
-    def split(self, seed: int) -> Split:
-        """The split of a seed: a permutation of all samples, cut in three."""
-        order = np.random.default_rng((1, seed)).permutation(len(self.x)).astype(np.int32)
-        train, validation, test = np.split(order, np.cumsum(self.sizes)[:2])
-        return Split(train, validation, test, self.x[train].mean(axis=0, dtype=np.float64).astype(np.float32))
+    protocols: Mapping[str, str]  # what each one is, the default first
+    load: Callable[..., Data] | None = None  # of root, protocol and perhaps samples
+    stream: Callable[..., Stream] | None = None
 
 
-LOADERS: dict[str, Callable[[], Data]] = {"digits": lambda: Data(*digits.load())}
+_OWN = {"paper": "one permutation of a seed, cut in three"}
+DATASETS: dict[str, Dataset] = {
+    "digits": Dataset(_OWN, lambda root, protocol: Data(*digits.load())),
+    "blockgraph": Dataset({"paper": links.PROTOCOLS["paper"]}, lambda root, protocol: links.blockgraph()),
+    "cifar10": Dataset(cifar.PROTOCOLS, functools.partial(cifar.load, "cifar10")),
+    "cifar100": Dataset(cifar.PROTOCOLS, functools.partial(cifar.load, "cifar100")),
+    "fashion_mnist": Dataset(fashion_mnist.PROTOCOLS, fashion_mnist.load),
+    "higgs": Dataset(higgs.PROTOCOLS, higgs.load),
+    "higgs_uci": Dataset(higgs.PROTOCOLS, higgs.load_uci),
+    "imagenet": Dataset(imagenet.PROTOCOLS, stream=imagenet.stream),
+    "tiny_imagenet": Dataset(tiny_imagenet.PROTOCOLS, stream=tiny_imagenet.stream),
+    "voc": Dataset(voc.PROTOCOLS, stream=voc.stream),
+    "ia_email": Dataset(links.PROTOCOLS, functools.partial(links.load, "ia_email")),
+    "wiki_talk": Dataset(links.PROTOCOLS, functools.partial(links.load, "wiki_talk")),
+}
 
 
-def load(name: str) -> Data:
-    """The data set of a name.
+def names() -> list[str]:
+    """All data sets."""
+    return list(DATASETS)
+
+
+def load(
+    name: str, *, root: str | os.PathLike[str] | None = None, protocol: str | None = None, samples: Any = None
+) -> Data:
+    """A data set that fits in memory.
+
+    Args:
+      name: see :func:`names`.
+      root: the folder of data sets; None: the environment's DSTJAX_DATA, else ~/dstjax_data.
+      protocol: which paper's split and preprocessing; None: 'paper'.
+      samples: how many the files hold, where they are a part of the data set; see its module.
 
     Raises:
-      ValueError: there is no such data set.
+      ValueError: no such data set or protocol; files that are missing, damaged or of another data set; or one that does
+        not fit in memory.
     """
-    check_choice("dataset", name, LOADERS)
-    return LOADERS[name]()
+    check_choice("dataset", name, DATASETS)
+    found = DATASETS[name]
+    if found.load is None:
+        raise ValueError(f"dataset {name!r} does not fit in memory; use experiments.data.stream({name!r}).")
+    return found.load(**_arguments(found, root, protocol, samples))
+
+
+def stream(
+    name: str, *, root: str | os.PathLike[str] | None = None, protocol: str | None = None, samples: Any = None
+) -> Stream:
+    """A data set to be read batch by batch, see :func:`batches` and :func:`evaluation_batches`.
+
+    Args and errors: see :func:`load`.
+    """
+    check_choice("dataset", name, DATASETS)
+    found = DATASETS[name]
+    if found.stream is None:
+        raise ValueError(f"dataset {name!r} fits in memory; use experiments.data.load({name!r}).")
+    return found.stream(**_arguments(found, root, protocol, samples))
+
+
+def _arguments(found: Dataset, root: Any, protocol: str | None, samples: Any) -> dict[str, Any]:
+    protocol = next(iter(found.protocols)) if protocol is None else protocol
+    check_choice("protocol", protocol, found.protocols)
+    return {"root": files.directory(root), "protocol": protocol, **({} if samples is None else {"samples": samples})}

