@@ -1,27 +1,57 @@
-"""What happened to the topology, read from the state of ``sparsify`` and from pairs of masks."""
+"""What happened to the topology, read from the state of ``sparsify`` and from trees of masks.
 
-from collections.abc import Callable
-from typing import Any
+A tree of masks holds boolean arrays, as :func:`dstjax.get_masks` returns it, or stored masks; None at dense leaves.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dstjax import masks as masks_lib
+from dstjax._checks import check_number
 from dstjax._trees import Tree, is_hole
 from dstjax.masks import iou, jaccard, overlap
 from dstjax.state import SparseState, Tracked, find
 
 __all__ = [
+    "DeadNeurons",
+    "GradientNorms",
+    "churn",
+    "dead_neurons",
+    "effective_weights",
     "exploitation_degree",
+    "exploration_bound",
     "exploration_rate",
     "exploration_rate_per_leaf",
+    "gradient_norms",
     "iou",
     "jaccard",
     "last_mask_error",
     "mask_error",
     "overlap",
+    "survival",
     "survival_rate",
+    "unanimity",
 ]
+
+
+class DeadNeurons(NamedTuple):
+    """Units of one layer that the mask cuts off, int32 scalars; see :func:`dead_neurons`."""
+
+    inputs: jax.Array  # units without an active weight that leads on from them
+    outputs: jax.Array  # units without an active weight that leads to them
+
+
+class GradientNorms(NamedTuple):
+    """Running means of squared gradient norms; see :func:`gradient_norms`."""
+
+    updates: jax.Array  # int32[]: gradients so far
+    complete: jax.Array  # float32[]: mean of ||g||^2
+    masked: jax.Array  # float32[]: mean of ||g * M||^2
 
 
 def exploration_rate(opt_state: Tree) -> jax.Array:
@@ -44,6 +74,17 @@ def exploration_rate(opt_state: Tree) -> jax.Array:
 def exploration_rate_per_leaf(opt_state: Tree) -> dict[str, jax.Array]:
     """R of each masked leaf by path, float32 scalars; see :func:`exploration_rate`."""
     return {n: jnp.sum(e, dtype=jnp.uint32).astype(jnp.float32) / e.size for n, e in _ever(find(opt_state)).items()}
+
+
+def exploration_bound(density: float, drop_fractions: Sequence[float]) -> float:
+    """The largest R that so many updates can reach, all growth being new: min(1, d (1 + sum of the fractions)).
+
+    Raises:
+      ValueError: the density or a fraction is outside [0, 1].
+    """
+    for name, x in [("density", density), *(("drop_fraction", f) for f in drop_fractions)]:
+        check_number(name, x, "a number in [0, 1]", lambda x: 0 <= x <= 1)
+    return min(1.0, density * (1 + math.fsum(drop_fractions)))
 
 
 def survival_rate(opt_state: Tree) -> jax.Array:
@@ -78,23 +119,20 @@ def last_mask_error(opt_state: Tree) -> jax.Array:
 def mask_error(params: Tree, opt_state_or_masks: Tree) -> jax.Array:
     """Tau squared: ||W * M - W||^2 / ||W||^2 over the masked leaves, float32 scalar.
 
+    Weights that are sparse already lose nothing to the mask in force. A method that keeps dense weights (IEE, DPF,
+    SR-STE) has an error at every step: that of its dense weights and the mask in force.
+
     Args:
-      params: the weights just before the new mask is applied; or dense weights and the mask in force.
-      opt_state_or_masks: the new masks, or the state that holds them.
+      params: the weights just before the new mask is applied; or dense weights.
+      opt_state_or_masks: the new masks, or the state that holds them; or the mask in force.
 
     Raises:
       ValueError: a masked leaf is missing.
 
     Reference: DST-EE, Assumption 3.
     """
-    tree = opt_state_or_masks
-    states = jax.tree_util.tree_leaves(tree, is_leaf=lambda x: isinstance(x, SparseState))
-    masks = masks_lib.by_name(find(tree).masks if any(isinstance(x, SparseState) for x in states) else tree)
-    weights = masks_lib.by_name(params)
-    masked = {name: masks_lib.unpack(mask) for name, mask in masks.items() if mask is not None}
-    lost = [name for name in masked if weights.get(name) is None]
-    if lost:
-        raise ValueError(f"no weight has the path of these masks: {', '.join(lost)}.")
+    masked, weights = _masked(opt_state_or_masks), masks_lib.by_name(params)
+    _check_paths(masked, weights)
     return masks_lib.error([jnp.asarray(weights[name]) for name in masked], list(masked.values()))
 
 
@@ -113,6 +151,166 @@ def exploitation_degree(loss: Callable[[Tree], Any], params: Tree, grown: Tree) 
     """
     kept = jax.tree_util.tree_map(lambda g: None if is_hole(g) else ~masks_lib.unpack(g), grown, is_leaf=is_hole)
     return jnp.asarray(loss(masks_lib.apply(params, kept))) - jnp.asarray(loss(params))
+
+
+def survival(before: Tree, after: Tree, next_drop: Tree) -> jax.Array:
+    """Share of the weights grown by an update that the drop of the next one leaves, over all layers, float32 scalar.
+
+    NaN where nothing was grown. :func:`survival_rate` reads the same from a state.
+
+    Args:
+      before: masks before the update.
+      after: masks after it.
+      next_drop: masks when the next update has dropped and has not grown yet.
+
+    Raises:
+      ValueError: the trees mask different leaves.
+
+    Reference: IEE, Figure 5b.
+    """
+    leaves = _together(before, after, next_drop)
+    grown = _count(new & ~old for old, new, _ in leaves)
+    return _count(new & ~old & left for old, new, left in leaves) / grown
+
+
+def churn(before: Tree, after: Tree) -> jax.Array:
+    """Share of the active weights that moved between two trees of masks, over all layers, float32 scalar.
+
+    |A xor B| / (|A| + |B|), which is |A xor B| / (2 a) where both have a active ones: 0 for equal masks, 1 for disjoint
+    ones. NaN where nothing is active.
+
+    Raises:
+      ValueError: the trees mask different leaves.
+    """
+    leaves = _together(before, after)
+    return _count(a ^ b for a, b in leaves) / (_count(a for a, _ in leaves) + _count(b for _, b in leaves))
+
+
+def unanimity(trees: Sequence[Tree]) -> tuple[jax.Array, jax.Array]:
+    """Shares of the active and of the inactive weights that several trees of masks have in common, float32 scalars.
+
+    Those active in all of them by the mean number of active ones, and the same for inactive ones; NaN where there are
+    none. For masks that criteria make of the same network.
+
+    Raises:
+      ValueError: no tree, or the trees mask different leaves.
+
+    Reference: "Pruning criteria in dynamic sparse training" (2023); the mean in the denominator is ours, for masks
+    whose counts differ.
+    """
+    leaves = [jnp.stack(flags) for flags in _together(*trees)]
+    kept = _count(jnp.all(x, axis=0) for x in leaves) * len(trees) / _count(leaves)
+    removed = _count(~jnp.any(x, axis=0) for x in leaves) * len(trees) / _count(~x for x in leaves)
+    return kept, removed
+
+
+def dead_neurons(masks: Tree) -> dict[str, DeadNeurons]:
+    """Units without any active weight, for each masked leaf of two or more dimensions by path.
+
+    The last axis of a kernel holds its outputs and the last but one its inputs, as in ``(in, out)`` and
+    ``(height, width, in, out)``; a unit counts as cut off if nothing is active over all the other axes.
+    """
+    kernels = {n: masks_lib.unpack(m) for n, m in masks_lib.by_name(masks).items() if m is not None}
+    links = {n: jnp.any(m, axis=tuple(range(m.ndim - 2))) for n, m in kernels.items() if m.ndim >= 2}
+    return {
+        n: DeadNeurons(*(jnp.sum(~jnp.any(link, axis=axis), dtype=jnp.int32) for axis in (1, 0)))
+        for n, link in links.items()
+    }
+
+
+def effective_weights(layers: Sequence[Any]) -> jax.Array:
+    """Active weights that lie on a path from an input to an output of a chain of layers, int32[layers].
+
+    An active weight that starts at a dead unit, or leads to one, has no effect; what a bias adds to a unit without
+    inputs is not counted as one. For plain chains, not for residual networks.
+
+    Args:
+      layers: masks of the kernels from the first layer to the last, their last two axes being inputs and outputs. A
+        layer may have a multiple of the outputs before it as inputs, as where channels-last images are flattened.
+
+    Raises:
+      ValueError: no layer, a mask of less than two dimensions, or layers that do not fit together.
+    """
+    kernels = [masks_lib.unpack(jnp.asarray(mask)) for mask in layers]
+    if not kernels or any(k.ndim < 2 for k in kernels):
+        raise ValueError(
+            f"layers have shapes {[k.shape for k in kernels]}; expected at least one, each (..., in, out)."
+        )
+    for before, after in itertools.pairwise(kernels):
+        if after.shape[-2] % before.shape[-1]:
+            raise ValueError(
+                f"a layer of shape {after.shape} does not fit one of shape {before.shape} before it; expected a "
+                f"multiple of {before.shape[-1]} inputs."
+            )
+    links = [jnp.any(k, axis=tuple(range(k.ndim - 2))) for k in kernels]
+    fed = [jnp.ones(links[0].shape[0], bool)]  # inputs of each layer that a path from the first inputs reaches
+    for link, after in itertools.pairwise(links):
+        fed.append(jnp.tile(jnp.any(link & fed[-1][:, None], axis=0), after.shape[0] // link.shape[1]))
+    used = [jnp.ones(links[-1].shape[1], bool)]  # outputs of each layer, last first, from which a path leads on
+    for after, link in itertools.pairwise(reversed(links)):
+        used.append(jnp.any(jnp.any(after & used[-1][None, :], axis=1).reshape(-1, link.shape[1]), axis=0))
+    ends = (f[:, None] & u[None, :] for f, u in zip(fed, reversed(used), strict=True))
+    paths = (k & e.reshape((1,) * (k.ndim - 2) + e.shape) for k, e in zip(kernels, ends, strict=True))
+    return jnp.stack([jnp.sum(p, dtype=jnp.int32) for p in paths])
+
+
+def gradient_norms(gradients: Tree, opt_state_or_masks: Tree, before: GradientNorms | None = None) -> GradientNorms:
+    """Running means of the squared norms of the complete gradient and of its masked part.
+
+    The averaged gradient norm of DST-EE's convergence result: take the gradient of a large fixed batch at the sparse
+    weights, right after each mask update, and give back what the last call returned. Leaves without a mask count in
+    both.
+
+    Args:
+      gradients: of the loss with respect to the sparse weights, inactive ones included.
+      opt_state_or_masks: the new masks, or the state that holds them.
+      before: what the call at the update before returned; None at the first.
+
+    Raises:
+      ValueError: a masked leaf is missing.
+
+    Reference: DST-EE, the proposition on the convergence rate, whose left side is ``complete``.
+    """
+    masked = _masked(opt_state_or_masks)
+    squares = {n: jnp.square(g.astype(jnp.float32)) for n, g in masks_lib.by_name(gradients).items() if g is not None}
+    _check_paths(masked, squares)
+    complete = sum(jnp.sum(s) for s in squares.values())
+    active = sum(jnp.sum(jnp.where(masked[n], s, 0.0) if n in masked else s) for n, s in squares.items())
+    if before is None:
+        before = GradientNorms(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
+    updates = before.updates + 1
+    means = (x + (new - x) / updates for x, new in ((before.complete, complete), (before.masked, active)))
+    return GradientNorms(updates, *means)
+
+
+def _masked(opt_state_or_masks: Tree) -> dict[str, jax.Array]:
+    tree = opt_state_or_masks
+    states = jax.tree_util.tree_leaves(tree, is_leaf=lambda x: isinstance(x, SparseState))
+    masks = masks_lib.by_name(find(tree).masks if any(isinstance(x, SparseState) for x in states) else tree)
+    return {name: masks_lib.unpack(mask) for name, mask in masks.items() if mask is not None}
+
+
+def _check_paths(masked: dict[str, jax.Array], weights: dict[str, Any]) -> None:
+    lost = [name for name in masked if weights.get(name) is None]
+    if lost:
+        raise ValueError(f"no weight has the path of these masks: {', '.join(lost)}.")
+
+
+def _together(*trees: Tree) -> list[tuple[jax.Array, ...]]:
+    by_path = [{n: m for n, m in masks_lib.by_name(t).items() if m is not None} for t in trees]
+    names = set().union(*by_path)
+    lost = sorted(n for n in names if any(n not in flags for flags in by_path))
+    if lost or not names:
+        raise ValueError(f"the trees mask different leaves ({', '.join(lost)}), or none at all; expected the same.")
+    leaves = [tuple(masks_lib.unpack(jnp.asarray(flags[n])) for flags in by_path) for n in sorted(names)]
+    for name, flags in zip(sorted(names), leaves, strict=True):
+        if len({f.shape for f in flags}) > 1:
+            raise ValueError(f"the masks of {name!r} have shapes {[f.shape for f in flags]}; expected the same.")
+    return leaves
+
+
+def _count(flags: Iterable[jax.Array]) -> jax.Array:
+    return jnp.asarray(sum(jnp.sum(f, dtype=jnp.uint32).astype(jnp.float32) for f in flags), jnp.float32)
 
 
 def _ever(state: SparseState) -> dict[str, jax.Array]:

@@ -1,10 +1,12 @@
 """Figures of a run: the worked examples of the reference (G1, G2, G7, DST-EE Eq. 2 and 3), and what they need."""
 
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from hypothesis import strategies as st
 
 import dstjax
 from dstjax import masks, methods, metrics
@@ -149,3 +151,166 @@ def test_tracking_costs_a_bit_per_weight():
     assert bytes_of(track=["exploration"]) - plain == 64 * 64 // 8
     assert 64 * 64 // 8 <= bytes_of(track="survival") - plain <= 64 * 64 // 8 + 8
     assert bytes_of(track=["error"]) - plain == 4
+
+
+def tree_of(*indices, size=6):
+    """A tree with one mask, active at these indices."""
+    return {"w": np.isin(np.arange(size), indices), "b": None}
+
+
+def test_survival_of_the_reference_example():
+    """G2: {2, 5} grown, the next drop removes 5: one of two; weights that were active before do not count."""
+    before, after = tree_of(0, 1, 3), tree_of(0, 2, 5)
+    assert float(metrics.survival(before, after, tree_of(0, 2))) == 0.5
+    assert float(metrics.survival(before, after, tree_of(2, 5))) == 1.0
+    assert np.isnan(metrics.survival(before, before, before))
+
+
+def test_jaccard_of_the_reference_example():
+    """G2: {0, 1, 4} and {1, 4, 5} share 2 of 4; layers are averaged, where IoU pools them."""
+    a, b = tree_of(0, 1, 4), tree_of(1, 4, 5)
+    assert float(metrics.jaccard(a, b)) == 0.5
+    a, b = {**a, "v": np.ones(90, bool)}, {**b, "v": np.ones(90, bool)}
+    assert float(metrics.jaccard(a, b)) == 0.75
+    assert float(metrics.iou(a, b)) == pytest.approx(92 / 94)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.5, 1 / 3), (0.2, 1 / 9)])
+def test_jaccard_of_random_masks(share, expected):
+    """G2: sets of a share p at random have an index of about p / (2 - p)."""
+    rng = np.random.default_rng(0)
+    a, b = ({"w": rng.uniform(size=100_000) < share} for _ in range(2))
+    assert float(metrics.jaccard(a, b)) == pytest.approx(expected, abs=0.01)
+
+
+def test_churn():
+    a, b = tree_of(0, 1, 2, 3), tree_of(0, 1, 2, 4)
+    assert float(metrics.churn(a, b)) == 0.25  # |{3, 4}| / (2 * 4): one of four moved
+    assert float(metrics.churn(a, a)) == 0.0
+    assert float(metrics.churn(tree_of(0, 1), tree_of(4, 5))) == 1.0
+    assert float(metrics.churn({**a, "v": np.ones(4, bool)}, {**b, "v": np.ones(4, bool)})) == 2 / 16
+
+
+@hypothesis.given(*[st.lists(st.booleans(), min_size=7, max_size=7) for _ in range(2)])
+def test_churn_and_iou_say_the_same(a, b):
+    """With J = |A and B| / |A or B|, churn is (1 - J) / (1 + J)."""
+    hypothesis.assume(any(a + b))
+    a, b = {"w": np.array(a)}, {"w": np.array(b)}
+    j = float(metrics.iou(a, b))
+    assert float(metrics.churn(a, b)) == pytest.approx((1 - j) / (1 + j), abs=1e-6)
+
+
+def test_unanimity():
+    """Of three masks with 3 of 6 active, {1} is always kept and {5} always removed."""
+    kept, removed = metrics.unanimity([tree_of(0, 1, 2), tree_of(1, 2, 3), tree_of(1, 3, 4)])
+    assert (float(kept), float(removed)) == pytest.approx((1 / 3, 1 / 3))
+    same = metrics.unanimity([tree_of(0, 1)] * 2)
+    assert (float(same[0]), float(same[1])) == (1.0, 1.0)
+
+
+def test_masks_that_cannot_be_compared():
+    with pytest.raises(ValueError, match="different leaves \\(v\\)"):
+        metrics.churn(tree_of(1), {**tree_of(1), "v": np.ones(2, bool)})
+    with pytest.raises(ValueError, match="shapes"):
+        metrics.survival(tree_of(1), tree_of(1), tree_of(1, size=8))
+    with pytest.raises(ValueError, match="none at all"):
+        metrics.unanimity([])
+
+
+def test_dead_neurons():
+    """A kernel (in, out) counts rows and columns; a convolution is dead only where its whole window is."""
+    kernel = np.array([[1, 0, 0], [0, 0, 0], [1, 0, 0], [1, 0, 0]], bool)
+    window = np.zeros((2, 2, 4, 3), bool)
+    window[1, 0], window[0, 1, 1, 2] = kernel, True
+    dead = metrics.dead_neurons(
+        {"dense": kernel, "conv": masks.pack(jnp.asarray(window)), "b": None, "scale": kernel[0]}
+    )
+    assert sorted(dead) == ["conv", "dense"]
+    assert tuple(map(int, dead["dense"])) == (1, 2)
+    assert tuple(map(int, dead["conv"])) == (0, 1)
+
+
+def test_effective_weights_by_hand():
+    """Of 3 + 3 weights, one leads to a unit that leads nowhere, and one starts at a unit that nothing feeds."""
+    first = np.array([[1, 1, 0], [0, 1, 0]], bool)  # unit 2 is fed by none
+    second = np.array([[0, 0], [1, 1], [0, 1]], bool)  # unit 0 leads nowhere
+    np.testing.assert_array_equal(metrics.effective_weights([first, second]), [2, 2])
+    np.testing.assert_array_equal(metrics.effective_weights([first]), [3])
+    np.testing.assert_array_equal(metrics.effective_weights([first, np.zeros((3, 2), bool)]), [0, 0])
+
+
+def test_effective_weights_through_a_flattened_image():
+    """Two channels of a 1 x 2 image flatten to units (0, 0), (0, 1), (1, 0), (1, 1): channel 1 feeds units 1 and 3."""
+    conv = np.zeros((3, 3, 1, 2), bool)
+    conv[:, 1, 0, 1] = conv[0, 0, 0, 0] = True
+    dense = np.array([[0], [1], [0], [1]], bool)
+    np.testing.assert_array_equal(metrics.effective_weights([conv, dense]), [3, 2])
+
+
+@hypothesis.given(st.integers(0, 10_000))
+def test_effective_weights_carry_a_gradient(seed):
+    """Weights of 1 and no activation: the output depends on exactly the weights that lie on a path."""
+    rng = np.random.default_rng(seed)
+    chain = [(rng.uniform(size=shape) < 0.4) for shape in [(3, 4), (4, 2), (2, 3)]]
+    products = [x.astype(int) for x in chain]
+    ahead, behind = np.ones((1, 3), int), []
+    for x in products:
+        behind.append(ahead.sum(axis=0))
+        ahead = ahead @ x
+    after = np.ones(3, int)
+    expected = []
+    for x, b in zip(reversed(products), reversed(behind), strict=True):
+        expected.insert(0, np.count_nonzero(x * b[:, None] * after[None, :]))
+        after = x @ after
+    np.testing.assert_array_equal(metrics.effective_weights(chain), expected)
+
+
+def test_layers_that_do_not_fit():
+    with pytest.raises(ValueError, match=r"\(4, 2\) does not fit one of shape \(2, 3\)"):
+        metrics.effective_weights([np.ones((2, 3), bool), np.ones((4, 2), bool)])
+    with pytest.raises(ValueError, match=r"shapes \[\(3,\)\]"):
+        metrics.effective_weights([np.ones(3, bool)])
+    with pytest.raises(ValueError, match="at least one"):
+        metrics.effective_weights([])
+
+
+def test_gradient_norms():
+    """Running means over updates of the squares, complete and masked, against float64; dense leaves count in both."""
+    rng = np.random.default_rng(0)
+    rounds = [(rng.normal(size=(4, 3)), rng.normal(size=3), rng.uniform(size=(4, 3)) < 0.5) for _ in range(4)]
+    norms = None
+    for g, b, m in rounds:
+        norms = metrics.gradient_norms(
+            {"w": jnp.asarray(g, jnp.float32), "b": jnp.asarray(b)}, {"w": m, "b": None}, norms
+        )
+    assert int(norms.updates) == 4
+    complete = np.mean([np.sum(g**2) + np.sum(b**2) for g, b, _ in rounds])
+    masked = np.mean([np.sum((g * m) ** 2) + np.sum(b**2) for g, b, m in rounds])
+    assert float(norms.complete) == pytest.approx(complete, rel=1e-5)
+    assert float(norms.masked) == pytest.approx(masked, rel=1e-5)
+    with pytest.raises(ValueError, match="path of these masks: w"):
+        metrics.gradient_norms({"b": jnp.ones(3)}, {"w": rounds[0][2], "b": None})
+
+
+def test_gradient_norms_read_the_masks_of_a_state():
+    tx = dstjax.sparsify(optax.sgd(0.1), methods.static(sparsity=0.5))
+    params = {"w": jnp.ones((6, 4)), "b": jnp.ones(2)}
+    norms = metrics.gradient_norms(params, tx.init(params))
+    assert (float(norms.complete), float(norms.masked)) == (26.0, 14.0)
+
+
+def test_exploration_bound():
+    """A cosine from 0.5 to 0.005, 62 updates in 62,560 steps: R cannot pass 1, 0.83 and 0.33 at 90, 95 and 98 %."""
+    fractions = 0.005 + 0.2475 * (1 + np.cos(np.pi * np.arange(1, 63) / 62.56))
+    for sparsity, bound in [(0.9, 1.0), (0.95, 0.83), (0.98, 0.33)]:
+        assert metrics.exploration_bound(1 - sparsity, fractions) == pytest.approx(bound, abs=0.01)
+    assert metrics.exploration_bound(0.2, []) == 0.2
+    with pytest.raises(ValueError, match=r"drop_fraction=1\.5"):
+        metrics.exploration_bound(0.2, [0.3, 1.5])
+
+
+def test_error_of_dense_weights_behind_a_mask():
+    """G7 for methods that keep dense weights: the mask in force costs an error although nothing changed."""
+    w = {"w": jnp.array([[0.4, -0.1, 0.3, 0.2]]), "b": jnp.ones(2)}
+    force = {"w": jnp.array([[True, False, True, False]]), "b": None}
+    assert float(metrics.mask_error(w, force)) == pytest.approx((0.01 + 0.04) / 0.3)
