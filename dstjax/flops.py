@@ -62,7 +62,8 @@ def count(function: Callable[..., Any], params: Tree, *args: Any) -> Flops:
 
     Loops count all their rounds, ``cond`` its costliest branch, ``shard_map`` the work of all devices together, a
     transposed convolution the taps that meet an input. Under ``grad`` the products of the backward pass count too:
-    those with a weight to its leaf, those that make the gradient of a weight to ``other``.
+    those with a weight to its leaf, those that make the gradient of a weight to ``other``. Results that are never used
+    count like any other.
 
     Args:
       function: any function that JAX can trace; bind what is no array with ``functools.partial``.
@@ -177,7 +178,8 @@ def _call(eqn: Any, operands: _Result, counts: _Counts) -> _Result:
     results = _walk(inner, operands, inside)
     devices = 1
     if eqn.primitive.name == "shard_map":
-        devices = math.prod(eqn.params["mesh"].shape[axis] for axis in eqn.params["manual_axes"])
+        axes = "newly_manual_axes" if "newly_manual_axes" in eqn.params else "manual_axes"  # as jax names them
+        devices = math.prod(eqn.params["mesh"].shape[axis] for axis in eqn.params[axes])
     _add(counts, inside, devices)
     return results
 
