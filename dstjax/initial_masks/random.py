@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from dstjax import distributions
 from dstjax.method import Method
-from dstjax.selection import top_k_masks
+from dstjax.structures import WEIGHT, Structure
 
 
 def masked_leaves(method: Method, leaves: Mapping[str, Any]) -> list[str]:
@@ -52,20 +52,23 @@ def active_counts(method: Method, leaves: Mapping[str, Any]) -> dict[str, int]:
     return distributions.active_counts(method.distribution, shapes, method.sparsity)
 
 
-def random_masks(key: jax.Array, leaves: list[Any], counts: list[int]) -> list[jax.Array]:
+def random_masks(
+    key: jax.Array, leaves: list[Any], counts: list[int], structure: Structure = WEIGHT
+) -> list[jax.Array]:
     """Uniformly random masks with exact counts, sharded like the leaves.
 
     Args:
       key: uint32[2], data of a threefry key.
       leaves: arrays, or their shapes and dtypes.
       counts: active weights of each leaf.
+      structure: what is switched as one unit.
 
     Returns:
       A boolean tensor for each leaf.
     """
     if not leaves:
         return []
-    drawn = _draw(key, counts, tuple((tuple(leaf.shape), _sharding(leaf)) for leaf in leaves))
+    drawn = _draw(key, counts, tuple((tuple(leaf.shape), _sharding(leaf)) for leaf in leaves), structure)
     return [placed_like(m, leaf) for m, leaf in zip(drawn, leaves, strict=True)]
 
 
@@ -82,13 +85,15 @@ def leaf_keys(key: jax.Array, step: Any, leaves: int) -> list[tuple[jax.Array, j
     return [(jax.random.fold_in(k, 0), jax.random.fold_in(k, 1)) for k in of_leaf]
 
 
-@functools.partial(jax.jit, static_argnames="shapes")
-def _draw(key: jax.Array, counts: list[Any], shapes: tuple[tuple[tuple[int, ...], Any], ...]) -> list[jax.Array]:
+@functools.partial(jax.jit, static_argnames=("shapes", "structure"))
+def _draw(
+    key: jax.Array, counts: list[Any], shapes: tuple[tuple[tuple[int, ...], Any], ...], structure: Structure
+) -> list[jax.Array]:
     bits = [
         jax.random.bits(k, shape, jnp.uint32, out_sharding=sharding)
         for (k, _), (shape, sharding) in zip(leaf_keys(key, 0, len(shapes)), shapes, strict=True)
     ]
-    return top_k_masks(bits, counts)
+    return structure.best(bits, counts)
 
 
 def _default_maskable(path: str, leaf: Any) -> bool:

@@ -56,8 +56,8 @@ def sis(
 
     The solver is ours and not the Douglas-Rachford scheme of the paper: FISTA on half the mean squared distance plus
     lambda times the L1 norm, with lambda bisected until the layer has the wanted number of weights; the bound follows
-    from it. The bias is solved for without a penalty. The weights come out shrunk by the penalty, and fine-tuning
-    undoes that.
+    from it. The number need not fall steadily with lambda, and where it is met more than once, any of these is found.
+    The bias is solved for without a penalty. The weights come out shrunk by the penalty, and fine-tuning undoes that.
 
     Args:
       activations: path of a kernel -> :class:`Recorded`, or a tuple of its fields. A kernel of shape [..., n_out] is
@@ -67,7 +67,7 @@ def sis(
       distribution: how it is divided over the leaves; 'erk' if None.
       maskable: ``(path, leaf) -> bool``; by default real leaves of two or more dimensions. Each masked leaf needs its
         activations.
-      iterations: steps of FISTA for each lambda; each starts from the last solution that was too dense.
+      iterations: steps of FISTA for each lambda; each starts from the sparsest solution that was too dense.
       bisections: values of lambda that are tried.
 
     Raises:
@@ -93,14 +93,12 @@ def sis(
         # One layer is solved on one device, whatever its sharding.
         matrix = np.asarray(kernel, np.float32).reshape(-1, kernel.shape[-1])
         bias = np.zeros(matrix.shape[1]) if at_bias is None else leaves[at_bias]
-        solved, offset = _solve(
+        solved, mask, offset = _solve(
             x, y, matrix, np.asarray(bias, np.float32), count,
             relu=relu, fit_bias=at_bias is not None, iterations=iterations, bisections=bisections,
         )  # fmt: skip
-        solved = jnp.asarray(solved).reshape(kernel.shape)
-        mask = top_k_mask(jnp.abs(solved), count)
-        leaves[i] = placed_like(jnp.where(mask, solved, 0).astype(kernel.dtype), kernel)
-        masks.append(mask)
+        leaves[i] = placed_like(solved.reshape(kernel.shape).astype(kernel.dtype), kernel)
+        masks.append(mask.reshape(kernel.shape))
         if at_bias is not None:
             leaves[at_bias] = placed_like(offset.astype(leaves[at_bias].dtype), leaves[at_bias])
     return Sparsified(goal.tree(masks), goal.treedef.unflatten(leaves))
@@ -154,8 +152,13 @@ def _solve(
     fit_bias: bool,
     iterations: int,
     bisections: int,
-) -> tuple[jax.Array, jax.Array]:
-    """Weights [n_in, n_out] of the largest lambda that still leaves more than ``count`` of them, and biases [n_out]."""
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Weights [n_in, n_out], a mask of ``count`` of them, and biases [n_out].
+
+    The penalty lies in a bracket: at its lower end more than ``count`` weights are left, at its upper end no more. The
+    weights are those of the upper end; what is missing there, since several vanish at one penalty, is filled up with
+    the largest of the lower end.
+    """
     samples = x.shape[0]
 
     def gradient(w: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -182,19 +185,18 @@ def _solve(
         return w, b
 
     def halve(_: Any, loop: Any) -> Any:
-        low, high, w, b = loop
-        middle = (low + high) / 2
-        new_w, new_b = fista(middle, w, b)
-        dense = jnp.count_nonzero(new_w) > count
-        return (
-            jnp.where(dense, middle, low),
-            jnp.where(dense, high, middle),
-            jnp.where(dense, new_w, w),
-            jnp.where(dense, new_b, b),
-        )
+        low, high, dense, sparse = loop
+        middle = jnp.sqrt(low * high)
+        new = fista(middle, *dense)
+        many = jnp.count_nonzero(new[0]) > count
+        keep = functools.partial(jax.tree.map, functools.partial(jnp.where, many))
+        return keep(middle, low), keep(high, middle), keep(new, dense), keep(sparse, new)
 
     # Beyond the largest slope at w = 0 no weight is left; twice that, since the bias may move.
     highest = 2 * jnp.max(jnp.abs(gradient(jnp.zeros_like(w), b)[0]))
-    start = (jnp.float32(0), highest, *fista(jnp.float32(0), w, b))
-    _, _, w, b = lax.fori_loop(0, bisections, halve, start)
-    return w, b
+    dense = fista(jnp.float32(0), w, b)
+    start = (1e-6 * highest, highest, dense, (jnp.zeros_like(w), dense[1]))
+    _, _, dense, sparse = lax.fori_loop(0, bisections, halve, start)
+    left = sparse[0] != 0
+    mask = left | top_k_mask(jnp.abs(dense[0]), count - jnp.count_nonzero(left), where=~left)
+    return jnp.where(mask, jnp.where(left, sparse[0], dense[0]), 0), mask, sparse[1]
