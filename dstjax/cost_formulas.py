@@ -72,8 +72,8 @@ def dense_weights(sparse: float, dense: float, convention: str) -> float:
 def two_networks(sparse: float, dense: float, convention: str) -> float:
     """DCIL: a sparse and a full forward pass on the same batch, each with its own backward pass.
 
-    'paper': 5 f_D + f_S. 'exact': 2 f_S + f_S + 2 f_D + (f_D - f_S) = 2 f_S + 3 f_D, since each network's weight
-    gradient is wanted on its own part only.
+    'paper': 5 f_D + f_S. 'exact': 3 f_S + (2 f_D + f_D - f_S) = 2 f_S + 3 f_D, since the weight gradient of the sparse
+    network is wanted where the mask is set, that of the full network elsewhere.
 
     Reference: IEE, appendix on training cost; Kim et al. (DCIL), 2021.
     """
