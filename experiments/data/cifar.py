@@ -36,7 +36,7 @@ class Variant:
     # Of the channels, as the code of ITOP, GraNet and the pruning criteria's study has them.
     mean: tuple[float, float, float]
     deviation: tuple[float, float, float]
-    padding: str
+    padding: str  # mode of the padding before the crop, in the same code
 
     def accepted(self, name: str) -> tuple[str, ...]:
         """The places under the root, the preferred one first."""

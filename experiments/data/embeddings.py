@@ -151,8 +151,7 @@ def _pairs(walk: np.ndarray, rng: np.random.Generator) -> np.ndarray:
             kept = (late >= 0) & (far >= distance)
             found.append(np.stack([centre[kept], context[kept]], axis=1))
     pairs = np.concatenate(found)
-    rng.shuffle(pairs)
-    return pairs
+    return pairs[rng.permutation(len(pairs))]
 
 
 @functools.partial(jax.jit, donate_argnums=0)
