@@ -1,6 +1,6 @@
 """dstjax: networks that are sparse from the first training step to the last, in JAX."""
 
-from dstjax import criteria, distributions, masks, methods, metrics, schedules, selection
+from dstjax import criteria, distributions, initial_masks, masks, methods, metrics, schedules, selection, structures
 from dstjax.criteria import Leaf
 from dstjax.drop_and_grow import drop_and_grow
 from dstjax.method import Method
@@ -12,6 +12,7 @@ from dstjax.state import (
     check_sparse,
     forward_params,
     get_masks,
+    is_exploring,
     set_masks,
     summary,
 )
@@ -31,6 +32,8 @@ __all__ = [
     "drop_and_grow",
     "forward_params",
     "get_masks",
+    "initial_masks",
+    "is_exploring",
     "masks",
     "methods",
     "metrics",
@@ -38,6 +41,7 @@ __all__ = [
     "selection",
     "set_masks",
     "sparsify",
+    "structures",
     "summary",
     "vmap_axes",
 ]

@@ -14,6 +14,9 @@ drop                  score                       source
 ``sensitivity``       abs(g) / abs(w)             Nowak et al., "Fantastic weights", 2023
 ``rsensitivity``      abs(w) / abs(g)             the same, reciprocal
 ``snip``              abs(w * g)                  Lee et al., 2019
+``snip_signed``       - w * g                     the same, whose removal lowers the loss most goes first
+``taylor``            (w * g)^2                   Molchanov et al., 2019
+``gradient_step``     abs(w - g)                  magnitude after one more step
 ``random``            uniform
 ====================  ==========================  =====================================================
 
@@ -23,6 +26,9 @@ grow                  score                       source
 ``random``            uniform                     SET
 ``gradient``          abs(g)                      RigL
 ``dst_ee``            abs(g) + c ln t / (N + e)   DST-EE, Eq. 1
+``momentum``          abs(average of g)           SNFS (Dettmers and Zettlemoyer, 2019); methods that keep one
+``one_neighbour``     uniform, next to an active  the study of regrowing strategies (AccSET, LSET, DynSET)
+``most_neighbours``   active ones among 8 around  the same
 ====================  ==========================  =====================================================
 """
 
@@ -47,6 +53,9 @@ class Leaf(NamedTuple):
     step: jax.Array  # int32[], t of the current call of update; the first is 1
     key: jax.Array  # PRNG key, another one for each leaf, step and phase
     budget: jax.Array  # int32[], how many weights are dropped, or grown
+    memory: Any = None  # what the method remembers of this leaf
+    second: jax.Array | None = None  # bool: the second set of weights of methods that keep one
+    full_gradient: jax.Array | None = None  # with respect to the dense weights, of methods that need it
 
 
 Criterion = Callable[[Leaf], jax.Array]
@@ -102,6 +111,22 @@ def snip(leaf: Leaf) -> jax.Array:
     return jnp.abs(_wide(leaf.weight) * _wide(leaf.gradient))
 
 
+def snip_signed(leaf: Leaf) -> jax.Array:
+    """- w * g: to first order the loss without a weight is lower by w * g, so the largest of these go first."""
+    return -_wide(leaf.weight) * _wide(leaf.gradient)
+
+
+def taylor(leaf: Leaf) -> jax.Array:
+    """(w * g)**2, the order of ``snip`` but where it underflows."""
+    return (_wide(leaf.weight) * _wide(leaf.gradient)) ** 2
+
+
+def gradient_step(gamma: float = 1.0) -> Criterion:
+    """abs(w - gamma * g), the magnitude after a step of plain gradient descent."""
+    check_number("gamma", gamma, "a number >= 0", lambda v: 0 <= v < float("inf"))
+    return lambda leaf: jnp.abs(_wide(leaf.weight) - gamma * _wide(leaf.gradient))
+
+
 def gradient(leaf: Leaf) -> jax.Array:
     """abs(g), in the dtype of the gradient."""
     return jnp.abs(leaf.gradient)
@@ -136,6 +161,46 @@ def dst_ee(coefficient: float = 1e-3, epsilon: float = 1.0, *, signed: bool = Fa
     return score
 
 
+def momentum(leaf: Leaf) -> jax.Array:
+    """abs(m), where the method remembers an average m of the gradients of all weights.
+
+    Raises:
+      ValueError: the method does not.
+    """
+    if not isinstance(leaf.memory, jax.Array):
+        raise ValueError("the growth rule 'momentum' needs an average of the gradients; the method 'snfs' keeps one.")
+    return jnp.abs(leaf.memory)
+
+
+def one_neighbour(leaf: Leaf) -> jax.Array:
+    """Uniform among weights with an active one among the eight around them; where these run out, among all.
+
+    Kernels of more than two axes count as matrices whose rows are all axes but the last.
+
+    Reference: the study of regrowing strategies (AccSET, LSET, DynSET), one-activated-neighbour growth. The formula
+    prints the diagonals alone, the figure all eight. Growing one at a time, as SET does, would count those just grown.
+    """
+    near = (_neighbours(leaf.mask) > 0).astype(jnp.uint32)
+    return (near << 31) | (random(leaf) >> 1)
+
+
+def most_neighbours(leaf: Leaf) -> jax.Array:
+    """How many of the eight weights around are active; of equals a random one wins.
+
+    Reference: as :func:`one_neighbour`, most-activated-neighbours growth, which takes the first of equals.
+    """
+    return (_neighbours(leaf.mask) << 28) | (random(leaf) >> 4)
+
+
+def _neighbours(mask: jax.Array) -> jax.Array:
+    """The number of active entries among the eight around each one, uint32; nothing lies beyond the edge."""
+    matrix = mask.reshape(-1, mask.shape[-1]).astype(jnp.uint32)
+    rows, columns = matrix.shape
+    wide = jnp.pad(matrix, 1)
+    total = sum(wide[i : i + rows, j : j + columns] for i in range(3) for j in range(3))
+    return (total - matrix).reshape(mask.shape)
+
+
 DROP: dict[str, Callable[[], Criterion]] = {
     "magnitude": lambda: magnitude,
     "set": lambda: set_signs,
@@ -144,12 +209,18 @@ DROP: dict[str, Callable[[], Criterion]] = {
     "sensitivity": lambda: sensitivity,
     "rsensitivity": lambda: rsensitivity,
     "snip": lambda: snip,
+    "snip_signed": lambda: snip_signed,
+    "taylor": lambda: taylor,
+    "gradient_step": gradient_step,
     "random": lambda: random,
 }
 GROW: dict[str, Callable[[], Criterion]] = {
     "random": lambda: random,
     "gradient": lambda: gradient,
     "dst_ee": dst_ee,
+    "momentum": lambda: momentum,
+    "one_neighbour": lambda: one_neighbour,
+    "most_neighbours": lambda: most_neighbours,
 }
 
 
@@ -172,7 +243,10 @@ def reads_counter(role: str, criterion: Any) -> bool:
     return criterion == "dst_ee" if isinstance(criterion, str) else criterion not in _WITHOUT_COUNTER
 
 
-_WITHOUT_COUNTER = (magnitude, set_signs, set_fraction, sensitivity, rsensitivity, snip, random, gradient)
+_WITHOUT_COUNTER = (
+    *(magnitude, set_signs, set_fraction, sensitivity, rsensitivity, snip, snip_signed, taylor, random, gradient),
+    *(momentum, one_neighbour, most_neighbours),
+)
 
 
 def _by_sign(leaf: Leaf, share: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]) -> jax.Array:

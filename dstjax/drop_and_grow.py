@@ -1,13 +1,16 @@
-"""One mask update: drop the lowest-scored active weights, grow as many of the highest-scored inactive ones."""
+"""One mask update: drop the lowest-scored active weights, grow the highest-scored inactive ones."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dstjax.criteria import Criterion, Leaf
-from dstjax.selection import count_true, top_k_masks
+from dstjax.selection import count_true
+from dstjax.structures import WEIGHT, Structure
+
+Regrow = Callable[[jax.Array], jax.Array]
 
 
 class MaskUpdate(NamedTuple):
@@ -47,31 +50,50 @@ def drop_and_grow_all(
     *,
     drop: Criterion,
     grow: Criterion,
+    keep: jax.Array | None = None,
+    regrow: Regrow | None = None,
+    target: jax.Array | None = None,
     scope: str = "layer",
+    structure: Structure = WEIGHT,
+    regrow_dropped: bool = True,
 ) -> list[MaskUpdate]:
-    """:func:`drop_and_grow` of all leaves of a tree at once, in as many kernels a pass as there are leaves.
+    """Drops and grows in all leaves of a tree at once, in as many kernels a pass as there are leaves.
 
-    With ``scope='global'`` the weights to drop are ranked over all leaves (Nowak et al., 2023, Section 5); every leaf
-    keeps its best one and grows as many as it lost.
+    Args:
+      leaves: what the criteria read. Their budgets say how many are dropped where ``keep`` does not.
+      grow_keys: a PRNG key for the growth of each leaf.
+      drop: the lowest-scored active weights go.
+      grow: the highest-scored inactive weights come.
+      keep: int32[leaves], how many active weights stay in each. By default all but the budget, and at least one.
+      regrow: from how many have stayed in each leaf, int32[leaves], to how many are grown, int32[leaves]; or int32[] in
+        one ranking over all leaves. Where there is no room for as many, fewer are grown. By default as many as
+        were lost.
+      target: int32[leaves], active weights asked for, which structures with a budget of their own read.
+      scope: 'global' drops in one ranking over all leaves, so that only the sum of ``keep`` counts; every leaf keeps
+        its best one (Nowak et al., 2023, Section 5).
+      structure: what is switched as one unit.
+      regrow_dropped: whether what was just dropped may be grown again.
     """
     active = count_true([leaf.mask for leaf in leaves])
-    moving = jnp.clip(jnp.stack([leaf.budget for leaf in leaves]), 0, jnp.maximum(active - 1, 0))
-    leaves = [leaf._replace(budget=n) for leaf, n in zip(leaves, moving, strict=True)]
+    if keep is None:
+        keep = active - jnp.clip(jnp.stack([leaf.budget for leaf in leaves]), 0, jnp.maximum(active - 1, 0))
+    keep = jnp.clip(keep, 0, active)
+    target = active if target is None else target
+    leaves = [leaf._replace(budget=n) for leaf, n in zip(leaves, active - keep, strict=True)]
     scores = [_scored(drop, leaf) for leaf in leaves]
-    where = [leaf.mask for leaf in leaves]
-    if scope == "layer":
-        kept, growing = top_k_masks(scores, list(active - moving), where=where), moving
-    else:
-        best = top_k_masks(scores, [1] * len(leaves), where=where)
-        others = [w & ~b for w, b in zip(where, best, strict=True)]
-        left = jnp.sum(active) - jnp.sum(moving) - jnp.sum(jnp.minimum(active, 1))
-        kept = [b | k for b, k in zip(best, top_k_masks(scores, [left], where=others, together=True), strict=True)]
-        growing = active - count_true(kept)
-    grown_leaves = [
-        leaf._replace(mask=k, key=key, budget=n)
-        for leaf, k, key, n in zip(leaves, kept, grow_keys, growing, strict=True)
+    masks = [leaf.mask for leaf in leaves]
+    stay = jnp.sum(keep) if scope == "global" else keep
+    kept, room = structure.drop(scores, masks, stay, lambda: [_scored(grow, leaf) for leaf in leaves], target)
+    if not regrow_dropped:
+        room = [r & ~m for r, m in zip(room, masks, strict=True)]
+    stayed = count_true(kept)
+    n = active - stayed if regrow is None else regrow(stayed)
+    budgets = n if jnp.ndim(n) else jnp.broadcast_to(n, active.shape)
+    leaves = [
+        leaf._replace(mask=k, key=key, budget=b)
+        for leaf, k, key, b in zip(leaves, kept, grow_keys, budgets, strict=True)
     ]
-    grown = top_k_masks([_scored(grow, leaf) for leaf in grown_leaves], list(growing), where=[~k for k in kept])
+    grown = structure.grow([_scored(grow, leaf) for leaf in leaves], kept, room, n)
     return [MaskUpdate(k | g, k) for k, g in zip(kept, grown, strict=True)]
 
 

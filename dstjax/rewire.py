@@ -1,6 +1,5 @@
 """The mask update of a whole tree, on lists of masked leaves: all that a branch of the step computes."""
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -8,11 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dstjax import masks
-from dstjax.criteria import Leaf
 from dstjax.drop_and_grow import drop_and_grow_all
-from dstjax.initial_masks import leaf_keys
 from dstjax.masks import StoredMask
 from dstjax.method import Method
+from dstjax.network import Network
 from dstjax.selection import count_true
 
 
@@ -26,45 +24,51 @@ class Topology(NamedTuple):
     n_grown: jax.Array | None
     n_survived: jax.Array | None
     error: jax.Array | None
+    sets: list[StoredMask] | None  # a second set of weights that the method keeps
+    shared: Any  # what it remembers of all leaves in common
 
 
-def rewire(
-    method: Method,
-    old: Topology,
-    *,
-    step: jax.Array,
-    key: jax.Array,
-    weights: list[jax.Array],
-    gradients: list[jax.Array],
-) -> Topology:
+def rewire(method: Method, old: Topology, network: Network, grow_keys: list[jax.Array]) -> Topology:
     """One mask update: drop and grow in every leaf, count, and track what is tracked.
 
     Args:
       method: a method with mask updates.
       old: the topology before.
-      step: int32[], t of this call of ``update``.
-      key: uint32[2], data of the key of the run.
-      weights: the masked leaves; inactive entries are zero.
-      gradients: their dense gradients.
+      network: what the rules of the method read.
+      grow_keys: a PRNG key for the growth of each leaf.
 
     Returns:
       The topology after, of the same structure, shapes, dtypes and shardings.
     """
-    assert method.updates is not None
-    assert method.drop_fraction is not None
-    before = [masks.unpack(m) for m in old.masks]
-    budgets = method.drop_fraction.of(count_true(before), method.updates.index(step), ceil=method.ceil)
-    keys = leaf_keys(key, step, len(weights))
-    counters: Sequence[jax.Array | None] = old.counters or [None] * len(weights)
-    leaves = [
-        Leaf(w, g, m, c, step, drop_key, n)
-        for w, g, m, c, (drop_key, _), n in zip(weights, gradients, before, counters, keys, budgets, strict=True)
-    ]
+    assert method.keep is not None
+    leaves = network.leaves
+    before = [leaf.mask for leaf in leaves]
+    regrow = method.regrow
+    heard: list[jax.Array] = []
+
+    def asked(kept: jax.Array) -> jax.Array:
+        heard.append(kept)
+        return network.active - kept if regrow is None else jnp.maximum(regrow(network, kept), 0)
+
     moves = drop_and_grow_all(
-        leaves, [grow_key for _, grow_key in keys], drop=method.drop, grow=method.grow, scope=method.scope
+        leaves,
+        grow_keys,
+        drop=method.drop,
+        grow=method.grow,
+        keep=method.keep(network),
+        regrow=asked,
+        target=network.target,
+        scope=method.scope,
+        structure=method.structure,
+        regrow_dropped=method.regrow_dropped,
     )
     new = [move.mask for move in moves]
     result = old._replace(masks=_stored_like(old.masks, new))
+    if method.remember is not None:
+        memory = method.remember(network, heard[0], new)
+        if old.sets is not None:
+            result = result._replace(sets=_stored_like(old.sets, memory.sets or []))
+        result = result._replace(shared=memory.shared)
     if old.counters is not None:
         result = result._replace(counters=[saturating_add(c, m) for c, m in zip(old.counters, new, strict=True)])
     if old.ever is not None:
@@ -79,7 +83,7 @@ def rewire(
             n_survived=count_true([g & move.kept for g, move in zip(last, moves, strict=True)]),
         )
     if old.error is not None:
-        result = result._replace(error=masks.error(weights, new))
+        result = result._replace(error=masks.error([leaf.weight for leaf in leaves], new))
     return result
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,29 @@ from dstjax._checks import check_choice, check_integer, check_number, is_traced
 from dstjax.masks import share_limbs, share_of
 
 StepFunction = Callable[[int], float]
-NAMES = ("constant", "cosine", "linear", "cosine_floor")
+NAMES = ("constant", "cosine", "linear", "cosine_floor", "stages")
+
+
+class Updates(Protocol):
+    """At which calls of ``update`` the masks change."""
+
+    @property
+    def first(self) -> int:
+        """The first of them."""
+        ...
+
+    @property
+    def count(self) -> int | None:
+        """How many there are, None where they never end."""
+        ...
+
+    def is_update(self, step: Any) -> Any:
+        """Whether call t is one of them: a bool for a Python integer, a boolean array for an array."""
+        ...
+
+    def index(self, step: jax.Array) -> jax.Array:
+        """How many of them lie before call t, int32."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +87,66 @@ class UpdateSchedule:
         return jnp.maximum(step - self.first, 0) // self.update_period
 
 
+@dataclasses.dataclass(frozen=True)
+class Stages:
+    """Cycles of several stages, each of a number of steps; a mask update ends the first and the last stage.
+
+    The steps that belong to the stages are the calls of ``update`` with t + 1 in the cycle: an update that the paper
+    carries out before the optimiser step of iteration i comes at the end of call i - 1 here, so that the forward pass
+    of iteration i sees it.
+    """
+
+    lengths: tuple[int, ...]
+    cycles: int | None  # None: to the end of training
+
+    def __post_init__(self) -> None:
+        for i, length in enumerate(self.lengths):
+            check_integer(f"length of stage {i + 1}", length, 1 if i else 2)
+
+    @property
+    def period(self) -> int:
+        """Steps in a cycle."""
+        return sum(self.lengths)
+
+    @property
+    def first(self) -> int:
+        """The end of the first stage of the first cycle."""
+        return self.lengths[0] - 1
+
+    @property
+    def count(self) -> int | None:
+        """Two for each cycle."""
+        return None if self.cycles is None else 2 * self.cycles
+
+    def is_update(self, step: Any) -> Any:
+        """Whether call t ends the first or the last stage of a cycle."""
+        return self.ends_first(step) | self.ends_last(step)
+
+    def ends_first(self, step: Any) -> Any:
+        """Whether call t ends the first stage."""
+        due = (step > 0) & ((step + 1) % self.period == self.lengths[0])
+        return due if self.cycles is None else due & (step + 1 < self.cycles * self.period)
+
+    def ends_last(self, step: Any) -> Any:
+        """Whether call t ends a cycle."""
+        due = (step > 0) & ((step + 1) % self.period == 0)
+        return due if self.cycles is None else due & (step + 1 <= self.cycles * self.period)
+
+    def in_last(self, step: Any) -> Any:
+        """Whether call t is a step of the last stage."""
+        inside = (step > 0) & (step % self.period >= self.period - self.lengths[-1])
+        return inside if self.cycles is None else inside & (step < self.cycles * self.period)
+
+    def index(self, step: jax.Array) -> jax.Array:
+        """Updates before call t: of complete cycles, and the one that ended the first stage."""
+        cycle = (step + 1) // self.period - self.ends_last(step)
+        return (2 * cycle + self.ends_last(step)).astype(jnp.int32)
+
+    def cycle(self, step: jax.Array) -> jax.Array:
+        """Cycles that are complete before call t ends, int32."""
+        return self.index(step) // 2
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fractions:
     """A share of a count for every mask update, evaluated on the host and applied in exact integer arithmetic."""
@@ -85,7 +167,8 @@ def fractions(drop_fraction: float, schedule: str | StepFunction, updates: Updat
       drop_fraction: the fraction at step 0 of a named schedule, in [0, 1].
       schedule: 'constant'; 'cosine', ``drop_fraction / 2 * (1 + cos(pi * t / end_step))``; 'linear',
         ``drop_fraction * (1 - t / end_step)``; 'cosine_floor', the cosine from ``drop_fraction`` to 0.005 that ITOP
-        uses; or a function of the step that returns the fraction itself.
+        uses; 'stages', halved for the last quarter, as MEST does; or a function of the step that returns the fraction
+        itself.
       updates: the update steps.
 
     Raises:
@@ -95,7 +178,7 @@ def fractions(drop_fraction: float, schedule: str | StepFunction, updates: Updat
     if not callable(schedule):
         check_choice("drop_schedule", schedule, NAMES)
     if schedule == "constant":
-        return _table(drop_fraction * np.ones(1, np.float32) if is_traced(drop_fraction) else np.array([drop_fraction]))
+        return table(drop_fraction * np.ones(1, np.float32) if is_traced(drop_fraction) else np.array([drop_fraction]))
     if updates.end_step is None:
         raise ValueError(f"drop_schedule={schedule!r} is not accepted with end_step=None; expected an end_step.")
     steps = range(updates.first, updates.end_step, updates.update_period)
@@ -107,17 +190,40 @@ def fractions(drop_fraction: float, schedule: str | StepFunction, updates: Updat
             raise ValueError(
                 f"drop_schedule gives {values[bad]} at step {steps[bad]}; expected fractions in [0, 1] at every step."
             )
-        return _table(values)
+        return table(values)
     progress = np.asarray(steps, np.float64) / updates.end_step
+    if schedule == "stages":
+        return table(drop_fraction * np.where(progress < 0.75, 1.0, 0.5))
     if schedule == "linear":
-        return _table(drop_fraction * (1 - progress))
+        return table(drop_fraction * (1 - progress))
     floor: Any = 0.0
     if schedule == "cosine_floor":
         floor = jnp.minimum(0.005, drop_fraction) if is_traced(drop_fraction) else min(0.005, drop_fraction)
-    return _table(floor + (drop_fraction - floor) / 2 * (1 + np.cos(np.pi * progress)))
+    return table(floor + (drop_fraction - floor) / 2 * (1 + np.cos(np.pi * progress)))
 
 
-def _table(values: Any) -> Fractions:
+def cubic(updates: UpdateSchedule, until: int | None = None) -> Fractions:
+    """How far gradual pruning has come at each update: 1 - (1 - p)^3 (Zhu and Gupta, 2017).
+
+    p runs from 0 at ``start_step`` to 1 at the last update before ``until``, or of all; later ones stay at 1.
+
+    Raises:
+      ValueError: the updates never end and ``until`` is not given, or there is no update before it.
+    """
+    end = updates.end_step if until is None else until
+    if end is None:
+        raise ValueError(
+            "end_step=None is not accepted here; expected the step by which the final sparsity is reached."
+        )
+    steps = np.arange(updates.first, end, updates.update_period)
+    if not steps.size:
+        raise ValueError(f"no mask update lies before step {end}; the first is at step {updates.first}.")
+    begin = min(updates.start_step, steps[-1] - 1)
+    return table(1 - (1 - (steps - begin) / (steps[-1] - begin)) ** 3)
+
+
+def table(values: Any) -> Fractions:
+    """A share for every update, float64[updates]; the last one stays."""
     if is_traced(values):
         return Fractions(share_limbs(values).T, values)
     if np.all(values == values[0]):

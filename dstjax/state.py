@@ -9,6 +9,8 @@ import numpy as np
 
 from dstjax import masks as masks_lib
 from dstjax._trees import Tree, is_hole, path_difference, path_name
+from dstjax.network import Memory
+from dstjax.views import straight_through
 
 
 class Tracked(NamedTuple):
@@ -30,6 +32,8 @@ class SparseState(NamedTuple):
     targets: jax.Array  # int32[masked leaves]: active weights at init, in the order of the tree
     key: jax.Array  # uint32[2]: data of the threefry key that all random choices derive from
     tracked: Tracked | None
+    memory: Memory | None  # what the method remembers besides
+    view: Any  # of dstjax.views where dense weights stand behind the masks, else None
     inner_state: Any
 
 
@@ -66,22 +70,69 @@ def apply_masks(params: Tree, opt_state_or_masks: Tree) -> Tree:
 
     Args:
       params: the parameters.
-      opt_state_or_masks: an optimiser state, or a tree of masks as :func:`get_masks` returns it.
+      opt_state_or_masks: an optimiser state, or a tree of masks as :func:`get_masks` returns it. With the state of a
+        method that keeps dense weights behind its masks the parameters are returned as they are, since it needs them:
+        :func:`forward_params` is the sparse view.
 
     Raises:
       ValueError: a mask does not fit its weight.
     """
+    if _has_view(opt_state_or_masks):
+        return params
     return masks_lib.apply(params, _masks_of(opt_state_or_masks))
 
 
-def forward_params(params: Tree, opt_state: Tree) -> Tree:
-    """What the forward pass must see: the parameters themselves, which sparse-to-sparse methods keep sparse.
+def forward_params(params: Tree, opt_state: Tree, *, training: bool = True) -> Tree:
+    """What the forward pass must see.
+
+    The parameters themselves where the method keeps them sparse. Where dense weights stand behind the masks (IEE, DPF,
+    Top-KAST, SR-STE, STR, ...) the sparse view of them. Its derivative is the identity, so it may be called inside the
+    function that is differentiated or before: either way ``update`` gets the gradient with respect to what the forward
+    pass saw, and applies the rule of the method.
+
+    Args:
+      params: the parameters.
+      opt_state: the state of ``sparsify``, wherever it is chained or wrapped.
+      training: False for evaluation and deployment: always exactly sparse, where a training step may see more (the
+        explore phase of IEE sees all weights).
+
+    Raises:
+      ValueError: there is no state of ``sparsify``, or more than one, or the parameters do not fit it.
+    """
+    state = find(opt_state)
+    if state.view is None:
+        return params
+    order = [n for n, m in masks_lib.by_name(state.masks).items() if m is not None]
+    found = masks_lib.by_name(state.masks)
+    seen = set()
+
+    def one(path: tuple[Any, ...], weight: Any) -> Any:
+        name = path_name(path)
+        stored = found.get(name)
+        if stored is None:
+            return weight
+        seen.add(name)
+        mask = masks_lib.unpack(stored)
+        if mask.shape != jnp.shape(weight):
+            raise ValueError(f"the parameter {name!r} has shape {jnp.shape(weight)}; expected {mask.shape} as at init.")
+        return straight_through(state.view.of(weight, mask, order.index(name), training), weight)
+
+    viewed = jax.tree_util.tree_map_with_path(one, params)
+    if lost := sorted({*order} - seen):
+        raise ValueError(f"no parameter has the path of these masks: {', '.join(lost)}.")
+    return viewed
+
+
+def is_exploring(opt_state: Tree) -> jax.Array:
+    """Whether the next step sees weights that are not active, bool[]: the explore phase of IEE, False elsewhere.
+
+    Running statistics of the forward pass should not be updated in such a step.
 
     Raises:
       ValueError: there is no state of ``sparsify``, or more than one.
     """
-    find(opt_state)
-    return params
+    view = find(opt_state).view
+    return jnp.asarray(getattr(view, "exploring", False))
 
 
 def set_masks(opt_state: Tree, masks: Tree) -> Tree:
@@ -124,7 +175,9 @@ def set_masks(opt_state: Tree, masks: Tree) -> Tree:
         ever = rebuild(tracked.ever, lambda f, e: masks_lib.pack_like(f | masks_lib.unpack(e), e.dtype))
         tracked = tracked._replace(ever=ever)
     shapes = {n: f.shape for n, f in flags.items()}
-    inner = map_moments(lambda n, x: jnp.where(flags[n], x, jnp.zeros((), x.dtype)), shapes, old.inner_state)
+    inner = old.inner_state
+    if old.view is None:
+        inner = map_moments(lambda n, x: jnp.where(flags[n], x, jnp.zeros((), x.dtype)), shapes, inner)
     changed = old._replace(masks=stored, counters=counters, tracked=tracked, inner_state=inner)
     is_state = lambda x: isinstance(x, SparseState)  # noqa: E731
     return jax.tree_util.tree_map(lambda x: changed if is_state(x) else x, opt_state, is_leaf=is_state)
@@ -133,7 +186,8 @@ def set_masks(opt_state: Tree, masks: Tree) -> Tree:
 def check_sparse(params: Tree, opt_state_or_masks: Tree) -> bool:
     """Finds out whether every inactive weight is exactly zero.
 
-    Something that rescales, adds to or bypasses the updates after ``sparsify`` breaks this; see its docstring.
+    Something that rescales, adds to or bypasses the updates after ``sparsify`` breaks this; see its docstring. Of a
+    method that keeps dense weights behind its masks the view for evaluation is checked.
 
     Returns:
       True, so that it can stand in an ``assert``.
@@ -141,6 +195,8 @@ def check_sparse(params: Tree, opt_state_or_masks: Tree) -> bool:
     Raises:
       ValueError: an inactive weight is not zero; names the leaves and how many.
     """
+    if _has_view(opt_state_or_masks):
+        params = forward_params(params, opt_state_or_masks, training=False)
     masks = masks_lib.by_name(_masks_of(opt_state_or_masks))
     bad, total = [], 0
     seen = set()
@@ -275,6 +331,11 @@ def map_moments(change: Any, shapes: dict[str, tuple[int, ...]], inner_state: Tr
         return x
 
     return jax.tree_util.tree_map_with_path(one, inner_state)
+
+
+def _has_view(opt_state_or_masks: Tree) -> bool:
+    leaves = jax.tree_util.tree_leaves(opt_state_or_masks, is_leaf=lambda x: isinstance(x, SparseState))
+    return any(isinstance(x, SparseState) and x.view is not None for x in leaves)
 
 
 def _masks_of(opt_state_or_masks: Tree) -> Tree:

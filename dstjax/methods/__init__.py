@@ -1,45 +1,87 @@
 """The catalogue: every method is a short function that names its paper.
 
->>> names()
-['dense', 'dst_ee', 'mest', 'rigl', 'rigl_itop', 'set', 'static']
+>>> "dst_ee" in names()
+True
 >>> get("rigl", sparsity=0.9, update_period=100, end_step=1000).name
 'rigl'
 """
 
+import builtins
 import inspect
 from collections.abc import Callable
 from typing import Any
 
 from dstjax._checks import suggest
 from dstjax.method import Method
+from dstjax.methods.admm import admm
+from dstjax.methods.deep_rewiring import deepr, soft_deepr
+from dstjax.methods.dense_to_sparse import gap, gmp, granet, one_shot, sis
 from dstjax.methods.dynamic import dst_ee, mest, rigl, rigl_itop, set
-from dstjax.methods.static import dense, static
+from dstjax.methods.iee import iee
+from dstjax.methods.performance import accset, dynset, lset
+from dstjax.methods.redistributing import dsr, snfs
+from dstjax.methods.shadow import dcil, dpf, str_, top_kast
+from dstjax.methods.static import dense, force, grasp, iterative_snip, magnitude, snip, static, synflow
+from dstjax.methods.structured import asp, sr_ste, srigl, ste
 
-CATALOGUE: dict[str, Callable[..., Method]] = {
-    method.__name__: method for method in (dense, static, set, rigl, rigl_itop, mest, dst_ee)
+CATALOGUE: dict[builtins.str, Callable[..., Method]] = {
+    method.__name__: method
+    for method in (
+        *(dense, static, magnitude, snip, grasp, synflow, iterative_snip, force),
+        *(gmp, one_shot, str_, sis, granet, gap, dpf, dcil, admm),
+        *(set, rigl, rigl_itop, mest, dst_ee, snfs, dsr, deepr, soft_deepr, top_kast),
+        *(accset, lset, dynset, iee, asp, ste, sr_ste, srigl),
+    )
 }
 
 __all__ = [
     "CATALOGUE",
+    "accset",
+    "admm",
+    "asp",
+    "dcil",
+    "deepr",
     "dense",
+    "dpf",
+    "dsr",
     "dst_ee",
+    "dynset",
+    "force",
+    "gap",
     "get",
+    "gmp",
+    "granet",
+    "grasp",
     "hyperparameters",
+    "iee",
+    "iterative_snip",
+    "lset",
+    "magnitude",
     "mest",
     "names",
+    "one_shot",
     "rigl",
     "rigl_itop",
     "set",
+    "sis",
+    "snfs",
+    "snip",
+    "soft_deepr",
+    "sr_ste",
+    "srigl",
     "static",
+    "ste",
+    "synflow",
+    "top_kast",
 ]
 
 
-def names() -> list[str]:
+def names() -> list[builtins.str]:
     """The names of all methods."""
     return sorted(CATALOGUE)
 
 
-def hyperparameters(name: str) -> dict[str, Any]:
+def hyperparameters(name: builtins.str) -> dict[builtins.str, Any]:
     """The hyper-parameters of a method and their defaults; ``inspect.Parameter.empty`` where one is required.
 
     Raises:
@@ -48,7 +90,7 @@ def hyperparameters(name: str) -> dict[str, Any]:
     return {n: p.default for n, p in inspect.signature(_method(name)).parameters.items()}
 
 
-def get(name: str, **hyperparameters: Any) -> Method:
+def get(name: builtins.str, **hyperparameters: Any) -> Method:
     """The method of a name.
 
     Raises:
@@ -57,7 +99,14 @@ def get(name: str, **hyperparameters: Any) -> Method:
     return _method(name)(**hyperparameters)
 
 
-def _method(name: str) -> Callable[..., Method]:
+def _method(name: builtins.str) -> Callable[..., Method]:
     if name not in CATALOGUE:
         raise ValueError(f"method {name!r} is not known; {suggest(name, names())}")
     return CATALOGUE[name]
+
+
+def __getattr__(name: builtins.str) -> Any:
+    """``dstjax.methods.str``: a global of this name would hide the type in this module."""
+    if name == "str":
+        return str_
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,15 +5,23 @@ Decisions that the papers leave open, for every method here: the weights dropped
 update, and then keep their value and moments; other grown weights start at 0 with zero moments.
 """
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
-from dstjax import criteria, distributions
-from dstjax.criteria import reads_counter
+import jax
+import jax.numpy as jnp
+
+from dstjax import budgets, criteria, distributions
+from dstjax._checks import check_number
+from dstjax.criteria import Leaf, reads_counter
+from dstjax.masks import zero_outside
 from dstjax.method import Method, catalogued, rewiring
+from dstjax.network import Network
 
 
 @catalogued(drop="set_fraction", grow="random", drop_schedule="constant")
-def set(*, epsilon: float | None = None, **shared: Any) -> Method:
+def set(*, epsilon: float | None = None, grown_std: float = 0.0, **shared: Any) -> Method:
     """SET: drops the weights closest to zero of each sign and grows random ones.
 
     The original updates at the end of every epoch with a constant fraction of 0.3 and takes its densities from
@@ -21,6 +29,7 @@ def set(*, epsilon: float | None = None, **shared: Any) -> Method:
 
     Args:
       epsilon: densities by SET's rule epsilon * (n_in + n_out) / (n_in * n_out), instead of ``sparsity``.
+      grown_std: grown weights start at normal values of this standard deviation; 0.1 in the authors' sparse code.
       **shared: as in :func:`dstjax.method.rewiring`; drop='set_fraction', grow='random', drop_schedule='constant'.
 
     Reference: Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity
@@ -30,7 +39,18 @@ def set(*, epsilon: float | None = None, **shared: Any) -> Method:
         if shared.get("sparsity") is not None or "distribution" in shared:
             raise ValueError(f"epsilon={epsilon} is not accepted together with sparsity or distribution; give one.")
         shared["distribution"] = distributions.epsilon(epsilon)
-    return rewiring("set", **shared)
+    check_number("grown_std", grown_std, "a number >= 0", lambda v: 0 <= v < float("inf"))
+    method = rewiring("set", **shared)
+    return dataclasses.replace(method, settle=_normal(grown_std)) if grown_std else method
+
+
+def _normal(std: float) -> Callable[[Leaf, jax.Array], jax.Array]:
+    def settle(leaf: Leaf, grown: jax.Array) -> jax.Array:
+        w = leaf.weight
+        drawn = jax.random.normal(leaf.key, w.shape, w.dtype, out_sharding=jax.typeof(w).sharding)
+        return jnp.where(grown, std * drawn, zero_outside(w, leaf.mask))
+
+    return settle
 
 
 @catalogued()
@@ -69,22 +89,41 @@ def rigl_itop(**shared: Any) -> Method:
 
 
 @catalogued(drop="mest", grow="random")
-def mest(*, lambda_: float = 1.0, **shared: Any) -> Method:
-    """MEST's score: drops the smallest abs(w) + lambda * abs(g) and grows random weights.
+def mest(*, lambda_: float = 1.0, soft_bound: bool = False, **shared: Any) -> Method:
+    """MEST: drops the smallest abs(w) + lambda * abs(g) and grows random weights.
 
-    The elastic mutation of the paper (a sparsity that moves in stages) is not part of it; the fraction decays instead.
+    With the hard memory bound (elastic mutation, EM) the drop fraction is dropped and grown again. With the soft bound
+    (EM&S) each update prunes to the target and then grows the drop fraction on top of it, so that between updates the
+    network is denser than asked for; the last update only prunes. The paper keeps the fraction constant in stages and
+    halves it for the last of them: drop_schedule='stages'.
 
     Args:
       lambda_: weight of the gradient. The paper gives no value, its released code amounts to 0.
+      soft_bound: EM&S instead of EM; ``end_step`` is then required.
       **shared: as in :func:`dstjax.method.rewiring`; drop='mest' is the score above, grow='random'.
 
     Reference: Yuan et al., "MEST: accurate and fast memory-economic sparse training framework on the edge", 2021.
     """
+    if not isinstance(soft_bound, bool):
+        raise ValueError(f"soft_bound={soft_bound!r} is not accepted; expected True or False.")
     if shared["drop"] == "mest":
         shared = {"counters": reads_counter("grow", shared["grow"]), **shared, "drop": criteria.mest(lambda_)}
     elif lambda_ != 1.0:
         raise ValueError(f"lambda_={lambda_} is not accepted together with drop={shared['drop']!r}; give one.")
-    return rewiring("mest", **shared)
+    method = rewiring("mest", **shared)
+    if not soft_bound:
+        return method
+    assert method.updates is not None
+    updates, move = method.updates.count, method.keep
+    assert move is not None
+    if updates is None:
+        raise ValueError("end_step=None is not accepted with soft_bound=True, where the last update prunes.")
+
+    def regrow(network: Network, kept: jax.Array) -> jax.Array:
+        surplus = network.target - move(network._replace(active=network.target))
+        return network.target - kept + jnp.where(network.update_index < updates - 1, surplus, 0)
+
+    return dataclasses.replace(method, keep=budgets.target, regrow=regrow)
 
 
 @catalogued(drop_fraction=0.5)

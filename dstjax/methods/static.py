@@ -1,4 +1,4 @@
-"""Methods whose topology never changes."""
+"""Methods whose topology never changes: pruned at initialisation, and the dense baseline."""
 
 from typing import Any
 
@@ -12,12 +12,67 @@ def dense() -> Method:
 
 
 @catalogued()
-def static(*, sparsity: float | None, distribution: Any = "erk", maskable: Any = None) -> Method:
+def static(**common: Any) -> Method:
     """A random mask that is drawn at init and never changes.
 
-    The initial mask has the exact count of each layer; :func:`dstjax.set_masks` puts in one of your own.
+    The initial mask has the exact count of each layer; ``sparsify(..., initial_masks=)`` and :func:`dstjax.set_masks`
+    put in one of your own.
 
     Raises:
       ValueError: a hyper-parameter is out of range, of a wrong type or contradictory.
     """
-    return fixed("static", sparsity=sparsity, distribution=distribution, maskable=maskable)
+    return fixed("static", **common)
+
+
+@catalogued()
+def magnitude(**common: Any) -> Method:
+    """The largest weights at initialisation, layer by layer; :func:`dstjax.initial_masks.magnitude` ranks globally.
+
+    Reference: Han et al., "Learning both weights and connections for efficient neural networks", 2015, for the score.
+    """
+    return fixed("magnitude", fields={"initial": "magnitude"}, **common)
+
+
+@catalogued()
+def snip(**common: Any) -> Method:
+    """The weights with the largest abs(w * g) at initialisation, from :func:`dstjax.initial_masks.snip`.
+
+    Reference: Lee et al., "SNIP: single-shot network pruning based on connection sensitivity", ICLR 2019.
+    """
+    return fixed("snip", fields={"pruner": "snip"}, **common)
+
+
+@catalogued()
+def grasp(**common: Any) -> Method:
+    """The weights that carry the gradient flow at initialisation, from :func:`dstjax.initial_masks.grasp`.
+
+    Reference: Wang et al., "Picking winning tickets before training by preserving gradient flow", ICLR 2020.
+    """
+    return fixed("grasp", fields={"pruner": "grasp"}, **common)
+
+
+@catalogued()
+def synflow(**common: Any) -> Method:
+    """The weights that carry the synaptic flow, found without data by :func:`dstjax.initial_masks.synflow`.
+
+    Reference: Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow", 2020.
+    """
+    return fixed("synflow", fields={"pruner": "synflow"}, **common)
+
+
+@catalogued()
+def iterative_snip(**common: Any) -> Method:
+    """SNIP in several rounds, from :func:`dstjax.initial_masks.iterative_snip`.
+
+    Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization", 2021.
+    """
+    return fixed("iterative_snip", fields={"pruner": "iterative_snip"}, **common)
+
+
+@catalogued()
+def force(**common: Any) -> Method:
+    """SNIP in several rounds in which weights may come back, from :func:`dstjax.initial_masks.force`.
+
+    Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization", 2021.
+    """
+    return fixed("force", fields={"pruner": "force"}, **common)

@@ -1,0 +1,147 @@
+"""Methods whose weights have fixed signs: a connection dies when its weight crosses zero, at any step.
+
+With sigma = sign and theta = sigma * w, a connection is active while theta > 0.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dstjax import budgets, criteria, views
+from dstjax._checks import check_number
+from dstjax.criteria import Leaf
+from dstjax.masks import zero_outside
+from dstjax.method import Method, catalogued, checked
+from dstjax.network import Memory, Network
+
+
+class _Fixed(NamedTuple):
+    sign: jax.Array  # int8, of the shape of the weight: 1 or -1
+
+
+class _Soft(NamedTuple):
+    sign: jax.Array  # int8, of the shape of the weight: 1 or -1
+    lowest: jax.Array  # float32[], theta never falls below
+
+
+def _theta(leaf: Leaf) -> jax.Array:
+    return leaf.weight * leaf.memory.sign.astype(leaf.weight.dtype)
+
+
+def _noise(leaf: Leaf) -> jax.Array:
+    w = leaf.weight
+    return jax.random.normal(leaf.key, w.shape, w.dtype, out_sharding=jax.typeof(w).sharding)
+
+
+def _alive(network: Network) -> jax.Array:
+    return budgets.counts([leaf.mask & (_theta(leaf) > 0) for leaf in network.leaves])
+
+
+@catalogued(update_period=1)
+def deepr(*, noise: float = 1e-5, l1: float = 1e-5, **scheduled: Any) -> Method:
+    """DeepR: noisy descent with fixed signs; connections that cross zero die, and as many random ones wake up.
+
+    theta <- theta - lr * (dE/dtheta + l1 - noise * nu), nu standard normal, for active connections; those with
+    theta <= 0 become dormant, and dormant ones are activated at 1e-12 until each layer has its count. The optimiser
+    should be plain gradient descent. Signs are those of the initial weights, random where the mask leaves none.
+
+    Args:
+      noise: Gamma; the temperature of the paper is lr * noise**2 / 2.
+      l1: weight of the L1 penalty.
+      **scheduled: as in :func:`dstjax.method.rewiring`; update_period=1 rewires after every step.
+
+    Reference: Bellec et al., "Deep rewiring: training very sparse deep networks", ICLR 2018, Algorithm 1; constants and
+    the order of the terms from the authors' code.
+    """
+    _check(noise, l1)
+
+    def signs(weights: list[jax.Array], masks: list[jax.Array], key: jax.Array) -> Memory:
+        del masks, key
+        return Memory([_Fixed(jnp.where(w < 0, -1, 1).astype(jnp.int8)) for w in weights])
+
+    def seen(leaf: Leaf) -> jax.Array:
+        return leaf.gradient + l1 * leaf.memory.sign.astype(leaf.weight.dtype) - noise * _noise(leaf)
+
+    def settle(leaf: Leaf, grown: jax.Array) -> jax.Array:
+        del grown
+        woken = 1e-12 * leaf.memory.sign.astype(leaf.weight.dtype)
+        return zero_outside(jnp.where(_theta(leaf) > 0, leaf.weight, woken), leaf.mask)
+
+    return Method(
+        "deepr",
+        **checked(**scheduled),
+        keep=lambda network: _alive(network),
+        regrow=budgets.to_target,
+        drop=_theta,
+        grow=criteria.random,
+        update_order="step_then_update",
+        memory=signs,
+        gradient=seen,
+        settle=settle,
+    )
+
+
+@catalogued(update_period=1)
+def soft_deepr(*, noise: float = 1e-5, l1: float = 1e-5, learning_rate: float = 0.05, **scheduled: Any) -> Method:
+    """Soft-DeepR: dormant connections walk at random below zero and wake up when they cross it.
+
+    theta <- theta - lr * (dE/dtheta + l1) * [theta > 0] + lr * noise * nu for all connections, never below
+    -(1 - p) / (p * beta) with beta = l1 / T, T = lr * noise**2 / 2 and p the density of the layer at the start. The
+    number of active connections is free; in equilibrium the density is about p. Dormant connections begin at the lowest
+    value. A layer keeps one connection at least.
+
+    Args:
+      noise: Gamma.
+      l1: weight of the L1 penalty, > 0.
+      learning_rate: lr of the temperature above, that of the optimiser.
+      **scheduled: as in :func:`dstjax.method.rewiring`; update_period=1.
+
+    Reference: Bellec et al., "Deep rewiring: training very sparse deep networks", ICLR 2018, Section 4 and the authors'
+    code.
+    """
+    _check(noise, l1)
+    check_number("l1", l1, "a number > 0", lambda v: v > 0)
+    check_number("learning_rate", learning_rate, "a number > 0", lambda v: 0 < v < float("inf"))
+
+    def begin(weights: list[jax.Array], masks: list[jax.Array], key: jax.Array) -> Memory:
+        del key
+        depth = learning_rate * noise**2 / 2 / l1
+        return Memory(
+            [
+                _Soft(jnp.where((w < 0) == m, -1, 1).astype(jnp.int8), -depth * (1 / p - 1))
+                for w, m in zip(weights, masks, strict=True)
+                for p in [jnp.mean(m, dtype=jnp.float32)]
+            ]
+        )
+
+    def seen(leaf: Leaf) -> jax.Array:
+        pull = leaf.gradient + l1 * leaf.memory.sign.astype(leaf.weight.dtype)
+        return zero_outside(pull, leaf.mask) - noise * _noise(leaf)
+
+    def settle(leaf: Leaf, grown: jax.Array) -> jax.Array:
+        del grown
+        lowest = leaf.memory.lowest.astype(leaf.weight.dtype)
+        return jnp.maximum(_theta(leaf), lowest) * leaf.memory.sign.astype(leaf.weight.dtype)
+
+    def positive(network: Network, kept: jax.Array) -> jax.Array:
+        del kept
+        return jnp.maximum(budgets.counts([_theta(leaf) > 0 for leaf in network.leaves]), 1)
+
+    return Method(
+        "soft_deepr",
+        **checked(**scheduled),
+        keep=budgets.none,
+        regrow=positive,
+        grow=_theta,
+        update_order="step_then_update",
+        memory=begin,
+        gradient=seen,
+        settle=settle,
+        view=lambda step, memory: views.Masked(),
+    )
+
+
+def _check(noise: float, l1: float) -> None:
+    check_number("noise", noise, "a number >= 0", lambda v: 0 <= v < float("inf"))
+    check_number("l1", l1, "a number >= 0", lambda v: 0 <= v < float("inf"))

@@ -1,0 +1,111 @@
+"""Methods whose sparsity has a structure that hardware can use: N of every M weights, a constant fan-in.
+
+Any method takes ``structure=`` from :mod:`dstjax.structures`; these were made for one.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dstjax import budgets, criteria, structures, views
+from dstjax._checks import check_number
+from dstjax.criteria import Leaf
+from dstjax.method import Maskable, Method, catalogued, checked, rewiring
+from dstjax.methods.dense_to_sparse import one_shot
+
+
+@catalogued()
+def asp(*, n: int = 2, m: int = 4, prune_step: int, maskable: Maskable | None = None) -> Method:
+    """ASP: trains dense, keeps the n largest of every m weights along the inputs, and trains again.
+
+    The original trains again from the start of the recipe: restart the learning rate at ``prune_step``.
+
+    Args:
+      n: active weights in every group.
+      m: size of a group.
+      prune_step: the step after which the network is pruned.
+      maskable: ``(path, leaf) -> bool``; by default real leaves of two or more dimensions. The original leaves layers
+        dense whose outputs are no multiple of 8 or whose inputs are no multiple of 16.
+
+    Reference: Mishra et al., "Accelerating sparse deep neural networks", 2021.
+    """
+    structure = structures.n_m(n, m)
+    method = one_shot(
+        sparsity=1 - n / m, distribution="uniform", prune_step=prune_step, maskable=maskable, structure=structure
+    )
+    return dataclasses.replace(method, name="asp")
+
+
+@catalogued()
+def ste(*, n: int = 2, m: int = 4, maskable: Maskable | None = None) -> Method:
+    """STE: the forward pass sees the n largest of every m weights; its gradient trains all of them.
+
+    Args:
+      n: active weights in every group.
+      m: size of a group.
+      maskable: ``(path, leaf) -> bool``; by default real leaves of two or more dimensions.
+
+    Reference: Zhou et al., "Learning N:M fine-grained structured sparse neural networks from scratch", ICLR 2021,
+    Eq. 3.
+    """
+    return _refined("ste", n, m, 0.0, maskable)
+
+
+@catalogued()
+def sr_ste(*, n: int = 2, m: int = 4, decay: float = 2e-4, maskable: Maskable | None = None) -> Method:
+    """SR-STE: STE, with a decay of the weights that the mask leaves out, so that the masks settle.
+
+    The optimiser sees dL/d(w * m) + decay * (1 - m) * w.
+
+    Args:
+      n: active weights in every group.
+      m: size of a group.
+      decay: lambda_W.
+      maskable: ``(path, leaf) -> bool``; by default real leaves of two or more dimensions.
+
+    Reference: Zhou et al., "Learning N:M fine-grained structured sparse neural networks from scratch", ICLR 2021,
+    Eq. 7.
+    """
+    check_number("decay", decay, "a number >= 0", lambda v: 0 <= v < float("inf"))
+    return _refined("sr_ste", n, m, decay, maskable)
+
+
+def _refined(name: str, n: int, m: int, decay: float, maskable: Maskable | None) -> Method:
+    structure = structures.n_m(n, m)
+    common: dict[str, Any] = dict(sparsity=1 - n / m, distribution="uniform", maskable=maskable, structure=structure)
+
+    def seen(leaf: Leaf) -> jax.Array:
+        return leaf.gradient + decay * jnp.where(leaf.mask, 0, leaf.weight)
+
+    return Method(
+        name,
+        **checked(**common, update_period=1, start_step=0, end_step=None),
+        initial="magnitude",
+        keep=budgets.none,
+        regrow=budgets.to_target,
+        grow=criteria.magnitude,
+        update_order="step_then_update",
+        gradient=seen if decay else None,
+        view=lambda step, memory: views.Masked(),
+    )
+
+
+@catalogued()
+def srigl(*, ablation: float = 0.3, **shared: Any) -> Method:
+    """SRigL: RigL with the same number of inputs for every neuron, and without the neurons that few weights reach.
+
+    Args:
+      ablation: a neuron with fewer salient weights than this share of the fan-in is switched off; see
+        :class:`dstjax.structures.FanIn`.
+      **shared: as in :func:`dstjax.method.rewiring`; drop='magnitude', grow='gradient', drop_fraction=0.3.
+
+    Reference: Lasby et al., "Dynamic sparse training with structured sparsity", ICLR 2024. The authors may average the
+    gradient over several batches; here it is that of the batch.
+    """
+    if "structure" in shared:
+        raise ValueError(f"structure={shared['structure']!r} is not accepted by 'srigl', which has its own.")
+    return dataclasses.replace(
+        rewiring("srigl", structure=structures.fan_in(ablation), **shared), regrow=budgets.to_target
+    )
