@@ -68,7 +68,7 @@ class _Call:
             self.full = flat.masked(full)
             self.dense_updates = [u + f for u, f in zip(flat.updates, full, strict=True)]
         if method.observe is not None:
-            self.memory = method.observe(self.network(self.weights))
+            self.memory = method.observe(self.network(self.weights))._replace(sets=self.old.sets)
 
     @functools.cached_property
     def keys(self) -> list[tuple[jax.Array, jax.Array]]:

@@ -23,8 +23,8 @@ class _Split(NamedTuple):
 def admm(*, rho: float = 0.01, **scheduled: Any) -> Method:
     """ADMM: trains dense, pulls the weights towards a sparse copy, prunes, and trains what is left.
 
-    Dense training lasts until the first update. Then Z = P(W), which keeps the largest weights of each layer, and U = 0;
-    the optimiser sees dL/dW + rho * (W - Z + U), and at each update Z = P(W + U), U = U + W - Z. The last update
+    Dense training lasts until the first update. Then Z = P(W), which keeps the largest weights of each layer, and
+    U = 0; the optimiser sees dL/dW + rho * (W - Z + U), and at each update Z = P(W + U), U = U + W - Z. The last update
     prunes to the largest abs(W).
 
     Args:
@@ -41,8 +41,8 @@ def admm(*, rho: float = 0.01, **scheduled: Any) -> Method:
     updates = fields["updates"]
     if updates.count is None or updates.count < 2:
         raise ValueError(
-            f"end_step={updates.end_step} is not accepted by 'admm': the first mask update begins the pull and the last "
-            "one prunes; expected an end_step with two updates before it at least."
+            f"end_step={updates.end_step} is not accepted by 'admm': the first mask update begins the pull and the "
+            "last one prunes; expected an end_step with two updates before it at least."
         )
     last = updates.first + (updates.count - 1) * updates.update_period
     structure = fields["structure"]

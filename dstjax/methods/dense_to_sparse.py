@@ -13,7 +13,7 @@ from dstjax import budgets, criteria, schedules
 from dstjax._checks import check_choice, check_integer, check_number
 from dstjax.method import SCOPES, Method, catalogued, checked, fixed, rewiring
 from dstjax.network import Network
-from dstjax.structures import WEIGHT
+from dstjax.structures import NM, WEIGHT
 
 
 @catalogued(distribution="uniform")
@@ -31,6 +31,10 @@ def gmp(*, scope: str = "layer", **scheduled: Any) -> Method:
     """
     check_choice("scope", scope, SCOPES)
     fields = checked(**scheduled)
+    if isinstance(fields["structure"], NM):
+        raise ValueError(
+            f"structure={fields['structure']} is not accepted by 'gmp', since it has one density only; use one_shot."
+        )
     return Method(
         "gmp",
         **fields,
