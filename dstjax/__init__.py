@@ -1,6 +1,19 @@
 """dstjax: networks that are sparse from the first training step to the last, in JAX."""
 
-from dstjax import criteria, distributions, initial_masks, masks, methods, metrics, schedules, selection, structures
+from dstjax import (
+    costs,
+    criteria,
+    distributions,
+    flops,
+    initial_masks,
+    masks,
+    methods,
+    metrics,
+    schedules,
+    selection,
+    statistics,
+    structures,
+)
 from dstjax.criteria import Leaf
 from dstjax.drop_and_grow import drop_and_grow
 from dstjax.method import Method
@@ -27,9 +40,11 @@ __all__ = [
     "Summary",
     "apply_masks",
     "check_sparse",
+    "costs",
     "criteria",
     "distributions",
     "drop_and_grow",
+    "flops",
     "forward_params",
     "get_masks",
     "initial_masks",
@@ -41,6 +56,7 @@ __all__ = [
     "selection",
     "set_masks",
     "sparsify",
+    "statistics",
     "structures",
     "summary",
     "vmap_axes",

@@ -5,6 +5,7 @@ have stayed and says how many are grown; a scalar stands for a common ranking ov
 ``regrow`` rule each leaf grows as many as it lost.
 """
 
+import dataclasses
 from collections.abc import Callable
 
 import jax
@@ -19,14 +20,17 @@ Keep = Callable[[Network], jax.Array]
 Regrow = Callable[[Network, jax.Array], jax.Array]
 
 
-def move(fractions: Fractions, *, ceil: bool = False) -> Keep:
+@dataclasses.dataclass(frozen=True, eq=False)
+class Move:
     """All but the drop fraction of the active weights of each leaf stay, and at least one."""
 
-    def keep(network: Network) -> jax.Array:
-        moving = fractions.of(network.active, network.update_index, ceil=ceil)
-        return network.active - jnp.clip(moving, 0, jnp.maximum(network.active - 1, 0))
+    fractions: Fractions
+    ceil: bool = False  # round the number of dropped weights up
 
-    return keep
+    def __call__(self, network: Network) -> jax.Array:
+        """How many stay, int32[leaves]."""
+        moving = self.fractions.of(network.active, network.update_index, ceil=self.ceil)
+        return network.active - jnp.clip(moving, 0, jnp.maximum(network.active - 1, 0))
 
 
 def ramp(progress: Fractions) -> Keep:

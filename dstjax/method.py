@@ -51,6 +51,9 @@ class Method:
     scope: str = "layer"
     update_order: str = "skip"
     counters: bool = False
+    # Which numbers of active weights are those of the target: 'kept' (each leaf's, always), 'reached' (each leaf's, in
+    # the end), 'total' (the network's, in the end), or 'free'.
+    counts: str = "kept"
     settle: Callable[[Leaf, jax.Array], jax.Array] | None = None  # weights after a mask update, given what was grown
 
     # What the method remembers.
@@ -173,7 +176,7 @@ def rewiring(
     return Method(
         name,
         **fields,
-        keep=budgets.move(fractions, ceil=rounding == "ceil"),
+        keep=budgets.Move(fractions, ceil=rounding == "ceil"),
         drop=criteria.resolve("drop", drop),
         grow=criteria.resolve("grow", grow),
         scope=scope,

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats  # type: ignore[import-untyped]
 
 from dstjax._checks import check_integer, check_number
 
@@ -51,7 +50,7 @@ def ranks(scores: Any, *, higher_is_better: bool = True) -> np.ndarray:
       ValueError: not two axes, one block or one method alone, a NaN or an infinity.
     """
     table = _table(scores)
-    return stats.rankdata(-table if higher_is_better else table, axis=1)
+    return _stats().rankdata(-table if higher_is_better else table, axis=1)
 
 
 def friedman(scores: Any, *, higher_is_better: bool = True, correct_ties: bool = True) -> Friedman:
@@ -79,6 +78,7 @@ def friedman(scores: Any, *, higher_is_better: bool = True, correct_ties: bool =
     chi_square = min(max(chi_square, 0.0), n * (k - 1.0))  # what rounding puts outside its range
     rest = n * (k - 1) - chi_square
     f = (n - 1) * chi_square / rest if rest > 1e-12 * n * k else math.inf
+    stats = _stats()
     p_value, f_p_value = stats.chi2.sf(chi_square, k - 1), stats.f.sf(f, k - 1, (k - 1) * (n - 1))
     return Friedman(mean, float(chi_square), float(p_value), float(f), float(f_p_value))
 
@@ -100,7 +100,7 @@ def critical_distance(methods: int, blocks: int, *, alpha: float = 0.05) -> floa
     check_integer("methods", methods, 2)
     check_integer("blocks", blocks, 2)
     check_number("alpha", alpha, "a number in (0, 1)", lambda a: 0 < a < 1)
-    q = stats.studentized_range.ppf(1 - alpha, methods, np.inf) / math.sqrt(2)
+    q = _stats().studentized_range.ppf(1 - alpha, methods, np.inf) / math.sqrt(2)
     return float(q * math.sqrt(methods * (methods + 1) / (6 * blocks)))
 
 
@@ -167,3 +167,10 @@ def _table(scores: Any) -> np.ndarray:
             "block that lacks a score, or rank the failed run last by a score of your own."
         )
     return table
+
+
+def _stats() -> Any:
+    """scipy.stats, on first use: importing it takes as long as importing jax."""
+    from scipy import stats
+
+    return stats

@@ -91,6 +91,7 @@ def admm(*, rho: float = 0.01, **scheduled: Any) -> Method:
         keep=lambda network: jnp.where(network.step == last, network.target, network.active),
         regrow=lambda network, kept: jnp.where(network.step == last, network.target - kept, 0),
         grow=criteria.magnitude,
+        counts="reached",
         update_order="step_then_update",
         memory=begin,
         observe=observe,

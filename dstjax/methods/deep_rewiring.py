@@ -15,6 +15,8 @@ from dstjax.masks import zero_outside
 from dstjax.method import Method, catalogued, checked
 from dstjax.network import Memory, Network
 
+EVERY_STEP: dict[str, Any] = dict(update_period=1, start_step=0, end_step=None)
+
 
 class _Fixed(NamedTuple):
     sign: jax.Array  # int8, of the shape of the weight: 1 or -1
@@ -38,8 +40,8 @@ def _alive(network: Network) -> jax.Array:
     return budgets.counts([leaf.mask & (_theta(leaf) > 0) for leaf in network.leaves])
 
 
-@catalogued(update_period=1)
-def deepr(*, noise: float = 1e-5, l1: float = 1e-5, **scheduled: Any) -> Method:
+@catalogued()
+def deepr(*, noise: float = 1e-5, l1: float = 1e-5, **common: Any) -> Method:
     """DeepR: noisy descent with fixed signs; connections that cross zero die, and as many random ones wake up.
 
     theta <- theta - lr * (dE/dtheta + l1 - noise * nu), nu standard normal, for active connections; those with
@@ -49,7 +51,7 @@ def deepr(*, noise: float = 1e-5, l1: float = 1e-5, **scheduled: Any) -> Method:
     Args:
       noise: Gamma; the temperature of the paper is lr * noise**2 / 2.
       l1: weight of the L1 penalty.
-      **scheduled: as in :func:`dstjax.method.rewiring`; update_period=1 rewires after every step.
+      **common: as in :func:`dstjax.method.rewiring`. Every step is a mask update, to the end.
 
     Reference: Bellec et al., "Deep rewiring: training very sparse deep networks", ICLR 2018, Algorithm 1; constants and
     the order of the terms from the authors' code.
@@ -70,7 +72,7 @@ def deepr(*, noise: float = 1e-5, l1: float = 1e-5, **scheduled: Any) -> Method:
 
     return Method(
         "deepr",
-        **checked(**scheduled),
+        **checked(**common, **EVERY_STEP),
         keep=lambda network: _alive(network),
         regrow=budgets.to_target,
         drop=_theta,
@@ -82,8 +84,8 @@ def deepr(*, noise: float = 1e-5, l1: float = 1e-5, **scheduled: Any) -> Method:
     )
 
 
-@catalogued(update_period=1)
-def soft_deepr(*, noise: float = 1e-5, l1: float = 1e-5, learning_rate: float = 0.05, **scheduled: Any) -> Method:
+@catalogued()
+def soft_deepr(*, noise: float = 1e-5, l1: float = 1e-5, learning_rate: float = 0.05, **common: Any) -> Method:
     """Soft-DeepR: dormant connections walk at random below zero and wake up when they cross it.
 
     theta <- theta - lr * (dE/dtheta + l1) * [theta > 0] + lr * noise * nu for all connections, never below
@@ -95,7 +97,7 @@ def soft_deepr(*, noise: float = 1e-5, l1: float = 1e-5, learning_rate: float = 
       noise: Gamma.
       l1: weight of the L1 penalty, > 0.
       learning_rate: lr of the temperature above, that of the optimiser.
-      **scheduled: as in :func:`dstjax.method.rewiring`; update_period=1.
+      **common: as in :func:`dstjax.method.rewiring`. Every step is a mask update, to the end.
 
     Reference: Bellec et al., "Deep rewiring: training very sparse deep networks", ICLR 2018, Section 4 and the authors'
     code.
@@ -130,10 +132,11 @@ def soft_deepr(*, noise: float = 1e-5, l1: float = 1e-5, learning_rate: float = 
 
     return Method(
         "soft_deepr",
-        **checked(**scheduled),
+        **checked(**common, **EVERY_STEP),
         keep=budgets.none,
         regrow=positive,
         grow=_theta,
+        counts="free",
         update_order="step_then_update",
         memory=begin,
         gradient=seen,

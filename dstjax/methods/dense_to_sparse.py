@@ -42,6 +42,7 @@ def gmp(*, scope: str = "layer", **scheduled: Any) -> Method:
         keep=budgets.ramp(schedules.cubic(fields["updates"])),
         regrow=budgets.no_growth,
         scope=scope,
+        counts="reached" if scope == "layer" else "total",
         update_order="step_then_update",
     )
 
@@ -67,6 +68,7 @@ def one_shot(*, prune_step: int, scope: str = "layer", **common: Any) -> Method:
         regrow=budgets.to_target,  # nothing, but where a structure needs whole units
         grow=criteria.magnitude,
         scope=scope,
+        counts="reached" if scope == "layer" else "total",
         update_order="step_then_update",
     )
 
@@ -87,7 +89,9 @@ def sis(*, prune_step: int, **common: Any) -> Method:
     general knowledge alone; the solver is a substitute.
     """
     check_integer("prune_step", prune_step, 1)
-    return fixed("sis", fields={"pruner": "sis", "prune_step": prune_step, "initial_sparsity": 0}, **common)
+    return fixed(
+        "sis", fields={"pruner": "sis", "prune_step": prune_step, "initial_sparsity": 0, "counts": "reached"}, **common
+    )
 
 
 @catalogued(
@@ -132,6 +136,7 @@ def granet(*, initial_sparsity: float = 0.5, prune_end_step: int | None = None, 
 
     return dataclasses.replace(
         base,
+        counts="total",
         initial_sparsity=initial_sparsity,
         keep=lambda network: second(network._replace(active=pruned(network))),
         regrow=lambda network, kept: pruned(network) - kept,
@@ -176,5 +181,6 @@ def gap(*, partitions: int | None = None, **scheduled: Any) -> Method:
         keep=budgets.target,
         regrow=grown,
         grow=criteria.random,
+        counts="reached",
         update_order="step_then_update",
     )

@@ -123,7 +123,7 @@ def mest(*, lambda_: float = 1.0, soft_bound: bool = False, **shared: Any) -> Me
         surplus = network.target - move(network._replace(active=network.target))
         return network.target - kept + jnp.where(network.update_index < updates - 1, surplus, 0)
 
-    return dataclasses.replace(method, keep=budgets.target, regrow=regrow)
+    return dataclasses.replace(method, counts="reached", keep=budgets.target, regrow=regrow)
 
 
 @catalogued(drop_fraction=0.5)

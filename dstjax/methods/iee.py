@@ -110,6 +110,7 @@ def iee(
         drop=IMPORTANCES[importance],
         grow=IMPORTANCES[importance],
         scope=scope,
+        counts="reached" if scope == "layer" else "total",
         update_order="step_then_update",
         trainable=trainable,
         trains_dense=(lambda step: ~updates.in_last(step)) if freeze else None,

@@ -164,6 +164,7 @@ def _regrowing(name: str, performance: str, k: float, lag: int | None, shared: d
 
     return dataclasses.replace(
         base,
+        counts="free",
         keep=keep,
         regrow=regrow,
         memory=memory,

@@ -99,7 +99,7 @@ def snfs(*, momentum: float = 0.9, redistribution: str = "momentum", **shared: A
     method = dataclasses.replace(base, memory=memory, observe=observe)
     if redistribution == "none":
         return method
-    return dataclasses.replace(method, keep=keep, regrow=regrow, remember=remember)
+    return dataclasses.replace(method, counts="free", keep=keep, regrow=regrow, remember=remember)
 
 
 class _Adaptive(NamedTuple):
@@ -155,6 +155,7 @@ def dsr(*, threshold: float = 1e-3, drop_fraction: float = 0.1, tolerance: float
         regrow=regrow,
         grow=criteria.random,
         regrow_dropped=False,
+        counts="total",
         update_order="step_then_update",
         memory=lambda weights, masks, key: Memory(shared=_Adaptive(jnp.full((), threshold, jnp.float32))),
         remember=remember,

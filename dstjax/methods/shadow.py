@@ -78,6 +78,7 @@ def _reselected(until: int | None, scope: str, scheduled: dict[str, Any]) -> dic
     return {
         **fields,
         "initial_sparsity": 0,
+        "counts": "total" if scope == "global" else "reached",
         "keep": budgets.none,
         "regrow": budgets.pooled(regrow) if scope == "global" else regrow,
         "grow": criteria.magnitude,
@@ -141,9 +142,14 @@ class _Threshold(NamedTuple):
     s: jax.Array  # float32[], the threshold before the sigmoid
 
 
-@catalogued(update_period=1, distribution="uniform")
+@catalogued(distribution="uniform")
 def str_(
-    *, s_init: float = -8.0, threshold_learning_rate: float = 0.1, threshold_decay: float = 1e-2, **scheduled: Any
+    *,
+    s_init: float = -8.0,
+    threshold_learning_rate: float = 0.1,
+    threshold_decay: float = 1e-2,
+    end_step: int | None = None,
+    **common: Any,
 ) -> Method:
     """STR: every layer shrinks its weights by a threshold that it learns.
 
@@ -157,8 +163,8 @@ def str_(
       s_init: s of every layer at first; the paper uses -3200 for ResNet-50 with its small decay.
       threshold_learning_rate: of plain gradient descent on s, where the paper has the optimiser of the weights.
       threshold_decay: of s; in the paper the weight decay.
-      **scheduled: as in :func:`dstjax.method.rewiring`; update_period=1, distribution='uniform'. Without ``end_step``
-        the masks never become fixed, and the number of active weights is free.
+      end_step: the masks become fixed at the step before it; None: never, and the number of active weights is free.
+      **common: as in :func:`dstjax.method.rewiring`; distribution='uniform'.
 
     Reference: Kusupati et al., "Soft threshold weight reparameterization for learnable sparsity", ICML 2020, Eq. 2
     and 3. Fixing the masks in the end is not in the paper.
@@ -166,9 +172,8 @@ def str_(
     check_number("s_init", s_init, "a finite number", lambda v: abs(v) < float("inf"))
     check_number("threshold_learning_rate", threshold_learning_rate, "a number > 0", lambda v: 0 < v < float("inf"))
     check_number("threshold_decay", threshold_decay, "a number >= 0", lambda v: 0 <= v < float("inf"))
-    fields = checked(**scheduled)
-    updates = fields["updates"]
-    final = None if updates.count is None else updates.first + (updates.count - 1) * updates.update_period
+    fields = checked(**common, update_period=1, start_step=0, end_step=end_step)
+    final = None if end_step is None else end_step - 1
 
     def moved(leaf: Leaf) -> _Threshold:
         s = leaf.memory.s
@@ -197,6 +202,7 @@ def str_(
         keep=budgets.none,
         regrow=reached,
         grow=criteria.magnitude,
+        counts="free" if final is None else "reached",
         update_order="step_then_update",
         memory=lambda weights, masks, key: Memory([_Threshold(jnp.full((), s_init, jnp.float32)) for _ in weights]),
         observe=lambda network: network.memory._replace(leaves=[moved(leaf) for leaf in network.leaves]),
