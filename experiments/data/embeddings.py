@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse  # type: ignore[import-untyped]
-import scipy.sparse.linalg  # type: ignore[import-untyped]
+import scipy.sparse
+import scipy.sparse.linalg
 
 from dstjax._checks import check_integer
 from experiments.data.edges import Edges
