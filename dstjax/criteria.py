@@ -27,7 +27,7 @@ grow                  score                       source
 ``gradient``          abs(g)                      RigL
 ``dst_ee``            abs(g) + c ln t / (N + e)   DST-EE, Eq. 1
 ``momentum``          abs(average of g)           SNFS (Dettmers and Zettlemoyer, 2019); methods that keep one
-``one_neighbour``     uniform, next to an active  the study of regrowing strategies (AccSET, LSET, DynSET)
+``one_neighbour``     uniform, next to an active  Scholte, "Regrowing strategies", 2022
 ``most_neighbours``   active ones among 8 around  the same
 ====================  ==========================  =====================================================
 """
@@ -146,7 +146,8 @@ def dst_ee(coefficient: float = 1e-3, epsilon: float = 1.0, *, signed: bool = Fa
       epsilon: keeps the bonus of a weight that was never active finite.
       signed: abs(g + bonus) instead, as Algorithm 1 and the code of the authors print it.
 
-    Reference: "Dynamic sparse training via balancing the exploration-exploitation trade-off" (DST-EE), 2022, Eq. 1.
+    Reference: Huang et al., "Dynamic sparse training via balancing the exploration-exploitation trade-off", 2023,
+    Eq. 1.
     """
     check_number("coefficient", coefficient, "a number >= 0", lambda v: 0 <= v < float("inf"))
     check_number("epsilon", epsilon, "a number > 0", lambda v: 0 < v < float("inf"))
@@ -177,8 +178,9 @@ def one_neighbour(leaf: Leaf) -> jax.Array:
 
     Kernels of more than two axes count as matrices whose rows are all axes but the last.
 
-    Reference: the study of regrowing strategies (AccSET, LSET, DynSET), one-activated-neighbour growth. The formula
-    prints the diagonals alone, the figure all eight. Growing one at a time, as SET does, would count those just grown.
+    Reference: Scholte, "Regrowing strategies for dynamic sparse training", 2022, one-activated-neighbour growth. The
+    formula prints the diagonals alone, the figure all eight. Growing one at a time, as SET does, would count those
+    just grown.
     """
     near = (_neighbours(leaf.mask) > 0).astype(jnp.uint32)
     return (near << 31) | (random(leaf) >> 1)

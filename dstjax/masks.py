@@ -144,7 +144,7 @@ def count_active(masks: Tree) -> dict[str, int]:
 def overlap(a: Tree, b: Tree) -> dict[str, jax.Array]:
     """Jaccard index |A and B| / |A or B| of two trees of masks, for each leaf that both mask; 1 where both are empty.
 
-    Reference: "Pruning criteria in dynamic sparse training" (2023), Figure 6; the mask IoU of IEE is the same formula.
+    Reference: Nowak et al., "Fantastic weights and how to find them", 2023, Figure 6; the mask IoU of IEE is the same.
     """
     return _pairwise(a, b, lambda both, either: jnp.where(either == 0, 1.0, both / jnp.maximum(either, 1)))
 

@@ -195,8 +195,8 @@ def unanimity(trees: Sequence[Tree]) -> tuple[jax.Array, jax.Array]:
     Raises:
       ValueError: no tree, or the trees mask different leaves.
 
-    Reference: "Pruning criteria in dynamic sparse training" (2023); the mean in the denominator is ours, for masks
-    whose counts differ.
+    Reference: Nowak et al., "Fantastic weights and how to find them", 2023; the mean in the denominator is ours, for
+    masks whose counts differ.
     """
     leaves = [jnp.stack(flags) for flags in _together(*trees)]
     kept = _count(jnp.all(x, axis=0) for x in leaves) * len(trees) / _count(leaves)

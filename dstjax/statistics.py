@@ -4,7 +4,7 @@ A block is one setting that every method was run in: a model, a density, a growt
 independent; those of neighbouring densities are not, so a difference among such blocks is weaker than it looks.
 
 Reference: Demsar, "Statistical comparisons of classifiers over multiple data sets", JMLR, 2006 (from general knowledge;
-the paper was not at hand); used in "Pruning criteria in dynamic sparse training" (2023), Figure 3.
+the paper was not at hand); used by Nowak et al., "Fantastic weights and how to find them", 2023, Figure 3.
 """
 
 import math

@@ -20,6 +20,7 @@ from dstjax.methods.dynamic import dst_ee, mest, rigl, rigl_itop, set
 from dstjax.methods.iee import iee
 from dstjax.methods.performance import accset, dynset, lset
 from dstjax.methods.redistributing import dsr, snfs
+from dstjax.methods.references import reference
 from dstjax.methods.shadow import dcil, dpf, str_, top_kast
 from dstjax.methods.static import dense, force, grasp, iterative_snip, magnitude, snip, static, synflow
 from dstjax.methods.structured import asp, sr_ste, srigl, ste
@@ -60,6 +61,7 @@ __all__ = [
     "mest",
     "names",
     "one_shot",
+    "reference",
     "rigl",
     "rigl_itop",
     "set",

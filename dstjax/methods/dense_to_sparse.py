@@ -56,7 +56,7 @@ def one_shot(*, prune_step: int, scope: str = "layer", **common: Any) -> Method:
       scope: 'global' ranks all layers together.
       **common: as in :func:`dstjax.method.rewiring`; distribution='uniform'.
 
-    Reference: Han et al., "Learning both weights and connections for efficient neural networks", 2015.
+    Reference: Han et al., "Learning both weights and connections for efficient neural networks", NeurIPS 2015.
     """
     check_choice("scope", scope, SCOPES)
     check_integer("prune_step", prune_step, 1)

@@ -33,7 +33,9 @@ def set(*, epsilon: float | None = None, grown_std: float = 0.0, **shared: Any) 
       **shared: as in :func:`dstjax.method.rewiring`; drop='set_fraction', grow='random', drop_schedule='constant'.
 
     Reference: Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity
-    inspired by network science", Nature Communications, 2018.
+    inspired by network science", Nature Communications, 2018. Equal numbers of both signs, drop='set', is the rule as
+    Nowak et al., "Fantastic weights and how to find them: where to prune in dynamic sparse training", NeurIPS 2023,
+    have it.
     """
     if epsilon is not None:
         if shared.get("sparsity") is not None or "distribution" in shared:
@@ -63,7 +65,9 @@ def rigl(**shared: Any) -> Method:
     Args:
       **shared: as in :func:`dstjax.method.rewiring`; drop='magnitude', grow='gradient', drop_fraction=0.3.
 
-    Reference: Evci et al., "Rigging the lottery: making all tickets winners", ICML 2020.
+    Reference: Evci et al., "Rigging the lottery: making all tickets winners", ICML 2020. The other drop criteria are
+    compared by Nowak et al., "Fantastic weights and how to find them: where to prune in dynamic sparse training",
+    NeurIPS 2023.
     """
     return rewiring("rigl", **shared)
 
@@ -102,7 +106,8 @@ def mest(*, lambda_: float = 1.0, soft_bound: bool = False, **shared: Any) -> Me
       soft_bound: EM&S instead of EM; ``end_step`` is then required.
       **shared: as in :func:`dstjax.method.rewiring`; drop='mest' is the score above, grow='random'.
 
-    Reference: Yuan et al., "MEST: accurate and fast memory-economic sparse training framework on the edge", 2021.
+    Reference: Yuan et al., "MEST: accurate and fast memory-economic sparse training framework on the edge", NeurIPS
+    2021.
     """
     if not isinstance(soft_bound, bool):
         raise ValueError(f"soft_bound={soft_bound!r} is not accepted; expected True or False.")
@@ -139,8 +144,8 @@ def dst_ee(*, coefficient: float = 1e-3, epsilon: float = 1.0, signed: bool = Fa
       signed: score abs(g + bonus) as in Algorithm 1 and the authors' code, where Eq. 1 has abs(g) + bonus.
       **shared: as in :func:`dstjax.method.rewiring`; drop='magnitude', drop_fraction=0.5 as in the authors' code.
 
-    Reference: "Dynamic sparse training via balancing the exploration-exploitation trade-off" (DST-EE), Eq. 1 and
-    Algorithm 1.
+    Reference: Huang et al., "Dynamic sparse training via balancing the exploration-exploitation trade-off", DAC 2023,
+    Eq. 1 and Algorithm 1.
     """
     if "grow" in shared:
         raise ValueError(

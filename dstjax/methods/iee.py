@@ -55,8 +55,8 @@ def iee(
       scope: 'global' ranks all layers together when pruning and when growing, so that layer densities move.
       **common: as in :func:`dstjax.method.rewiring`.
 
-    Reference: "Boosting/exploring sparse training by iterative exploitation and exploration" (IEE), Algorithm 1. The
-    schedule of the budget and the end of its decay are inferred.
+    Reference: Sun et al., "Advancing weight and channel sparsification with enhanced saliency", WACV 2025, Algorithm 1.
+    The schedule of the budget and the end of its decay are inferred.
     """
     check_integer("update_period", update_period, 4)
     if stages is None:

@@ -43,8 +43,10 @@ def accset(*, k: float = 0.0, **shared: Any) -> Method:
       **shared: as in :func:`dstjax.method.rewiring`; drop='set_fraction', grow='random', drop_fraction=0.3,
         drop_schedule='constant', update_order='step_then_update'.
 
-    Reference: the study of regrowing strategies (AccSET, LSET, DynSET), Algorithm 1. That the deficit counts against
-    the start, not the epoch, agrees with its pseudocode and reported numbers.
+    Reference: Lapshyna, "Sparse artificial neural networks: adaptive performance-based connectivity inspired by
+    human-brain processes", 2020, as given by Scholte, "Regrowing strategies for dynamic sparse training", 2022,
+    Algorithm 1. That the deficit counts against the start, not the epoch, agrees with the latter's pseudocode and
+    reported numbers.
     """
     return _regrowing("accset", "accuracy", k, None, shared)
 
@@ -60,8 +62,8 @@ def lset(*, performance: str = "loss", k: float = 0.0, **shared: Any) -> Method:
       **shared: as in :func:`dstjax.method.rewiring`; drop='set_fraction', grow='random', drop_fraction=0.3,
         drop_schedule='constant', update_order='step_then_update'.
 
-    Reference: the study of regrowing strategies (AccSET, LSET, DynSET). It does not print the function of the loss;
-    this one is inferred from its numbers of connections. The first loss is that of the first update.
+    Reference: Scholte, "Regrowing strategies for dynamic sparse training", 2022. It does not print the function of the
+    loss; this one is inferred from its numbers of connections. The first loss is that of the first update.
     """
     return _regrowing("lset", performance, k, None, shared)
 
@@ -79,7 +81,7 @@ def dynset(*, performance: str = "loss", k: float = 0.0, lag: int = 3, **shared:
       **shared: as in :func:`dstjax.method.rewiring`; drop='set_fraction', grow='random', drop_fraction=0.3,
         drop_schedule='constant', update_order='step_then_update'.
 
-    Reference: the study of regrowing strategies (AccSET, LSET, DynSET), Algorithm 2.
+    Reference: Scholte, "Regrowing strategies for dynamic sparse training", 2022, Algorithm 2.
     """
     check_integer("lag", lag, 1)
     return _regrowing("dynset", performance, k, lag, shared)

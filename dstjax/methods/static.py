@@ -7,7 +7,10 @@ from dstjax.method import Method, catalogued, fixed
 
 @catalogued()
 def dense() -> Method:
-    """The dense baseline: nothing is masked, the inner optimiser works as without dstjax."""
+    """The dense baseline: nothing is masked, the inner optimiser works as without dstjax.
+
+    Reference: Rumelhart et al., "Learning representations by back-propagating errors", Nature, 1986.
+    """
     return Method("dense", masked=False)
 
 
@@ -20,6 +23,9 @@ def static(**common: Any) -> Method:
 
     Raises:
       ValueError: a hyper-parameter is out of range, of a wrong type or contradictory.
+
+    Reference: Liu et al., "The unreasonable effectiveness of random pruning: return of the most naive baseline for
+    sparse training", ICLR 2022.
     """
     return fixed("static", **common)
 
@@ -28,7 +34,8 @@ def static(**common: Any) -> Method:
 def magnitude(**common: Any) -> Method:
     """The largest weights at initialisation, layer by layer; :func:`dstjax.initial_masks.magnitude` ranks globally.
 
-    Reference: Han et al., "Learning both weights and connections for efficient neural networks", 2015, for the score.
+    Reference: Han et al., "Learning both weights and connections for efficient neural networks", NeurIPS 2015, for
+    the score.
     """
     return fixed("magnitude", fields={"initial": "magnitude"}, **common)
 
@@ -55,7 +62,8 @@ def grasp(**common: Any) -> Method:
 def synflow(**common: Any) -> Method:
     """The weights that carry the synaptic flow, found without data by :func:`dstjax.initial_masks.synflow`.
 
-    Reference: Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow", 2020.
+    Reference: Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow",
+    NeurIPS 2020.
     """
     return fixed("synflow", fields={"pruner": "synflow"}, **common)
 
@@ -64,7 +72,8 @@ def synflow(**common: Any) -> Method:
 def iterative_snip(**common: Any) -> Method:
     """SNIP in several rounds, from :func:`dstjax.initial_masks.iterative_snip`.
 
-    Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization", 2021.
+    Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization",
+    ICLR 2021.
     """
     return fixed("iterative_snip", fields={"pruner": "iterative_snip"}, **common)
 
@@ -73,6 +82,7 @@ def iterative_snip(**common: Any) -> Method:
 def force(**common: Any) -> Method:
     """SNIP in several rounds in which weights may come back, from :func:`dstjax.initial_masks.force`.
 
-    Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization", 2021.
+    Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization",
+    ICLR 2021.
     """
     return fixed("force", fields={"pruner": "force"}, **common)
