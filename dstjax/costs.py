@@ -28,7 +28,9 @@ Formula = Callable[..., float]
 
 _FORMULAS: dict[str, Formula] = {
     "dense": formulas.always_dense,
-    **dict.fromkeys(("static", "magnitude", "snip", "grasp", "synflow", "force"), formulas.always_sparse),
+    **dict.fromkeys(
+        ("static", "magnitude", "snip", "grasp", "synflow", "iterative_snip", "force"), formulas.always_sparse
+    ),
     **dict.fromkeys(("set", "deepr", "soft_deepr", "dsr"), formulas.always_sparse),
     **dict.fromkeys(("accset", "lset", "dynset", "str"), formulas.always_sparse),
     "mest": formulas.soft_memory_bound,
