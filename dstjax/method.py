@@ -60,6 +60,7 @@ class Method:
     memory: Callable[[list[jax.Array], list[jax.Array], jax.Array], Memory] | None = None  # weights, masks, key
     observe: Callable[[Network], Memory] | None = None  # at every step, before it
     remember: Callable[[Network, jax.Array, list[jax.Array]], Memory] | None = None  # after an update: kept, new masks
+    metric: str = "accuracy"  # what metric= is, where it is needed: 'accuracy' or 'loss', of validation
     needs: tuple[str, ...] = ()  # extra arguments of update that it cannot do without: 'value', 'metric', ...
 
     # What the optimiser sees, and what the forward pass does.
@@ -177,6 +178,7 @@ def rewiring(
         name,
         **fields,
         keep=budgets.Move(fractions, ceil=rounding == "ceil"),
+        regrow=budgets.to_target if getattr(structure, "refills", False) else None,
         drop=criteria.resolve("drop", drop),
         grow=criteria.resolve("grow", grow),
         scope=scope,

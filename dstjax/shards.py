@@ -1,4 +1,4 @@
-"""Counting over the pieces of sharded tensors."""
+"""Counting over the pieces of sharded tensors, and cutting their axes."""
 
 import dataclasses
 import math
@@ -85,6 +85,41 @@ def over_pieces(
         axis_names=set(axes),
     )
     return mapped(list(tensors), list(others), small)
+
+
+def split_axis(x: jax.Array, axis: int, size: int) -> jax.Array:
+    """Cuts an axis into two, of groups and of ``size`` entries each.
+
+    Raises:
+      ValueError: on a mesh of Explicit axes a group would lie on two devices.
+    """
+    shape = (*x.shape[:axis], x.shape[axis] // size, size, *x.shape[axis + 1 :])
+    spec = mesh_axes(x)
+    if spec is None:
+        return x.reshape(shape)
+    mesh, names = jax.typeof(x).sharding.mesh, spec[axis]
+    devices = math.prod(mesh.shape[n] for n in ((names,) if isinstance(names, str) else names or ()))
+    if shape[axis] % devices:
+        raise ValueError(
+            f"an axis of {x.shape[axis]} weights lies in {devices} pieces of {x.shape[axis] // devices}, which groups "
+            f"of {size} do not fit; expected pieces of a multiple of {size}: shard another axis, or use Auto axes."
+        )
+    return x.reshape(shape, out_sharding=jax.P(*spec[: axis + 1], None, *spec[axis + 1 :]))
+
+
+def join_axes(x: jax.Array, axis: int) -> jax.Array:
+    """Undoes :func:`split_axis`."""
+    shape = (*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
+    spec = mesh_axes(x)
+    return x.reshape(shape, out_sharding=None if spec is None else jax.P(*spec[: axis + 1], *spec[axis + 2 :]))
+
+
+def mesh_axes(x: jax.Array) -> Any:
+    """The mesh axes of every axis of an array, None where types do not say."""
+    sharding = jax.typeof(x).sharding
+    if not getattr(sharding.mesh, "explicit_axes", ()):
+        return None
+    return (*sharding.spec, *(None,) * (x.ndim - len(sharding.spec)))
 
 
 def _names(spec: Any) -> set[str]:

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from dstjax._checks import check_integer, check_number
 from dstjax.selection import count_true, top_k_mask, top_k_masks
+from dstjax.shards import join_axes, mesh_axes, split_axis
 
 Arrays = list[jax.Array]
 
@@ -56,6 +57,8 @@ class Structure(Protocol):
 @dataclasses.dataclass(frozen=True)
 class Weight:
     """Every weight for itself."""
+
+    refills = False  # whether growth makes good what earlier updates could not place
 
     def counts(self, shapes: Mapping[str, tuple[int, ...]], counts: Mapping[str, Any]) -> dict[str, Any]:
         """All numbers are possible."""
@@ -140,9 +143,7 @@ class NM(Weight):
 
     def _fill(self, score: jax.Array, kept: jax.Array, room: jax.Array) -> jax.Array:
         """Ranks within groups by comparing all pairs, since m is small."""
-        shape = score.shape
-        cut = (*shape[:-2], shape[-2] // self.m, self.m, shape[-1])
-        s, k, r = (x.reshape(cut) for x in (score, kept, room))
+        s, k, r = (split_axis(x, x.ndim - 2, self.m) for x in (score, kept, room))
         missing = self.n - jnp.sum(k, axis=-2, dtype=jnp.int32)
         if jnp.issubdtype(s.dtype, jnp.floating):  # NaN ranks below every number, but above what has no room
             s, number = jnp.where(jnp.isnan(s), -jnp.inf, s), ~jnp.isnan(s)
@@ -160,7 +161,7 @@ class NM(Weight):
         for i, mine in enumerate(members):
             rank = sum(before(other, mine, j < i).astype(jnp.int32) for j, other in enumerate(members) if j != i)
             marks.append(mine[2] & (rank < missing))
-        return jnp.stack(marks, axis=-2).reshape(shape)
+        return join_axes(jnp.stack(marks, axis=-2), score.ndim - 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,17 +210,22 @@ class Block(Weight):
         return self._expand(grown)
 
     def _cut(self, x: jax.Array) -> jax.Array:
-        rows, columns = x.shape[-2:]
-        return x.reshape(*x.shape[:-2], rows // self.h, self.h, columns // self.w, self.w)
+        return split_axis(split_axis(x, x.ndim - 1, self.w), x.ndim - 2, self.h)
 
     def _blocks(self, score: jax.Array) -> jax.Array:
-        return jnp.sum(self._cut(score), axis=(-3, -1), dtype=score.dtype)
+        # Wide, so that sums of integers do not wrap around, nor those in half precision collapse into ties.
+        return jnp.sum(self._cut(score), axis=(-3, -1), dtype=jnp.promote_types(score.dtype, jnp.float32))
 
     def _corner(self, mask: jax.Array) -> jax.Array:
         return self._cut(mask)[..., 0, :, 0]
 
     def _expand(self, blocks: Arrays) -> Arrays:
-        return [jnp.repeat(jnp.repeat(b, self.h, axis=-2), self.w, axis=-1) for b in blocks]
+        return [self._filled(b) for b in blocks]
+
+    def _filled(self, blocks: jax.Array) -> jax.Array:
+        *lead, rows, columns = blocks.shape
+        spread = jnp.broadcast_to(blocks[..., :, None, :, None], (*lead, rows, self.h, columns, self.w))
+        return join_axes(join_axes(spread, blocks.ndim), blocks.ndim - 2)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,6 +240,7 @@ class FanIn(Weight):
     """
 
     ablation: float = 0.3
+    refills = True  # as many neurons as divide the budget with a rest leave the rest out until the next update
 
     def __post_init__(self) -> None:
         check_number("ablation", self.ablation, "a number in [0, 1)", lambda a: 0 <= a < 1)
@@ -256,6 +263,7 @@ class FanIn(Weight):
         self, scores: Arrays, masks: Arrays, keep: jax.Array, salient: Callable[[], Arrays], target: jax.Array
     ) -> tuple[Arrays, Arrays]:
         """The best of the layer, without ablated neurons, at most the fan-in of each neuron."""
+        _refuse_common_ranking(keep)
         dropped = count_true(masks) - keep
         best = top_k_masks(scores, list(keep), where=masks)
         other = top_k_masks(salient(), list(dropped))
@@ -277,19 +285,35 @@ class FanIn(Weight):
 
     def grow(self, scores: Arrays, kept: Arrays, room: Arrays, n: jax.Array) -> Arrays:
         """The best inputs of every neuron that is not ablated, up to the fan-in."""
+        _refuse_common_ranking(n)
         grown = []
         total = count_true(kept) + n
         for score, k, r, budget in zip(scores, kept, room, total, strict=True):
             leading = tuple(range(score.ndim - 1))
             alive = jnp.any(k | r, axis=leading)
-            fan_in = budget // jnp.maximum(jnp.sum(alive, dtype=jnp.int32), 1)
-            missing = jnp.where(alive, fan_in - jnp.sum(k, axis=leading, dtype=jnp.int32), 0)
+            has = jnp.sum(k, axis=leading, dtype=jnp.int32)
+            # Where fewer are to be grown than would make the neurons equal, they become equal all the same.
+            fan_in = jnp.maximum(budget // jnp.maximum(jnp.sum(alive, dtype=jnp.int32), 1), jnp.max(has))
+            missing = jnp.where(alive, fan_in - has, 0)
             grown.append(_best_of_columns(score, missing, r))
         return grown
 
 
+def _refuse_common_ranking(n: jax.Array) -> None:
+    if not jnp.ndim(n):
+        raise ValueError(
+            "a common ranking over all leaves is not accepted with structure=fan_in(...), where each leaf has its own "
+            "fan-in; expected scope='layer'."
+        )
+
+
 def _best_of_columns(score: jax.Array, k: Any, where: jax.Array | None) -> jax.Array:
     """The best of every column (all axes but the last), as many as ``k``, an integer or int32[columns]."""
+    if any(mesh_axes(score) or ()):
+        raise ValueError(
+            f"structure=fan_in(...) is not accepted for a leaf of shape {score.shape} that is sharded over Explicit "
+            "axes of a mesh; expected a replicated leaf, or Auto axes."
+        )
     where = jnp.ones(score.shape, bool) if where is None else where
     k = jnp.broadcast_to(jnp.asarray(k, jnp.int32), (score.shape[-1],))
     choose = jax.vmap(lambda s, n, w: top_k_mask(s, n, where=w), in_axes=(-1, 0, -1), out_axes=-1)

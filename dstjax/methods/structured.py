@@ -106,6 +106,4 @@ def srigl(*, ablation: float = 0.3, **shared: Any) -> Method:
     """
     if "structure" in shared:
         raise ValueError(f"structure={shared['structure']!r} is not accepted by 'srigl', which has its own.")
-    return dataclasses.replace(
-        rewiring("srigl", structure=structures.fan_in(ablation), **shared), counts="free", regrow=budgets.to_target
-    )
+    return dataclasses.replace(rewiring("srigl", structure=structures.fan_in(ablation), **shared), counts="free")
