@@ -76,10 +76,9 @@ def pooled(regrow: Regrow) -> Regrow:
 def share(counts: jax.Array, fraction: jax.Array) -> jax.Array:
     """floor(fraction * count) for a fraction in [0, 1] that only a trace knows, float[]; int32 like ``counts``.
 
-    A decimal such as 0.4 is not exact in binary, so a fraction counts as up to 2**-20 more: 0.4 of 30 is 12.
+    A decimal such as 0.4 is not exact in binary, so a fraction is rounded up to a multiple of 2**-20: 0.4 of 30 is 12.
     """
-    fixed = jnp.floor(jnp.clip(fraction, 0, 1) * 2**20 + 1).astype(jnp.uint32)
-    fixed = jnp.minimum(fixed, jnp.uint32(2**20))
+    fixed = jnp.ceil(jnp.clip(fraction, 0, 1) * 2**20).astype(jnp.uint32)
     zero = jnp.zeros_like(fixed)
     limbs = [zero, zero, (fixed & 31) << 10, (fixed >> 5) & 0x7FFF, fixed >> 20]  # base 2**15, 60 bits behind the point
     return share_of(counts, jnp.stack(limbs)[:, None])

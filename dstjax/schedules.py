@@ -79,6 +79,8 @@ class UpdateSchedule:
 
     def is_update(self, step: Any) -> Any:
         """Whether step t is a mask update: a bool for a Python integer, a boolean array for an array."""
+        if self.update_period == 1 and self.first == 1 and self.end_step is None:
+            return True  # known without the step, so that a trace has no branch
         due = (step % self.update_period == 0) & (step >= self.first)
         return due if self.end_step is None else due & (step < self.end_step)
 
@@ -138,12 +140,13 @@ class Stages:
         return inside if self.cycles is None else inside & (step < self.cycles * self.period)
 
     def index(self, step: jax.Array) -> jax.Array:
-        """Updates before call t: of complete cycles, and the one that ended the first stage."""
-        cycle = (step + 1) // self.period - self.ends_last(step)
-        return (2 * cycle + self.ends_last(step)).astype(jnp.int32)
+        """How many of them lie before call t, int32: ends of first stages, and of cycles."""
+        step = jnp.asarray(step, jnp.int32)
+        before = (step - self.lengths[0] + self.period) // self.period + step // self.period
+        return before if self.cycles is None else jnp.minimum(before, 2 * self.cycles)
 
     def cycle(self, step: jax.Array) -> jax.Array:
-        """Cycles that are complete before call t ends, int32."""
+        """Cycles that are complete before call t, int32."""
         return self.index(step) // 2
 
 
@@ -167,7 +170,8 @@ def fractions(drop_fraction: float, schedule: str | StepFunction, updates: Updat
       drop_fraction: the fraction at step 0 of a named schedule, in [0, 1].
       schedule: 'constant'; 'cosine', ``drop_fraction / 2 * (1 + cos(pi * t / end_step))``; 'linear',
         ``drop_fraction * (1 - t / end_step)``; 'cosine_floor', the cosine from ``drop_fraction`` to 0.005 that ITOP
-        uses; 'stages', halved for the last quarter, as MEST does; or a function of the step that returns the fraction
+        uses; 'stages', halved for the last quarter before ``end_step``, as MEST does whose updates end at three quarters
+        of training; or a function of the step that returns the fraction
         itself.
       updates: the update steps.
 

@@ -3,6 +3,7 @@
     python -m experiments.compare --config experiments/configs/digits.py --methods dense,static,set,rigl,dst_ee \
       --sparsities 0.95,0.98,0.99 --seeds 5 --workdir DIR [--config.steps=1000 ...]
 
+  --methods NAMES           names of dstjax.methods with commas between them, or all
   --coefficients C,C,...    DST-EE is also run with these at one sparsity, for its exploration figure (default, where
                             dst_ee is among the methods: 1e-4,1e-3,1e-2,1e-1; none: without them)
   --coefficient-sparsity S  that sparsity (default: the one in the middle of --sparsities)
@@ -97,10 +98,10 @@ def plan(arguments: Sequence[str]) -> Grid:
     for field, option in SET_BY.items():
         if config.get(field) != defaults.get(field):
             raise ValueError(f"config field {field!r} is not accepted here; use {option}.")
-    methods = _list("methods", options["methods"])
+    methods = in_order() if options["methods"] == "all" else _list("methods", options["methods"])
     for method in methods:
         check_choice("method", method, dstjax.methods.names())
-    sparse = [m for m in methods if m != "dense"]
+    sparse = [m for m in methods if _has_sparsity(m)]
     sparsities = [_number("sparsities", s) for s in _list("sparsities", options["sparsities"])] if sparse else []
     wanted = options["coefficients"]
     if wanted == "default":
@@ -126,7 +127,7 @@ def plan(arguments: Sequence[str]) -> Grid:
     names = [
         add(method if s is None else f"{method}-{s:g}", method, s)
         for method in methods
-        for s in ([None] if method == "dense" else sparsities)
+        for s in (sparsities if _has_sparsity(method) else [None])
     ]
     usual = config.get("coefficient")
     if usual is None:
@@ -210,6 +211,16 @@ def report(grid: Grid, failures: dict[str, str]) -> bool:
         f"Open {grid.workdir / 'report.html'} in a browser: the charts, the masks, and what they show and do not show."
     )
     return True
+
+
+def in_order() -> list[str]:
+    """All methods, as the catalogue lists them."""
+    return list(dstjax.methods.CATALOGUE)
+
+
+def _has_sparsity(method: str) -> bool:
+    """Whether a method takes a sparsity; the dense one has none, and N:M sparsity has its own."""
+    return "sparsity" in dstjax.methods.hyperparameters(method)
 
 
 def _list(name: str, text: str) -> list[str]:

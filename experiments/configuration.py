@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -16,19 +17,22 @@ from ml_collections import ConfigDict
 import dstjax
 from dstjax._checks import check_choice, check_integer, check_number, suggest
 from experiments import data, models
-from experiments.training import MakeTransformation, scale_at_step
+from experiments.steps import scale_at_step
+from experiments.training import MakeTransformation
 
 # The fields that are no hyper-parameters of a method.
 RUN_FIELDS = (
-    *("method", "end_percent", "dataset", "model", "optimizer", "batch_size", "steps", "seeds", "seeds_mode"),
+    *("method", "end_percent", "prune_percent", "dataset", "model", "optimizer", "batch_size", "steps"),
+    *("seeds", "seeds_mode"),
     *("eval_every_epochs", "checkpoint_every_epochs", "log_every_epochs", "tensorboard"),
 )
 # What a method without such a hyper-parameter may leave aside, as long as nobody has set it for this run.
 SHARED_FIELDS = (
-    *("sparsity", "distribution", "update_period", "start_step", "end_step", "end_percent"),
+    *("sparsity", "distribution", "update_period", "start_step", "end_step", "end_percent", "prune_percent"),
     *("drop_fraction", "drop_schedule"),
 )
 NESTED_FIELDS = {"model": ("name", "sizes"), "optimizer": ("name", "learning_rate", "momentum", "weight_decay")}
+STANDS_FOR = {"end_percent": "end_step", "prune_percent": "prune_step"}  # a share of all steps for a number of them
 RULES = ("distribution", "drop_schedule", "drop", "grow")  # may be module:function
 DISPLAY_FIELDS = ("log_every_epochs", "tensorboard")  # what does not change the results
 DEFAULT_END_PERCENT = 75.0
@@ -67,8 +71,8 @@ def plan(config: ConfigDict, defaults: ConfigDict | None = None) -> Plan:
     inner = _optimizer(config.optimizer, schedule)
     track = () if not method.masked else ("exploration",) if method.updates is None else dstjax.transform.TRACKABLE
 
-    def make_tx(seed: Any) -> optax.GradientTransformationExtraArgs:
-        return dstjax.sparsify(inner, method, seed=seed, track=track)
+    def make_tx(seed: Any, initial_masks: Any = None) -> optax.GradientTransformationExtraArgs:
+        return dstjax.sparsify(inner, method, seed=seed, track=track, initial_masks=initial_masks)
 
     mode = config.seeds_mode
     if mode == "auto":
@@ -138,7 +142,8 @@ def _check_fields(config: ConfigDict) -> None:
                 raise ValueError(f"config field '{section}.{name}' is missing.")
     for name in ("batch_size", "steps", "eval_every_epochs", "checkpoint_every_epochs", "log_every_epochs"):
         check_integer(name, config[name], 1)
-    check_number("end_percent", config.end_percent, "a number in (0, 100]", lambda p: 0 < p <= 100)
+    for name in STANDS_FOR:
+        check_number(name, config[name], "a number in (0, 100]", lambda p: 0 < p <= 100)
     check_choice("seeds_mode", config.seeds_mode, ("auto", "vmap", "sequential"))
     if not isinstance(config.tensorboard, bool):
         raise ValueError(f"tensorboard={config.tensorboard!r} is not accepted; expected True or False.")
@@ -149,35 +154,50 @@ def _method(config: ConfigDict, defaults: ConfigDict) -> tuple[dstjax.Method, di
     given: dict[str, Any] = {}
     for name in config:
         value = config[name]
-        if (name in RUN_FIELDS and name != "end_percent") or value is None:
+        if (name in RUN_FIELDS and name not in STANDS_FOR) or value is None:
             continue
-        # end_percent stands for end_step.
-        if ("end_step" if name == "end_percent" else name) in accepted:
+        if STANDS_FOR.get(name, name) in accepted:
             given[name] = value
         elif name not in SHARED_FIELDS or value != defaults.get(name):
             others = suggest(name, accepted) if accepted else "it has none."
             raise ValueError(f"method {config.method!r} has no hyper-parameter {name!r}; {others}")
-    percent = given.pop("end_percent", None)
-    if percent is not None and given.get("end_step") is None:
-        given["end_step"] = math.floor(percent / 100 * config.steps)
-    elif percent is not None and percent != defaults.end_percent:
-        raise ValueError(f"end_step={config.end_step} is not accepted together with end_percent={percent}; give one.")
+    for short, name in STANDS_FOR.items():
+        percent = given.pop(short, None)
+        if percent is not None and given.get(name) is None:
+            given[name] = max(1, math.floor(percent / 100 * config.steps))
+        elif percent is not None and percent != defaults[short]:
+            raise ValueError(f"{name}={given[name]} is not accepted together with {short}={percent}; give one.")
     if config.method == "set" and "epsilon" in given and config.get("sparsity") == defaults.get("sparsity"):
         given.pop("sparsity", None)
     shown = {n: v for n, v in {**accepted, **given}.items() if isinstance(v, str | int | float)}
-    resolved = {n: _resolved(n, v) if n in RULES else v for n, v in given.items()}
+    resolved = {n: _resolved(n, v) if n in (*RULES, "structure") else v for n, v in given.items()}
     return dstjax.methods.get(config.method, **resolved), shown
 
 
 def _resolved(field: str, value: Any) -> Any:
     if not isinstance(value, str):
         return value
+    if field == "structure":
+        return _structure(value)
     if field == "distribution" and value.lstrip().startswith("{"):
         try:
             return json.loads(value)
         except ValueError as error:
             raise ValueError(f"{field}={value!r} is not accepted; as JSON it fails: {error}.") from error
     return rule(field, value) if ":" in value else value
+
+
+def _structure(text: str) -> Any:
+    """'n_m(2, 4)' -> dstjax.structures.n_m(2, 4)."""
+    found = re.fullmatch(r"\s*(\w+)\s*\(([\d.,\s]*)\)\s*", text)
+    makers = {name: getattr(dstjax.structures, name) for name in ("n_m", "block", "fan_in")}
+    if found is None or found[1] not in makers:
+        raise ValueError(f"structure={text!r} is not known; expected n_m(2, 4), block(4, 4) or fan_in(0.3).")
+    numbers = [float(n) if "." in n else int(n) for n in found[2].split(",") if n.strip()]
+    try:
+        return makers[found[1]](*numbers)
+    except TypeError as error:
+        raise ValueError(f"structure={text!r} is not accepted: {error}.") from None
 
 
 def _optimizer(config: ConfigDict, schedule: Callable[[Any], Any]) -> optax.GradientTransformation:

@@ -29,6 +29,7 @@ from experiments.recording import Metrics, Progress, to_json, write_atomically
 from experiments.training import Epoch, Trainer
 
 Summary = dict[str, Any]
+WARM_UP = 70 / 300  # the share of training before the two networks of DCIL learn from each other (its paper, 5.1)
 
 
 class Done(NamedTuple):
@@ -72,7 +73,10 @@ def train_and_evaluate(
         if not quiet:
             print(f"{workdir}: this run is finished; nothing to do.")
         return finished
-    trainer = Trainer(plan.model, plan.make_tx, plan.data, plan.seeds, plan.mode, config.batch_size)
+    warm_up = round(WARM_UP * config.steps)
+    trainer = Trainer(
+        plan.model, plan.make_tx, plan.method, plan.data, plan.seeds, plan.mode, config.batch_size, warm_up
+    )
     with contextlib.ExitStack() as stack:
         stack.enter_context(claim(workdir, identity))
         table = dstjax.summary(trainer.network(0).params, trainer.network(0).opt_state)
@@ -91,11 +95,11 @@ def train_and_evaluate(
         step, updates = done.step, done.mask_updates
         while step < config.steps:
             number, first = step // trainer.batches, step + 1
-            epoch = trainer.epoch(number, min(trainer.batches, config.steps - step), plan.method.is_update_step)
+            epoch = trainer.epoch(number, min(trainer.batches, config.steps - step))
             step = min(step + trainer.batches, config.steps)
-            check(epoch, first, step, plan.seeds, table)
+            check(epoch, first, step, plan.seeds, table, plan.method.counts, ended=step == config.steps)
             results.record_epoch(metrics, epoch, step, trainer.batches, updates, plan, table)
-            updates += len(epoch.mask_updates)
+            updates += epoch.updates
             progress.update(step, epoch.loss, epoch.accuracy, epoch.topology["exploration_rate"])
             last = step == config.steps
             if last or (number + 1) % config.eval_every_epochs == 0:
@@ -171,8 +175,10 @@ def claim(workdir: Path, identity: dict[str, Any]) -> IO[str]:
         raise ValueError(f"workdir {workdir} is not usable: {error.strerror}.") from error
 
 
-def check(epoch: Epoch, first: int, last: int, seeds: Sequence[int], table: dstjax.Summary) -> None:
-    """Stops where the loss is not finite, or where a layer has not the number of active weights that was requested.
+def check(
+    epoch: Epoch, first: int, last: int, seeds: Sequence[int], table: dstjax.Summary, counts: str, *, ended: bool
+) -> None:
+    """Stops where the loss is not finite, or where there are not as many active weights as the method promises.
 
     Raises:
       DivergedError: of the loss.
@@ -183,10 +189,16 @@ def check(epoch: Epoch, first: int, last: int, seeds: Sequence[int], table: dstj
         raise DivergedError(f"the loss is not finite for seed(s) {lost} between step {first} and step {last}.")
     requested = np.array([row.requested for row in table.masked])
     for step, topology in [*epoch.mask_updates, (last, epoch.topology)]:
-        if (topology["active"] != requested).any() or topology["strays"].any():
+        active = topology["active"]
+        wrong = (
+            (counts == "kept" and (active != requested).any())
+            or (counts == "reached" and ended and step == last and (active != requested).any())
+            or (counts == "total" and ended and step == last and (active.sum(axis=1) != requested.sum()).any())
+        )
+        if wrong or topology["strays"].any():
             raise RuntimeError(
-                f"step {step}: active weights {topology['active'].tolist()}, requested {requested.tolist()}; inactive "
-                f"weights that are not zero: {topology['strays'].tolist()}."
+                f"step {step}: active weights {active.tolist()}, requested {requested.tolist()}; inactive weights "
+                f"that are not zero: {topology['strays'].tolist()}."
             )
 
 

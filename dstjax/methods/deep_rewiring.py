@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from dstjax import budgets, criteria, views
 from dstjax._checks import check_number
 from dstjax.criteria import Leaf
+from dstjax.initial_masks.random import leaf_keys
 from dstjax.masks import zero_outside
 from dstjax.method import Method, catalogued, checked
 from dstjax.network import Memory, Network
@@ -36,6 +37,16 @@ def _noise(leaf: Leaf) -> jax.Array:
     return jax.random.normal(leaf.key, w.shape, w.dtype, out_sharding=jax.typeof(w).sharding)
 
 
+def _signs(weights: list[jax.Array], key: jax.Array) -> list[jax.Array]:
+    """1 or -1 for each weight, int8; random for zeros, such as the inactive weights of a network that is sparse."""
+    keys = [k for _, k in leaf_keys(key, 0, len(weights))]
+    drawn = [
+        jax.random.bernoulli(k, 0.5, w.shape, out_sharding=jax.typeof(w).sharding)
+        for k, w in zip(keys, weights, strict=True)
+    ]
+    return [jnp.where((w < 0) | ((w == 0) & d), -1, 1).astype(jnp.int8) for w, d in zip(weights, drawn, strict=True)]
+
+
 def _alive(network: Network) -> jax.Array:
     return budgets.counts([leaf.mask & (_theta(leaf) > 0) for leaf in network.leaves])
 
@@ -46,7 +57,7 @@ def deepr(*, noise: float = 1e-5, l1: float = 1e-5, **common: Any) -> Method:
 
     theta <- theta - lr * (dE/dtheta + l1 - noise * nu), nu standard normal, for active connections; those with
     theta <= 0 become dormant, and dormant ones are activated at 1e-12 until each layer has its count. The optimiser
-    should be plain gradient descent. Signs are those of the initial weights, random where the mask leaves none.
+    should be plain gradient descent. Signs are those of the weights given to ``init``, random where these are zero.
 
     Args:
       noise: Gamma; the temperature of the paper is lr * noise**2 / 2.
@@ -59,8 +70,8 @@ def deepr(*, noise: float = 1e-5, l1: float = 1e-5, **common: Any) -> Method:
     _check(noise, l1)
 
     def signs(weights: list[jax.Array], masks: list[jax.Array], key: jax.Array) -> Memory:
-        del masks, key
-        return Memory([_Fixed(jnp.where(w < 0, -1, 1).astype(jnp.int8)) for w in weights])
+        del masks
+        return Memory([_Fixed(sign) for sign in _signs(weights, key)])
 
     def seen(leaf: Leaf) -> jax.Array:
         return leaf.gradient + l1 * leaf.memory.sign.astype(leaf.weight.dtype) - noise * _noise(leaf)
@@ -107,12 +118,11 @@ def soft_deepr(*, noise: float = 1e-5, l1: float = 1e-5, learning_rate: float = 
     check_number("learning_rate", learning_rate, "a number > 0", lambda v: 0 < v < float("inf"))
 
     def begin(weights: list[jax.Array], masks: list[jax.Array], key: jax.Array) -> Memory:
-        del key
         depth = learning_rate * noise**2 / 2 / l1
         return Memory(
             [
-                _Soft(jnp.where((w < 0) == m, -1, 1).astype(jnp.int8), -depth * (1 / p - 1))
-                for w, m in zip(weights, masks, strict=True)
+                _Soft(jnp.where(m, s, -s), -depth * (1 / p - 1))
+                for s, m in zip(_signs(weights, key), masks, strict=True)
                 for p in [jnp.mean(m, dtype=jnp.float32)]
             ]
         )

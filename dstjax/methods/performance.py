@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from dstjax import budgets
-from dstjax._checks import check_choice, check_integer, check_number
+from dstjax._checks import check_choice, check_integer, check_number, is_traced
 from dstjax.method import Method, catalogued, rewiring
 from dstjax.network import Memory, Network
 
@@ -24,9 +24,9 @@ class _Record(NamedTuple):
 
     total: jax.Array  # float32[], sum of the losses since the last update
     number: jax.Array  # int32[], how many
-    first: jax.Array  # float32[], the loss at the first update; 0 before it
+    first: jax.Array  # float32[], the measure at the first update; 0 before it
     history: jax.Array  # float32[lag], the measure at the last updates, the oldest first
-    updates: jax.Array  # int32[], how many updates there were
+    updates: jax.Array  # int32[], how many updates had a measure that is a finite number
 
 
 _DEFAULTS: dict[str, Any] = dict(
@@ -115,14 +115,14 @@ def _regrowing(name: str, performance: str, k: float, lag: int | None, shared: d
         return jnp.clip(1 - m / jnp.where(first == 0, 1, first), 0, 1)
 
     def paused(network: Network) -> jax.Array:
-        """A measure that is not a number pauses too: nobody knows how many to grow."""
+        """A measure that is no finite number pauses too: nobody knows how many to grow."""
         m = measure(network)
         if lag is None:
-            return jnp.isnan(m)
+            return ~jnp.isfinite(m)
         record = network.memory.shared
         before = record.history[0]
         worse = m < before if performance == "accuracy" else m > before
-        return jnp.isnan(m) | (worse & (record.updates > lag))
+        return ~jnp.isfinite(m) | (worse & (record.updates > lag))
 
     def keep(network: Network) -> jax.Array:
         return jnp.where(paused(network), network.active, move(network))
@@ -130,10 +130,12 @@ def _regrowing(name: str, performance: str, k: float, lag: int | None, shared: d
     def regrow(network: Network, kept: jax.Array) -> jax.Array:
         p = jnp.nan_to_num(level(network))
         grown = budgets.share(jnp.maximum(network.target - kept, 0), 1 - sigmoid(p, k))
-        still = paused(network) if updates is None else paused(network) | (network.update_index == updates - 1)
+        still = paused(network) if updates is None else paused(network) | (network.update_index >= updates - 1)
         return jnp.where(still, 0, grown)
 
     def observe(network: Network) -> Memory:
+        if performance == "accuracy" and network.metric is not None and not is_traced(network.metric):
+            check_number("metric", network.metric, "an accuracy in [0, 1]", lambda a: 0 <= a <= 1)
         if not by_value or network.value is None:
             return network.memory
         record = network.memory.shared
@@ -141,15 +143,17 @@ def _regrowing(name: str, performance: str, k: float, lag: int | None, shared: d
         return network.memory._replace(shared=record._replace(total=total, number=record.number + 1))
 
     def remember(network: Network, kept: jax.Array, new: list[jax.Array]) -> Memory:
+        """What is no finite number is forgotten, else it would be the first loss of all later updates."""
         del kept, new
         record, m = network.memory.shared, measure(network)
+        known = jnp.isfinite(m)
         return network.memory._replace(
             shared=_Record(
                 jnp.zeros_like(record.total),
                 jnp.zeros_like(record.number),
-                jnp.where(record.updates == 0, m, record.first),
-                jnp.concatenate([record.history[1:], m[None]]),
-                record.updates + 1,
+                jnp.where(known & (record.updates == 0), m, record.first),
+                jnp.where(known, jnp.concatenate([record.history[1:], m[None]]), record.history),
+                record.updates + known,
             )
         )
 
@@ -172,5 +176,6 @@ def _regrowing(name: str, performance: str, k: float, lag: int | None, shared: d
         memory=memory,
         observe=observe,
         remember=remember,
+        metric="accuracy" if performance == "accuracy" else "loss",
         needs=("value",) if by_value else ("metric",),
     )

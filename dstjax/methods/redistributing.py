@@ -115,7 +115,7 @@ def dsr(*, threshold: float = 1e-3, drop_fraction: float = 0.1, tolerance: float
     Every layer drops its weights with abs(w) < H, but for one at least. What all have dropped is grown at random, never
     where it was just dropped. H is halved where more than (1 + tolerance) * ``drop_fraction`` of the weights went, and
     doubled where fewer than (1 - tolerance) did. The number of active weights of the network is kept, those of its
-    layers change.
+    layers change; where more were dropped than there is room elsewhere, the next update grows the rest.
 
     Args:
       threshold: H at first.
@@ -139,7 +139,7 @@ def dsr(*, threshold: float = 1e-3, drop_fraction: float = 0.1, tolerance: float
 
     def regrow(network: Network, kept: jax.Array) -> jax.Array:
         room = network.sizes - network.active  # not where something was just dropped
-        return budgets.deal(jnp.sum(network.active - kept), kept, room)
+        return budgets.deal(jnp.sum(network.target - kept), kept, room)
 
     def remember(network: Network, kept: jax.Array, new: list[jax.Array]) -> Memory:
         h = network.memory.shared.threshold

@@ -9,36 +9,23 @@ place, ``--config.method=...``: static 84.1 %, set 93.7 %, dst_ee 94.7 %, dense 
 
 from ml_collections import ConfigDict, config_dict
 
+from experiments.configs import fields
+
 
 def get_config() -> ConfigDict:
     """The configuration, locked. A field that is None leaves the matter to the method or the model."""
-    config = ConfigDict()
-
-    # The method and its hyper-parameters: see dstjax.methods.hyperparameters(name).
+    # Every hyper-parameter of every method is a field, see dstjax.methods.hyperparameters(name). Rules may be given as
+    # module:function, a distribution as '{"regex": density, ...}', a structure as 'n_m(2, 4)'.
+    config = fields.hyperparameters()
     config.method = "rigl"
-    config.sparsity = config_dict.placeholder(float)
     config.sparsity = 0.98
-    config.distribution = config_dict.placeholder(str)  # a name, '{"regex": density, ...}' or module:function
-    config.epsilon = config_dict.placeholder(float)  # of SET: densities; of DST-EE: in the growth score
-    config.update_period = config_dict.placeholder(int)
     config.update_period = 25
-    config.start_step = config_dict.placeholder(int)
-    config.end_step = config_dict.placeholder(int)
     config.end_percent = 75.0  # of all steps; where end_step is None
-    config.drop_fraction = config_dict.placeholder(float)
-    config.drop_schedule = config_dict.placeholder(str)  # a name or module:function
-    config.rounding = config_dict.placeholder(str)
-    config.drop = config_dict.placeholder(str)  # a name or module:function
-    config.grow = config_dict.placeholder(str)  # a name or module:function
-    config.scope = config_dict.placeholder(str)
-    config.update_order = config_dict.placeholder(str)
-    config.coefficient = config_dict.placeholder(float)
-    config.signed = config_dict.placeholder(bool)
-    config.lambda_ = config_dict.placeholder(float)
+    config.prune_percent = 50.0  # of all steps; where prune_step is None: methods that train dense and prune once
 
     config.dataset = "digits"
     config.model = ConfigDict()
-    config.model.name = "mlp"  # mlp or conv
+    config.model.name = "mlp"  # see experiments.models.names()
     config.model.sizes = config_dict.placeholder(tuple)  # hidden layers of the mlp, stages of conv; None: its own
 
     config.optimizer = ConfigDict()

@@ -3,7 +3,7 @@
 from typing import Any
 
 import dstjax
-from dstjax import criteria
+from dstjax import budgets, criteria, schedules
 
 
 def describe(method: dstjax.Method, coefficient: float | None = None) -> dict[str, str]:
@@ -11,22 +11,32 @@ def describe(method: dstjax.Method, coefficient: float | None = None) -> dict[st
     if not method.masked:
         return {}
     given: dict[str, Any] = {"distribution": getattr(method.distribution, "__name__", method.distribution)}
-    if method.updates is not None and method.drop_fraction is not None:
-        last = method.updates.end_step
-        values = method.drop_fraction.values
-        constant = len(values) == 1
+    if method.pruner is not None:
+        when = f", after {method.prune_step} steps" if method.prune_step else " before the first step"
+        given["pruned by"] = method.pruner + when
+    if method.updates is not None:
         given |= {
             "drops": _name(method.drop, criteria.DROP),
             "grows": _name(method.grow, criteria.GROW),
             "coefficient": coefficient,
-            "a mask update every": f"{method.updates.update_period} steps from step {method.updates.first}"
-            + ("" if last is None else f", before step {last}"),
-            "share that moves": f"{values[0]:.3g}" + (" always" if constant else f" falling to {values[-1]:.2g}"),
+            "mask updates": _schedule(method.updates),
             "scope": method.scope,
             "order": method.update_order,
-            "rounding": "ceil" if method.ceil else "floor",
         }
+        if isinstance(method.keep, budgets.Move):
+            values = method.keep.fractions.values
+            given["share that moves"] = f"{values[0]:.3g}" + (
+                " always" if len(values) == 1 else f" falling to {values[-1]:.2g}"
+            )
+            given["rounding"] = "ceil" if method.keep.ceil else "floor"
     return {name: str(value) for name, value in given.items() if value is not None}
+
+
+def _schedule(updates: schedules.Updates) -> str:
+    last = "" if updates.count is None else f", {updates.count} in all"
+    if isinstance(updates, schedules.UpdateSchedule):
+        return f"every {updates.update_period} steps from step {updates.first}{last}"
+    return f"from step {updates.first}{last}"
 
 
 def _name(criterion: criteria.Criterion, known: dict[str, Any]) -> str:

@@ -1,0 +1,35 @@
+"""The fields that every config of an experiment has: one for each hyper-parameter of each method."""
+
+import inspect
+from typing import Any
+
+from ml_collections import ConfigDict, config_dict
+
+import dstjax
+
+# Of those whose default says nothing.
+TYPES: dict[str, type] = {
+    "sparsity": float,
+    "epsilon": float,
+    "end_step": int,
+    "prune_step": int,
+    "prune_end_step": int,
+    "partitions": int,
+    "stages": tuple,
+    "structure": str,  # such as 'n_m(2, 4)', from dstjax.structures
+}
+NOT_HERE = ("maskable", "counters")  # functions, and what follows from others
+
+
+def hyperparameters() -> ConfigDict:
+    """A config with a field for each hyper-parameter, all None: the matter is left to the method."""
+    config = ConfigDict()
+    for method in dstjax.methods.names():
+        for name, default in dstjax.methods.hyperparameters(method).items():
+            if name not in NOT_HERE and name not in config:
+                config[name] = config_dict.placeholder(TYPES.get(name) or _kind(default))
+    return config
+
+
+def _kind(default: Any) -> type:
+    return object if default is None or default is inspect.Parameter.empty else type(default)
