@@ -46,7 +46,7 @@ def snip(**common: Any) -> Method:
 
     Reference: Lee et al., "SNIP: single-shot network pruning based on connection sensitivity", ICLR 2019.
     """
-    return fixed("snip", fields={"pruner": "snip"}, **common)
+    return fixed("snip", fields={"pruner": "snip", "counts": "total"}, **common)
 
 
 @catalogued()
@@ -55,7 +55,7 @@ def grasp(**common: Any) -> Method:
 
     Reference: Wang et al., "Picking winning tickets before training by preserving gradient flow", ICLR 2020.
     """
-    return fixed("grasp", fields={"pruner": "grasp"}, **common)
+    return fixed("grasp", fields={"pruner": "grasp", "counts": "total"}, **common)
 
 
 @catalogued()
@@ -65,7 +65,7 @@ def synflow(**common: Any) -> Method:
     Reference: Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow",
     NeurIPS 2020.
     """
-    return fixed("synflow", fields={"pruner": "synflow"}, **common)
+    return fixed("synflow", fields={"pruner": "synflow", "counts": "total"}, **common)
 
 
 @catalogued()
@@ -75,7 +75,7 @@ def iterative_snip(**common: Any) -> Method:
     Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization",
     ICLR 2021.
     """
-    return fixed("iterative_snip", fields={"pruner": "iterative_snip"}, **common)
+    return fixed("iterative_snip", fields={"pruner": "iterative_snip", "counts": "total"}, **common)
 
 
 @catalogued()
@@ -85,4 +85,4 @@ def force(**common: Any) -> Method:
     Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization",
     ICLR 2021.
     """
-    return fixed("force", fields={"pruner": "force"}, **common)
+    return fixed("force", fields={"pruner": "force", "counts": "total"}, **common)
