@@ -77,12 +77,13 @@ def drop_and_grow_all(
     active = count_true([leaf.mask for leaf in leaves])
     if keep is None:
         keep = active - jnp.clip(jnp.stack([leaf.budget for leaf in leaves]), 0, jnp.maximum(active - 1, 0))
+    together = jnp.clip(jnp.sum(keep), 0, jnp.sum(active))  # a leaf may have fewer than its share, others more
     keep = jnp.clip(keep, 0, active)
     target = active if target is None else target
     leaves = [leaf._replace(budget=n) for leaf, n in zip(leaves, active - keep, strict=True)]
     scores = [_scored(drop, leaf) for leaf in leaves]
     masks = [leaf.mask for leaf in leaves]
-    stay = jnp.sum(keep) if scope == "global" else keep
+    stay = together if scope == "global" else keep
     kept, room = structure.drop(scores, masks, stay, lambda: [_scored(grow, leaf) for leaf in leaves], target)
     if not regrow_dropped:
         room = [r & ~m for r, m in zip(room, masks, strict=True)]

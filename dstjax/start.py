@@ -17,6 +17,7 @@ from dstjax.method import Method
 from dstjax.network import Memory
 from dstjax.rewire import counter_dtype
 from dstjax.state import SparseState, Tracked
+from dstjax.structures import WEIGHT
 
 InitialMasks = Tree | Callable[[Tree], Tree] | None
 
@@ -31,9 +32,13 @@ def initial_counts(method: Method, leaves: Mapping[str, Any]) -> dict[str, Any]:
     """Active weights of each masked leaf before the first step."""
     if method.initial_sparsity is None:
         return counts_of(method, leaves, method.sparsity)
-    if isinstance(method.initial_sparsity, int | float) and method.initial_sparsity == 0:
+    if _starts_dense(method):
         return {name: int(np.prod(leaves[name].shape)) for name in active_counts(method, leaves)}
     return counts_of(method, leaves, method.initial_sparsity)
+
+
+def _starts_dense(method: Method) -> bool:
+    return isinstance(method.initial_sparsity, int | float) and method.initial_sparsity == 0
 
 
 def start(
@@ -117,7 +122,8 @@ def _drawn(method: Method, key: jax.Array, leaves: Mapping[str, Any]) -> dict[st
         sizes = [jnp.abs(_valued(leaves[n], n, method)) for n in counts]
         chosen = method.structure.best(sizes, list(counts.values())) if counts else []
     else:
-        chosen = random_masks(key, [leaves[n] for n in counts], list(counts.values()), method.structure)
+        structure = WEIGHT if _starts_dense(method) else method.structure  # n of m would be n of m at once
+        chosen = random_masks(key, [leaves[n] for n in counts], list(counts.values()), structure)
     return dict(zip(counts, chosen, strict=True))
 
 
