@@ -65,7 +65,8 @@ def one_shot(*, prune_step: int, scope: str = "layer", **common: Any) -> Method:
         **checked(**common, update_period=prune_step, start_step=prune_step, end_step=prune_step + 1),
         initial_sparsity=0,
         keep=budgets.target,
-        regrow=budgets.to_target,  # nothing, but where a structure needs whole units
+        # Nothing, but where a structure needs whole units; leaves that are ranked together do not fill up each alone.
+        regrow=budgets.to_target if scope == "layer" else budgets.pooled(budgets.to_target),
         grow=criteria.magnitude,
         scope=scope,
         counts="reached" if scope == "layer" else "total",
