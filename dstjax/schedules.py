@@ -170,9 +170,8 @@ def fractions(drop_fraction: float, schedule: str | StepFunction, updates: Updat
       drop_fraction: the fraction at step 0 of a named schedule, in [0, 1].
       schedule: 'constant'; 'cosine', ``drop_fraction / 2 * (1 + cos(pi * t / end_step))``; 'linear',
         ``drop_fraction * (1 - t / end_step)``; 'cosine_floor', the cosine from ``drop_fraction`` to 0.005 that ITOP
-        uses; 'stages', halved for the last quarter before ``end_step``, as MEST does whose updates end at three quarters
-        of training; or a function of the step that returns the fraction
-        itself.
+        uses; 'stages', halved for the last quarter before ``end_step``, as MEST does, whose updates end at 75 % of
+        training; or a function of the step that returns the fraction itself.
       updates: the update steps.
 
     Raises:
