@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import dstjax
+from experiments import costing
 from experiments.configuration import Plan
 from experiments.recording import Metrics, to_json, write_atomically
 from experiments.training import Epoch, Trainer
@@ -48,6 +49,7 @@ def record_epoch(
         learning_rate=float(plan.schedule(step - 1)),
         exploration_rate=epoch.topology["exploration_rate"],
         active_weights=epoch.topology["active"].sum(axis=1),
+        active=dict(zip(names, epoch.topology["active"].T, strict=True)),
     )
 
 
@@ -63,8 +65,9 @@ def summarise(
     trainer: Trainer,
     table: dstjax.Summary,
     updates: int,
+    records: Path,
 ) -> dict[str, Any]:
-    """What summary.json holds, without the time."""
+    """What summary.json holds, without the time; ``records`` is metrics.jsonl."""
     topology = trainer.topology()
     rows = table.masked or [row for row in table.leaves if len(row.shape) >= 2]
     weights = sum(row.size for row in rows)
@@ -106,8 +109,21 @@ def summarise(
         "seeds_mode": plan.mode,
         "backend": jax.default_backend(),
         "layers": layers,
+        "cost": _cost(config, plan, table, records),
     }
     return json.loads(to_json(summary))
+
+
+def _cost(config: ConfigDict, plan: Plan, table: dstjax.Summary, records: Path) -> dict[str, float]:
+    """What the run cost, from the densities at the end of each epoch; means over the seeds."""
+    lines = (json.loads(line) for line in records.read_text().splitlines())
+    epochs = [r for r in lines if r["kind"] == "train"]
+    ends = [r["step"] for r in epochs]
+    sizes = {row.path: row.size for row in table.masked}
+    densities = [{n: float(np.mean(a)) / sizes[n] for n, a in r["active"].items()} for r in epochs]
+    lengths = np.diff([0, *ends]).tolist()
+    sample = plan.data.x.shape[1:]
+    return costing.of_run(config.method, plan.method, plan.hyperparameters, plan.model, sample, densities, lengths)
 
 
 def save_pictures(path: Path, name: str, initial: dict[str, np.ndarray], final: dict[str, np.ndarray]) -> None:

@@ -109,7 +109,7 @@ def train_and_evaluate(
                 checkpoints.save(step, trainer.state(), Done(step, seconds, metrics.size(), updates)._asdict())
         results.record_evaluation(metrics, trainer, "test", step)
         checkpoints.wait()
-        summary = results.summarise(config, plan, trainer, table, updates)
+        summary = results.summarise(config, plan, trainer, table, updates, workdir / "metrics.jsonl")
         summary["seconds"] = round(done.seconds + time.perf_counter() - start, 3)
         if initial:
             results.save_pictures(workdir / "masks.npz", table.masked[0].path, initial, trainer.pictures())

@@ -49,7 +49,7 @@ def cell(workdir: Path, method: dstjax.Method) -> Cell:
             settings=settings.describe(method, summary["hyperparameters"].get("coefficient")),
             config=config,
             versions=read_json(workdir / "versions.json") if (workdir / "versions.json").exists() else {},
-            off_count=_off_count(layers, records),
+            off_count=_off_count(layers, records, method.counts),
             updates=_updates(updates, len(summary["seeds"])),
             layers=layers,
             first_masks=_first_masks(workdir / "masks.npz"),
@@ -95,16 +95,22 @@ def _updates(records: list[dict[str, Any]], n_seeds: int) -> Updates:
     )
 
 
-def _off_count(layers: tuple[Layer, ...], records: list[dict[str, Any]]) -> int:
-    """The largest distance between a count of active weights and the requested one, over everything recorded."""
-    pairs = [(np.asarray(x.active), x.requested) for x in layers]
-    total = sum(x.requested for x in layers)
-    for record in records:
-        if record["kind"] == "mask_update":
-            pairs += [(np.asarray(record["active"][p]), n) for p, n in record["requested"].items()]
-        elif record["kind"] == "train" and layers:
-            pairs.append((np.asarray(record["active_weights"]), total))
-    return max((int(np.abs(active - requested).max()) for active, requested in pairs), default=0)
+def _off_count(layers: tuple[Layer, ...], records: list[dict[str, Any]], counts: str) -> int:
+    """The largest distance between a count of active weights and the one that the method promises (Method.counts)."""
+    final = [np.asarray(x.active) - x.requested for x in layers]
+    if counts == "free" or not final:
+        return 0
+    if counts == "total":
+        return int(np.abs(np.sum(final, axis=0)).max())
+    gaps = list(final)
+    if counts == "kept":
+        total = sum(x.requested for x in layers)
+        for record in records:
+            if record["kind"] == "mask_update":
+                gaps += [np.asarray(record["active"][p]) - n for p, n in record["requested"].items()]
+            elif record["kind"] == "train":
+                gaps.append(np.asarray(record["active_weights"]) - total)
+    return max(int(np.abs(gap).max()) for gap in gaps)
 
 
 def _first_masks(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
