@@ -1,0 +1,440 @@
+"""N of every M, blocks, constant fan-in: against NumPy written group by group, in methods, and on eight devices."""
+
+import functools
+
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import dstjax
+from dstjax import budgets, methods
+from dstjax.drop_and_grow import drop_and_grow_all
+from dstjax.structures import block, fan_in, n_m
+from tests import oracles, trees
+from tests import structure_oracles as plain
+
+SHAPES = [(8, 5), (2, 3, 8, 4)]
+# Scores with many ties, infinities and NaN.
+VALUES = [0.0, -0.0, 1.0, 1.0, 2.0, -3.0, np.inf, -np.inf, np.nan]
+seeds = st.integers(0, 2**32 - 1)
+
+
+def scores(rng, shape, ties):
+    return np.asarray(rng.choice(VALUES, shape) if ties else rng.standard_normal(shape), np.float32)
+
+
+def flags(rng, shape, density=0.5):
+    return rng.random(shape) < density
+
+
+# --- N of every M -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize(("n", "m"), [(1, 2), (2, 4), (3, 8), (4, 4)])
+@settings(max_examples=15)
+@given(seed=seeds)
+def test_n_m_is_the_best_of_every_group(n, m, ties, seed):
+    rng = np.random.default_rng(seed)
+    for shape in SHAPES:
+        s = scores(rng, shape, ties)
+        expected = plain.fill_groups(s, n, m, np.zeros(shape, bool), np.ones(shape, bool))
+        np.testing.assert_array_equal(n_m(n, m).best([jnp.asarray(s)], [0])[0], expected)
+        kept = expected & flags(rng, shape)
+        room = ~kept & flags(rng, shape, 0.8)
+        grown = n_m(n, m).grow([jnp.asarray(s)], [jnp.asarray(kept)], [jnp.asarray(room)], jnp.array([1]))[0]
+        np.testing.assert_array_equal(grown, plain.fill_groups(s, n, m, kept, room))
+
+
+def test_n_m_drops_single_weights_in_one_ranking():
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        s = scores(rng, (8, 5), False)
+        mask = np.asarray(n_m(2, 4).best([jnp.asarray(scores(rng, (8, 5), False))], [0])[0])
+        kept, room = n_m(2, 4).drop([jnp.asarray(s)], [jnp.asarray(mask)], jnp.array([13]), list, jnp.array([20]))
+        np.testing.assert_array_equal(kept[0], oracles.best(s, 13, mask))
+        np.testing.assert_array_equal(room[0], ~np.asarray(kept[0]))
+
+
+def test_n_m_thins_a_dense_leaf():
+    """After a dense start at most n stay in a group, whatever number was to be kept."""
+    s = np.random.default_rng(1).standard_normal((8, 5)).astype(np.float32)
+    everywhere = jnp.ones((8, 5), bool)
+    kept, _ = n_m(2, 4).drop([jnp.asarray(s)], [everywhere], jnp.array([40]), list, jnp.array([20]))
+    np.testing.assert_array_equal(kept[0], plain.fill_groups(s, 2, 4, np.zeros((8, 5), bool), np.ones((8, 5), bool)))
+
+
+def test_examples_of_groups():
+    def group(values):
+        return n_m(2, 4).best([jnp.abs(jnp.array(values))[:, None]], [2])[0][:, 0].astype(int).tolist()
+
+    assert group([0.4, -0.1, 0.3, 0.2]) == [1, 0, 1, 0]
+    assert group([0.2, 0.2, 0.2, 0.2]) == [1, 1, 0, 0]  # the lower index
+    assert group([np.nan, 0.1, np.nan, 0.2]) == [0, 1, 0, 1]
+    assert group([np.nan, 0.1, np.nan, np.nan]) == [1, 1, 0, 0]
+
+
+# --- Blocks -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("h", "w"), [(1, 1), (4, 1), (2, 2), (8, 4)])
+@settings(max_examples=15)
+@given(seed=seeds)
+def test_best_blocks(h, w, seed):
+    rng = np.random.default_rng(seed)
+    for shape in [(8, 12), (2, 3, 8, 4)]:
+        s = rng.integers(-3, 4, shape).astype(np.float32)  # sums are exact, and often equal
+        s[rng.random(shape) < 0.02] = np.nan
+        total = int(np.prod(shape)) // (h * w)
+        k = int(rng.integers(0, total + 1))
+        mask = block(h, w).best([jnp.asarray(s)], [k * h * w])[0]
+        np.testing.assert_array_equal(mask, plain.best_blocks(s, h, w, k))
+
+
+def test_a_block_update_by_hand():
+    """A 2 x 1 block counts by its sum: the larger single weight may go."""
+    w = jnp.array([[0.9, 0.5], [0.0, 0.5], [0.1, 0.0], [0.1, 0.0]])
+    mask = jnp.array([[1, 1], [1, 1], [1, 0], [1, 0]], bool)
+    g = jnp.array([[0.0, 0.0], [0.0, 0.3], [0.0, 0.2], [0.1, 0.2]])
+    leaf = trees.leaf_of(w, g, mask, budget=4)
+    update = drop_and_grow_all(
+        [leaf],
+        [jax.random.key(0)],
+        drop=dstjax.criteria.magnitude,
+        grow=dstjax.criteria.gradient,
+        structure=block(2, 1),
+    )[0]
+    assert update.kept.astype(int).tolist() == [[0, 1], [0, 1], [0, 0], [0, 0]]  # sums 0.9, 1.0, 0.2
+    assert update.mask.astype(int).tolist() == [[0, 1], [0, 1], [1, 1], [1, 1]]  # sums 0, 0.1, 0.4
+
+
+def test_integer_scores_of_blocks_do_not_wrap_around():
+    s = np.zeros((4, 2), np.uint32)
+    s[:2, 0] = 2**31  # the sum is 2**32
+    s[2:, 1] = 5
+    assert block(2, 1).best([jnp.asarray(s)], [2])[0].astype(int).tolist() == [[1, 0], [1, 0], [0, 0], [0, 0]]
+
+
+# --- Constant fan-in --------------------------------------------------------------------------------------------------
+
+# Rows are neurons here, as the paper prints them.
+SIZE = np.array([[0.9, 0.8, 0, 0], [0.1, 0, 0.2, 0], [0, 0.7, 0, 0.05]])
+GRADIENT = np.array([[0.1, 0.1, 0.6, 0.2], [0.3, 0.1, 0.2, 0.1], [0.5, 0.1, 0.4, 0.1]])
+
+
+@pytest.mark.parametrize("ablation", [0.3, 0.0])
+def test_the_worked_example_of_constant_fan_in(ablation):
+    """An ablation of 0 still switches off a neuron without any salient weight, as the structure says of itself."""
+    leaf = trees.leaf_of(SIZE.T, GRADIENT.T, SIZE.T > 0, budget=3)
+    update = drop_and_grow_all(
+        [leaf],
+        [jax.random.key(0)],
+        drop=dstjax.criteria.magnitude,
+        grow=dstjax.criteria.gradient,
+        structure=fan_in(ablation),
+        target=jnp.array([6]),
+    )[0]
+    assert update.mask.T.astype(int).tolist() == [[1, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 0]]
+    assert update.kept.T.astype(int).tolist() == [[1, 1, 0, 0], [0, 0, 0, 0], [0, 1, 0, 0]]
+    expected = plain.fan_in_update(SIZE.T, GRADIENT.T, SIZE.T > 0, 3, 6, ablation)
+    np.testing.assert_array_equal(update.mask, expected[1])
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (3, 1, 2, 7)])
+@pytest.mark.parametrize("ablation", [0.0, 0.3, 0.9])
+@settings(max_examples=15)
+@given(seed=seeds)
+def test_constant_fan_in_updates(shape, ablation, seed):
+    rng = np.random.default_rng(seed)
+    neurons, inputs = shape[-1], int(np.prod(shape[:-1]))
+    target = int(rng.integers(1, inputs + 1)) * neurons
+    size, gradient = (np.abs(np.round(rng.standard_normal(shape), 1)).astype(np.float32) for _ in range(2))
+    mask = np.asarray(fan_in().best([jnp.asarray(scores(rng, shape, False))], [target])[0])
+    moved = int(rng.integers(0, target))
+    stays, new = fan_in_step(jnp.asarray(size), jnp.asarray(gradient), jnp.asarray(mask), moved, target, ablation)
+    expected_stays, expected = plain.fan_in_update(size, gradient, mask, moved, target, ablation)
+    np.testing.assert_array_equal(stays, expected_stays)
+    np.testing.assert_array_equal(new, expected)
+    assert_one_fan_in(new, target)
+
+
+@functools.partial(jax.jit, static_argnums=5)
+def fan_in_step(size, gradient, mask, moved, target, ablation):
+    structure = fan_in(ablation)
+    keep, target = jnp.reshape(target - moved, 1), jnp.reshape(target, 1)
+    kept, room = structure.drop([size], [mask], keep, lambda: [gradient], target)
+    grown = structure.grow([gradient], kept, room, target - kept[0].sum(dtype=jnp.int32))[0]
+    return kept[0], kept[0] | grown
+
+
+def assert_one_fan_in(mask, target):
+    """Every neuron has the same number of inputs or none, as many as the budget gives that many neurons."""
+    columns = np.asarray(mask).reshape(-1, mask.shape[-1]).sum(0)
+    alive = columns[columns > 0]
+    assert len(alive) > 0
+    assert {*alive.tolist()} == {target // len(alive)}
+
+
+# --- In methods -------------------------------------------------------------------------------------------------------
+
+MOVING = dict(sparsity=0.5, distribution="uniform", drop_fraction=0.4, drop_schedule="constant", end_step=14)
+IN_METHODS = {
+    "rigl": dict(update_period=2),
+    "set": dict(update_period=2),
+    "dst_ee": dict(update_period=2, coefficient=0.1),
+    "iee": dict(update_period=4),
+}
+
+
+def params_of(dtype=np.float32):
+    rng = np.random.default_rng(0)
+    draw = lambda *s: np.asarray(rng.standard_normal(s), dtype)  # noqa: E731
+    return {"conv": {"bias": draw(4), "kernel": draw(2, 3, 8, 4)}, "dense": draw(8, 12)}
+
+
+@functools.cache
+def runner(name, structure):
+    """The transformation and its jitted step, compiled once for all examples."""
+    method = methods.get(name, **{**MOVING, **IN_METHODS[name]}, structure=structure)
+    tx = dstjax.sparsify(optax.sgd(0.2, momentum=0.5), method, seed=3)
+
+    @jax.jit
+    def step(params, state, noise):
+        grads = jax.tree.map(jnp.add, dstjax.forward_params(params, state), noise)
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    return method, tx, step
+
+
+def masks_of_a_run(name, structure, seed, steps=13):
+    """The masks at the start and after every mask update; noise has ties and, in places, NaN."""
+    method, tx, step = runner(name, structure)
+    params = jax.tree.map(jnp.asarray, params_of())
+    state = tx.init(params)
+    params = dstjax.apply_masks(params, state)
+    rng = np.random.default_rng(seed)
+    yield trees.names(dstjax.get_masks(state)), np.asarray(state.targets)
+    for t in range(1, steps + 1):
+        noise = jax.tree.map(lambda w: np.round(rng.standard_normal(w.shape), 1).astype(np.float32), params_of())
+        if t == steps - 3:
+            noise["dense"][rng.random((8, 12)) < 0.05] = np.nan
+        params, state = step(params, state, noise)
+        dstjax.check_sparse(jax.tree.map(jnp.nan_to_num, params), state)
+        if method.is_update_step(t):
+            yield trees.names(dstjax.get_masks(state)), np.asarray(state.targets)
+
+
+def assert_changed(history):
+    assert any((a != b).any() for a, b in zip(history[0].values(), history[-1].values(), strict=True))
+
+
+@pytest.mark.parametrize("name", IN_METHODS)
+@settings(max_examples=5)
+@given(seed=seeds)
+def test_exactly_n_in_every_group_after_every_update(name, seed):
+    """Of IEE after the updates that grow; between them a group may lack what was pruned."""
+    history = []
+    for i, (masks, targets) in enumerate(masks_of_a_run(name, n_m(2, 4), seed)):
+        assert targets.tolist() == [m.size // 2 for m in masks.values()]
+        for mask in masks.values():
+            found = {int(np.asarray(mask)[at].sum()) for at in plain.groups_of(mask.shape, 4)}
+            assert found == {2} if name != "iee" or i % 2 == 0 else found <= {0, 1, 2}
+        history.append(masks)
+    assert len(history) == 7
+    assert_changed(history)
+
+
+@pytest.mark.parametrize("name", ["rigl", "iee"])
+@settings(max_examples=3)
+@given(seed=seeds)
+def test_whole_blocks_after_every_update(name, seed):
+    history = []
+    for i, (masks, targets) in enumerate(masks_of_a_run(name, block(4, 2), seed)):
+        for mask, target in zip(masks.values(), targets, strict=True):
+            blocks = [int(np.asarray(mask)[at].sum()) for at in plain.blocks_of(mask.shape, 4, 2)]
+            assert {*blocks} <= {0, 8}
+            assert sum(blocks) == target if name == "rigl" or i % 2 == 0 else sum(blocks) <= target
+        history.append(masks)
+    assert_changed(history)
+
+
+@pytest.mark.parametrize("name", ["rigl", "set"])
+@settings(max_examples=3)
+@given(seed=seeds)
+def test_one_fan_in_after_every_update(name, seed):
+    """Also of methods that grow what they drop: what did not divide among the neurons left comes back."""
+    history = []
+    for masks, targets in masks_of_a_run(name, fan_in(0.6), seed):
+        for mask, target in zip(masks.values(), targets, strict=True):
+            assert_one_fan_in(mask, target)
+        history.append(masks)
+    assert_changed(history)
+
+
+# --- On eight devices -------------------------------------------------------------------------------------------------
+
+KINDS = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
+LAYOUTS = {  # of a mesh of 2 by 4: on how many devices inputs and outputs lie
+    "inputs": (P("a"), P(None, None, "a")),
+    "outputs": (P(None, "b"), P(None, None, None, "b")),
+    "both": (P("a", "b"), P(None, None, "a", "b")),
+    "cut": (P(("a", "b")), P(None, None, ("a", "b"))),  # groups of four on several devices
+    "replicated": (P(), P()),
+}
+STRUCTURES = {"n_m": n_m(2, 4), "block": block(4, 2), "fan_in": fan_in()}
+WIDE = {"conv": (1, 2, 8, 16), "dense": (16, 24)}
+
+
+def on_mesh(structure, place):
+    """All masks of a short run of RigL."""
+    method = methods.rigl(**{**MOVING, **IN_METHODS["rigl"]}, structure=STRUCTURES[structure])
+    tx = dstjax.sparsify(optax.sgd(0.1), method, seed=1)
+
+    def draw(t):
+        rng = np.random.default_rng(t)
+        return place({n: np.asarray(rng.standard_normal(s), np.float32) for n, s in WIDE.items()})
+
+    @jax.jit
+    def step(params, state, noise):
+        updates, state = tx.update(jax.tree.map(jnp.add, params, noise), state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = draw(0)
+    state = tx.init(params)
+    params = dstjax.apply_masks(params, state)
+    history = [dstjax.get_masks(state)]
+    for t in range(1, 5):
+        params, state = step(params, state, draw(t))
+        history.append(dstjax.get_masks(state))
+    return jax.device_get(history)
+
+
+@functools.cache
+def on_one_device(structure):
+    return on_mesh(structure, lambda tree: jax.tree.map(jnp.asarray, tree))
+
+
+def on_eight(structure, kind, layout):
+    mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(KINDS[kind],) * 2)
+    with jax.set_mesh(mesh):
+        where = dict(zip(["dense", "conv"], (NamedSharding(mesh, s) for s in LAYOUTS[layout]), strict=True))
+        return on_mesh(structure, lambda tree: jax.device_put(tree, where))
+
+
+REFUSED = [("n_m", "cut"), ("block", "cut"), *(("fan_in", layout) for layout in ("inputs", "outputs", "both", "cut"))]
+EXPLICIT = [(s, layout) for s in STRUCTURES for layout in LAYOUTS if (s, layout) not in REFUSED]
+
+
+def check_eight(structure, kind, layout):
+    expected = on_one_device(structure)
+    found = on_eight(structure, kind, layout)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (expected[0]["dense"] != expected[-1]["dense"]).any()
+
+
+QUICK = [("n_m", "auto", "cut"), ("block", "auto", "both"), ("fan_in", "auto", "both")]
+QUICK += [("n_m", "explicit", "both"), ("block", "explicit", "both"), ("fan_in", "explicit", "replicated")]
+
+
+@pytest.mark.parametrize(("structure", "kind", "layout"), QUICK)
+def test_the_same_masks_on_eight_devices(structure, kind, layout):
+    check_eight(structure, kind, layout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("structure", "kind", "layout"),
+    [(s, "explicit", layout) for s, layout in EXPLICIT]
+    + [(s, "auto", layout) for s in STRUCTURES for layout in LAYOUTS],
+)
+def test_the_same_masks_in_every_layout(structure, kind, layout):
+    check_eight(structure, kind, layout)
+
+
+@pytest.mark.parametrize(("structure", "layout"), REFUSED)
+def test_what_explicit_axes_cannot_hold_is_refused(structure, layout):
+    pattern = "pieces of .*, which groups of 4 do not fit; expected pieces of a multiple of 4"
+    if structure == "fan_in":
+        pattern = r"structure=fan_in\(...\) is not accepted for a leaf of shape .* sharded over Explicit axes"
+    with pytest.raises(ValueError, match=pattern):
+        on_eight(structure, "explicit", layout)
+
+
+# --- Bad input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("make", "pattern"),
+    [
+        (lambda: n_m(0, 4), "n=0 is not accepted"),
+        (lambda: n_m(1.5, 4), "n=1.5 is not accepted"),
+        (lambda: n_m(1, 1), "m=1 is not accepted"),
+        (lambda: n_m(5, 4), "n=5 of m=4 is not accepted; expected n <= m"),
+        (lambda: block(0, 4), "h=0 is not accepted"),
+        (lambda: block(4, None), "w=None is not accepted"),
+        (lambda: fan_in(1.0), r"ablation=1.0 is not accepted; expected a number in \[0, 1\)"),
+        (lambda: fan_in(-0.1), "ablation=-0.1 is not accepted"),
+        (
+            lambda: methods.rigl(sparsity=0.5, end_step=200, structure="2:4"),
+            "structure='2:4' is not accepted; expected",
+        ),
+        (lambda: methods.srigl(sparsity=0.5, end_step=200, structure=fan_in()), "is not accepted by 'srigl'"),
+        (lambda: methods.srigl(sparsity=0.5, end_step=200, ablation=2), "ablation=2 is not accepted"),
+        (lambda: methods.gmp(sparsity=0.5, end_step=200, structure=n_m(2, 4)), "not accepted by 'gmp'.*use one_shot"),
+    ],
+)
+def test_arguments(make, pattern):
+    with pytest.raises(ValueError, match=pattern):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("structure", "shape", "pattern"),
+    [
+        (n_m(2, 4), (6, 8), r"leaf 'w' of shape \(6, 8\) cannot be cut into groups of m=4 inputs .*maskable="),
+        (n_m(2, 4), (3, 3, 3, 8), r"leaf 'w' of shape \(3, 3, 3, 8\) cannot be cut into groups"),
+        (n_m(2, 4), (8,), r"leaf 'w' of shape \(8,\) cannot be cut into groups"),
+        (block(4, 4), (8, 6), r"leaf 'w' of shape \(8, 6\) cannot be cut into blocks of 4 x 4"),
+        (
+            block(16, 16),
+            (8, 8),
+            r"leaf 'w' of shape \(8, 8\) cannot be cut into blocks of 16 x 16 .*expected multiples",
+        ),
+        (fan_in(), (2, 8), r"leaf 'w' of shape \(2, 8\) would have 4 active weights for 8 neurons, a fan-in below one"),
+    ],
+)
+def test_leaves_that_do_not_fit(structure, shape, pattern):
+    sparsity = 0.8 if structure == fan_in() else 0.5
+    method = methods.static(
+        sparsity=sparsity, distribution="uniform", structure=structure, maskable=lambda path, leaf: path == "w"
+    )
+    with pytest.raises(ValueError, match=pattern):
+        dstjax.sparsify(optax.sgd(0.1), method).init({"w": jnp.ones(shape), "b": jnp.ones(8)})
+
+
+@pytest.mark.parametrize("name", ["srigl", "dpf"])
+def test_a_common_ranking_has_no_fan_in(name):
+    extra = {} if name == "srigl" else {"structure": fan_in()}
+    method = methods.get(name, sparsity=0.5, update_period=2, end_step=9, scope="global", **extra)
+    tx = dstjax.sparsify(optax.sgd(0.1), method)
+    params = {"w": jnp.ones((8, 8))}
+    with pytest.raises(ValueError, match="common ranking over all leaves is not accepted with structure=fan_in"):
+        tx.update(params, tx.init(params), params, rewire=True)
+
+
+def test_counts_are_those_that_the_structure_can_have():
+    shapes, asked = {"w": (8, 6)}, {"w": 25}
+    assert n_m(1, 4).counts(shapes, asked) == {"w": 12}  # whatever was asked for
+    assert block(4, 2).counts(shapes, asked) == {"w": 24}
+    assert block(4, 2).counts(shapes, {"w": 3}) == {"w": 8}  # one block at least
+    assert fan_in().counts(shapes, asked) == {"w": 24}
+    assert block(4, 2).counts(shapes, {"w": jnp.int32(25)})["w"] == 24
+    assert budgets.counts([jnp.ones((8, 6), bool)]).tolist() == [48]
