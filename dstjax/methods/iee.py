@@ -48,7 +48,7 @@ def iee(
       end_step: cycles that do not end by then are not begun; in the paper three quarters of training.
       drop_fraction: share of the final number of active weights that the first cycle exchanges.
       drop_schedule: 'exponential', from ``drop_fraction`` to a hundredth of it; another name or a function as in
-        :func:`dstjax.method.rewiring`.
+        :func:`dstjax.method.rewiring`, of the step before the cycle. A budget that rounds to nothing still explores.
       importance: 'magnitude', or 'taylor' for abs(w * g).
       explore_from: 'mru'; or 'zero', which sets the inactive weights to zero at each prune.
       freeze: False trains the active weights too while the inactive ones are explored.
@@ -119,11 +119,19 @@ def iee(
     )
 
 
+class _Beginnings(schedules.UpdateSchedule):
+    """The steps at which cycles begin."""
+
+    @property
+    def first(self) -> int:
+        """The first step; the budget of the first cycle is not yet decayed."""
+        return 0
+
+
 def _budget(fraction: float, schedule: Any, period: int, cycles: int) -> Any:
     """The share that each cycle exchanges, float64[cycles]."""
     check_number("drop_fraction", fraction, "a number in [0, 1]", lambda f: 0 <= f <= 1)
     if schedule == "exponential":
         return fraction * 0.01 ** (np.arange(cycles) / cycles)
-    ends = schedules.UpdateSchedule(period, 0, (cycles + 1) * period)  # one more, so that the last is not zero
-    values = np.asarray(schedules.fractions(fraction, schedule, ends).values)
-    return np.resize(values, cycles) if len(values) == 1 else values[:cycles]
+    values = np.asarray(schedules.fractions(fraction, schedule, _Beginnings(period, 0, cycles * period)).values)
+    return np.resize(values, cycles) if len(values) == 1 else values
