@@ -96,6 +96,9 @@ def _refined(name: str, n: int, m: int, decay: float, maskable: Maskable | None)
 def srigl(*, ablation: float = 0.3, **shared: Any) -> Method:
     """SRigL: RigL with the same number of inputs for every neuron, and without the neurons that few weights reach.
 
+    The authors ablate no neuron of the last layer. Which leaf that is a tree does not say: leave it dense with
+    ``maskable``, or set ``ablation=0``, which ablates only neurons without any salient weight.
+
     Args:
       ablation: a neuron with fewer salient weights than this share of the fan-in is switched off; see
         :class:`dstjax.structures.FanIn`.
