@@ -47,9 +47,17 @@ class Signals(NamedTuple):
             if found is None and (now is not False or name == "full_gradient"):
                 raise ValueError(f"method {method.name!r} needs {name}=; call tx.update(..., {name}=...).")
             known = name != "full_gradient" and found is not None and not isinstance(found, jax.core.Tracer)
-            if known and (np.ndim(found) or not np.isfinite(found)):
+            if known and not _is_finite(found):
                 raise ValueError(f"{name}={found!r} is not accepted; expected a finite number.")
         return Signals(**given)
+
+
+def _is_finite(x: Any) -> bool:
+    """Whether something is one finite number."""
+    try:
+        return not np.ndim(x) and bool(np.isfinite(x))
+    except TypeError:
+        return False
 
 
 class _Call:
@@ -64,7 +72,9 @@ class _Call:
         self.full: list[Any] = [None] * len(self.weights)
         self.dense_updates = flat.updates
         if signals.full_gradient is not None:
-            full = flatten_like(flat.treedef, signals.full_gradient, "full gradient", flat.treedef, flat.treedef)
+            found = signals.full_gradient
+            full = flatten_like(flat.treedef, found, "full gradient", flat.treedef.unflatten(flat.params), found)
+            flat.check_shapes("full gradient", full)
             self.full = flat.masked(full)
             self.dense_updates = [u + f for u, f in zip(flat.updates, full, strict=True)]
         if method.observe is not None:
