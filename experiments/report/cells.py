@@ -5,7 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from experiments.report.names import LABELS, method_label
 from experiments.report.statistics import deviation, mean
+
+__all__ = ["LABELS", "Cell", "Comparison", "Cost", "Layer", "Updates", "method_label", "percent"]
+
+MANY = 8  # more methods than this cannot be told apart by colour, nor told of one by one
+PICTURED = 4  # methods whose masks are shown where there are many
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +43,16 @@ class Updates:
 
 
 @dataclasses.dataclass(frozen=True)
+class Cost:
+    """Floating-point operations, see experiments.costing."""
+
+    dense_forward: float  # of the dense network, for one sample
+    inference: float  # as a share of dense_forward
+    training_paper: float  # as a share of dense training of as many steps
+    training_exact: float
+
+
+@dataclasses.dataclass(frozen=True)
 class Cell:
     """Everything that the report says about one cell."""
 
@@ -47,8 +63,8 @@ class Cell:
     seeds: tuple[int, ...]
     accuracy: np.ndarray  # test accuracy in percent, [seeds], last epoch
     exploration: np.ndarray  # R at the end, [seeds]
-    density: float  # realised, over the masked leaves
-    active_weights: int
+    density: float  # realised, over the masked leaves, mean over seeds
+    active_weights: int  # mean over seeds
     weights: int  # weights in the masked leaves
     steps: int
     seconds: float
@@ -59,6 +75,33 @@ class Cell:
     updates: Updates
     layers: tuple[Layer, ...]
     first_masks: tuple[np.ndarray, np.ndarray] | None  # first masked leaf, initial and final: bool[seeds, ...]
+    counts: str = "kept"  # Method.counts: which numbers of active weights the method promises
+    pattern: str = ""  # '2:4' where this gives the sparsity, which then is not one of those asked for
+    cost: Cost | None = None
+
+    @property
+    def place(self) -> str:
+        """The sparsity, in words."""
+        if self.method == "dense":
+            return "–"
+        return f"{self.pattern}, {percent(self.sparsity)}" if self.pattern else percent(self.sparsity)
+
+    @property
+    def active(self) -> np.ndarray:
+        """Active weights after the last step, int[seeds]."""
+        if not self.layers:
+            return np.full(len(self.seeds), self.active_weights)
+        return np.asarray(np.sum([layer.active for layer in self.layers], axis=0))
+
+    @property
+    def off_density(self) -> bool:
+        """Whether the density is another than was asked for, beyond the rounding of each layer's count."""
+        return abs(mean(self.active) - (1 - self.sparsity) * self.weights) > max(len(self.layers), 1)
+
+    @property
+    def too_dense(self) -> bool:
+        """Whether it has more weights than were asked for, so that its accuracy is no match for the others'."""
+        return self.off_density and self.density > 1 - self.sparsity
 
     @property
     def label(self) -> str:
@@ -95,13 +138,54 @@ class Comparison:
 
     @property
     def sparse(self) -> tuple[Cell, ...]:
-        """The cells of the grid that mask something."""
-        return tuple(c for c in self.grid if c.method != "dense")
+        """The cells of the grid at the sparsities that were asked for."""
+        return tuple(c for c in self.grid if c.method != "dense" and not c.pattern)
+
+    @property
+    def patterned(self) -> tuple[Cell, ...]:
+        """The cells of methods whose sparsity is that of their pattern."""
+        return tuple(c for c in self.grid if c.pattern)
 
     @property
     def methods(self) -> list[str]:
-        """Sparse methods in order."""
+        """Methods at the sparsities that were asked for, in order."""
         return list(dict.fromkeys(c.method for c in self.sparse))
+
+    @property
+    def all_methods(self) -> list[str]:
+        """All methods but the dense one, in order."""
+        return list(dict.fromkeys(c.method for c in self.grid if c.method != "dense"))
+
+    @property
+    def many(self) -> bool:
+        """Whether the methods are too many to have a colour and a sentence each."""
+        return len(self.all_methods) > MANY
+
+    @property
+    def ranked(self) -> list[str]:
+        """The methods with a cell at each sparsity and no more weights than asked for, best mean rank first."""
+        whole = [m for m in self.methods if all((c := self.find(m, s)) and not c.too_dense for s in self.sparsities)]
+        return sorted(whole, key=lambda m: self.mean_rank(m, whole))
+
+    def mean_rank(self, method: str, among: list[str]) -> float:
+        """The mean over sparsities of a method's place by accuracy, 0 for the first."""
+        places = []
+        for s in self.sparsities:
+            own = self.find(method, s)
+            others = [c for m in among if (c := self.find(m, s))]
+            if own is not None:
+                places.append(sum(c.mean > own.mean for c in others))
+        return mean(np.array(places)) if places else np.inf
+
+    @property
+    def shown(self) -> list[str]:
+        """The methods whose masks are shown: all, or of many the reference, static and the best of the others."""
+        if not self.many:
+            return self.methods
+        first = [m for m in dict.fromkeys(("static", self.reference)) if m in self.methods]
+        best = [m for m in self.ranked if m not in first]
+        chosen = [*first, *best][:PICTURED]
+        return [m for m in self.methods if m in chosen]
 
     @property
     def sparsities(self) -> list[float]:
@@ -121,22 +205,6 @@ class Comparison:
     def every(self) -> tuple[Cell, ...]:
         """All cells once."""
         return tuple({c.name: c for c in (*self.grid, *self.sweep)}.values())
-
-
-LABELS = {
-    "dense": "dense",
-    "static": "static",
-    "set": "SET",
-    "rigl": "RigL",
-    "rigl_itop": "RigL-ITOP",
-    "mest": "MEST",
-    "dst_ee": "DST-EE",
-}
-
-
-def method_label(method: str) -> str:
-    """The name of a method as its paper writes it."""
-    return LABELS.get(method, method.upper())
 
 
 def percent(share: float) -> str:

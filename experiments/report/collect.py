@@ -8,7 +8,7 @@ import numpy as np
 
 import dstjax
 from experiments.report import settings
-from experiments.report.cells import Cell, Layer, Updates
+from experiments.report.cells import Cell, Cost, Layer, Updates
 
 
 class UnreadableError(ValueError):
@@ -33,6 +33,7 @@ def cell(workdir: Path, method: dstjax.Method) -> Cell:
         layers = tuple(
             Layer(x["path"], tuple(x["shape"]), x["requested"], np.asarray(x["active"])) for x in summary["layers"]
         )
+        active = float(np.mean(np.sum([x.active for x in layers], axis=0))) if layers else summary["active_weights"]
         return Cell(
             name=workdir.name,
             method=summary["method"],
@@ -41,8 +42,8 @@ def cell(workdir: Path, method: dstjax.Method) -> Cell:
             seeds=tuple(summary["seeds"]),
             accuracy=np.asarray(summary["test_accuracy"], np.float64) * 100,
             exploration=np.asarray(summary["exploration_rate"], np.float64),
-            density=summary["density"],
-            active_weights=summary["active_weights"],
+            density=active / summary["weights"],
+            active_weights=round(active),
             weights=summary["weights"],
             steps=summary["steps"],
             seconds=summary["seconds"],
@@ -53,11 +54,21 @@ def cell(workdir: Path, method: dstjax.Method) -> Cell:
             updates=_updates(updates, len(summary["seeds"])),
             layers=layers,
             first_masks=_first_masks(workdir / "masks.npz"),
+            counts=method.counts,
+            pattern=_pattern(summary["method"], summary["hyperparameters"]),
+            cost=Cost(**summary["cost"]) if summary.get("cost") else None,
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UnreadableError(
             f"{workdir} does not hold a run of this version of experiments.train ({error!r})."
         ) from error
+
+
+def _pattern(method: str, hyperparameters: dict[str, Any]) -> str:
+    """What gives the sparsity of a method that does not take one."""
+    if method == "dense" or "sparsity" in hyperparameters:
+        return ""
+    return f"{hyperparameters['n']}:{hyperparameters['m']}" if "n" in hyperparameters else "its own"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -6,13 +6,15 @@ import io
 import json
 from typing import Any
 
-from experiments.report.cells import Cell, Comparison, method_label
+from experiments.report.cells import Cell, Comparison, Cost, method_label
 from experiments.report.statistics import Difference, deviation, mean, paired
 
 VERSIONED = ("dstjax", "jax", "jaxlib", "optax", "numpy", "python")
 COLUMNS = (
     *("cell", "method", "sparsity", "coefficient", "seed", "test_accuracy", "exploration_rate"),
-    *("density", "active_weights", "weights", "steps", "seconds_of_cell", "config_hash"),
+    *("density", "active_weights", "weights", "counts"),
+    *("dense_forward_flops", "inference_cost", "training_cost_paper", "training_cost_exact"),
+    *("steps", "seconds_of_cell", "config_hash"),
     *VERSIONED,
     "command",
 )
@@ -20,19 +22,19 @@ COLUMNS = (
 
 def difference(comparison: Comparison, cell: Cell) -> Difference | None:
     """The paired difference of a sparse cell to the reference method, None for the reference itself and for dense."""
-    if cell.method in ("dense", comparison.reference) and cell not in comparison.sweep:
-        return None
+    if cell.pattern or (cell.method in ("dense", comparison.reference) and cell not in comparison.sweep):
+        return None  # a pattern's sparsity may by chance be one that was asked for: still another question
     other = comparison.find(comparison.reference, cell.sparsity)
     return None if other is None or other is cell else paired(cell.accuracy, other.accuracy)
 
 
 def rows(comparison: Comparison) -> list[tuple[Cell, Difference | None]]:
-    """The cells in the order of the table: dense, then by sparsity and method, then the coefficients."""
+    """The cells in the order of the table: dense, those with a pattern, then by sparsity and method, then the coefficients."""
     by_place = sorted(comparison.sparse, key=lambda c: (c.sparsity, comparison.methods.index(c.method)))
     in_grid = {c.name for c in comparison.grid}
     extra = [c for c in comparison.sweep if c.name not in in_grid]
     dense = [comparison.dense] if comparison.dense else []
-    return [(c, difference(comparison, c)) for c in (*dense, *by_place, *extra)]
+    return [(c, difference(comparison, c)) for c in (*dense, *comparison.patterned, *by_place, *extra)]
 
 
 def name_of(cell: Cell, comparison: Comparison) -> str:
@@ -44,18 +46,20 @@ def name_of(cell: Cell, comparison: Comparison) -> str:
 def as_text(comparison: Comparison) -> str:
     """The table for the terminal."""
     reference = method_label(comparison.reference or "")
-    head = ["method", "sparsity", "test accuracy (%)", f"minus {reference}", "density", "R"]
+    head = ["method", "sparsity", "test accuracy (%)", f"minus {reference}", "density", "R", "training", "inference"]
     lines = []
     for cell, gap in rows(comparison):
         spread = "" if gap is None else f"{gap.mean:+.2f}" + (f" ± {gap.standard_error:.2f}" if gap.n > 1 else "")
         lines.append(
             [
                 name_of(cell, comparison),
-                "-" if cell.method == "dense" else f"{cell.sparsity * 100:g} %",
+                cell.place.replace("\u00a0", " ").replace("–", "-"),
                 f"{cell.mean:.2f} ± {cell.deviation:.2f}",
                 spread + (" *" if gap is not None and gap.clear else "  "),
                 f"{cell.density:.5f}",
                 f"{mean(cell.exploration):.3f} ± {deviation(cell.exploration):.3f}",
+                "" if cell.cost is None else f"{cell.cost.training_exact:.3f}",
+                "" if cell.cost is None else f"{cell.cost.inference:.3f}",
             ]
         )
     widths = [max(len(row[i]) for row in [head, *lines]) for i in range(len(head))]
@@ -67,8 +71,16 @@ def as_text(comparison: Comparison) -> str:
     text.append(
         f"Mean ± standard deviation over {n} seed{'s' * (n != 1)}, after the last epoch; minus {reference}: mean "
         "± standard error over the same seeds,\n* beyond 2 standard errors; density: share of the weights that are "
-        "active; R: share of the weights that were ever active."
+        "active; R: share of the weights that were ever active;\ntraining, inference: floating-point operations relative "
+        "to the dense network, from the densities that the run had, training by the exact convention."
     )
+    if comparison.patterned:
+        text.append(
+            "n:m in place of a sparsity: the pattern gives it, so these rows are not at one that was asked for."
+        )
+    off = list(dict.fromkeys(c.label for c in comparison.sparse if c.off_density))
+    if off:
+        text.append(f"The density is not the one that was asked for with {', '.join(off)}.")
     return "\n".join(text)
 
 
@@ -88,9 +100,11 @@ def as_csv(comparison: Comparison) -> str:
                     "seed": seed,
                     "test_accuracy": cell.accuracy[i] / 100,
                     "exploration_rate": cell.exploration[i],
-                    "density": cell.density,
-                    "active_weights": cell.active_weights,
+                    "density": cell.active[i] / cell.weights,
+                    "active_weights": cell.active[i],
                     "weights": cell.weights,
+                    "counts": cell.counts,
+                    **_costs(cell.cost),
                     "steps": cell.steps,
                     "seconds_of_cell": f"{cell.seconds:.2f}",
                     "config_hash": config_hash(cell.config),
@@ -99,6 +113,17 @@ def as_csv(comparison: Comparison) -> str:
                 }
             )
     return out.getvalue()
+
+
+def _costs(cost: Cost | None) -> dict[str, float]:
+    if cost is None:
+        return {}
+    return {
+        "dense_forward_flops": cost.dense_forward,
+        "inference_cost": cost.inference,
+        "training_cost_paper": cost.training_paper,
+        "training_cost_exact": cost.training_exact,
+    }
 
 
 def config_hash(config: dict[str, Any]) -> str:
