@@ -35,12 +35,6 @@ class Flat(NamedTuple):
         all_names = [path_name(path) for path, _ in flat]
         names = [all_names[i] for i in at]
         leaves = [leaf for _, leaf in flat]
-        for i, name in zip(at, names, strict=True):
-            for label, x in (("parameter", leaves[i]), ("update", gradients[i])):
-                if jnp.shape(x) != masks.shape(stored[i]):
-                    raise ValueError(
-                        f"the {label} {name!r} has shape {jnp.shape(x)}; expected {masks.shape(stored[i])} as at init."
-                    )
 
         def masked(tree: Tree | None) -> Any:
             return None if tree is None else [x for x in treedef.flatten_up_to(tree) if not is_hole(x)]
@@ -59,7 +53,18 @@ class Flat(NamedTuple):
             memory.shared,
         )
         remembered = masked(memory.leaves) or [None] * len(at)
-        return Flat(treedef, all_names, names, at, leaves, gradients, topology, remembered)
+        made = Flat(treedef, all_names, names, at, leaves, gradients, topology, remembered)
+        made.check_shapes("parameter", leaves)
+        made.check_shapes("update", gradients)
+        return made
+
+    def check_shapes(self, label: str, leaves: list[Any]) -> None:
+        """Refuses masked leaves of another shape than their masks."""
+        for name, x, mask in zip(self.names, self.masked(leaves), self.topology.masks, strict=True):
+            if jnp.shape(x) != masks.shape(mask):
+                raise ValueError(
+                    f"the {label} {name!r} has shape {jnp.shape(x)}; expected {masks.shape(mask)} as at init."
+                )
 
     def masked(self, leaves: list[Any]) -> list[Any]:
         """The masked ones of all leaves."""

@@ -46,16 +46,15 @@ class Signals(NamedTuple):
             found = given[name]
             if found is None and (now is not False or name == "full_gradient"):
                 raise ValueError(f"method {method.name!r} needs {name}=; call tx.update(..., {name}=...).")
-            known = name != "full_gradient" and found is not None and not isinstance(found, jax.core.Tracer)
-            if known and not _is_finite(found):
+            if name != "full_gradient" and found is not None and not _is_finite(found):
                 raise ValueError(f"{name}={found!r} is not accepted; expected a finite number.")
         return Signals(**given)
 
 
 def _is_finite(x: Any) -> bool:
-    """Whether something is one finite number."""
+    """Whether something is one finite number; of a traced one only that it is one number."""
     try:
-        return not np.ndim(x) and bool(np.isfinite(x))
+        return not np.ndim(x) and (isinstance(x, jax.core.Tracer) or bool(np.isfinite(x)))
     except TypeError:
         return False
 
