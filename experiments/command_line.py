@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -44,17 +45,21 @@ def parse(arguments: Sequence[str], options: Mapping[str, str | None]) -> tuple[
     for name in ("config", *options):
         if not given.get(name) and not (name not in given and options.get(name)):
             raise ValueError(f"option --{name} is missing.")
-    config, defaults = load(given["config"]), load(given.pop("config"))
+    proxy = fields.pop("proxy", "False")
+    if proxy.lower() not in ("true", "false", "0", "1"):
+        raise ValueError(f"proxy={proxy!r} is not accepted; expected True or False.")
+    small = proxy.lower() in ("true", "1")
+    config, defaults = load(given["config"], proxy=small), load(given.pop("config"), proxy=small)
     for name, text in fields.items():
         set_field(config, name, text)
     return config, defaults, {**{n: v for n, v in options.items() if v is not None}, **given}
 
 
-def load(path: str) -> ConfigDict:
-    """The config that ``get_config()`` of a file makes.
+def load(path: str, *, proxy: bool = False) -> ConfigDict:
+    """The config that ``get_config()`` of a file makes, or ``get_config(proxy=True)``.
 
     Raises:
-      ValueError: the file is missing, fails, or has no such function.
+      ValueError: the file is missing, fails, or has no such function, or no proxy where one is asked for.
     """
     if not Path(path).is_file():
         raise ValueError(f"config file {path!r} is not there.")
@@ -64,11 +69,14 @@ def load(path: str) -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        config = module.get_config()
+        takes_proxy = "proxy" in inspect.signature(module.get_config).parameters
+        config = module.get_config(proxy=True) if proxy and takes_proxy else module.get_config()
     except Exception as error:
         raise ValueError(f"config file {path!r} fails: {type(error).__name__}: {error}.") from error
     if not isinstance(config, ConfigDict):
         raise ValueError(f"config file {path!r}: get_config() returns no ConfigDict.")
+    if proxy and not takes_proxy:
+        raise ValueError(f"config file {path!r} has no proxy; leave proxy out.")
     return config.lock()
 
 

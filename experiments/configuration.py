@@ -16,13 +16,13 @@ from ml_collections import ConfigDict
 
 import dstjax
 from dstjax._checks import check_choice, check_integer, check_number, suggest
-from experiments import data, models
-from experiments.steps import scale_at_step
+from experiments import data, models, optimisers
 from experiments.training import MakeTransformation
 
 # The fields that are no hyper-parameters of a method.
 RUN_FIELDS = (
-    *("method", "end_percent", "prune_percent", "dataset", "model", "optimizer", "batch_size", "steps"),
+    *("method", "end_percent", "prune_percent", "proxy", "dataset", "protocol", "data_root", "model", "optimizer"),
+    *("label_smoothing", "batch_size", "steps", "epochs", "devices", "shard_params", "accumulate"),
     *("seeds", "seeds_mode"),
     *("eval_every_epochs", "checkpoint_every_epochs", "log_every_epochs", "tensorboard"),
 )
@@ -31,7 +31,13 @@ SHARED_FIELDS = (
     *("sparsity", "distribution", "update_period", "start_step", "end_step", "end_percent", "prune_percent"),
     *("drop_fraction", "drop_schedule"),
 )
-NESTED_FIELDS = {"model": ("name", "sizes"), "optimizer": ("name", "learning_rate", "momentum", "weight_decay")}
+NESTED_FIELDS = {
+    "model": ("name", "sizes", "dtype"),
+    "optimizer": (
+        *("name", "learning_rate", "schedule", "milestones", "factor", "warmup_steps"),
+        *("momentum", "nesterov", "weight_decay"),
+    ),
+}
 STANDS_FOR = {"end_percent": "end_step", "prune_percent": "prune_step"}  # a share of all steps for a number of them
 RULES = ("distribution", "drop_schedule", "drop", "grow")  # may be module:function
 DISPLAY_FIELDS = ("log_every_epochs", "tensorboard")  # what does not change the results
@@ -46,9 +52,11 @@ class Plan(NamedTuple):
     model: nn.Module
     schedule: Callable[[Any], Any]  # learning rate of a step, counted from 0
     make_tx: MakeTransformation
-    data: data.Data
+    data: data.Data | data.Stream
     seeds: list[int]
     mode: str  # 'vmap' or 'sequential'
+    steps: int
+    devices: list[jax.Device]
 
 
 def plan(config: ConfigDict, defaults: ConfigDict | None = None) -> Plan:
@@ -62,13 +70,20 @@ def plan(config: ConfigDict, defaults: ConfigDict | None = None) -> Plan:
       ValueError: an unknown field or name, a value that is not accepted, or fields that contradict each other.
     """
     _check_fields(config)
-    method, hyperparameters = _method(config, defaults or config)
-    dataset = data.load(config.dataset)
+    check_choice("dataset", config.dataset, data.names())
+    streamed = data.DATASETS[config.dataset].load is None
+    read = data.stream if streamed else data.load
+    dataset = read(config.dataset, root=config.data_root, protocol=config.protocol)
     if config.batch_size > dataset.sizes[0]:
-        raise ValueError(f"batch_size={config.batch_size} is not accepted; expected at most {dataset.sizes[0]}.")
-    model = models.make(config.model.name, classes=dataset.classes, sizes=config.model.sizes)
-    schedule = optax.cosine_decay_schedule(config.optimizer.learning_rate, config.steps)
-    inner = _optimizer(config.optimizer, schedule)
+        raise ValueError(
+            f"batch_size={config.batch_size} is not accepted; expected at most {dataset.sizes[0]}, the samples of "
+            f"{config.dataset}."
+        )
+    steps = _steps(config, dataset.sizes[0])
+    method, hyperparameters = _method(config, defaults or config, steps)
+    model = models.make(config.model.name, classes=dataset.classes, sizes=config.model.sizes, dtype=config.model.dtype)
+    schedule = optimisers.schedule(config.optimizer, steps)
+    inner = optimisers.make(config.optimizer, schedule)
     track = () if not method.masked else ("exploration",) if method.updates is None else dstjax.transform.TRACKABLE
 
     def make_tx(seed: Any, initial_masks: Any = None) -> optax.GradientTransformationExtraArgs:
@@ -77,7 +92,13 @@ def plan(config: ConfigDict, defaults: ConfigDict | None = None) -> Plan:
     mode = config.seeds_mode
     if mode == "auto":
         mode = "sequential" if jax.default_backend() == "cpu" else "vmap"
-    return Plan(method, hyperparameters, model, schedule, make_tx, dataset, _seeds(config.seeds), mode)
+    devices = _devices(config)
+    if mode == "vmap" and (streamed or len(devices) > 1):
+        if config.seeds_mode == "vmap":
+            raise ValueError("seeds_mode='vmap' is not accepted with streamed data or several devices; use sequential.")
+        mode = "sequential"
+    seeds = _seeds(config.seeds)
+    return Plan(method, hyperparameters, model, schedule, make_tx, dataset, seeds, mode, steps, devices)
 
 
 def identity(config: ConfigDict) -> dict[str, Any]:
@@ -140,8 +161,15 @@ def _check_fields(config: ConfigDict) -> None:
                 raise ValueError(f"config field '{section}.{name}' is not known; {suggest(name, names)}")
             if name not in config[section]:
                 raise ValueError(f"config field '{section}.{name}' is missing.")
-    for name in ("batch_size", "steps", "eval_every_epochs", "checkpoint_every_epochs", "log_every_epochs"):
+    for name in ("batch_size", "accumulate", "eval_every_epochs", "checkpoint_every_epochs", "log_every_epochs"):
         check_integer(name, config[name], 1)
+    if config.batch_size % config.accumulate:
+        raise ValueError(f"accumulate={config.accumulate} is not accepted; expected a divisor of the batch size, "
+                         f"{config.batch_size}.")  # fmt: skip
+    check_number("label_smoothing", config.label_smoothing, "a number in [0, 1)", lambda v: 0 <= v < 1)
+    for name in ("shard_params", "proxy"):
+        if not isinstance(config[name], bool):
+            raise ValueError(f"{name}={config[name]!r} is not accepted; expected True or False.")
     for name in STANDS_FOR:
         check_number(name, config[name], "a number in (0, 100]", lambda p: 0 < p <= 100)
     check_choice("seeds_mode", config.seeds_mode, ("auto", "vmap", "sequential"))
@@ -149,7 +177,7 @@ def _check_fields(config: ConfigDict) -> None:
         raise ValueError(f"tensorboard={config.tensorboard!r} is not accepted; expected True or False.")
 
 
-def _method(config: ConfigDict, defaults: ConfigDict) -> tuple[dstjax.Method, dict[str, Any]]:
+def _method(config: ConfigDict, defaults: ConfigDict, steps: int) -> tuple[dstjax.Method, dict[str, Any]]:
     accepted = dstjax.methods.hyperparameters(config.method)
     given: dict[str, Any] = {}
     for name in config:
@@ -164,7 +192,7 @@ def _method(config: ConfigDict, defaults: ConfigDict) -> tuple[dstjax.Method, di
     for short, name in STANDS_FOR.items():
         percent = given.pop(short, None)
         if percent is not None and given.get(name) is None:
-            given[name] = max(1, math.floor(percent / 100 * config.steps))
+            given[name] = max(1, math.floor(percent / 100 * steps))
         elif percent is not None and percent != defaults[short]:
             raise ValueError(f"{name}={given[name]} is not accepted together with {short}={percent}; give one.")
     if config.method == "set" and "epsilon" in given and config.get("sparsity") == defaults.get("sparsity"):
@@ -187,6 +215,37 @@ def _resolved(field: str, value: Any) -> Any:
     return rule(field, value) if ":" in value else value
 
 
+def _steps(config: ConfigDict, samples: int) -> int:
+    """The steps of the run."""
+    if (config.steps is None) == (config.epochs is None):
+        raise ValueError(
+            f"steps={config.steps} and epochs={config.epochs} are not accepted together; give one of them."
+        )
+    if config.steps is not None:
+        check_integer("steps", config.steps, 1)
+        return int(config.steps)
+    check_number("epochs", config.epochs, "a finite number > 0", lambda v: 0 < v < math.inf)
+    return max(1, round(config.epochs * (samples // config.batch_size)))
+
+
+def _devices(config: ConfigDict) -> list[jax.Device]:
+    """The devices that share the batch."""
+    found = jax.devices()
+    if config.devices == "all":
+        chosen = found
+    else:
+        check_integer("devices", config.devices, 1)
+        if config.devices > len(found):
+            raise ValueError(f"devices={config.devices} is not accepted; there are {len(found)}.")
+        chosen = found[: config.devices]
+    if (config.batch_size // config.accumulate) % len(chosen):
+        raise ValueError(
+            f"batch_size={config.batch_size} is not accepted with {len(chosen)} devices and {config.accumulate} "
+            "micro-batches; expected a multiple of their product."
+        )
+    return chosen
+
+
 def _structure(text: str) -> Any:
     """'n_m(2, 4)' -> dstjax.structures.n_m(2, 4)."""
     found = re.fullmatch(r"\s*(\w+)\s*\(([\d.,\s]*)\)\s*", text)
@@ -198,18 +257,6 @@ def _structure(text: str) -> Any:
         return makers[found[1]](*numbers)
     except TypeError as error:
         raise ValueError(f"structure={text!r} is not accepted: {error}.") from None
-
-
-def _optimizer(config: ConfigDict, schedule: Callable[[Any], Any]) -> optax.GradientTransformation:
-    check_choice("optimizer.name", config.name, ("sgd", "adamw"))
-    positive = "a finite number > 0", lambda v: 0 < v < math.inf
-    check_number("optimizer.learning_rate", config.learning_rate, *positive)
-    check_number("optimizer.momentum", config.momentum, "a number in [0, 1)", lambda v: 0 <= v < 1)
-    check_number("optimizer.weight_decay", config.weight_decay, "a finite number >= 0", lambda v: 0 <= v < math.inf)
-    decay = optax.add_decayed_weights(config.weight_decay)
-    if config.name == "adamw":
-        return optax.chain(optax.scale_by_adam(), decay, scale_at_step(schedule))
-    return optax.chain(decay, optax.trace(config.momentum, nesterov=True), scale_at_step(schedule))
 
 
 def _seeds(value: Any) -> list[int]:

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 import dstjax
 from experiments import costing
 from experiments.configuration import Plan
+from experiments.data import Data
 from experiments.recording import Metrics, to_json, write_atomically
 from experiments.training import Epoch, Trainer
 
@@ -102,8 +103,8 @@ def summarise(
         "validation_loss": validation_loss,
         "exploration_rate": topology["exploration_rate"],
         "exploration_rate_mean": topology["exploration_rate"].astype(np.float64).mean(),
-        "steps": config.steps,
-        "epochs": config.steps / trainer.batches,
+        "steps": plan.steps,
+        "epochs": plan.steps / trainer.batches,
         "mask_updates": updates,
         "hyperparameters": plan.hyperparameters,
         "seeds_mode": plan.mode,
@@ -122,7 +123,7 @@ def _cost(config: ConfigDict, plan: Plan, table: dstjax.Summary, records: Path) 
     sizes = {row.path: row.size for row in table.masked}
     densities = [{n: float(np.mean(a)) / sizes[n] for n, a in r["active"].items()} for r in epochs]
     lengths = np.diff([0, *ends]).tolist()
-    sample = plan.data.x.shape[1:]
+    sample = plan.data.x.shape[1:] if isinstance(plan.data, Data) else plan.data.shape
     return costing.of_run(config.method, plan.method, plan.hyperparameters, plan.model, sample, densities, lengths)
 
 

@@ -45,6 +45,8 @@ class Recipe(NamedTuple):
     method: dstjax.Method
     augment: Callable[[Any, Any], Any] | None  # key, samples -> samples
     warm_up: int  # steps before the two networks of DCIL learn from each other
+    label_smoothing: float = 0.0
+    accumulate: int = 1  # micro-batches in a step
 
 
 TEMPERATURE = 2.0  # of the divergences of DCIL
@@ -68,10 +70,13 @@ def initial_parameters(model: nn.Module, seed: Any, sample: Any) -> tuple[Tree, 
     return variables["params"], {name: tree for name, tree in variables.items() if name != "params"}
 
 
-def losses_of(logits: Any, y: Any) -> Any:
+def losses_of(logits: Any, y: Any, smoothing: float = 0.0) -> Any:
     """The cross entropy of each sample; a single logit is that of class 1 of two."""
     if logits.shape[-1] == 1:
-        return optax.sigmoid_binary_cross_entropy(logits[:, 0], y.astype(logits.dtype))
+        return optax.sigmoid_binary_cross_entropy(logits[:, 0], y * (1 - smoothing) + smoothing / 2)
+    if smoothing:
+        targets = optax.smooth_labels(jax.nn.one_hot(y, logits.shape[-1]), smoothing)
+        return optax.softmax_cross_entropy(logits, targets)
     return optax.softmax_cross_entropy_with_integer_labels(logits, y)
 
 
@@ -86,47 +91,67 @@ def step(
     """One step on the samples ``rows``; ``metric`` is the validation performance, for the methods that read it."""
     call = state.opt_state.step
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(source.seed), 3), call)
-    x, y = source.x[rows], source.y[rows]
-    if recipe.augment is not None:
-        x = recipe.augment(jax.random.fold_in(key, 0), x)
-    x = x - source.mean[None]
-
-    def forward(params: Tree) -> tuple[Any, Tree]:
-        variables = {"params": params, **state.model_state}
-        rngs = {"dropout": jax.random.fold_in(key, 1)}
-        return recipe.model.apply(variables, x, train=True, mutable=list(state.model_state), rngs=rngs)
-
-    def loss_of(view: Tree) -> Any:
-        logits, model_state = forward(view)
-        return losses_of(logits, y).mean(), (model_state, jnp.sum(answers(logits) == y, dtype=jnp.int32))
-
-    def losses_of_both(view: Tree, full: Tree) -> Any:
-        logits, model_state = forward(view)
-        others, _ = forward(full)
-        own = losses_of(logits, y).mean()
-        mutual = _divergence(logits, others) + _divergence(others, logits)
-        loss = own + losses_of(others, y).mean() + jnp.where(call < recipe.warm_up, 0.0, mutual)
-        return loss, (own, model_state, jnp.sum(answers(logits) == y, dtype=jnp.int32))
-
     view = dstjax.forward_params(state.params, state.opt_state)
+
+    def part(model_state: Tree, rows: Any, key: Any) -> tuple[Tree, tuple[Any, Any, Any]]:
+        """Statistics after some of the samples, and the gradients, loss and right answers on them."""
+        x, y = source.x[rows], source.y[rows]
+        if recipe.augment is not None:
+            x = recipe.augment(jax.random.fold_in(key, 0), x)
+        x = x - source.mean[None]
+
+        def forward(params: Tree) -> tuple[Any, Tree]:
+            variables = {"params": params, **model_state}
+            rngs = {"dropout": jax.random.fold_in(key, 1)}
+            return recipe.model.apply(variables, x, train=True, mutable=list(model_state), rngs=rngs)
+
+        def loss_of(view: Tree) -> Any:
+            logits, after = forward(view)
+            loss = losses_of(logits, y, recipe.label_smoothing).mean()
+            return loss, (loss, after, jnp.sum(answers(logits) == y, dtype=jnp.int32))
+
+        def loss_of_both(view: Tree, full: Tree) -> Any:
+            logits, after = forward(view)
+            others, _ = forward(full)
+            own = losses_of(logits, y, recipe.label_smoothing).mean()
+            mutual = _divergence(logits, others) + _divergence(others, logits)
+            loss = own + losses_of(others, y, recipe.label_smoothing).mean()
+            loss += jnp.where(call < recipe.warm_up, 0.0, mutual)
+            return loss, (own, after, jnp.sum(answers(logits) == y, dtype=jnp.int32))
+
+        if "full_gradient" in recipe.method.needs:
+            take = jax.grad(loss_of_both, argnums=(0, 1), has_aux=True)
+            gradients, (loss, after, correct) = take(view, state.params)
+        else:
+            gradients, (loss, after, correct) = jax.grad(loss_of, has_aux=True)(view)
+        return after, (gradients, loss, correct)
+
+    model_state, (gradients, loss, correct) = _in_parts(recipe.accumulate, part, state.model_state, rows, key)
     extra = {}
     if "full_gradient" in recipe.method.needs:
-        gradients, (loss, model_state, correct) = jax.grad(losses_of_both, argnums=(0, 1), has_aux=True)(
-            view, state.params
-        )
-        grads, extra["full_gradient"] = gradients
-    else:
-        (loss, (model_state, correct)), grads = jax.value_and_grad(loss_of, has_aux=True)(view)
+        gradients, extra["full_gradient"] = gradients
     if "metric" in recipe.method.needs and metric is not None:
         extra["metric"] = metric
     updates, opt_state = recipe.tx.update(
-        grads, state.opt_state, state.params, rewire=rewire, value=loss, step=call, **extra
+        gradients, state.opt_state, state.params, rewire=rewire, value=loss, step=call, **extra
     )
     # Steps that see all weights would spoil the running statistics of the sparse network.
     exploring = dstjax.is_exploring(state.opt_state)
     model_state = jax.tree.map(lambda new, old: jnp.where(exploring, old, new), model_state, state.model_state)
     params = optax.apply_updates(state.params, updates)
     return TrainState(params, opt_state, model_state), Sums(sums.loss + loss, sums.correct + correct)
+
+
+def _in_parts(parts: int, part: Callable[..., Any], model_state: Tree, rows: Any, key: Any) -> Any:
+    """``part`` of all samples, or of several micro-batches after each other: means of gradients and loss, sum of right
+    answers."""
+    if parts == 1:
+        return part(model_state, rows, key)
+    keys = jax.random.split(key, parts)
+    split = rows.reshape(parts, -1)
+    model_state, results = jax.lax.scan(lambda s, xs: part(s, *xs), model_state, (split, keys))
+    gradients, loss, correct = results
+    return model_state, (jax.tree.map(lambda g: g.mean(axis=0), gradients), loss.mean(), correct.sum())
 
 
 def _divergence(student: Any, teacher: Any) -> Any:

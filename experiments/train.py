@@ -73,9 +73,19 @@ def train_and_evaluate(
         if not quiet:
             print(f"{workdir}: this run is finished; nothing to do.")
         return finished
-    warm_up = round(WARM_UP * config.steps)
     trainer = Trainer(
-        plan.model, plan.make_tx, plan.method, plan.data, plan.seeds, plan.mode, config.batch_size, warm_up
+        plan.model,
+        plan.make_tx,
+        plan.method,
+        plan.data,
+        plan.seeds,
+        plan.mode,
+        config.batch_size,
+        devices=plan.devices,
+        shard_params=config.shard_params,
+        warm_up=round(WARM_UP * plan.steps),
+        label_smoothing=config.label_smoothing,
+        accumulate=config.accumulate,
     )
     with contextlib.ExitStack() as stack:
         stack.enter_context(claim(workdir, identity))
@@ -90,18 +100,18 @@ def train_and_evaluate(
         done = resume(trainer, checkpoints, workdir, quiet)
         metrics = Metrics(workdir, done.metrics_bytes, done.step, config.tensorboard, plan.seeds)
         stack.callback(metrics.close)
-        progress = Progress(config.steps, done.step, config.log_every_epochs, quiet)
+        progress = Progress(plan.steps, done.step, config.log_every_epochs, quiet)
         stack.callback(progress.close)
         step, updates = done.step, done.mask_updates
-        while step < config.steps:
+        while step < plan.steps:
             number, first = step // trainer.batches, step + 1
-            epoch = trainer.epoch(number, min(trainer.batches, config.steps - step))
-            step = min(step + trainer.batches, config.steps)
-            check(epoch, first, step, plan.seeds, table, plan.method.counts, ended=step == config.steps)
+            epoch = trainer.epoch(number, min(trainer.batches, plan.steps - step))
+            step = min(step + trainer.batches, plan.steps)
+            check(epoch, first, step, plan.seeds, table, plan.method.counts, ended=step == plan.steps)
             results.record_epoch(metrics, epoch, step, trainer.batches, updates, plan, table)
             updates += epoch.updates
             progress.update(step, epoch.loss, epoch.accuracy, epoch.topology["exploration_rate"])
-            last = step == config.steps
+            last = step == plan.steps
             if last or (number + 1) % config.eval_every_epochs == 0:
                 results.record_evaluation(metrics, trainer, "validation", step)
             if last or (number + 1) % config.checkpoint_every_epochs == 0:

@@ -12,11 +12,10 @@ import numpy as np
 import optax
 
 import dstjax
-from experiments import pruning, steps
-from experiments.data import Data
+from experiments import feeds, pruning, steps
+from experiments.data import Data, Stream
 from experiments.steps import Recipe, Source, Sums, TrainState, Tree
 
-EVALUATION_BATCH = 256
 MakeTransformation = Callable[..., optax.GradientTransformationExtraArgs]  # of a seed or key, and initial masks
 
 
@@ -43,36 +42,47 @@ class Trainer:
         model: nn.Module,
         make_tx: MakeTransformation,
         method: dstjax.Method,
-        data: Data,
+        data: Data | Stream,
         seeds: Sequence[int],
         mode: str,
         batch_size: int,
+        *,
+        devices: Sequence[jax.Device] | None = None,
+        shard_params: bool = False,
         warm_up: int = 0,
+        label_smoothing: float = 0.0,
+        accumulate: int = 1,
     ) -> None:
         self.model, self.make_tx, self.method, self.seeds = model, make_tx, method, seeds
         self.batched, self.batch_size = mode == "vmap", batch_size
-        self.splits = [data.split(seed) for seed in seeds]
-        self.batches = len(self.splits[0].train) // batch_size  # in an epoch
-        x, y = jnp.array(data.x), jnp.array(data.y)
-        means = self._groups([s.mean for s in self.splits])
-        keys = self._groups([np.uint32(seed) for seed in seeds])
-        self.sources = [Source(x, y, jnp.array(m), jnp.array(k)) for m, k in zip(means, keys, strict=True)]
+        devices = jax.devices()[:1] if devices is None else devices
+        self.spread = len(devices) > 1
+        place = feeds.placing(devices)
+        self.place_params = feeds.placing_params(devices, shard_params)
+        self.place = place if self.spread else jnp.array
+        self.feed: feeds.Feed
+        if isinstance(data, Stream):
+            self.feed, shape, augment = feeds.Streamed(data, seeds, batch_size, place), data.shape, None
+        else:
+            self.feed = feeds.InMemory(data, seeds, batch_size, self.batched, place)
+            shape, augment = data.x.shape[1:], data.augment
+        self.batches = self.feed.batches
         source, metric = Source(None, None, 0, 0), 0 if "metric" in method.needs else None
         # Where nearly every step is a mask update the state decides, since the host would be the slower one.
         due = [bool(method.is_update_step(t)) for t in range(1, 101)]
         self.often = sum(due) > len(due) // 2 and metric is None
         decides = None if self.often else False
-        recipe = Recipe(model, make_tx(0, None), method, data.augment, warm_up)
+        recipe = Recipe(model, make_tx(0, None), method, augment, warm_up, label_smoothing, accumulate)
         self.run = self._program(steps.run, recipe, decides, axes=(0, 0, source, 0, None, None), donate=(0, 1))
         self.rewire = self._program(steps.rewire, recipe, axes=(0, 0, source, 0, None, metric), donate=(0, 1))
         self.evaluation = self._program(steps.evaluate, model, axes=(0, source, 0, None))
         self.inspection = self._program(steps.inspect, axes=(0,))
         self.picture = self._program(steps.picture, axes=(0,))
-        self.states = self._init(x.shape[1:])
+        self.states = self._init(shape)
 
     def epoch(self, number: int, batches: int) -> Epoch:
         """Trains for the first ``batches`` batches of an epoch; epochs count from 0."""
-        orders = self._groups([self.order(i, number) for i in range(len(self.seeds))])
+        self.feed.begin(number)
         zeros = np.zeros(len(self.seeds) if self.batched else (), np.float32)
         sums = [Sums(zeros, zeros.astype(np.int32)) for _ in self.states]
         first = number * self.batches
@@ -83,20 +93,19 @@ class Trainer:
             rewired = i < batches and not self.often and bool(self.method.is_update_step(first + i + 1))
             if not (i == batches or pruned or rewired):
                 continue
-            for g, (source, order) in enumerate(zip(self.sources, orders, strict=True)):
+            for g in range(len(self.states)):
                 if done < i:
-                    span = np.int32(done), np.int32(i)
-                    self.states[g], sums[g] = self.run(self.states[g], sums[g], source, order, *span)
+                    for span in self.feed.spans(g, done, i):
+                        self.states[g], sums[g] = self.run(self.states[g], sums[g], *span)
             done = i
             if pruned:
                 self._prune()
             if rewired:
                 topology = []
                 metrics = self._metrics()
-                for g, (source, order) in enumerate(zip(self.sources, orders, strict=True)):
-                    self.states[g], sums[g], after = self.rewire(
-                        self.states[g], sums[g], source, order, np.int32(i), metrics[g]
-                    )
+                for g in range(len(self.states)):
+                    (span,) = self.feed.spans(g, i, i + 1)
+                    self.states[g], sums[g], after = self.rewire(self.states[g], sums[g], *span[:3], metrics[g])
                     topology.append(after)
                 updates.append((first + i + 1, topology))
                 done = i + 1
@@ -111,23 +120,16 @@ class Trainer:
 
     def evaluate(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Mean loss and accuracy of each network on the 'validation' or 'test' samples of its seed, float64[seeds]."""
-        size = len(getattr(self.splits[0], split))
-        most = max(len(self.splits[0].validation), len(self.splits[0].test))  # one program serves both
-        padded = -(-most // EVALUATION_BATCH) * EVALUATION_BATCH
-        rows = [np.resize(getattr(s, split), padded).reshape(-1, EVALUATION_BATCH) for s in self.splits]
-        stop = np.int32(-(-size // EVALUATION_BATCH))
-        groups = zip(self.states, self.sources, self._groups(rows), strict=True)
-        losses, right = self._host([self.evaluation(*group, stop) for group in groups])
-        flat = len(self.seeds), -1
-        return (
-            losses.reshape(flat)[:, :size].mean(axis=1, dtype=np.float64),
-            right.reshape(flat)[:, :size].mean(axis=1, dtype=np.float64),
-        )
-
-    def order(self, network: int, epoch: int) -> np.ndarray:
-        """The samples of each batch of an epoch, int32[batches, batch size]: seed and epoch decide, nothing else."""
-        permuted = np.random.default_rng((2, self.seeds[network], epoch)).permutation(self.splits[network].train)
-        return permuted[: self.batches * self.batch_size].reshape(self.batches, self.batch_size)
+        found: list[tuple[Any, Any]] = []
+        for g, state in enumerate(self.states):
+            parts = []
+            for source, rows, stop, counts in self.feed.evaluation(g, split):
+                results = jax.device_get(self.evaluation(state, source, rows, stop))
+                parts.append([r.reshape(-1, counts.size)[:, counts] for r in results])
+            losses, right = (np.concatenate(r, axis=1) for r in zip(*parts, strict=True))
+            found.append((losses, right))
+        losses, right = (np.concatenate(r) for r in zip(*found, strict=True))
+        return losses.mean(axis=1, dtype=np.float64), right.mean(axis=1, dtype=np.float64)
 
     def network(self, index: int) -> TrainState:
         """One of the networks."""
@@ -140,7 +142,14 @@ class Trainer:
     def set_state(self, state: TrainState) -> None:
         """Goes on from what :meth:`state` has returned."""
         networks = [state] if self.batched else [_at(i, state) for i in range(len(self.seeds))]
-        self.states = [jax.tree.map(lambda x: jnp.array(x), network) for network in networks]
+        self.states = [
+            jax.tree.map(
+                lambda x, like: jax.device_put(jnp.array(x), like.sharding) if self.spread else jnp.array(x),
+                network,
+                now,
+            )
+            for network, now in zip(networks, self.states, strict=True)
+        ]
 
     def topology(self) -> dict[str, np.ndarray]:
         """The topology of each network now, see :class:`Epoch`."""
@@ -154,23 +163,27 @@ class Trainer:
         make, networks = Program(functools.partial(steps.initial_parameters, self.model)), []
         for i, seed in enumerate(self.seeds):
             params, model_state = make(np.uint32(seed), np.zeros((1, *shape), np.float32))
+            params = self.place_params(params)
             given = None
             if self.method.pruner is not None and not self.method.prune_step:
-                split, source = self.splits[i], self._source(i)
-                labels = split.train, np.asarray(source.y)[split.train]
-                first = self.order(i, 0)[0]
-                given = pruning.masks(self.method, self.model, params, model_state, source, first, labels)
+                source, rows, known = self.feed.first(i)
+                labels = known, np.asarray(source.y)[known]
+                given = pruning.masks(self.method, self.model, params, model_state, source, rows, labels)
             # Not under jit: the number of active weights would make another program for each sparsity.
             opt_state = self.make_tx(jax.random.fold_in(jax.random.key(seed), 2), given).init(params)
             networks.append(TrainState(dstjax.apply_masks(params, opt_state), opt_state, model_state))
-        return self._groups(networks)
+        states = self._groups(networks)
+        if self.spread:  # what is not spread is whole on every device
+            states = [jax.tree.map(lambda x: x if len(x.devices()) > 1 else self.place(x), s) for s in states]
+        return states
 
     def _prune(self) -> None:
         """Prunes every network by its activations, in the middle of training."""
         networks = []
         for i in range(len(self.seeds)):
-            state, source, split = self.network(i), self._source(i), self.splits[i]
-            rows = pruning.some_of_each_class(split.train, np.asarray(source.y)[split.train])
+            state = self.network(i)
+            source, _, known = self.feed.first(i)
+            rows = pruning.some_of_each_class(known, np.asarray(source.y)[known])
             x = source.x[rows] - source.mean[None]
             found = pruning.sis(self.method, self.model, state.params, state.model_state, x)
             opt_state = dstjax.set_masks(state.opt_state, found.masks)
@@ -184,13 +197,6 @@ class Trainer:
         loss, accuracy = self.evaluate("validation")
         wanted = accuracy if self.method.metric == "accuracy" else loss
         return self._groups([np.float32(v) for v in wanted])
-
-    def _source(self, network: int) -> Source:
-        """The samples of one network."""
-        if not self.batched:
-            return self.sources[network]
-        whole = self.sources[0]
-        return Source(whole.x, whole.y, whole.mean[network], whole.seed[network])
 
     def _groups(self, values: list[Any]) -> list[Any]:
         """One tree for each network becomes one for each call of a program."""
@@ -207,7 +213,17 @@ class Trainer:
         self, function: Callable[..., Any], *static: Any, axes: Any, donate: tuple[int, ...] = ()
     ) -> "Program":
         bound = functools.partial(function, *static)
+        if self.spread:
+            bound = functools.partial(self._staying, bound)
         return Program(jax.vmap(bound, in_axes=axes) if self.batched else bound, donate)
+
+    def _staying(self, function: Callable[..., Any], *args: Any) -> Any:
+        """A program whose new state lies on the devices as the old one did."""
+        result = function(*args)
+        if not (isinstance(result, tuple) and isinstance(result[0], TrainState)):
+            return result
+        shardings = jax.tree.map(lambda x: x.sharding, self.states[0])
+        return jax.lax.with_sharding_constraint(result[0], shardings), *result[1:]
 
 
 class Program:

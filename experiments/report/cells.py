@@ -7,10 +7,10 @@ import numpy as np
 
 from experiments.report.names import LABELS, method_label
 from experiments.report.statistics import deviation, mean
+from experiments.report.style import MANY
 
 __all__ = ["LABELS", "Cell", "Comparison", "Cost", "Layer", "Updates", "method_label", "percent"]
 
-MANY = 8  # more methods than this cannot be told apart by colour, nor told of one by one
 PICTURED = 4  # methods whose masks are shown where there are many
 
 

@@ -6,25 +6,27 @@ from collections.abc import Callable
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from experiments.report import style
+from experiments.report import rows, style
 from experiments.report.cells import Cell, Comparison, Updates, method_label, percent
 from experiments.report.statistics import deviation, mean, paired
 
 WIDTH = 9.0  # inches
+MOVING = 6  # methods whose mask updates are drawn where there are many
 
 
 def accuracy(comparison: Comparison) -> str | None:
     """Test accuracy against sparsity."""
+    if comparison.many or comparison.patterned:
+        return rows.accuracy(comparison)
     if not comparison.sparse:
         return None
     with style.styled():
         figure = Figure(figsize=(WIDTH, 4.6))
         axes = figure.subplots()
         errors = [100 - c.accuracy for c in comparison.grid]
-        above_zero = [e[e > 0].min() for e in errors if (e > 0).any()]
-        floor = min([*above_zero, 1.0]) / 2  # where a run without an error is drawn on the log axis
+        floor = style.error_floor(errors)
         places = {s: -math.log10(1 - s) for s in comparison.sparsities}
         gaps = np.diff(sorted(places.values()))
         dodge = min([*gaps, 0.4]) / 5 / max(len(comparison.methods), 3)
@@ -52,7 +54,7 @@ def accuracy(comparison: Comparison) -> str | None:
         axes.set_xlim(*edges)
         top = max(2 * floor, *(float(e.max()) for e in errors))
         axes.set_ylim(min(top * 1.25, 100), floor * 0.85)
-        _accuracy_ticks(axes, top, floor)
+        style.accuracy_ticks(axes.yaxis, top, floor)
         axes.set_xticks(list(places.values()), [percent(s) for s in places])
         axes.set_xlabel("sparsity: share of the weights that are zero (log scale of the rest)")
         axes.set_ylabel("test accuracy (log scale of the error)")
@@ -65,9 +67,11 @@ def differences(comparison: Comparison) -> str | None:
     others = [m for m in comparison.methods if m != comparison.reference]
     if not others or len(comparison.sparse[0].seeds) < 2:
         return None
+    if comparison.many:
+        return rows.differences(comparison)
     with style.styled():
-        rows = len(others) * len(comparison.sparsities)
-        figure = Figure(figsize=(WIDTH, 1.5 + 0.3 * (rows + len(comparison.sparsities))))
+        height = 1.5 + 0.3 * (len(others) + 1) * len(comparison.sparsities)
+        figure = Figure(figsize=(WIDTH, height))
         axes = figure.subplots()
         y, ticks, largest = 0.0, [], 1.0
         for sparsity in comparison.sparsities:
@@ -96,13 +100,7 @@ def differences(comparison: Comparison) -> str | None:
                 axes.axhline(top - 0.85, color=style.GRID, lw=0.8)
             y += 0.7
         axes.axvline(0, color=style.MUTED, lw=1)
-        axes.set_xscale("symlog", linthresh=1, linscale=0.8)
-        limit = largest * 1.3
-        axes.set_xlim(-limit, limit)
-        values = [v for v in (0.5, 1, 2, 5, 10, 20, 50, 100) if v < limit]
-        axes.set_xticks([-v for v in reversed(values)] + [0, *values], minor=False)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:+.3g}".replace("-", "\u2212") if v else "0"))
-        axes.xaxis.set_minor_locator(NullLocator())
+        style.signed_axis(axes, largest)
         axes.set_yticks([t[0] for t in ticks], [t[1] for t in ticks])
         axes.set_ylim(y - 0.9, -0.8)
         axes.tick_params(axis="y", length=0)
@@ -227,30 +225,43 @@ def layers(comparison: Comparison) -> str | None:
 
 def turnover(comparison: Comparison) -> str | None:
     """Survival of grown weights and mask error over the mask updates, a column per sparsity."""
-    cells = [c for c in comparison.sparse if len(c.updates)]
+    shown = moving(comparison)
+    cells = [c for c in comparison.sparse if c.method in shown]
     if not cells:
         return None
     with style.styled():
         sparsities = sorted({c.sparsity for c in cells})
         figure = Figure(figsize=(WIDTH, 5.2))
         grid = figure.subplots(2, len(sparsities), squeeze=False, sharex=True, sharey="row")
-        rows: list[tuple[str, Callable[[Updates], np.ndarray]]] = [
+        measures: list[tuple[str, Callable[[Updates], np.ndarray]]] = [
             ("survival rate (share)", lambda u: u.survival),
             ("mask error \u03c4\u00b2 (share)", lambda u: u.mask_error),
         ]
         for column, sparsity in enumerate(sparsities):
-            for row, (name, read) in enumerate(rows):
+            for row, (name, read) in enumerate(measures):
                 axes = grid[row][column]
                 for cell in (c for c in cells if c.sparsity == sparsity):
-                    _band(axes, read(cell.updates), style.colour(cell.method, comparison.methods), cell.label)
+                    _band(axes, read(cell.updates), style.colour(cell.method, shown), cell.label)
                 if column == 0:
                     axes.set_ylabel(name)
             grid[0][column].set_title(percent(sparsity) + " sparsity")
             grid[1][column].set_xlabel("mask update (count)")
+            grid[1][column].xaxis.set_major_locator(MaxNLocator(integer=True))
         grid[0][0].set_ylim(0, 1.02)
         grid[1][0].set_ylim(0, None)
         figure.legend(*grid[0][0].get_legend_handles_labels(), loc="outside upper left", ncols=6)
         return style.to_svg(figure, "turnover", "Survival of grown weights and mask error over the mask updates")
+
+
+def moving(comparison: Comparison) -> list[str]:
+    """The methods whose mask updates are drawn: all that have some, or of many the reference and the best."""
+    found = [c for c in comparison.sparse if len(c.updates)]
+    if not comparison.many:
+        return [m for m in comparison.methods if any(c.method == m for c in found)]
+    # Where nothing that grew survives an update, or nothing grows, there is no line to be seen.
+    drawn = {c.method for c in found if (c.updates.survival > 0).any()}
+    best = [m for m in (comparison.reference, *comparison.ranked) if m in drawn]
+    return [m for m in comparison.methods if m in list(dict.fromkeys(best))[:MOVING]]
 
 
 def _band(axes: Axes, values: np.ndarray, of: str, label: str) -> None:
@@ -262,13 +273,6 @@ def _band(axes: Axes, values: np.ndarray, of: str, label: str) -> None:
     spread = np.array([deviation(row) for row in values[known]])
     axes.plot(rounds, centre, color=of, label=label, lw=1.5)
     axes.fill_between(rounds, centre - spread, centre + spread, color=of, alpha=0.2, lw=0)
-
-
-def _accuracy_ticks(axes: Axes, top: float, floor: float) -> None:
-    values = [v for v in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 80, 100) if floor <= v <= top * 1.25]
-    axes.yaxis.set_major_locator(FixedLocator(values))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: percent((100 - v) / 100)))
 
 
 def _legend_on_top(figure: Figure, axes: Axes) -> None:

@@ -7,8 +7,13 @@ import re
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from experiments.report.names import family
 
 # Stand-ins for colours that the page decides, so that a chart fits a light and a dark background.
 TEXT, MUTED, GRID, PAPER = "#010203", "#010204", "#010205", "#010206"
@@ -18,6 +23,21 @@ COLOURS = {"dense": MUTED, "static": "#a8742a", "set": "#2f86d6", "rigl": "#e263
 MORE_COLOURS = ["#2b9c7e", "#d1457f", "#6d8a1f", "#4c9fb8", "#b5543f", "#5a6fd8"]
 MARKERS = {"dense": "s", "static": "v", "set": "s", "rigl": "o", "dst_ee": "D"}
 MORE_MARKERS = ["^", "P", "X", "<", ">", "*"]
+FAMILY_COLOURS = {
+    "static": "#a8742a",
+    "dense to sparse": "#2b9c7e",
+    "sparse to sparse": "#2f86d6",
+    "performance-driven": "#d1457f",
+    "structured": "#8f5bd0",
+}
+FAMILY_MARKERS = {
+    "static": "v",
+    "dense to sparse": "^",
+    "sparse to sparse": "o",
+    "performance-driven": "P",
+    "structured": "s",
+}
+MANY = 8  # methods: more cannot be told apart, so colours and markers stand for families
 PLACES = ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (1, -1), (-1, 1), (-1, -1))  # of a label around its point
 SHADES = 16  # of one colour, from near the paper to near the ink: #010300 and up
 
@@ -61,13 +81,17 @@ STYLE: dict[Any, Any] = {
 
 
 def colour(method: str, methods: list[str]) -> str:
-    """The colour of a method, the same in every chart."""
+    """The colour of a method, or of its family where there are many; the same in every chart of all methods."""
+    if len(methods) > MANY and method != "dense":
+        return FAMILY_COLOURS.get(family(method), MUTED)
     unknown = [m for m in methods if m not in COLOURS]
     return COLOURS.get(method) or MORE_COLOURS[unknown.index(method) % len(MORE_COLOURS)]
 
 
 def marker(method: str, methods: list[str]) -> str:
-    """The marker of a method, so that colour is never the only difference."""
+    """The marker of a method or of its family, so that colour is never the only difference."""
+    if len(methods) > MANY and method != "dense":
+        return FAMILY_MARKERS.get(family(method), "*")
     unknown = [m for m in methods if m not in MARKERS]
     return MARKERS.get(method) or MORE_MARKERS[unknown.index(method) % len(MORE_MARKERS)]
 
@@ -120,6 +144,31 @@ def to_svg(figure: Figure, name: str, title: str) -> str:
     )
 
 
+def error_floor(errors: list[np.ndarray]) -> float:
+    """Where a run without an error is drawn on the log axis of errors."""
+    above_zero = [float(e[e > 0].min()) for e in errors if (e > 0).any()]
+    return min([*above_zero, 1.0]) / 2
+
+
+def accuracy_ticks(axis: Axis, top: float, floor: float) -> None:
+    """Accuracies on an axis of errors in percent."""
+    values = [v for v in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 80, 100) if floor <= v <= top * 1.25]
+    axis.set_major_locator(FixedLocator(values))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 - v:.10g}\u00a0%"))
+
+
+def signed_axis(axes: Axes, largest: float) -> None:
+    """Makes x an axis of differences: linear from -1 to 1, logarithmic beyond."""
+    axes.set_xscale("symlog", linthresh=1, linscale=0.8)
+    limit = largest * 1.3
+    axes.set_xlim(-limit, limit)
+    values = [v for v in (0.5, 1, 2, 5, 10, 20, 50, 100) if v < limit]
+    axes.set_xticks([-v for v in reversed(values)] + [0, *values], minor=False)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:+.3g}".replace("-", "\u2212") if v else "0"))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
 def spread_apart(places: list[float], least: float) -> list[float]:
     """Moves labels along an axis as little as needed for ``least`` between neighbours."""
     order = sorted(range(len(places)), key=lambda i: places[i])
@@ -163,7 +212,7 @@ def line_labels(axes: Axes, labels: list[tuple[float, str, str]], x: float) -> N
 
 
 def point_labels(axes: Axes, points: list[tuple[float, float, float, float]], labels: list[tuple[str, str]]) -> None:
-    """Writes ``(text, colour)`` beside each point ``(x, y, x deviation, y deviation)``, where it hides least."""
+    """Writes ``(text, colour)`` beside the first points ``(x, y, x deviation, y deviation)``, where it hides least."""
     scale = 72 / _dpi(axes)
     to_points = axes.transData.transform
     taken: list[tuple[float, float, float, float]] = []
@@ -173,7 +222,7 @@ def point_labels(axes: Axes, points: list[tuple[float, float, float, float]], la
         taken += [(cx - 5, cy - 5, cx + 5, cy + 5), (cx - 1, low, cx + 1, high), (left, cy - 1, right, cy + 1)]
     box = axes.get_window_extent()
     inside = (box.x0 * scale, box.y0 * scale, box.x1 * scale, box.y1 * scale)
-    for (x, y, _, _), (text, of) in zip(points, labels, strict=True):
+    for (x, y, _, _), (text, of) in zip(points, labels, strict=False):
         cx, cy = to_points((x, y)) * scale
         width, best = 5.6 * len(text), (math.inf, 0.0, 0.0, "left")
         for distance, (across, up) in itertools.product((9, 18, 28, 40), PLACES):
