@@ -105,6 +105,20 @@ def checked(
     return {**fields, "updates": schedules.UpdateSchedule(**schedule)} if schedule else fields
 
 
+def several_densities(name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields, for a method that needs more densities than one of the same leaf.
+
+    Raises:
+      ValueError: the structure has one only.
+    """
+    if isinstance(fields["structure"], structures.NM):
+        raise ValueError(
+            f"structure={fields['structure']} is not accepted by {name!r}, since it has one density only; use "
+            "one_shot, sr_ste or a method that drops and grows."
+        )
+    return fields
+
+
 def fixed(name: str, *, fields: dict[str, Any] | None = None, **common: Any) -> Method:
     """A method whose topology never changes.
 

@@ -64,8 +64,7 @@ class Run:
         self.inner, self.moments, self.t = inner, inner.init(self.w), 0
         self.targets, self.period, self.start, self.end = targets, period, start, end
         self.updates = 0
-        if end < math.inf:
-            self.last = max(t for t in range(1, end) if self.due(t))
+        self.last = max(t for t in range(1, end) if self.due(t)) if end < math.inf else None
 
     def due(self, t):
         return t % self.period == 0 and self.start <= t < self.end
@@ -147,9 +146,9 @@ class OneShot(Run):
 class GraNet(Run):
     """Prune all layers together, then drop ceil(rho_t * a) of each and grow as many by |g|."""
 
-    def __init__(self, *args, rho, until=None, **kwargs):
+    def __init__(self, *args, rho, until=None, together=False, **kwargs):
         super().__init__(*args, **kwargs)
-        self.rho = rho
+        self.rho, self.together = rho, together
         until = self.end if until is None else until
         self.pruned = max(t for t in range(1, until) if self.due(t))
 
@@ -158,13 +157,9 @@ class GraNet(Run):
         total = between(dense, sum(self.targets.values()), cubic(self.t, self.start, self.pruned))
         pruned = largest(self.w, {"all": total}, self.m, together=True)
         rho = 0.005 + (self.rho - 0.005) / 2 * (1 + math.cos(math.pi * self.t / self.end))
-        new = {}
-        for n, mask in pruned.items():
-            a = int(mask.sum())
-            k = min(math.ceil(rho * a - 1e-9), a - 1)
-            kept = best(np.abs(self.w[n]), a - k, mask)
-            new[n] = kept | best(np.abs(gradients[n]), k, ~kept)
-        self.choose(new)
+        moving = {n: min(math.ceil(rho * m.sum() - 1e-9), int(m.sum()) - 1) for n, m in pruned.items()}
+        kept = largest(self.w, {n: int(m.sum()) - moving[n] for n, m in pruned.items()}, self.m, self.together)
+        self.choose({n: k | best(np.abs(gradients[n]), moving[n], ~k) for n, k in kept.items()})
 
 
 class GaP(Run):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from dstjax import criteria
 from dstjax._checks import check_number
 from dstjax.criteria import Leaf
-from dstjax.method import Method, catalogued, checked
+from dstjax.method import Method, catalogued, checked, several_densities
 from dstjax.network import Memory, Network
 
 
@@ -37,7 +37,7 @@ def admm(*, rho: float = 0.01, **scheduled: Any) -> Method:
     Z and U an epoch; its code calls the second phase reweighted.
     """
     check_number("rho", rho, "a number >= 0", lambda v: 0 <= v < float("inf"))
-    fields = checked(**scheduled)
+    fields = several_densities("admm", checked(**scheduled))
     updates = fields["updates"]
     if updates.count is None or updates.count < 2:
         raise ValueError(

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 
 from dstjax import budgets, criteria, schedules
 from dstjax._checks import check_choice, check_integer, check_number
-from dstjax.method import SCOPES, Method, catalogued, checked, fixed, rewiring
+from dstjax.method import SCOPES, Method, catalogued, checked, fixed, rewiring, several_densities
 from dstjax.network import Network
-from dstjax.structures import NM, WEIGHT
+from dstjax.structures import WEIGHT
 
 
 @catalogued(distribution="uniform")
@@ -30,11 +30,7 @@ def gmp(*, scope: str = "layer", **scheduled: Any) -> Method:
     2017, Eq. 1. The last update is exactly at the target, where some code stops one update short.
     """
     check_choice("scope", scope, SCOPES)
-    fields = checked(**scheduled)
-    if isinstance(fields["structure"], NM):
-        raise ValueError(
-            f"structure={fields['structure']} is not accepted by 'gmp', since it has one density only; use one_shot."
-        )
+    fields = several_densities("gmp", checked(**scheduled))
     return Method(
         "gmp",
         **fields,
@@ -120,10 +116,14 @@ def granet(*, initial_sparsity: float = 0.5, prune_end_step: int | None = None, 
     """
     check_number("initial_sparsity", initial_sparsity, "a number in [0, 1)", lambda s: 0 <= s < 1)
     base = rewiring("granet", **shared)
+    several_densities("granet", {"structure": base.structure})
     assert isinstance(base.updates, schedules.UpdateSchedule)
     assert base.keep is not None
     progress = schedules.cubic(base.updates, prune_end_step)
     second = base.keep
+
+    def keep(network: Network) -> Any:
+        return second(network._replace(active=pruned(network)))
 
     def pruned(network: Network) -> Any:
         """Active weights of each layer after the global pruning."""
@@ -139,8 +139,9 @@ def granet(*, initial_sparsity: float = 0.5, prune_end_step: int | None = None, 
         base,
         counts="total",
         initial_sparsity=initial_sparsity,
-        keep=lambda network: second(network._replace(active=pruned(network))),
-        regrow=lambda network, kept: pruned(network) - kept,
+        keep=keep,
+        # In a common ranking a leaf may keep more than it has left: it grows its drop fraction all the same.
+        regrow=lambda network, kept: pruned(network) - (kept if base.scope == "layer" else keep(network)),
     )
 
 
@@ -162,7 +163,7 @@ def gap(*, partitions: int | None = None, **scheduled: Any) -> Method:
     """
     if partitions is not None:
         check_integer("partitions", partitions, 1)
-    fields = checked(**scheduled)
+    fields = several_densities("gap", checked(**scheduled))
     updates = fields["updates"].count
     if updates is None:
         raise ValueError("end_step=None is not accepted by 'gap', whose last update prunes; expected an end_step.")

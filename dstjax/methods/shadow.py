@@ -13,7 +13,7 @@ from dstjax import budgets, criteria, schedules, views
 from dstjax._checks import check_choice, check_number
 from dstjax.criteria import Leaf
 from dstjax.masks import share_limbs, share_of, zero_outside
-from dstjax.method import SCOPES, Method, catalogued, checked
+from dstjax.method import SCOPES, Method, catalogued, checked, several_densities
 from dstjax.network import Memory, Network
 
 
@@ -37,7 +37,7 @@ def dpf(*, prune_end_step: int | None = None, scope: str = "global", **scheduled
     Reference: Lin et al., "Dynamic model pruning with feedback", ICLR 2020. From general knowledge and unofficial code;
     the paper was not at hand.
     """
-    return Method("dpf", **_reselected(prune_end_step, scope, scheduled))
+    return Method("dpf", **_reselected("dpf", prune_end_step, scope, scheduled))
 
 
 @catalogued(update_period=16, distribution="uniform")
@@ -64,16 +64,16 @@ def dcil(*, prune_end_step: int | None = None, scope: str = "global", **schedule
 
     return Method(
         "dcil",
-        **_reselected(prune_end_step, scope, scheduled),
+        **_reselected("dcil", prune_end_step, scope, scheduled),
         needs=("full_gradient",),
         gradient=mixed,
     )
 
 
-def _reselected(until: int | None, scope: str, scheduled: dict[str, Any]) -> dict[str, Any]:
+def _reselected(name: str, until: int | None, scope: str, scheduled: dict[str, Any]) -> dict[str, Any]:
     """The fields of a method that starts dense and chooses the largest weights anew at each update."""
     check_choice("scope", scope, SCOPES)
-    fields = checked(**scheduled)
+    fields = several_densities(name, checked(**scheduled))
     regrow = budgets.to(budgets.ramp(schedules.cubic(fields["updates"], until)))
     return {
         **fields,
@@ -104,7 +104,7 @@ def top_kast(*, exploration: float = 1.0, penalty: float = 1e-4, **scheduled: An
     """
     check_number("exploration", exploration, "a number in [0, 1000]", lambda v: 0 <= v <= 1000)
     check_number("penalty", penalty, "a number >= 0", lambda v: 0 <= v < float("inf"))
-    fields = checked(**scheduled)
+    fields = several_densities("top_kast", checked(**scheduled))
 
     def wider(leaves: list[Any], masks: list[jax.Array]) -> list[jax.Array]:
         active = budgets.counts(masks)
@@ -139,7 +139,8 @@ def top_kast(*, exploration: float = 1.0, penalty: float = 1e-4, **scheduled: An
 
 
 class _Threshold(NamedTuple):
-    s: jax.Array  # float32[], the threshold before the sigmoid
+    s: jax.Array  # float[], the threshold before the sigmoid
+    seen: jax.Array  # float[], the threshold that the forward pass of this call saw
 
 
 @catalogued(distribution="uniform")
@@ -172,14 +173,24 @@ def str_(
     check_number("s_init", s_init, "a finite number", lambda v: abs(v) < float("inf"))
     check_number("threshold_learning_rate", threshold_learning_rate, "a number > 0", lambda v: 0 < v < float("inf"))
     check_number("threshold_decay", threshold_decay, "a number >= 0", lambda v: 0 <= v < float("inf"))
-    fields = checked(**common, update_period=1, start_step=0, end_step=end_step)
+    fields = several_densities("str", checked(**common, update_period=1, start_step=0, end_step=end_step))
     final = None if end_step is None else end_step - 1
 
+    def passed(leaf: Leaf, threshold: jax.Array) -> jax.Array:
+        """The gradient where the forward pass saw something: not at weights of the mask below the threshold."""
+        above = jnp.abs(leaf.weight) > threshold.astype(leaf.weight.dtype)
+        above = above if final is None else above | (leaf.step > final)
+        return zero_outside(leaf.gradient, leaf.mask & above)
+
     def moved(leaf: Leaf) -> _Threshold:
-        s = leaf.memory.s
-        slope = jax.nn.sigmoid(s) * (1 - jax.nn.sigmoid(s))
-        pull = jnp.sum(jnp.where(leaf.mask, jnp.sign(leaf.weight) * leaf.gradient, 0), dtype=s.dtype)
-        return _Threshold(s - threshold_learning_rate * (threshold_decay * s - slope * pull))
+        s, threshold = leaf.memory.s, jax.nn.sigmoid(leaf.memory.s)
+        pull = jnp.sum(jnp.sign(leaf.weight) * passed(leaf, threshold), dtype=s.dtype)
+        slope = threshold * (1 - threshold)
+        return _Threshold(s - threshold_learning_rate * (threshold_decay * s - slope * pull), threshold)
+
+    def begin(weights: list[jax.Array], masks: list[jax.Array], key: jax.Array) -> Memory:
+        dtype = jnp.result_type(jnp.float32, *weights)
+        return Memory([_Threshold(jnp.full((), s_init, dtype), jnp.zeros((), dtype)) for _ in weights])
 
     def reached(network: Network, kept: jax.Array) -> jax.Array:
         above = [jnp.abs(leaf.weight) > jax.nn.sigmoid(leaf.memory.s) for leaf in network.leaves]
@@ -204,9 +215,9 @@ def str_(
         grow=criteria.magnitude,
         counts="free" if final is None else "reached",
         update_order="step_then_update",
-        memory=lambda weights, masks, key: Memory([_Threshold(jnp.full((), s_init, jnp.float32)) for _ in weights]),
+        memory=begin,
         observe=lambda network: network.memory._replace(leaves=[moved(leaf) for leaf in network.leaves]),
-        gradient=lambda leaf: zero_outside(leaf.gradient, leaf.mask),
+        gradient=lambda leaf: passed(leaf, leaf.memory.seen),
         settle=None if final is None else fold,
         view=view,
     )

@@ -184,6 +184,21 @@ def test_granet_from_a_dense_start():
     assert all(m.all() for m in run.first_m.values())
 
 
+def test_granet_drops_in_all_layers_together():
+    """A layer may lose more than its drop fraction, and grows that all the same: the total is exact."""
+    method = methods.granet(sparsity=0.8, scope="global", **PERIODIC)
+    run, _, state, _ = follow(method, of(oracles.GraNet, rho=0.5, together=True, **TIMES))
+    assert sum(active(run.m).values()) == int(state.targets.sum())
+
+
+def test_granet_keeps_its_total_whatever_it_drops_by():
+    """Random weights of all layers go, not those that the count of each layer was found by."""
+    method = methods.granet(sparsity=0.8, scope="global", drop="random", drop_fraction=0.0, **PERIODIC)
+    _, history = masks_of(method, 17)
+    totals = [sum(int(m.sum()) for m in masks) for masks in history]
+    assert totals[3::3] == [oracles.between(68, 28, oracles.cubic(t, 0, 15)) for t in (3, 6, 9, 12, 15)]
+
+
 def test_granet_that_prunes_nothing_is_rigl():
     """With the density of the end from the start, in the order step, then update."""
     fields = dict(sparsity=0.6, update_order="step_then_update", drop_fraction=0.5, drop_schedule="constant")
@@ -262,6 +277,8 @@ def test_gap_worked_example():
         ("gmp", dict(end_step=None), "end_step=None.*final sparsity"),
         ("gmp", dict(scope="leaf"), "scope='leaf'"),
         ("gmp", dict(structure=dstjax.structures.n_m(2, 4)), "gmp.*one_shot"),
+        ("granet", dict(structure=dstjax.structures.n_m(2, 4)), "granet.*one density"),
+        ("gap", dict(structure=dstjax.structures.n_m(2, 4)), "gap.*one density"),
         ("gmp", dict(prune_step=3), "prune_step"),
         ("one_shot", dict(prune_step=0), "prune_step=0"),
         ("one_shot", dict(prune_step=2.5), "prune_step=2.5"),
