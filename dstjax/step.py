@@ -76,6 +76,8 @@ class _Call:
             flat.check_shapes("full gradient", full)
             self.full = flat.masked(full)
             self.dense_updates = [u + f for u, f in zip(flat.updates, full, strict=True)]
+        if method.settle is not None:
+            _ = self.keys  # made in the branch, they could not be read after it
         if method.observe is not None:
             self.memory = method.observe(self.network(self.weights))._replace(sets=self.old.sets)
 
