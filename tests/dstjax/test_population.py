@@ -82,3 +82,68 @@ def test_each_run_is_the_one_of_its_seed(name):
             np.testing.assert_array_equal(a[i], b)
         for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(own), strict=True):
             np.testing.assert_allclose(a[i], b, rtol=1e-4, atol=1e-5)
+
+
+# --- Memory and views -------------------------------------------------------------------------------------------------
+
+# What lives beside the weights: averages of them, numbers of all leaves, a second set of weights, and views.
+REMEMBERING = {
+    "snfs": dict(MOVING, update_period=2),
+    "dsr": dict(sparsity=0.7, update_period=2, end_step=10, threshold=0.2),
+    "top_kast": dict(sparsity=0.7, update_period=2, end_step=10),
+    "str": dict(sparsity=0.7, s_init=-2.0, end_step=6),
+    "iee": dict(sparsity=0.7, update_period=4, end_step=9, drop_fraction=0.5),
+}
+
+
+def remembering(name, seed):
+    method = methods.get(name, **REMEMBERING[name])
+    return optax.chain(optax.clip(1.0), dstjax.sparsify(optax.adam(0.05), method, seed=seed))
+
+
+@pytest.mark.parametrize("name", REMEMBERING)
+def test_memory_and_views_of_each_run(name):
+    """The views of a population are those of its runs, and the branch is still one."""
+    seeds = SEEDS[:2]
+    params = trees.everything()
+    tx = remembering(name, 0)
+    axes = vmap_axes(jax.eval_shape(lambda seed: remembering(name, seed).init(params), 0))
+    states = jax.vmap(lambda seed: remembering(name, seed).init(params), out_axes=axes)(jnp.asarray(seeds))
+    runs = jax.vmap(lambda s: dstjax.apply_masks(params, s), in_axes=(axes,))(states)
+
+    def one(params, state, noise):
+        seen = dstjax.forward_params(params, state)
+        updates, state = tx.update(jax.tree.map(jnp.add, seen, noise), state, params)
+        params = optax.apply_updates(params, updates)
+        return params, state, dstjax.forward_params(params, state, training=False)
+
+    step = jax.vmap(one, in_axes=(0, axes, None), out_axes=(0, axes, 0))
+    if name != "str":  # every step of it is an update
+        assert "cond[" in str(jax.make_jaxpr(step)(runs, states, params))
+    step, single = jax.jit(step), jax.jit(one)
+    alone = []
+    for seed in seeds:
+        state = remembering(name, int(seed)).init(params)
+        alone.append([dstjax.apply_masks(params, state), state, None])
+    for t in range(1, 7):
+        noise = trees.like(params, t)
+        runs, states, seen = step(runs, states, noise)
+        for i, run in enumerate(alone):
+            run[:] = single(run[0], run[1], noise)
+            for a, b in zip(jax.tree.leaves(dstjax.get_masks(states)), jax.tree.leaves(dstjax.get_masks(run[1])),
+                            strict=True):  # fmt: skip
+                np.testing.assert_array_equal(a[i], b)
+            both = ((runs, seen), (run[0], run[2])), (memory_of(states), memory_of(run[1]))
+            for a, b in both:
+                for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+                    np.testing.assert_allclose(x[i], y, rtol=1e-4, atol=1e-5)
+    assert optax.tree.get(states, "step").shape == ()
+    for i in range(len(seeds)):
+        lane = jax.tree.map(lambda a, x, i=i: x if a is None else x[i], axes, states, is_leaf=lambda a: a is None)
+        assert dstjax.check_sparse(jax.tree.map(lambda x, i=i: x[i], runs), lane)
+
+
+def memory_of(states):
+    """What the method remembers besides masks, as numbers."""
+    state = dstjax.state.find(states)
+    return [x for x in jax.tree.leaves((state.memory, state.view)) if jnp.issubdtype(x.dtype, jnp.floating)]
