@@ -1,4 +1,4 @@
-"""DPF, DCIL, Top-KAST and STR against transcripts in float64 and worked examples: dense weights behind the masks."""
+"""DPF, DCIL and Top-KAST against transcripts in float64 and worked examples; what all methods with views share."""
 
 import functools
 
@@ -9,10 +9,10 @@ import optax
 import pytest
 
 import dstjax
-from dstjax import methods, views
+from dstjax import methods
 from tests import dense_oracles as oracles
 from tests import side_by_side, trees
-from tests.side_by_side import MASKED, MODES, active, follow
+from tests.side_by_side import MASKED, MODES, active, follow, loss
 
 
 @pytest.fixture(autouse=True)
@@ -207,91 +207,7 @@ def test_top_kast_that_explores_nothing():
     assert all(np.array_equal(run.b[n], run.m[n]) for n in MASKED)
 
 
-# --- STR --------------------------------------------------------------------------------------------------------------
-
-LEARNED = dict(s_init=-2.5, threshold_learning_rate=0.05, threshold_decay=0.2)
-SAME = dict(s=-2.5, rate=0.05, decay=0.2)
-
-
-@pytest.mark.parametrize("mode", MODES)
-def test_str(mode):
-    method = methods.str_(sparsity=0.7, end_step=15, **LEARNED)
-    run, params, state, changed = follow(method, of(oracles.STR, end=15, **SAME), mode=mode)
-    assert changed >= 8
-    assert active(run.m) == UNIFORM
-    assert run.fixed
-    seen = trees.names(dstjax.forward_params(params, state))
-    assert all(np.array_equal(np.asarray(seen[n]) != 0, run.m[n]) for n in MASKED)
-
-
-def test_str_that_never_ends():
-    """The number of active weights is free, and falls as the threshold rises."""
-    run, _, state, _ = follow(methods.str_(sparsity=0.7, **LEARNED), of(oracles.STR, **SAME), steps=14)
-    found = state.memory.leaves
-    for n in MASKED:
-        s = trees.names(found)[f"{n}/s"]
-        np.testing.assert_allclose(s, run.s[n], rtol=1e-10)
-        assert s > LEARNED["s_init"]
-    assert all(active(run.m)[n] < run.m[n].size for n in MASKED)
-    assert active(run.m) != UNIFORM
-
-
-def test_str_is_the_derivative_of_its_forward_pass():
-    """What the optimiser and the thresholds get is what autodiff finds for sign(w) * relu(abs(w) - sigmoid(s))."""
-    params = side_by_side.tree()
-    method = methods.str_(sparsity=0.7, s_init=-1.0, threshold_learning_rate=1.0, threshold_decay=0.0)
-    tx = dstjax.sparsify(optax.sgd(1.0), method)
-    state = tx.init(params)
-    for t in range(2):  # the masks of the first step are still full
-        gradients = jax.grad(lambda p, state=state: loss(dstjax.forward_params(p, state)))(params)
-
-        def whole(p, s):
-            seen = {n: views.soft(w, jax.nn.sigmoid(s[n])) if n in MASKED else w for n, w in trees.names(p).items()}
-            return loss(side_by_side.nested(seen))
-
-        s = {n: trees.names(state.memory.leaves)[f"{n}/s"] for n in MASKED}
-        by_weight, by_s = jax.grad(whole, argnums=(0, 1))(params, s)
-        updates, state = tx.update(gradients, state, params)
-        for n, u in trees.names(updates).items():
-            np.testing.assert_allclose(-u, trees.names(by_weight)[n], rtol=1e-10, atol=1e-14, err_msg=f"{n}, {t}")
-        for n in MASKED:
-            moved = trees.names(state.memory.leaves)[f"{n}/s"] - s[n]
-            np.testing.assert_allclose(-moved, by_s[n], rtol=1e-10, err_msg=f"{n}, {t}")
-        params = optax.apply_updates(params, updates)
-
-
-def test_str_worked_example():
-    """s = -2: the threshold is 0.1192, and with a gradient of 1 everywhere dL/ds = -0.1050."""
-    params = {"w": jnp.array([[0.5, -0.1, 0.03]])}
-    method = methods.str_(sparsity=0.5, s_init=-2.0, threshold_learning_rate=1.0, threshold_decay=0.0)
-    tx = dstjax.sparsify(optax.sgd(1.0), method)
-    state = tx.init(params)
-    np.testing.assert_allclose(dstjax.forward_params(params, state)["w"], [[0.3808, 0, 0]], atol=5e-5)
-    updates, after = tx.update({"w": jnp.ones((1, 3))}, state, params)
-    assert float(after.memory.leaves["w"].s) == pytest.approx(-2 + 0.1050, abs=5e-5)
-    np.testing.assert_array_equal(updates["w"], [[-1, 0, 0]])
-    # Signs of (1, 1, 1) give the same sum over all as over the one that counts; these do not.
-    _, after = tx.update({"w": jnp.array([[1.0, 5.0, 7.0]])}, state, params)
-    assert float(after.memory.leaves["w"].s) == pytest.approx(-2 + 0.1050, abs=5e-5)
-
-
-def test_str_decays_its_threshold_where_nothing_else_moves_it():
-    """From s = -3200 the sigmoid and its slope are zero: s shrinks by lr * decay, and nothing is pruned yet."""
-    params = side_by_side.tree()
-    method = methods.str_(sparsity=0.5, s_init=-3200.0, threshold_learning_rate=0.5, threshold_decay=0.1)
-    tx = dstjax.sparsify(optax.sgd(0.01), method)
-    _, state = tx.update(params, tx.init(params), params)
-    assert [float(m.s) for m in jax.tree.leaves(state.memory.leaves, is_leaf=lambda x: hasattr(x, "s"))] == [
-        -3040.0
-    ] * 3
-    assert active(dstjax.get_masks(state)) == {"conv/kernel": 60, "dense/kernel": 40, "out/kernel": 36}
-
-
 # --- What the forward pass sees, and what the optimiser makes of it -------------------------------------------------
-
-
-def loss(params):
-    return sum(jnp.sum(jnp.sin(3 * x)) for x in jax.tree.leaves(params))
 
 
 VIEWED = {
@@ -358,14 +274,8 @@ def test_n_of_m_has_one_density_only(name):
         ("top_kast", dict(exploration=float("nan")), "exploration=nan"),
         ("top_kast", dict(penalty=-1e-4), "penalty=-0.0001"),
         ("top_kast", dict(penalty="l2"), "penalty='l2'"),
-        ("str", dict(s_init=float("-inf")), "s_init=-inf"),
-        ("str", dict(threshold_learning_rate=0), "threshold_learning_rate=0"),
-        ("str", dict(threshold_decay=-1.0), "threshold_decay=-1.0"),
-        ("str", dict(update_period=2), "'str' has no hyper-parameter 'update_period'"),
-        ("str", dict(end_step=1), "end_step=1"),
     ],
 )
 def test_bad_hyperparameters(name, wrong, says):
-    good = dict(end_step=17) if name == "str" else PERIODIC
     with pytest.raises(ValueError, match=says):
-        methods.get(name, **{"sparsity": 0.7, **good, **wrong})
+        methods.get(name, **{"sparsity": 0.7, **PERIODIC, **wrong})
