@@ -1,4 +1,4 @@
-"""MEST with both memory bounds (D8), SET with random starts of grown weights (D1), and growth next to active weights."""
+"""MEST with both memory bounds (D8), SET whose grown weights start at random (D1), growth next to active weights."""
 
 import dataclasses
 import math
@@ -100,9 +100,9 @@ def test_what_is_refused():
         methods.mest(sparsity=0.5, soft_bound=True, drop_schedule="constant")
     with pytest.raises(ValueError, match="soft_bound=1 is not accepted; expected True or False"):
         methods.mest(**SHARED, soft_bound=1)
-    with pytest.raises(ValueError, match="lambda_=0.5 is not accepted together with drop='snip'"):
+    with pytest.raises(ValueError, match=r"lambda_=0\.5 is not accepted together with drop='snip'"):
         methods.mest(**SHARED, lambda_=0.5, drop="snip")
-    with pytest.raises(ValueError, match="grown_std=-1.0 is not accepted"):
+    with pytest.raises(ValueError, match=r"grown_std=-1\.0 is not accepted"):
         methods.set(**SHARED, grown_std=-1.0)
 
 
