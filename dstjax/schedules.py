@@ -79,7 +79,7 @@ class UpdateSchedule:
 
     def is_update(self, step: Any) -> Any:
         """Whether step t is a mask update: a bool for a Python integer, a boolean array for an array."""
-        if self.update_period == 1 and self.first == 1 and self.end_step is None:
+        if self.update_period == 1 and self.first == 1 and self.end_step is None and is_traced(step):
             return True  # known without the step, so that a trace has no branch
         due = (step % self.update_period == 0) & (step >= self.first)
         return due if self.end_step is None else due & (step < self.end_step)

@@ -3,12 +3,14 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import dstjax
 from dstjax import criteria
-from dstjax.drop_and_grow import drop_and_grow
+from dstjax.drop_and_grow import drop_and_grow, drop_and_grow_all
 from tests import oracles
 from tests.trees import CANONICAL, leaf_of
 
@@ -35,6 +37,13 @@ E4 = ([0.5, -0.1, 0.2, -0.4, 0.05, 0], [0.1, 0.5, -0.02, 0.3, 0.01, 0.9], [1, 1,
         (CANONICAL, "snip", {1, 4}),
         (CANONICAL, "sensitivity", {4, 0}),
         (CANONICAL, "rsensitivity", {1, 5}),
+        # The reference has no numbers for these three (E2). By hand, E4: w * g = .05, -.05, -.004, -.12, .0005.
+        (E4, "snip_signed", {0, 4}),
+        (E4, "taylor", {4, 2}),
+        (E4, "gradient_step", {4, 2}),  # abs(w - g) = .4, .6, .22, .7, .04
+        (CANONICAL, "snip_signed", {0, 4}),  # w * g = .05, -.04, -.015, -.24
+        (CANONICAL, "taylor", {1, 4}),
+        (CANONICAL, "gradient_step", {0, 4}),  # abs(w - g) = .4, .5, .35, 1.1
     ],
 )
 def test_reference_examples(example, name, expected):
@@ -84,6 +93,16 @@ def test_set_against_the_transcript(data):
     np.testing.assert_array_equal(update.kept, oracles.keep_after_set(w * mask, mask, budget))
 
 
+def test_sets_own_example_with_fractions():
+    """D1 at zeta = 0.3 of nine: the number dropped is exact here, floor(2.7), of which 2 * 5 / 9 are positive.
+
+    SET's code keeps 2 of 4 negatives and 3 of 5 positives, since it rounds within each sign.
+    """
+    w = np.array([-0.9, -0.6, -0.3, -0.1, 0, 0, 0, 0.2, 0.4, 0.5, 0.7, 0.8])
+    assert dropped(criteria.set_fraction, leaf_of(w, w, w != 0, 2)) == {3, 7}
+    assert dropped(criteria.set_fraction, leaf_of(w, w, w != 0, 4)) == {2, 3, 7, 8}
+
+
 @pytest.mark.parametrize("name", ["mest", "sensitivity", "rsensitivity", "snip"])
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_scores_of_half_precision_weights_are_taken_in_single_precision(name, dtype):
@@ -94,6 +113,88 @@ def test_scores_of_half_precision_weights_are_taken_in_single_precision(name, dt
     assert score.dtype == jnp.float32
     expected = oracles.drop_score(name, np.asarray(w, np.float64), np.asarray(g, np.float64))
     np.testing.assert_allclose(score, expected, rtol=1e-6)
+
+
+@settings(max_examples=50)
+@given(st.lists(st.tuples(st.floats(-2, 2, width=16), st.floats(-2, 2, width=16)), min_size=3, max_size=12))
+def test_scores_that_were_added_later(pairs):
+    """Against their formulas, in float64."""
+    w, g = np.array(pairs).T
+    with jax.enable_x64(True):
+        leaf = leaf_of(w, g, np.ones(len(w)), 1)
+        np.testing.assert_array_equal(criteria.snip_signed(leaf), -w * g)
+        np.testing.assert_array_equal(criteria.taylor(leaf), (w * g) ** 2)
+        np.testing.assert_array_equal(criteria.gradient_step(0.5)(leaf), np.abs(w - 0.5 * g))
+        np.testing.assert_array_equal(criteria.momentum(leaf._replace(memory=jnp.asarray(g))), np.abs(g))
+
+
+def test_taylor_is_snips_order():
+    w, g = np.random.default_rng(0).standard_normal((2, 6, 5))
+    for budget in (1, 9, 20):
+        leaf = leaf_of(w, g, np.ones((6, 5)), budget)
+        assert dropped(criteria.taylor, leaf) == dropped(criteria.snip, leaf)
+        assert dropped(criteria.snip_signed, leaf) != dropped(criteria.snip, leaf)
+
+
+def test_a_virtual_step_of_length_zero_is_magnitude():
+    w, g = np.random.default_rng(0).standard_normal((2, 6, 5))
+    leaf = leaf_of(w, g, np.ones((6, 5)), 7)
+    assert dropped(criteria.gradient_step(0.0), leaf) == dropped(criteria.magnitude, leaf)
+    with pytest.raises(ValueError, match="gamma=-1 is not accepted"):
+        criteria.gradient_step(-1)
+
+
+def test_momentum_needs_a_method_that_keeps_one():
+    with pytest.raises(ValueError, match="'momentum' needs an average of the gradients; the method 'snfs' keeps one"):
+        criteria.momentum(leaf_of(*CANONICAL))
+    tx = dstjax.sparsify(
+        optax.sgd(0.1), dstjax.methods.rigl(sparsity=0.5, update_period=1, end_step=5, grow="momentum")
+    )
+    params = {"w": jnp.ones((4, 4))}
+    with pytest.raises(ValueError, match="the method 'snfs' keeps one"):
+        tx.update(params, tx.init(params), params)
+
+
+# D15 and D16: of the inactive ones (0, 1) has 1 active neighbour, (0, 2) 0, (1, 0) 2, (1, 1) 3, (1, 2) 2, (2, 0) 1.
+SURROUNDED = np.array([[1, 0, 0], [0, 0, 0], [0, 1, 1]])
+
+
+def grown(grow, budget, mask=SURROUNDED, seed=0, shape=None):
+    shape = np.shape(mask) if shape is None else shape
+    leaf = leaf_of(np.zeros(shape), np.zeros(shape), np.reshape(mask, shape), 0, key=jax.random.key(seed))
+    keep = jnp.array([int(np.sum(mask))])
+    (update,) = drop_and_grow_all(
+        [leaf], [leaf.key], drop=criteria.magnitude, grow=grow, keep=keep, regrow=lambda kept: jnp.array([budget])
+    )
+    return set(np.flatnonzero(np.asarray(update.mask & ~leaf.mask)))
+
+
+def test_the_example_of_most_neighbours():
+    """D16: k = 2 takes (1, 1), then one of (1, 0) and (1, 2), of equal count: a random one; the study takes the first."""
+    found = {frozenset(grown(criteria.most_neighbours, 2, seed=s)) for s in range(12)}
+    assert found == {frozenset({4, 3}), frozenset({4, 5})}
+    assert grown(criteria.most_neighbours, 1) == {4}
+    assert grown(criteria.most_neighbours, 5) == {1, 3, 4, 5, 6}
+    assert grown(criteria.most_neighbours, 6) == {1, 2, 3, 4, 5, 6}
+
+
+def test_the_example_of_one_neighbour():
+    """D15: every inactive one but (0, 2) may be grown, each as likely as the others; it too where these run out."""
+    found = [grown(criteria.one_neighbour, 1, seed=s) for s in range(60)]
+    assert set().union(*found) == {1, 3, 4, 5, 6}
+    assert grown(criteria.one_neighbour, 5) == {1, 3, 4, 5, 6}
+    assert grown(criteria.one_neighbour, 6) == {1, 2, 3, 4, 5, 6}
+
+
+def test_neighbours_do_not_wrap_around_and_kernels_count_as_matrices():
+    corner = np.zeros((4, 4), int)
+    corner[0, 0] = 1
+    assert grown(criteria.one_neighbour, 3, corner) == {1, 4, 5}
+    assert grown(criteria.one_neighbour, 3, corner, shape=(2, 1, 2, 4)) == {1, 4, 5}
+    assert grown(criteria.one_neighbour, 2, np.array([0, 1, 0, 0])) == {0, 2}  # a vector
+    full = np.ones((3, 3), int)
+    full[1, 1] = full[0, 0] = 0
+    assert grown(criteria.most_neighbours, 1, full) == {4}  # seven against two
 
 
 def test_dst_ee_score_in_half_precision():
@@ -135,4 +236,7 @@ def test_who_needs_counters():
     assert criteria.reads_counter("grow", "dst_ee")
     assert criteria.reads_counter("grow", lambda leaf: leaf.counter)
     assert not any(criteria.reads_counter("drop", name) for name in criteria.DROP)
-    assert not any(criteria.reads_counter("drop", criteria.resolve("drop", n)) for n in ("magnitude", "set", "snip"))
+    assert not any(
+        criteria.reads_counter("drop", criteria.resolve("drop", n)) for n in ("magnitude", "set", "snip", "taylor")
+    )
+    assert not any(criteria.reads_counter("grow", n) for n in criteria.GROW if n != "dst_ee")

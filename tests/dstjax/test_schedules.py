@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dstjax.schedules import Fractions, UpdateSchedule, fractions
+from dstjax.schedules import Fractions, Stages, UpdateSchedule, cubic, fractions
 from tests import oracles
 
 
@@ -61,6 +61,16 @@ def test_update_steps(period, start, end):
 
 def test_step_zero_is_no_update():
     assert not UpdateSchedule(5).is_update(0)
+    assert not UpdateSchedule(1).is_update(0)
+
+
+def test_an_update_at_every_step_needs_no_branch():
+    """A trace then knows without the step that there is one."""
+    found = []
+    jax.jit(lambda t: found.append(UpdateSchedule(1).is_update(t)))(1)
+    jax.jit(lambda t: found.append(UpdateSchedule(2).is_update(t)))(1)
+    assert found[0] is True
+    assert found[1] is not True
 
 
 @pytest.mark.parametrize("ceil", [False, True])
@@ -84,3 +94,64 @@ def test_the_share_of_twenty_nine_hundredths():
     f = fractions(0.29, "constant", UpdateSchedule(1))
     assert int(f.of(jnp.int32(100), jnp.int32(0))) == 29
     assert int(f.of(jnp.int32(100), jnp.int32(0), ceil=True)) == 29
+
+
+def test_stages_of_mest():
+    """D8: updates every 5 of 160 epochs, the mutation constant to epoch 90, half of it to 120 (end_step), then none."""
+    updates = UpdateSchedule(5, 0, 120)
+    f = fractions(0.2, "stages", updates)
+    assert [value_at(f, updates, t) for t in (5, 45, 85, 90, 95, 115)] == [0.2, 0.2, 0.2, 0.1, 0.1, 0.1]
+    assert not updates.is_update(120)
+    with pytest.raises(ValueError, match="drop_schedule='stages' is not accepted with end_step=None"):
+        fractions(0.2, "stages", UpdateSchedule(5))
+
+
+def test_cubic():
+    """C1: of the way to a sparsity of .8 the values .4625, .7, .7875 and .8 at 25, 50, 75 and 100 of 100 steps."""
+    updates = UpdateSchedule(25, 0, 101)
+    f = cubic(updates)
+    assert [0.8 * value_at(f, updates, t) for t in (25, 50, 75, 100)] == pytest.approx([0.4625, 0.7, 0.7875, 0.8])
+    assert value_at(f, updates, 200) == 1.0
+    until = cubic(UpdateSchedule(10, 20, 100), until=61)  # from 20 to 60, the last before 61; later ones stay
+    assert until.values == pytest.approx([1 - (1 - p) ** 3 for p in (0, 0.25, 0.5, 0.75, 1)])
+    assert cubic(UpdateSchedule(10, 10, 20)).values.tolist() == [1.0]  # a single update goes all the way
+    assert (np.diff(cubic(UpdateSchedule(7, 30, 400)).values) > 0).all()
+
+
+def test_cubic_that_cannot_end():
+    with pytest.raises(ValueError, match="end_step=None is not accepted here"):
+        cubic(UpdateSchedule(10))
+    with pytest.raises(ValueError, match="no mask update lies before step 15; the first is at step 20"):
+        cubic(UpdateSchedule(10, 20, 100), until=15)
+    assert cubic(UpdateSchedule(10), until=31).values.tolist() == cubic(UpdateSchedule(10, 0, 31)).values.tolist()
+
+
+def test_stages_of_iee():
+    """I11: H = J = Q = 2 prunes before i = 2, explores in i = 4 and 5, grows before i = 6: at the ends of calls before."""
+    stages = Stages((2, 2, 2), 3)
+    steps = range(20)
+    assert [t for t in steps if stages.ends_first(t)] == [1, 7, 13]
+    assert [t for t in steps if stages.ends_last(t)] == [5, 11, 17]
+    assert [t for t in steps if stages.in_last(t)] == [4, 5, 10, 11, 16, 17]
+    assert [t for t in steps if stages.is_update(t)] == [1, 5, 7, 11, 13, 17]
+    assert (stages.period, stages.first, stages.count) == (6, 1, 6)
+    assert stages.is_update(np.arange(20)).tolist() == [t in (1, 5, 7, 11, 13, 17) for t in steps]
+
+
+@given(st.tuples(st.integers(2, 5), st.integers(1, 4), st.integers(1, 4)), st.none() | st.integers(1, 4))
+def test_how_many_ends_lie_before_a_step(lengths, cycles):
+    stages = Stages(lengths, cycles)
+    steps = np.arange(1, 60)
+    due = stages.is_update(steps)
+    before = np.concatenate([[0], np.cumsum(due)[:-1]])
+    np.testing.assert_array_equal(stages.index(jnp.asarray(steps, jnp.int32)), before)
+    np.testing.assert_array_equal(stages.cycle(jnp.asarray(steps, jnp.int32)), before // 2)
+    assert stages.count is None or due.sum() == stages.count
+    assert steps[due][0] == stages.first
+    assert not stages.is_update(0)
+
+
+@pytest.mark.parametrize("lengths", [(1, 2, 2), (2, 0, 2), (2, 2, 1.5)])
+def test_stages_that_are_too_short(lengths):
+    with pytest.raises(ValueError, match="length of stage"):
+        Stages(lengths, 2)
