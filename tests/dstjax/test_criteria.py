@@ -170,7 +170,7 @@ def grown(grow, budget, mask=SURROUNDED, seed=0, shape=None):
 
 
 def test_the_example_of_most_neighbours():
-    """D16: k = 2 takes (1, 1), then one of (1, 0) and (1, 2), of equal count: a random one; the study takes the first."""
+    """D16: k = 2 takes (1, 1), then one of (1, 0) and (1, 2), of equal count, at random; the study takes the first."""
     found = {frozenset(grown(criteria.most_neighbours, 2, seed=s)) for s in range(12)}
     assert found == {frozenset({4, 3}), frozenset({4, 5})}
     assert grown(criteria.most_neighbours, 1) == {4}

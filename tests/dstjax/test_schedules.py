@@ -127,7 +127,7 @@ def test_cubic_that_cannot_end():
 
 
 def test_stages_of_iee():
-    """I11: H = J = Q = 2 prunes before i = 2, explores in i = 4 and 5, grows before i = 6: at the ends of calls before."""
+    """I11: H = J = Q = 2 prunes before i = 2, explores in i = 4 and 5, grows before i = 6: in the calls before."""
     stages = Stages((2, 2, 2), 3)
     steps = range(20)
     assert [t for t in steps if stages.ends_first(t)] == [1, 7, 13]
