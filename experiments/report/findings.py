@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 
-from experiments.report import tables
+from experiments.report import counting, tables
 from experiments.report.cells import Cell, Comparison, method_label, percent
+from experiments.report.markup import listed, signed
+from experiments.report.names import by_family
 from experiments.report.pictures import middle_shares
 from experiments.report.statistics import Difference, chance_of_clear, correlation, mean, paired
 
@@ -13,29 +15,20 @@ from experiments.report.statistics import Difference, chance_of_clear, correlati
 def points(difference: Difference) -> str:
     """A difference of accuracies in percentage points, with its standard error."""
     if difference.n < 2:
-        return f"{_signed(difference.mean)} points"
-    return f"{_signed(difference.mean)}\u00a0\u00b1\u00a0{difference.standard_error:.2f} points"
+        return f"{signed(difference.mean)} points"
+    return f"{signed(difference.mean)}\u00a0\u00b1\u00a0{difference.standard_error:.2f} points"
 
 
 def shows(comparison: Comparison) -> list[str]:
     """Statements about what was measured."""
     found = [
         *_against_dense(comparison),
-        *_against_reference(comparison),
+        *(_many_against_reference(comparison) if comparison.many else _against_reference(comparison)),
+        *_families(comparison),
         *_exploration(comparison),
         *_pictured(comparison),
     ]
-    counted = [c for c in comparison.every if c.layers]
-    if counted:
-        worst = max(c.off_count for c in counted)
-        rounds = sum(len(c.updates) * len(c.seeds) for c in counted)
-        exact = (
-            "every layer had exactly the number of active weights that was asked for"
-            if worst == 0
-            else f"the number of active weights of a layer was off by up to {worst:,}"
-        )
-        found.append(f"At every recorded step ({rounds:,} mask updates over all runs), {exact}.")
-    return found
+    return [*found, *counting.kept(comparison), *counting.missed(comparison)]
 
 
 def does_not_show(comparison: Comparison) -> list[str]:
@@ -65,7 +58,8 @@ def does_not_show(comparison: Comparison) -> list[str]:
             "flatters it: it would have to be confirmed on new seeds."
         )
     limits.append(
-        "Nothing about speed or memory: the networks are computed with dense arrays whose inactive weights are zero."
+        "Nothing about measured speed or memory: the networks are computed with dense arrays whose inactive weights "
+        "are zero. Costs are operations counted, not timed."
     )
     return limits
 
@@ -79,31 +73,43 @@ def _unequal(comparison: Comparison) -> list[str]:
             if name not in ("drops", "grows", "coefficient"):
                 given.setdefault(name, {}).setdefault(value, []).append(cell.label)
     parts = [
-        f"{name}: " + _and([f"{value} for {_and(who)}" for value, who in values.items()])
+        f"{name}: " + listed([f"{value} for {listed(who)}" for value, who in values.items()])
         for name, values in given.items()
         if len(values) > 1
     ]
     if not parts:
         return []
+    if comparison.many:
+        names = [name for name, values in given.items() if len(values) > 1]
+        return [
+            f"The methods differ in more than what they drop and grow, namely in {listed(names)}: the settings of each "
+            "cell stand at the end. One setting of each method says little of what it could reach with another."
+        ]
     return [f"The methods differ in more than what they drop and grow: {'; '.join(parts)}."]
 
 
 def _against_dense(comparison: Comparison) -> list[str]:
     dense = comparison.dense
-    if dense is None or not comparison.sparse:
+    if dense is None or not (comparison.sparse or comparison.patterned):
         return []
     found = []
     for sparsity in comparison.sparsities:
         cells = [c for c in comparison.sparse if c.sparsity == sparsity]
+        cells = [c for c in cells if not c.too_dense]
+        if not cells:
+            continue
         best = max(cells, key=lambda c: c.mean)
         difference = paired(best.accuracy, dense.accuracy)
         found.append(
             f"by {points(difference)} at {percent(sparsity)} ({best.label}{'' if difference.clear else ', not clear'})"
         )
-    return [
-        f"The dense network reaches {dense.mean:.2f}\u00a0%. The most accurate sparse method differs from it "
-        f"{_and(found)}."
-    ]
+    reached = f"The dense network reaches {dense.mean:.2f}\u00a0%."
+    if found:
+        reached += f" The most accurate sparse method differs from it {listed(found)}."
+    apart = [f"{points(paired(c.accuracy, dense.accuracy))} ({c.label}, {c.place})" for c in comparison.patterned]
+    if apart:
+        reached += f" Those whose pattern gives the sparsity differ by {listed(apart)}."
+    return [reached]
 
 
 def _against_reference(comparison: Comparison) -> list[str]:
@@ -125,13 +131,57 @@ def _against_reference(comparison: Comparison) -> list[str]:
             else:
                 unclear.append(text)
         name, base = method_label(method), method_label(reference or "")
-        parts = [f"lies clearly {side} {base} {_and(texts)}" for side, texts in clear.items() if texts]
+        parts = [f"lies clearly {side} {base} {listed(texts)}" for side, texts in clear.items() if texts]
         if unclear:
-            parts.append(f"does not differ clearly from {base} {_and(unclear)}")
+            parts.append(f"does not differ clearly from {base} {listed(unclear)}")
         if parts:
             found.append(f"{name} {'; it '.join(parts)}.")
     if found and len(comparison.grid[0].seeds) > 1:
         found[0] += " (Clearly means: by more than 2 standard errors of the paired difference.)"
+    return found
+
+
+def _many_against_reference(comparison: Comparison) -> list[str]:
+    """One sentence per sparsity where there are too many methods for one each."""
+    base, found = method_label(comparison.reference or ""), []
+    for sparsity in comparison.sparsities:
+        other = comparison.find(comparison.reference, sparsity)
+        sides: dict[str, list[tuple[float, str]]] = {"above": [], "below": [], "": []}
+        for method in comparison.methods:
+            cell = comparison.find(method, sparsity)
+            if cell is None or other is None or cell is other or cell.too_dense:
+                continue
+            difference = paired(cell.accuracy, other.accuracy)
+            side = "" if not difference.clear else "above" if difference.mean > 0 else "below"
+            sides[side].append((difference.mean, cell.label))
+        parts = []
+        for side, members in sides.items():
+            names = listed([name for _, name in sorted(members, reverse=True)]) if members else ""
+            if members and side:
+                parts.append(f"{len(members)} lie clearly {side} {base} ({names})")
+            elif members:
+                parts.append(f"{len(members)} do not differ clearly ({names})")
+        if parts:
+            found.append(f"Of the methods at {percent(sparsity)}, {'; '.join(parts)}.")
+    if found and len(comparison.grid[0].seeds) > 1:
+        found[0] += " (Clearly means: by more than 2 standard errors of the paired difference.)"
+    return found
+
+
+def _families(comparison: Comparison) -> list[str]:
+    """The best of each family, where there are many methods."""
+    if not comparison.many:
+        return []
+    found = []
+    for sparsity in comparison.sparsities:
+        parts = []
+        for name, members in by_family(comparison.methods).items():
+            cells = [c for m in members if (c := comparison.find(m, sparsity)) and not c.too_dense]
+            if cells:
+                best = max(cells, key=lambda c: c.mean)
+                parts.append(f"{name} {best.mean:.2f}\u00a0% ({best.label})")
+        if parts:
+            found.append(f"The best of each family at {percent(sparsity)}: {listed(parts)}.")
     return found
 
 
@@ -159,7 +209,7 @@ def _exploration(comparison: Comparison) -> list[str]:
     if not math.isnan(linked):
         second += (
             f" Over the {len(sweep)} coefficients, more exploration went with {'higher' if linked > 0 else 'lower'} "
-            f"accuracy (correlation of the means {_signed(linked)})."
+            f"accuracy (correlation of the means {signed(linked)})."
         )
     return [first, second]
 
@@ -170,7 +220,7 @@ def _pictured(comparison: Comparison) -> list[str]:
         return []
     sparsity = comparison.sparsities[len(comparison.sparsities) // 2]
     starts, moved = [], []
-    for method in comparison.methods:
+    for method in comparison.shown:
         cell = comparison.find(method, sparsity)
         shares = middle_shares(cell) if cell is not None and len(cell.updates) else None
         if cell is not None and shares is not None:
@@ -178,16 +228,10 @@ def _pictured(comparison: Comparison) -> list[str]:
             moved.append(f"{percent(round(shares[1], 2))} with {cell.label}")
     if not moved:
         return []
-    start = percent(round(mean(np.array(starts)), 2))
+    shares_at_first = sorted({round(s, 2) for s in starts}) if comparison.many else [round(mean(np.array(starts)), 2)]
+    start = listed([percent(s) for s in ([*shares_at_first[:1], *shares_at_first[1:][-1:]])])
+    start = start.replace(" and ", " to ")
     return [
         f"At {percent(sparsity)}, the middle quarter of the input image has {start} "
-        f"of the first layer's connections at the first step and {_and(moved)} at the last."
+        f"of the first layer's connections at the first step and {listed(moved)} at the last."
     ]
-
-
-def _and(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.2f}".replace("-", "\u2212")

@@ -25,20 +25,25 @@ def connections(masks: np.ndarray) -> np.ndarray:
 
 def input_maps(comparison: Comparison) -> str | None:
     """Connections per input pixel at the start and at the end: a row per sparsity, a column per method."""
-    cells = [c for c in comparison.sparse if _flat(c)]
+    cells = [c for c in comparison.sparse if _flat(c) and c.method in comparison.shown]
     sides = {side_of(c.first_masks[0].shape[1]) for c in cells if c.first_masks}
     side = next(iter(sides)) if len(sides) == 1 else None
     if side is None:
         return None
     same = all(_same_start([c for c in cells if c.sparsity == s]) for s in comparison.sparsities)
-    names = ["every method, first step" if same else "mean of methods, first step"]
-    names += [f"{method_label(m)}, last step" for m in comparison.methods]
+    # Of many methods some start dense: a mean of all first steps would show none of them.
+    start = comparison.reference if comparison.many and not same else None
+    names = [
+        "every method, first step" if same else f"{method_label(start) if start else 'mean of methods'}, first step"
+    ]
+    names += [f"{method_label(m)}, last step" for m in comparison.shown]
     rows = []
     for sparsity in comparison.sparsities:
         here = [c for c in cells if c.sparsity == sparsity and c.first_masks is not None]
-        starts = np.concatenate([c.first_masks[0] for c in here if c.first_masks is not None])
+        of = [c.first_masks[0] for c in here if c.first_masks is not None and start in (None, c.method)]
+        starts = np.concatenate(of) if of else None
         ends = [
-            next((c.first_masks[1] for c in here if c.first_masks and c.method == m), None) for m in comparison.methods
+            next((c.first_masks[1] for c in here if c.first_masks and c.method == m), None) for m in comparison.shown
         ]
         maps = [None if m is None else connections(m) for m in (starts, *ends)]
         largest = max(float(m.max()) for m in maps if m is not None) or 1.0
@@ -53,7 +58,7 @@ def input_maps(comparison: Comparison) -> str | None:
 
 def raw_masks(comparison: Comparison, sparsity: float) -> str | None:
     """The first layer's masks of the first seed at one sparsity: rows are inputs, columns hidden units."""
-    cells = [c for c in comparison.sparse if c.sparsity == sparsity and _flat(c)]
+    cells = [c for c in comparison.sparse if c.sparsity == sparsity and _flat(c) and c.method in comparison.shown]
     parts = []
     for cell in cells:
         assert cell.first_masks is not None

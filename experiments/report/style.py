@@ -153,6 +153,9 @@ def error_floor(errors: list[np.ndarray]) -> float:
 def accuracy_ticks(axis: Axis, top: float, floor: float) -> None:
     """Accuracies on an axis of errors in percent."""
     values = [v for v in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 80, 100) if floor <= v <= top * 1.25]
+    if len(values) < 3:  # a narrow range
+        finer = (*np.arange(0.1, 1, 0.1), 1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10, 12, 15, 20, 30, 40, 50, 60, 70)
+        values = [v for v in finer if floor <= v <= top * 1.25]
     axis.set_major_locator(FixedLocator(values))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{100 - v:.10g}\u00a0%"))

@@ -29,7 +29,7 @@ def difference(comparison: Comparison, cell: Cell) -> Difference | None:
 
 
 def rows(comparison: Comparison) -> list[tuple[Cell, Difference | None]]:
-    """The cells in the order of the table: dense, those with a pattern, then by sparsity and method, then the coefficients."""
+    """The cells in the order of the table: dense, patterns, then by sparsity and method, then the coefficients."""
     by_place = sorted(comparison.sparse, key=lambda c: (c.sparsity, comparison.methods.index(c.method)))
     in_grid = {c.name for c in comparison.grid}
     extra = [c for c in comparison.sweep if c.name not in in_grid]
@@ -71,8 +71,8 @@ def as_text(comparison: Comparison) -> str:
     text.append(
         f"Mean ± standard deviation over {n} seed{'s' * (n != 1)}, after the last epoch; minus {reference}: mean "
         "± standard error over the same seeds,\n* beyond 2 standard errors; density: share of the weights that are "
-        "active; R: share of the weights that were ever active;\ntraining, inference: floating-point operations relative "
-        "to the dense network, from the densities that the run had, training by the exact convention."
+        "active; R: share of the weights that were ever active;\ntraining, inference: floating-point operations "
+        "relative to the dense network,\nfrom the densities that the run had, training by the exact convention."
     )
     if comparison.patterned:
         text.append(

@@ -1,0 +1,72 @@
+"""Sentences about the numbers of active weights: which methods promise them, and which came out otherwise."""
+
+from experiments.report.cells import Cell, Comparison, percent
+from experiments.report.markup import listed
+
+PROMISES = {  # Method.counts
+    "kept": ("every layer had exactly", "of a layer"),
+    "reached": ("every layer had exactly", "of a layer"),
+    "total": ("the network had exactly", "of the network"),
+}
+
+
+def kept(comparison: Comparison) -> list[str]:
+    """Whether the counts were those that were asked for, for the methods that promise so."""
+    counted = [c for c in comparison.every if c.layers]
+    promised = [name for name in PROMISES if any(c.counts == name for c in counted)]
+    # One promise that all keep needs no names.
+    named = len({c.counts for c in counted}) > 1
+    found = []
+    for promise in promised:
+        cells = [c for c in counted if c.counts == promise]
+        exactly, of = PROMISES[promise]
+        worst = max(c.off_count for c in cells)
+        text = (
+            f"{exactly} the number of active weights that was asked for"
+            if worst == 0
+            else f"the number of active weights {of} was off by up to {worst:,}"
+        )
+        found.append(f"{_when(promise, cells, 'their' if named else 'all')}, {text}{_who(cells) if named else ''}.")
+    return found
+
+
+def missed(comparison: Comparison) -> list[str]:
+    """The realised density where it is not the one that was asked for."""
+    parts = []
+    for sparsity in comparison.sparsities:
+        cells = [c for c in comparison.sparse if c.sparsity == sparsity and c.off_density]
+        if cells:
+            density = percent(round(1 - sparsity, 6))
+            parts.append(f"in place of {density}, {listed([f'{_density(c)} with {c.label}' for c in cells])}")
+    free = {c.label for c in comparison.sparse if c.counts == "free"}
+    found = []
+    if parts:
+        found.append(
+            f"Some densities are not those that were asked for: {'; '.join(parts)}. These rows answer another "
+            "question than the others."
+        )
+    exact = sorted(free - {c.label for c in comparison.sparse if c.off_density})
+    if exact:
+        found.append(f"{listed(exact)} promises no number of active weights and came out at the one asked for.")
+    dense = list(dict.fromkeys(c.label for c in comparison.sparse if c.too_dense))
+    if dense:
+        found.append(
+            f"{listed(dense)} kept more weights than asked for and is left out wherever methods are ranked or called "
+            "the most accurate."
+        )
+    return found
+
+
+def _when(promise: str, cells: list[Cell], whose: str) -> str:
+    if promise != "kept":
+        return "After the last step"
+    rounds = sum(len(c.updates) * len(c.seeds) for c in cells)
+    return f"At every recorded step ({rounds:,} mask updates over {whose} runs)"
+
+
+def _who(cells: list[Cell]) -> str:
+    return f" with {listed(list(dict.fromkeys(c.label for c in cells)))}"
+
+
+def _density(cell: Cell) -> str:
+    return percent(float(f"{cell.density:.2g}"))
