@@ -56,9 +56,10 @@ def start(
     leaves = dict(zip(names, (leaf for _, leaf in flat), strict=True))
     targets = counts_of(method, leaves, method.sparsity)
     if given is not None:
-        drawn = _given(method, leaves, initial_counts(method, leaves), given(params) if callable(given) else given)
+        found = given(params) if callable(given) else given
+        drawn, counts = _given(method, leaves, initial_counts(method, leaves), found)
         if method.initial_sparsity is None:
-            targets = {name: int(np.sum(np.asarray(m))) for name, m in drawn.items()}
+            targets = counts
     elif method.pruner is not None and not method.prune_step:
         raise ValueError(
             f"method {method.name!r} needs initial masks: give dstjax.sparsify(..., initial_masks=masks) what "
@@ -127,8 +128,10 @@ def _drawn(method: Method, key: jax.Array, leaves: Mapping[str, Any]) -> dict[st
     return dict(zip(counts, chosen, strict=True))
 
 
-def _given(method: Method, leaves: Mapping[str, Any], targets: Mapping[str, Any], tree: Tree) -> dict[str, jax.Array]:
-    """The masks of the caller, by path in the order of the tree, checked."""
+def _given(
+    method: Method, leaves: Mapping[str, Any], targets: Mapping[str, Any], tree: Tree
+) -> tuple[dict[str, jax.Array], dict[str, Any]]:
+    """The masks of the caller, by path in the order of the tree, checked, and their counts."""
     found = {
         path_name(path): mask
         for path, mask in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_hole)[0]
@@ -147,6 +150,9 @@ def _given(method: Method, leaves: Mapping[str, Any], targets: Mapping[str, Any]
                 f"the initial mask of {name!r} has shape {jnp.shape(mask)} and dtype {jnp.result_type(mask)}; expected "
                 f"{shape} and bool."
             )
+    given = {name: jnp.array(found[name]) for name in leaves if name in found}
+    if any(isinstance(mask, jax.core.Tracer) for mask in found.values()):  # made under the trace: nobody can count yet
+        return given, {name: jnp.sum(m, dtype=jnp.int32) for name, m in given.items()}
     counts = {name: int(np.sum(np.asarray(found[name]))) for name in targets}
     if empty := [name for name, n in counts.items() if not n]:
         raise ValueError(f"the initial masks of {empty} have no active weight; expected at least one.")
@@ -159,7 +165,7 @@ def _given(method: Method, leaves: Mapping[str, Any], targets: Mapping[str, Any]
             f"the initial masks have {total} active weights of {size}; method {method.name!r} with "
             f"sparsity={method.sparsity} expects {' or '.join(map(str, sorted(wanted)))}."
         )
-    return {name: jnp.array(found[name]) for name in leaves if name in found}
+    return given, counts
 
 
 def _valued(leaf: Any, name: str, method: Method) -> Any:

@@ -12,6 +12,8 @@ from dstjax._trees import Tree, is_hole, path_difference, path_name
 from dstjax.network import Memory
 from dstjax.views import straight_through
 
+Shapes = dict[str, tuple[int, ...] | None]  # by path, None where a leaf is left out
+
 
 class Tracked(NamedTuple):
     """What the metrics need from the last mask update; a field is None unless it was asked for with ``track=``."""
@@ -174,7 +176,7 @@ def set_masks(opt_state: Tree, masks: Tree) -> Tree:
     if tracked is not None and tracked.ever is not None:
         ever = rebuild(tracked.ever, lambda f, e: masks_lib.pack_like(f | masks_lib.unpack(e), e.dtype))
         tracked = tracked._replace(ever=ever)
-    shapes = {n: f.shape for n, f in flags.items()}
+    shapes = {n: flags[n].shape if n in flags else None for n in names}
     inner = old.inner_state
     if old.view is None:
         inner = map_moments(lambda n, x: jnp.where(flags[n], x, jnp.zeros((), x.dtype)), shapes, inner)
@@ -310,12 +312,13 @@ def summary(params: Tree, opt_state: Tree) -> Summary:
     return Summary(tuple(rows), sum(x.size * x.dtype.itemsize for x in held))
 
 
-def map_moments(change: Any, shapes: dict[str, tuple[int, ...]], inner_state: Tree) -> Tree:
-    """Maps ``change(name, moment)`` over the moments of masked leaves in the state of any optimiser.
+def map_moments(change: Any, shapes: Shapes, inner_state: Tree) -> Tree:
+    """Maps ``change(name, moment)`` over the moments of some leaves in the state of any optimiser.
 
-    A moment is found by structure: an array of real or complex numbers whose path ends with the path of a masked leaf
-    and that has its shape. Momentum, second moments, accumulated gradients and copies of the parameters are all such;
-    factored moments and step counts are not.
+    A moment is found by structure: an array of real or complex numbers whose path ends with the path of a leaf and that
+    has its shape. Leaves whose moments stay as they are have None for a shape: one of them may have a path that ends
+    with the path of another leaf. Momentum, second moments, accumulated gradients and copies of the parameters are all
+    such; factored moments and step counts are not.
     """
     longest_first = sorted(shapes, key=len, reverse=True)
     endings = {name: name.split("/") if name else [] for name in longest_first}
@@ -326,8 +329,11 @@ def map_moments(change: Any, shapes: dict[str, tuple[int, ...]], inner_state: Tr
         parts = path_name(path).split("/")
         for name in longest_first:
             ending = endings[name]
-            if x.shape == shapes[name] and (not ending or parts[-len(ending) :] == ending):
-                return change(name, x)
+            if not ending or parts[-len(ending) :] == ending:
+                if shapes[name] is None:
+                    return x
+                if x.shape == shapes[name]:
+                    return change(name, x)
         return x
 
     return jax.tree_util.tree_map_with_path(one, inner_state)

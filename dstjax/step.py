@@ -22,7 +22,7 @@ from dstjax.network import Memory, Network
 from dstjax.rewire import Topology, rewire
 from dstjax.selection import count_true
 from dstjax.start import initial_counts
-from dstjax.state import SparseState, map_moments
+from dstjax.state import Shapes, SparseState, map_moments
 
 
 class Signals(NamedTuple):
@@ -176,7 +176,7 @@ def _step_sparse(call: _Call, inner_update: Any) -> tuple[Tree, Topology, Any]:
         """Zeroes the moments of weights that were dropped or newly grown."""
         return inner_state if now is False else map_moments(lambda n, x: _where(by_name[n], x, 0), shapes, inner_state)
 
-    shapes = {name: masks.shape(m) for name, m in by_name.items()}
+    shapes = {n: masks.shape(by_name[n]) if n in by_name else None for n in flat.all_names}
     if order == "skip" and now is True:
         updates, inner_state = [jnp.zeros_like(u) for u in flat.updates], reset(state.inner_state)
     elif order == "skip" and now is not False:  # the inner optimiser does not see a step that is spent on the masks
@@ -227,10 +227,11 @@ def _step_dense(call: _Call, inner_update: Any) -> tuple[Tree, Topology, Any]:
     updates, inner_state = inner_step()
     if trainable is not None:
         may = dict(zip(flat.names, zip(trainable, old.masks, strict=True), strict=True))
-        inner_state = _merged(inner_state, state.inner_state, may)
+        shapes = {n: may[n][0].shape if n in may else None for n in flat.all_names}
+        inner_state = _merged(inner_state, state.inner_state, shapes, may)
     if method.trains_dense is not None:
         trains = method.trains_dense(state.step)
-        dense = {n: jnp.shape(x) for n, x in zip(flat.all_names, flat.params, strict=True) if n not in flat.names}
+        dense = {n: None if i in flat.at else jnp.shape(flat.params[i]) for i, n in enumerate(flat.all_names)}
         updates = [u if i in flat.at else jnp.where(trains, u, jnp.zeros_like(u)) for i, u in enumerate(updates)]
         inner_state = _held_moments(inner_state, state.inner_state, dense, trains)
 
@@ -262,9 +263,8 @@ def _settled(call: _Call, new: Topology, updates: list[jax.Array]) -> list[jax.A
     return [jnp.where(now, m.astype(u.dtype), u) for m, u in zip(moves, updates, strict=True)]
 
 
-def _merged(new: Any, old: Any, may: dict[str, tuple[jax.Array, StoredMask]]) -> Any:
+def _merged(new: Any, old: Any, shapes: Shapes, may: dict[str, tuple[jax.Array, StoredMask]]) -> Any:
     """The new moments of weights that may be trained; of others the old ones if they are active, else zero."""
-    shapes = {n: t.shape for n, (t, _) in may.items()}
     olds = iter(_moments(old, shapes))
 
     def one(name: str, x: jax.Array) -> jax.Array:
@@ -274,12 +274,12 @@ def _merged(new: Any, old: Any, may: dict[str, tuple[jax.Array, StoredMask]]) ->
     return map_moments(one, shapes, new)
 
 
-def _held_moments(new: Any, old: Any, shapes: dict[str, tuple[int, ...]], trains: jax.Array) -> Any:
+def _held_moments(new: Any, old: Any, shapes: Shapes, trains: jax.Array) -> Any:
     olds = iter(_moments(old, shapes))
     return map_moments(lambda _, x: jnp.where(trains, x, next(olds)), shapes, new)
 
 
-def _moments(state: Any, shapes: dict[str, tuple[int, ...]]) -> list[jax.Array]:
+def _moments(state: Any, shapes: Shapes) -> list[jax.Array]:
     """The moments that ``map_moments`` finds, in its order."""
     found: list[jax.Array] = []
 

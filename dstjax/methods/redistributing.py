@@ -52,6 +52,7 @@ def snfs(*, momentum: float = 0.9, redistribution: str = "momentum", **shared: A
 
     def observe(network: Network) -> Memory:
         kept = [momentum * leaf.memory + (1 - momentum) * leaf.gradient for leaf in network.leaves]
+        kept = [k.astype(leaf.memory.dtype) for k, leaf in zip(kept, network.leaves, strict=True)]
         return network.memory._replace(leaves=kept)
 
     def values(network: Network) -> jax.Array:

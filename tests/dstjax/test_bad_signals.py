@@ -144,3 +144,16 @@ def test_a_view_of_other_parameters():
         dstjax.forward_params(without(params, "dense"), state)
     with pytest.raises(ValueError, match="found 0 states"):
         dstjax.is_exploring(optax.sgd(0.1).init(params))
+
+
+def test_initial_masks_under_a_trace():
+    """Masks that are made under the trace count there, and are taken as they are."""
+    tx = dstjax.sparsify(
+        optax.sgd(0.1),
+        methods.snip(sparsity=0.5),
+        initial_masks=lambda params: {"w": params["w"] > 0, "b": None},
+    )
+    params = {"w": jnp.array([[1.0, -1.0], [2.0, -2.0]]), "b": jnp.ones(2)}
+    eager, traced = tx.init(params), jax.jit(tx.init)(params)
+    assert traced.targets.tolist() == eager.targets.tolist() == [2]
+    np.testing.assert_array_equal(dstjax.get_masks(traced)["w"], dstjax.get_masks(eager)["w"])
