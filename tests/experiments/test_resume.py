@@ -28,7 +28,7 @@ def assert_same(config, workdir, reference, files):
     """The files are the same, and so are parameters, masks, counters and moments in the last checkpoint."""
     assert files(workdir) == files(reference)
     plan = configuration.plan(config)
-    trainer = Trainer(plan.model, plan.make_tx, plan.data, plan.seeds, plan.mode, config.batch_size)
+    trainer = Trainer(plan.model, plan.make_tx, plan.method, plan.data, plan.seeds, plan.mode, config.batch_size)
     like, identity = trainer.state(), configuration.without_display(configuration.identity(config))
     states = []
     for run in (workdir, reference):

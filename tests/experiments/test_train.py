@@ -23,7 +23,7 @@ def records(workdir, kind=None):
     return [line for line in lines if kind in (None, line["kind"])]
 
 
-@pytest.mark.parametrize("method", dstjax.methods.names())
+@pytest.mark.parametrize("method", ["dense", "static", "set", "rigl", "rigl_itop", "mest", "dst_ee"])
 def test_every_method_has_the_requested_number_of_active_weights_at_every_record(method, small, tmp_path):
     config = small(method=method, seeds=2)
     summary = train.train_and_evaluate(config, tmp_path, quiet=True)
@@ -55,6 +55,106 @@ def test_every_method_has_the_requested_number_of_active_weights_at_every_record
     assert len(summary["test_accuracy"]) == 2 == len(summary["exploration_rate"])
 
 
+# One of each kind of thing that a method may need of the loop; the slow tests run the others.
+KINDS = ["snip", "sis", "gmp", "iee", "dcil", "accset", "lset", "str", "sr_ste", "deepr", "snfs"]
+OTHERS = sorted({*dstjax.methods.names()} - {*KINDS})
+
+
+def follow(method, small, tmp_path):
+    """A run, checked by what the method promises of its numbers of active weights."""
+    summary = train.train_and_evaluate(small(method=method), tmp_path, quiet=True)
+    counts = dstjax.methods.get(method, **arguments(method)).counts
+    asked = sum(layer["requested"] for layer in summary["layers"])
+    active = sum(layer["active"][0] for layer in summary["layers"])
+    assert summary["active_weights"] == (active or 64 * 16 + 16 * 10)
+    if counts in ("kept", "reached"):
+        assert all(layer["active"] == [layer["requested"]] for layer in summary["layers"])
+    if counts == "total":
+        assert active == asked
+    assert all(np.isfinite(r["loss"]).all() for r in records(tmp_path, "train"))
+    assert all(summary["cost"][k] > 0 for k in ("dense_forward", "inference", "training_paper", "training_exact"))
+    return summary
+
+
+def arguments(method):
+    known = dstjax.methods.hyperparameters(method)
+    given = dict(sparsity=0.8, update_period=4, end_step=36, prune_step=24)
+    return {n: v for n, v in given.items() if n in known}
+
+
+@pytest.mark.parametrize("method", KINDS)
+def test_each_kind_of_method_trains(method, small, tmp_path):
+    summary = follow(method, small, tmp_path)
+    if method in ("accset", "lset"):
+        assert summary["active_weights"] < summary["requested_weights"]
+    if method in ("gmp", "sis"):
+        assert records(tmp_path, "train")[0]["active_weights"][0] > summary["active_weights"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", OTHERS)
+def test_every_other_method_trains(method, small, tmp_path):
+    follow(method, small, tmp_path)
+
+
+@pytest.mark.parametrize("devices", [8])
+def test_eight_devices_give_the_masks_and_the_numbers_of_one(devices, small, tmp_path):
+    """The batch spread over them, and the parameters too; metrics to rounding."""
+    alone = train.train_and_evaluate(small(method="dst_ee"), tmp_path / "one", quiet=True)
+    for shard_params in (False, True):
+        name = f"spread {shard_params}"
+        config = small(method="dst_ee", devices=devices, shard_params=shard_params)
+        together = train.train_and_evaluate(config, tmp_path / name, quiet=True)
+        assert together["layers"] == alone["layers"]
+        assert together["test_accuracy"] == alone["test_accuracy"]
+        np.testing.assert_allclose(together["test_loss"], alone["test_loss"], rtol=1e-4)
+        with np.load(tmp_path / "one/masks.npz") as a, np.load(tmp_path / name / "masks.npz") as b:
+            np.testing.assert_array_equal(a["final"], b["final"])
+
+
+def test_micro_batches_give_the_same_step(small, tmp_path):
+    whole = train.train_and_evaluate(small(method="rigl"), tmp_path / "whole", quiet=True)
+    parts = train.train_and_evaluate(small(method="rigl", accumulate=4), tmp_path / "parts", quiet=True)
+    np.testing.assert_allclose(parts["test_loss"], whole["test_loss"], rtol=1e-3)
+
+
+def test_computing_in_bfloat16(small, tmp_path):
+    summary = train.train_and_evaluate(small(method="rigl", model__dtype="bfloat16"), tmp_path, quiet=True)
+    assert np.isfinite(summary["test_loss"]).all()
+
+
+def test_epochs_warm_up_and_steps_of_the_learning_rate(small):
+    config = small(steps=None, epochs=2.5, optimizer__schedule="steps", optimizer__warmup_steps=4)
+    config.optimizer.milestones, config.optimizer.factor = (0.5, 0.75), 0.1
+    plan = train.configuration.plan(config)
+    assert plan.steps == 40  # 16 batches in an epoch
+    rates = [float(plan.schedule(t)) for t in (0, 2, 4, 19, 21, 31)]
+    np.testing.assert_allclose(rates, [0, 0.05, 0.1, 0.1, 0.01, 0.001], rtol=1e-5)
+    for wrong, message in ((dict(epochs=None), "give one of them"), (dict(steps=3), "give one of them")):
+        bad = small(steps=None, epochs=2.5)
+        for name, value in wrong.items():
+            bad[name] = value
+        with pytest.raises(ValueError, match=message):
+            train.configuration.plan(bad)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (dict(devices=9), "devices=9 is not accepted; there are 8"),
+        (dict(devices=3), "batch_size=64 is not accepted with 3 devices"),
+        (dict(accumulate=7), "accumulate=7 is not accepted"),
+        (dict(devices=2, seeds_mode="vmap"), "seeds_mode='vmap' is not accepted"),
+        (dict(label_smoothing=1.0), "label_smoothing=1.0 is not accepted"),
+        (dict(structure="n_m(2"), "structure='n_m"),
+        (dict(optimizer__warmup_steps=48), "warmup_steps=48 is not accepted"),
+    ],
+)
+def test_what_is_wrong_with_a_config_of_the_loop(fields, message, small):
+    with pytest.raises(ValueError, match=message):
+        train.configuration.plan(small(**fields))
+
+
 @pytest.mark.parametrize("method", ["rigl", "dst_ee", "set", "dense"])
 def test_vmap_and_one_after_the_other_give_the_same_numbers(method, small, files, tmp_path):
     """The same masks and answers; losses and sums over whole layers to the rounding of differently fused programs."""
@@ -76,8 +176,8 @@ def test_vmap_and_one_after_the_other_give_the_same_bits_for_the_network_of_the_
     plan = train.configuration.plan(small(model__sizes=(300, 100), seeds=2))
     states = []
     for mode in ("vmap", "sequential"):
-        trainer = training.Trainer(plan.model, plan.make_tx, plan.data, plan.seeds, mode, 64)
-        trainer.epoch(0, 16, plan.method.is_update_step)
+        trainer = training.Trainer(plan.model, plan.make_tx, plan.method, plan.data, plan.seeds, mode, 64)
+        trainer.epoch(0, 16)
         state = trainer.state()
         tracked = state.opt_state.tracked._replace(error=None)  # a sum over whole layers
         states.append(state._replace(opt_state=state.opt_state._replace(tracked=tracked)))
@@ -98,15 +198,16 @@ def test_a_plain_step_has_no_branch_and_nothing_sorts(small):
     config = small(method="dst_ee")
     plan = train.configuration.plan(config)
     for mode in ("sequential", "vmap"):
-        trainer = training.Trainer(plan.model, plan.make_tx, plan.data, [0, 1], mode, config.batch_size)
-        order = trainer._groups([trainer.order(i, 0) for i in range(2)])[0]
-        zeros = np.zeros(order.shape[:-2], np.float32)
-        arguments = (trainer.states[0], training.Sums(zeros, zeros.astype(np.int32)), trainer.sources[0], order)
-        plain = trainer.run.lower(*arguments, np.int32(0), np.int32(3)).compile().as_text()
+        trainer = training.Trainer(plan.model, plan.make_tx, plan.method, plan.data, [0, 1], mode, config.batch_size)
+        trainer.feed.begin(0)
+        (span,) = trainer.feed.spans(0, 0, 3)
+        zeros = np.zeros(span.order.shape[:-2], np.float32)
+        arguments = (trainer.states[0], training.Sums(zeros, zeros.astype(np.int32)))
+        plain = trainer.run.lower(*arguments, *span).compile().as_text()
         assert "while(" in plain
         assert "conditional(" not in plain
         assert "sort(" not in plain
-        rewire = trainer.rewire.lower(*arguments, np.int32(0)).compile().as_text()
+        rewire = trainer.rewire.lower(*arguments, *span[:3], None).compile().as_text()
         assert "while(" in rewire
         assert "sort(" not in rewire
 
@@ -138,8 +239,10 @@ def test_programs_that_do_not_read_their_arguments_are_not_shared_between_shapes
 
 def test_the_data_order_depends_on_seed_and_epoch_alone(small):
     plan = train.configuration.plan(small(seeds=(5, 6)))
-    trainer = training.Trainer(plan.model, plan.make_tx, plan.data, plan.seeds, "sequential", 64)
-    again = training.Trainer(plan.model, plan.make_tx, plan.data, [6], "sequential", 64)
+    trainer, again = (
+        training.Trainer(plan.model, plan.make_tx, plan.method, plan.data, seeds, "sequential", 64).feed
+        for seeds in (plan.seeds, [6])
+    )
     np.testing.assert_array_equal(trainer.order(1, 7), again.order(0, 7))
     assert (trainer.order(1, 7) != trainer.order(1, 8)).any()
     assert (trainer.order(1, 7) != trainer.order(0, 7)).any()
