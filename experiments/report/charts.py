@@ -44,11 +44,11 @@ def accuracy(comparison: Comparison) -> str | None:
             y = np.array([max(100 - c.mean, floor) for c in cells])
             spread = np.array([c.deviation for c in cells])
             bars = np.array([np.minimum(spread, y - floor), spread])
-            of = style.colour(method, comparison.methods)
+            of = style.colour(method, comparison.all_methods)
             for place, cell in zip(x, cells, strict=True):
                 dots = np.maximum(100 - cell.accuracy, floor)
                 axes.plot([place] * len(dots), dots, "o", ms=3, color=of, alpha=0.35, mew=0)
-            mark = style.marker(method, comparison.methods)
+            mark = style.marker(method, comparison.all_methods)
             axes.errorbar(x, y, bars, color=of, marker=mark, capsize=3, elinewidth=1.2, label=method_label(method))
         axes.set_yscale("log")
         axes.set_xlim(*edges)
@@ -82,13 +82,13 @@ def differences(comparison: Comparison) -> str | None:
                 if cell is None or reference is None:
                     continue
                 difference = paired(cell.accuracy, reference.accuracy)
-                of = style.colour(method, comparison.methods)
+                of = style.colour(method, comparison.all_methods)
                 axes.errorbar(
                     difference.mean,
                     y,
                     xerr=2 * difference.standard_error,
                     color=of,
-                    marker=style.marker(method, comparison.methods),
+                    marker=style.marker(method, comparison.all_methods),
                     capsize=3,
                     elinewidth=1.4,
                     fillstyle="full" if difference.clear else "none",
@@ -226,6 +226,7 @@ def layers(comparison: Comparison) -> str | None:
 def turnover(comparison: Comparison) -> str | None:
     """Survival of grown weights and mask error over the mask updates, a column per sparsity."""
     shown = moving(comparison)
+    told_apart = shown if comparison.many else comparison.all_methods  # not by family
     cells = [c for c in comparison.sparse if c.method in shown]
     if not cells:
         return None
@@ -241,7 +242,7 @@ def turnover(comparison: Comparison) -> str | None:
             for row, (name, read) in enumerate(measures):
                 axes = grid[row][column]
                 for cell in (c for c in cells if c.sparsity == sparsity):
-                    _band(axes, read(cell.updates), style.colour(cell.method, shown), cell.label)
+                    _band(axes, read(cell.updates), style.colour(cell.method, told_apart), cell.label)
                 if column == 0:
                     axes.set_ylabel(name)
             grid[0][column].set_title(percent(sparsity) + " sparsity")

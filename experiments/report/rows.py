@@ -15,6 +15,7 @@ from experiments.report.statistics import paired
 WIDTH = 9.0  # inches
 ROW = 0.205  # inches
 BLOCKS = 5  # fewer say nothing about ranks
+LABEL = 0.08  # of the width: room that the number below an axis needs
 SLIP = 1.7  # rows that a family's name takes
 
 
@@ -27,14 +28,14 @@ def accuracy(comparison: Comparison) -> str | None:
         figure, panels, below = _panels(comparison, height)
         for axes, sparsity in zip(panels, comparison.sparsities, strict=False):
             cells = [c for c in comparison.sparse if c.sparsity == sparsity]
-            _errors(axes, comparison, cells, places)
+            _errors(axes, comparison, cells, places, LABEL * len(panels))
             axes.set_title(f"{percent(sparsity)} sparsity")
         if panels:
             _name_rows(panels, ticks, height)
         if below is not None:
             cells = list(comparison.patterned)
             order = sorted({c.method for c in cells}, key=lambda m: -max(c.mean for c in cells if c.method == m))
-            _errors(below, comparison, cells, {m: i for i, m in enumerate(order)})
+            _errors(below, comparison, cells, {m: i for i, m in enumerate(order)}, LABEL)
             below.set_title(f"sparsity given by the pattern: {_and(list(dict.fromkeys(c.place for c in cells)))}")
             _name_rows([below], [(i, m) for i, m in enumerate(order)], len(order))
         for axes in (below,) if below is not None else panels:
@@ -154,8 +155,9 @@ def _panels(comparison: Comparison, height: float) -> tuple[Figure, list[Axes], 
     return figure, panels, figure.add_subplot(grid[len(sizes) - 1, :]) if extra else None
 
 
-def _errors(axes: Axes, comparison: Comparison, cells: list[Cell], places: dict[str, float]) -> None:
+def _errors(axes: Axes, comparison: Comparison, cells: list[Cell], places: dict[str, float], room: float) -> None:
     """A marker per cell at its error, on a log scale that runs to the right as the error falls."""
+    axes.set_xscale("log")
     dense = comparison.dense
     errors = [100 - c.accuracy for c in (*cells, *([dense] if dense else []))]
     floor = style.error_floor(errors)
@@ -184,13 +186,14 @@ def _errors(axes: Axes, comparison: Comparison, cells: list[Cell], places: dict[
         if cell.off_density:
             edge = min(float(dots.min()), error - float(bars[0, 0]))
             _beside(axes, cell, max(edge, floor), y)
-    axes.set_xscale("log")
     least = max(min(float(e.min()) for e in errors), floor) * 0.85
     axes.set_xlim(min(top * 1.25, 100), least)
     style.accuracy_ticks(axes.xaxis, top, least)
-    shown = [v for v in axes.get_xticks() if least <= v <= top]
-    if len(shown) > 6:  # room for a few numbers only
-        axes.set_xticks([v for v in shown if v in (0.2, 1, 5, 20, 50)], minor=False)
+    kept: list[float] = []
+    for value in sorted(v for v in axes.get_xticks() if least <= v <= top):  # labels need room
+        if not kept or math.log(value / kept[-1]) > room * math.log(min(top * 1.25, 100) / least):
+            kept.append(value)
+    axes.set_xticks(kept, minor=False)
 
 
 def _beside(axes: Axes, cell: Cell, x: float, y: float) -> None:

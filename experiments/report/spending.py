@@ -82,6 +82,9 @@ def _panel(axes: Axes, comparison: Comparison, cells: list[Cell]) -> None:
     drawn = [*cells, *([dense] if dense else [])]
     errors = [100 - c.accuracy for c in drawn]
     floor = style.error_floor(errors)
+    costs, means = [_cost(c) for c in drawn], [_error(c, floor) for c in drawn]
+    edges = min(costs) / 1.4, max(costs) * 1.4
+    axes.set(xscale="log", yscale="log", xlim=edges)
     for cell in drawn:
         axes.errorbar(
             _cost(cell),
@@ -93,15 +96,9 @@ def _panel(axes: Axes, comparison: Comparison, cells: list[Cell]) -> None:
         )
     at_front = front(cells)
     axes.plot([_cost(c) for c in at_front], [_error(c, floor) for c in at_front], color=style.MUTED, lw=1, zorder=1)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    means = [_error(c, floor) for c in drawn]
     top, low = max(means), min(means)
     style.accuracy_ticks(axes.yaxis, top, low / 1.3)
     axes.set_ylim(min(top * 1.3, 100), low / 1.3)
-    costs = [_cost(c) for c in drawn]
-    edges = min(costs) / 1.4, max(costs) * 1.4
-    axes.set_xlim(*edges)
     axes.xaxis.set_major_locator(FixedLocator([t for t in TICKS if edges[0] <= t <= edges[1]]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 
 import dstjax
-from experiments.report import charts, collect, findings, page, pictures, settings, statistics, style, tables
-from experiments.report.cells import Cell, Comparison, Layer, Updates
+from experiments.report import charts, collect, findings, page, pictures, settings, spending, statistics, style, tables
+from experiments.report.cells import Cell, Comparison, Cost, Layer, Updates
 
 SHAPES = (("Dense_0/kernel", (64, 30)), ("Dense_1/kernel", (30, 10)))
-CHARTS = (charts.accuracy, charts.differences, charts.exploration, charts.layers, charts.turnover)
+CHARTS = (
+    *(charts.accuracy, charts.differences, charts.exploration, charts.layers, charts.turnover),
+    spending.accuracy_against_cost,
+)
 NO_UPDATES = Updates(np.zeros(0, int), *(np.zeros((0, 5)),) * 3)
 
 
@@ -56,6 +59,7 @@ def make_cell(method, sparsity, accuracy, exploration=0.1, coefficient=None, see
         updates=updates,
         layers=layers,
         first_masks=masks,
+        cost=Cost(1e5, 1 - sparsity, *((1 - sparsity) * (1 + 0.1 * bool(len(updates))),) * 2),
     )
 
 
@@ -120,14 +124,14 @@ def test_the_exploration_chart_has_every_coefficient_and_both_references(compari
 def test_the_page_holds_everything_and_asks_the_network_for_nothing(comparison):
     text = page.page(comparison)
     for section in (
-        *("findings", "accuracy", "differences", "exploration", "layers", "turnover", "inputs", "raw"),
+        *("findings", "accuracy", "differences", "cost", "exploration", "layers", "turnover", "inputs", "raw"),
         *("numbers", "made"),
     ):
         assert f'<section id="{section}">' in text
     without_names = re.sub(r'xmlns(:\w+)?="[^"]*"', "", text)
     assert "http" not in without_names
     assert not re.search(r"<script|<link|<iframe|@import|url\((?!#)|src=\"(?!data:)", without_names)
-    assert text.count("<figcaption>") == 7
+    assert text.count("<figcaption>") == 8
     assert text.count("python -m experiments.compare") >= 8
     assert "98.00 ± 0.71" in text
     assert "dstjax 0.1.0" in text
