@@ -1,0 +1,148 @@
+"""Reproduces tables and figures of the papers.
+
+    python -m experiments.reproduce --list
+    python -m experiments.reproduce --table NAME [--proxy] [--workdir DIR] [--seeds N] [--only TEXT]
+
+  --list         the tables, what they need, and what their proxies train
+  --table NAME   one of them, several with commas between, or all
+  --proxy        small networks on data that ship with the repository
+  --workdir DIR  where runs and results go (default: runs/reproduce, or runs/reproduce-proxy); cells that tables share
+                 are run once
+  --seeds N      seeds 0 to N-1 (default: as many as the paper, or 3 to 5 for a proxy)
+  --only TEXT    only cells whose title has this text
+
+The same command again goes on where it was interrupted and does not run finished cells again. DIR/NAME holds in the end
+results.json, results.csv and report.html. Exit status: 0; 1 where a cell has diverged; 2 for anything wrong with the
+arguments, the data or DIR.
+"""
+
+import dataclasses
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.recording import write_atomically
+from experiments.reproduce import outcome, page, running
+from experiments.reproduce.tables import Table, get, tables
+
+
+@dataclasses.dataclass
+class Options:
+    """The command line."""
+
+    listed: bool = False
+    names: tuple[str, ...] = ()
+    proxy: bool = False
+    workdir: Path = Path()
+    seeds: int | None = None
+    only: str = ""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Runs the command and returns its exit status."""
+    if {"-h", "--help"} & {*arguments}:
+        print(__doc__)
+        return 0
+    try:
+        options = parse(arguments)
+        if options.listed:
+            print(listing())
+            return 0
+        failed = [reproduce(get(name), options) for name in options.names]
+    except ValueError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ninterrupted; the same command continues here.", file=sys.stderr)
+        return 130
+    return 1 if any(failed) else 0
+
+
+def parse(arguments: Sequence[str]) -> Options:
+    """Reads the command line.
+
+    Raises:
+      ValueError: an option is missing, unknown or has a value that is not accepted.
+    """
+    options = Options()
+    given: dict[str, str] = {}
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if name in ("--list", "--proxy"):
+            if equals:
+                raise ValueError(f"option {name} takes no value; got {value!r}.")
+            options.listed, options.proxy = options.listed or name == "--list", options.proxy or name == "--proxy"
+            continue
+        if name not in ("--table", "--workdir", "--seeds", "--only"):
+            raise ValueError(f"option {name!r} is not known; see --help.")
+        value = value if equals else next(rest, "")
+        if not value or (not equals and value.startswith("--")):
+            raise ValueError(f"option {name} has no value; write {name}=value.")
+        given[name] = value
+    if options.listed:
+        return options
+    if "--table" not in given:
+        raise ValueError("option --table is missing; --list shows the tables.")
+    every = tuple(tables()) if given["--table"] == "all" else tuple(given["--table"].split(","))
+    options.names = tuple(get(name.strip()).name for name in every)
+    default = "runs/reproduce-proxy" if options.proxy else "runs/reproduce"
+    options.workdir, options.only = Path(given.get("--workdir", default)), given.get("--only", "")
+    if "--seeds" in given:
+        if not given["--seeds"].isdecimal() or int(given["--seeds"]) < 1:
+            raise ValueError(f"--seeds={given['--seeds']!r} is not accepted; expected an integer >= 1.")
+        options.seeds = int(given["--seeds"])
+    return options
+
+
+def listing() -> str:
+    """All tables, with the cells of each."""
+    lines = []
+    for table in tables().values():
+        small = len(table.cells(True))
+        full = "proxy only" if table.proxy_only else f"{len(table.cells(False))} cells x {table.seeds} seed(s)"
+        lines.append(f"{table.name:<20} {table.paper}, {table.printed}: {table.title}")
+        lines.append(f"{'':<20} {full}; proxy {small} cells x {table.proxy_seeds} seeds; {len(table.claims)} claims")
+    return "\n".join(lines)
+
+
+def reproduce(table: Table, options: Options) -> bool:
+    """Runs one table and writes its results; returns whether a cell has diverged.
+
+    Raises:
+      ValueError: of the data, a config or a folder.
+    """
+    if table.proxy_only and not options.proxy:
+        raise ValueError(f"table {table.name!r} has no full run: {table.proxy_only}; give --proxy.")
+    start = time.perf_counter()
+    cells = [c for c in table.cells(options.proxy) if options.only in c.title]
+    if not cells:
+        raise ValueError(f"--only={options.only!r} fits no cell of {table.name!r}; expected a part of a title.")
+    seeds = options.seeds or (table.proxy_seeds if options.proxy else table.seeds)
+    print(f"{table.name}: {table.title}", flush=True)
+    planned = running.plan(cells, options.workdir, seeds=seeds, proxy=options.proxy)
+    measured, failures = running.run(planned)
+    found = outcome.outcome(table, measured, failures, proxy=options.proxy, command=_command(table, options))
+    folder = options.workdir / table.name
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "results.json", outcome.as_json(found).encode() + b"\n")
+        write_atomically(folder / "results.csv", outcome.as_csv(found).encode())
+        write_atomically(folder / "report.html", page.page(found).encode())
+    except OSError as error:
+        raise ValueError(f"workdir {folder} is not writable: {error.strerror}.") from error
+    print(f"\n{outcome.as_text(found)}\n\n{folder}/report.html, {running.clock(time.perf_counter() - start)}\n")
+    return bool(failures)
+
+
+def _command(table: Table, options: Options) -> str:
+    parts = ["python -m experiments.reproduce --table", table.name, *(["--proxy"] if options.proxy else [])]
+    parts += [f"--seeds {options.seeds}"] if options.seeds else []
+    parts += [f"--only {shlex.quote(options.only)}"] if options.only else []
+    return " ".join(parts)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

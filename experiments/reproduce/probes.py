@@ -1,0 +1,298 @@
+"""What training alone does not record: which weights criteria would drop, how masks overlap, other beginnings.
+
+A probe trains by :class:`experiments.training.Trainer`, all seeds in turn, from the first step to the last: it does not
+go on where it was interrupted. It returns values and curves as :mod:`experiments.reproduce.reading` reads them.
+"""
+
+import copy
+import dataclasses
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+import dstjax
+from dstjax.criteria import Leaf
+from dstjax.drop_and_grow import drop_and_grow
+from experiments import configuration
+from experiments.data import Data
+from experiments.reproduce.reading import setting
+from experiments.steps import TrainState, losses_of
+from experiments.training import Trainer
+
+CRITERIA = {
+    "magnitude": dstjax.criteria.magnitude,
+    "SET": dstjax.criteria.set_signs,
+    "MEST": dstjax.criteria.mest(1.0),
+    "SNIP": dstjax.criteria.snip,
+    "RSensitivity": dstjax.criteria.rsensitivity,
+}
+DROPS = {"magnitude": "magnitude", "SET": "set", "MEST": "mest", "SNIP": "snip", "RSensitivity": "rsensitivity"}
+Found = dict[str, Any]
+Masks = dict[str, np.ndarray]
+Program = Callable[..., Any]
+
+
+def stability(config: ConfigDict) -> Found:
+    """IoU of the masks after each update with those of one cycle before, and survival of what was grown.
+
+    An update of IEE is a prune or a growth, and each is compared with the one of its kind; of RigL it is both.
+    """
+    kinds = 2 if config.method == "iee" else 1
+    iou: dict[int, list[float]] = {}
+    survival: dict[int, list[float]] = {}
+    seen: dict[int, list[Masks]] = {}
+
+    def hook(network: int, step: int, program: Program, arguments: tuple[Any, ...]) -> Any:
+        out = program(*arguments)
+        now = _masks(out[0])
+        survival.setdefault(step, []).append(float(out[2]["survival_rate"]))
+        before = seen.setdefault(network, [])
+        if len(before) >= kinds:
+            iou.setdefault(step, []).append(_iou(now, before[-kinds]))
+        seen[network] = [*before[-kinds + 1 :], now] if kinds > 1 else [now]
+        return out
+
+    trainer = _trainer(config)
+    _train(trainer, config, hook)
+    values = _end(trainer)
+    last = [iou[step] for step in sorted(iou)[-kinds:]]
+    values["final IoU"] = np.mean(last, axis=0).tolist()
+    values["first IoU"] = np.mean([iou[step] for step in sorted(iou)[:kinds]], axis=0).tolist()
+    known = {s: v for s, v in survival.items() if np.isfinite(v).all()}
+    if known:
+        values["survival"] = np.mean(list(known.values()), axis=0).tolist()
+    return _found(config, trainer, values, {"IoU": iou, "survival": known})
+
+
+def first_drops(config: ConfigDict) -> Found:
+    """Jaccard index of the sets that two criteria would drop at the first mask update, mean over layers.
+
+    All see the same weights and gradients. 'chance' is that of two random sets of the same sizes.
+    """
+    pairs = [*itertools.combinations(CRITERIA, 2)]
+    values: dict[str, list[float]] = {f"J({a}, {b})": [] for a, b in pairs}
+    values["chance"] = []
+    trainer = _trainer(config)
+    first = trainer.method.updates
+
+    def hook(network: int, step: int, program: Program, arguments: tuple[Any, ...]) -> Any:
+        state, _, source, order, i, _ = arguments
+        leaves = _leaves(trainer, config, state, source, order[i], step)
+        sets = {name: [_dropped(leaf, rule) for leaf in leaves] for name, rule in CRITERIA.items()}
+        for a, b in pairs:
+            values[f"J({a}, {b})"].append(
+                float(np.mean([_jaccard(x, y) for x, y in zip(sets[a], sets[b], strict=True)]))
+            )
+        shares = [int(leaf.budget) / int(leaf.mask.sum()) for leaf in leaves]
+        values["chance"].append(float(np.mean([s / (2 - s) for s in shares])))
+        return program(*arguments)
+
+    assert first is not None
+    until = next(t for t in itertools.count(1) if trainer.method.is_update_step(t))
+    _train(trainer, config, hook, until)
+    return _found(config, trainer, values, {})
+
+
+def final_masks(config: ConfigDict) -> Found:
+    """Jaccard index of the masks that two criteria end with, and with the mask that they all began with."""
+    ends: dict[str, list[Masks]] = {}
+    for name, drop in DROPS.items():
+        own = copy.deepcopy(config)
+        with own.unlocked():
+            own.drop = drop
+        trainer = _trainer(own)
+        ends["initial"] = [_masks(trainer.network(i)) for i in range(len(trainer.seeds))]
+        _train(trainer, own)
+        ends[name] = [_masks(trainer.network(i)) for i in range(len(trainer.seeds))]
+    seeds = range(len(trainer.seeds))
+    values: dict[str, list[float]] = {}
+    for a, b in itertools.combinations(["initial", *DROPS], 2):
+        values[f"J({a}, {b})"] = [_iou(ends[a][i], ends[b][i]) for i in seeds]
+    values["kept by all"] = [
+        100 * float(dstjax.metrics.unanimity([_tree(ends[name][i]) for name in DROPS])[0]) for i in seeds
+    ]
+    return _found(config, trainer, values, {})
+
+
+def scores_of(config: ConfigDict, batches: int) -> Found:
+    """Training whose mask updates read the gradient of several batches, and take no step of their own."""
+    trainer = _trainer(config)
+    if not hasattr(trainer.feed, "splits"):
+        raise ValueError(f"dataset={config.dataset!r} is not accepted by this probe; expected one that fits in memory.")
+
+    def hook(network: int, step: int, program: Program, arguments: tuple[Any, ...]) -> Any:
+        state, sums, source, _, _, metric = arguments
+        rows = trainer.feed.splits[network].train  # type: ignore[attr-defined]
+        drawn = np.random.default_rng((4, trainer.seeds[network], step)).permutation(rows)
+        order = jnp.array(np.resize(drawn, batches * config.batch_size)[None])
+        return program(state, sums, source, order, np.int32(0), metric)
+
+    _train(trainer, config, hook)
+    return _found(config, trainer, _end(trainer), {})
+
+
+def fine_tuned(config: ConfigDict) -> Found:
+    """Training on the second half of the classes, from a dense network that was trained on the first half.
+
+    The last layer starts anew.
+    """
+    dense = copy.deepcopy(config)
+    with dense.unlocked():
+        for name in dstjax.methods.hyperparameters(config.method):
+            if name in dense:
+                dense[name] = None
+        dense.method = "dense"
+    data = configuration.plan(config).data
+    if not isinstance(data, Data):
+        raise ValueError(f"dataset={config.dataset!r} is not accepted by this probe; expected one that fits in memory.")
+    before = _trainer(dense, _half(data, first=True))
+    _train(before, dense)
+    trainer = _trainer(config, _half(data, first=False))
+    for i, state in enumerate(trainer.states):
+        learnt = before.states[i]
+        head = [*state.params][-1]
+        params = {**learnt.params, head: state.params[head]}
+        trainer.states[i] = TrainState(
+            dstjax.apply_masks(params, state.opt_state), state.opt_state, copy.copy(learnt.model_state)
+        )
+    _train(trainer, config)
+    return _found(config, trainer, _end(trainer), {})
+
+
+def from_scratch(config: ConfigDict) -> Found:
+    """Training on the second half of the classes: what fine-tuning is compared with."""
+    data = configuration.plan(config).data
+    if not isinstance(data, Data):
+        raise ValueError(f"dataset={config.dataset!r} is not accepted by this probe; expected one that fits in memory.")
+    trainer = _trainer(config, _half(data, first=False))
+    _train(trainer, config)
+    return _found(config, trainer, _end(trainer), {})
+
+
+PROBES: dict[str, Callable[[ConfigDict], Found]] = {
+    "stability": stability,
+    "first_drops": first_drops,
+    "final_masks": final_masks,
+    "scores_of_1_batch": functools.partial(scores_of, batches=1),
+    "scores_of_8_batches": functools.partial(scores_of, batches=8),
+    "fine_tuned": fine_tuned,
+    "from_scratch": from_scratch,
+}
+
+
+def _trainer(config: ConfigDict, data: Data | None = None) -> Trainer:
+    plan = configuration.plan(config)
+    return Trainer(
+        plan.model,
+        plan.make_tx,
+        plan.method,
+        plan.data if data is None else data,
+        plan.seeds,
+        "sequential",  # so that a hook sees one network
+        config.batch_size,
+        devices=plan.devices,
+        shard_params=config.shard_params,
+        label_smoothing=config.label_smoothing,
+        accumulate=config.accumulate,
+    )
+
+
+def _train(trainer: Trainer, config: ConfigDict, hook: Any = None, until: int | None = None) -> None:
+    """Trains to the end, or to a step; ``hook`` makes each mask update of each network."""
+    steps = configuration.plan(config).steps if until is None else until
+    program, calls = trainer.rewire, itertools.count()
+    if hook is not None:
+
+        def rewire(*arguments: Any) -> Any:
+            network = next(calls) % len(trainer.seeds)
+            return hook(network, int(arguments[0].opt_state.step) + 1, program, arguments)
+
+        trainer.rewire = rewire  # type: ignore[assignment]
+    for number in range(-(-steps // trainer.batches)):
+        trainer.epoch(number, min(trainer.batches, steps - number * trainer.batches))
+
+
+def _found(config: ConfigDict, trainer: Trainer, values: Any, curves: dict[str, dict[int, list[float]]]) -> Found:
+    return {
+        "seeds": list(trainer.seeds),
+        "values": values,
+        "curves": {n: [sorted(c), [c[step] for step in sorted(c)]] for n, c in curves.items() if c},
+        "setting": setting(config.to_dict(), configuration.plan(config).steps),
+    }
+
+
+def _end(trainer: Trainer) -> dict[str, list[float]]:
+    """The numbers of finished training that runs have too."""
+    loss, accuracy = trainer.evaluate("test")
+    explored = trainer.topology()["exploration_rate"]
+    return {"accuracy": (100 * accuracy).tolist(), "loss": loss.tolist(), "exploration": explored.tolist()}
+
+
+def _half(data: Data, *, first: bool) -> Data:
+    """The samples of the first or of the second half of the classes, split anew."""
+    middle = data.classes // 2
+    chosen = data.y < middle if first else data.y >= middle
+    x, y = data.x[chosen], data.y[chosen]
+    validation, test = len(y) // 10, 3 * len(y) // 10
+    sizes = len(y) - validation - test, validation, test
+    return dataclasses.replace(data, x=x, y=y if first else y - middle, sizes=sizes, splits=None)
+
+
+def _masks(state: TrainState) -> Masks:
+    masks = dstjax.masks.by_name(dstjax.get_masks(state.opt_state))
+    return {name: np.asarray(mask) for name, mask in masks.items() if mask is not None}
+
+
+def _tree(masks: Masks) -> Any:
+    return {name: jnp.asarray(mask) for name, mask in masks.items()}
+
+
+def _iou(a: Masks, b: Masks) -> float:
+    both = sum(int((a[name] & b[name]).sum()) for name in a)
+    either = sum(int((a[name] | b[name]).sum()) for name in a)
+    return both / either
+
+
+def _jaccard(a: np.ndarray, b: np.ndarray) -> float:
+    return float((a & b).sum() / max((a | b).sum(), 1))
+
+
+def _leaves(trainer: Trainer, config: ConfigDict, state: TrainState, source: Any, rows: Any, step: int) -> list[Leaf]:
+    """What criteria read of each masked leaf, with the gradient of a batch and the budget of the first update."""
+
+    def loss(params: Any) -> Any:
+        variables = {"params": params, **state.model_state}
+        rngs = {"dropout": jax.random.key(0)}
+        x = source.x[rows] - source.mean[None]
+        logits, _ = trainer.model.apply(variables, x, train=True, mutable=["batch_stats"], rngs=rngs)
+        return losses_of(logits, source.y[rows], config.label_smoothing).mean()
+
+    gradients: Any = dstjax.masks.by_name(jax.jit(jax.grad(loss))(state.params))
+    weights: Any = dstjax.masks.by_name(state.params)
+    leaves = []
+    for name, mask in _masks(state).items():
+        budget = int(config.drop_fraction * mask.sum())
+        if budget:
+            leaves.append(
+                Leaf(
+                    weights[name],
+                    gradients[name],
+                    jnp.asarray(mask),
+                    None,
+                    jnp.int32(step),
+                    jax.random.key(0),
+                    jnp.int32(budget),
+                )
+            )
+    return leaves
+
+
+def _dropped(leaf: Leaf, rule: dstjax.criteria.Criterion) -> np.ndarray:
+    kept = drop_and_grow(leaf, drop=rule, grow=dstjax.criteria.random).kept
+    return np.asarray(leaf.mask & ~kept)

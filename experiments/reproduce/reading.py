@@ -1,0 +1,149 @@
+"""What a finished cell measured."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.report.collect import UnreadableError, read_json
+from experiments.reproduce.cells import Cell
+
+
+class Metric(NamedTuple):
+    """A number of a cell."""
+
+    label: str
+    digits: int
+    higher_is_better: bool = True
+
+
+METRICS = {
+    "accuracy": Metric("test accuracy (%)", 2),
+    "validation accuracy": Metric("validation accuracy (%)", 2),
+    "loss": Metric("test loss", 3, higher_is_better=False),
+    "training loss": Metric("training loss", 3, higher_is_better=False),
+    "gap": Metric("validation loss minus training loss", 3, higher_is_better=False),
+    "exploration": Metric("exploration rate R", 3),
+    "survival": Metric("survival of grown weights", 3),
+    "connections": Metric("active weights", 0, higher_is_better=False),
+    "alpha": Metric("accuracy / connections", 9),
+    "beta": Metric("loss x connections", 1, higher_is_better=False),
+    "inference share": Metric("inference operations, share of dense", 3, higher_is_better=False),
+    "training share": Metric("training operations, share of dense", 3, higher_is_better=False),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A cell and its numbers."""
+
+    cell: Cell
+    seeds: tuple[int, ...]
+    values: dict[str, np.ndarray]  # by metric, float64[seeds]
+    curves: dict[str, tuple[np.ndarray, np.ndarray]]  # by metric: places[n], values float64[n, seeds]
+    setting: str  # what was run: network, data, steps
+    seconds: float
+
+
+def metric_of(name: str) -> Metric:
+    """The metric of a name; those of probes are named by what they are, shares with three digits."""
+    return METRICS.get(name) or Metric(name, 3)
+
+
+def read(cell: Cell, folder: Path) -> Measured:
+    """The numbers of a finished cell.
+
+    Raises:
+      UnreadableError: a file is missing or not what training writes.
+    """
+    return _probed(cell, folder) if cell.probe else _trained(cell, folder)
+
+
+def _probed(cell: Cell, folder: Path) -> Measured:
+    found = read_json(folder / "probe.json")
+    try:
+        return Measured(
+            cell,
+            tuple(found["seeds"]),
+            {name: np.asarray(v, np.float64) for name, v in found["values"].items()},
+            {name: (np.asarray(x), _floats(y)) for name, (x, y) in found["curves"].items()},
+            found["setting"],
+            found["seconds"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise UnreadableError(f"{folder}/probe.json is not what a probe writes ({error!r}).") from error
+
+
+def _trained(cell: Cell, folder: Path) -> Measured:
+    summary, config = read_json(folder / "summary.json"), read_json(folder / "config.json")
+    path = folder / "metrics.jsonl"
+    try:
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError) as error:
+        raise UnreadableError(f"{path} cannot be read: {error}.") from error
+    try:
+        return Measured(
+            cell,
+            tuple(summary["seeds"]),
+            _values(cell, summary, records),
+            _curves(records),
+            setting(config, summary["steps"]),
+            summary["seconds"],
+        )
+    except (KeyError, TypeError, IndexError) as error:
+        raise UnreadableError(f"{folder} does not hold a run of this version ({error!r}).") from error
+
+
+def setting(config: dict[str, Any], steps: int) -> str:
+    """One line: network, data, steps."""
+    model = config["model"]
+    sizes = "" if model["sizes"] is None else f" ({', '.join(str(s) for s in model['sizes'])})"
+    return f"{model['name']}{sizes} on {config['dataset']}, {steps:,} steps of batch {config['batch_size']}"
+
+
+def _values(cell: Cell, summary: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
+    n = len(summary["seeds"])
+    last = [r for r in records if r["kind"] == "train"][-1]
+    updates = [r for r in records if r["kind"] == "mask_update"]
+    layers = summary["layers"]
+    connections = np.sum([x["active"] for x in layers], axis=0) if layers else np.full(n, summary["weights"])
+    values = {
+        "accuracy": 100 * _floats(summary["test_accuracy"]),
+        "validation accuracy": 100 * _floats(summary["validation_accuracy"]),
+        "loss": _floats(summary["test_loss"]),
+        "training loss": _floats(last["loss"]),
+        "gap": _floats(summary["validation_loss"]) - _floats(last["loss"]),
+        "exploration": _floats(summary["exploration_rate"]),
+        "connections": _floats(connections),
+        "inference share": np.full(n, float(summary["cost"]["inference"])),
+        "training share": np.full(n, cell.times * float(summary["cost"]["training_paper"])),
+    }
+    if updates:
+        survival = _floats([r["survival_rate"] for r in updates])
+        known = np.isfinite(survival)
+        if known.any(axis=0).all():
+            values["survival"] = np.where(known, survival, 0.0).sum(axis=0) / known.sum(axis=0)
+    values["alpha"] = values["accuracy"] / 100 / values["connections"]
+    values["beta"] = values["loss"] * values["connections"]
+    return values
+
+
+def _curves(records: list[dict[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    updates = [r for r in records if r["kind"] == "mask_update"]
+    epochs = [r for r in records if r["kind"] == "train"]
+    validation = [r for r in records if r["kind"] == "eval" and r["split"] == "validation"]
+    found = {
+        "exploration": [(r["step"], r["exploration_rate"]) for r in epochs],
+        "survival": [(r["step"], r["survival_rate"]) for r in updates],
+        "connections": [(r["step"], r["active_weights"]) for r in epochs],
+        "training loss": [(r["step"], r["loss"]) for r in epochs],
+        "validation accuracy": [(r["step"], (100 * _floats(r["accuracy"])).tolist()) for r in validation],
+    }
+    return {n: (np.array([s for s, _ in c]), _floats([v for _, v in c])) for n, c in found.items() if c}
+
+
+def _floats(values: Any) -> np.ndarray:
+    """float64, null as NaN."""
+    return np.asarray(np.asarray(values, object), np.float64)

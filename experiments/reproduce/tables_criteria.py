@@ -1,0 +1,238 @@
+"""Nowak et al., "Fantastic weights and how to find them: where to prune in dynamic sparse training", NeurIPS 2023."""
+
+from experiments.reproduce import cells_criteria
+from experiments.reproduce.claims import Claim
+from experiments.reproduce.tables import Table
+
+PAPER = "Fantastic weights"
+MAGNITUDE = {"method": "magnitude"}
+ABOVE_STATIC = Claim(
+    "Dynamic sparse training (magnitude, random growth) is more accurate than a static mask.",
+    {"method": "magnitude", "group": "random growth"},
+    {"method": "static", "group": ""},
+)
+SNIP_BELOW = Claim("SNIP is less accurate than magnitude.", {"method": "SNIP"}, MAGNITUDE, kind="below")
+
+
+def _close(rule: str) -> Claim:
+    return Claim(f"{rule} is within one point of magnitude.", {"method": rule}, MAGNITUDE, kind="close", margin=1.0)
+
+
+TABLES = (
+    Table(
+        "criteria_figure1",
+        "Test accuracy against density, eight pairs of network and data",
+        PAPER,
+        "Figure 1",
+        cells_criteria.figure1,
+        claims=(
+            ABOVE_STATIC,
+            Claim(
+                "The same with gradient growth.",
+                {"method": "magnitude", "group": "gradient growth"},
+                {"method": "static", "group": ""},
+            ),
+            _close("SET"),
+            _close("MEST"),
+            Claim(
+                "SNIP is less accurate than magnitude, all but on VGG-16.", {"method": "SNIP"}, MAGNITUDE, kind="below"
+            ),
+        ),
+        seeds=5,
+        proxy_seeds=3,
+        note="The paper takes the epoch that validates best; ours is the last one.",
+    ),
+    Table(
+        "criteria_figure2",
+        "ResNet-50 on ImageNet, density 0.2, gradient growth",
+        PAPER,
+        "Figure 2",
+        cells_criteria.figure2,
+        metrics=("validation accuracy", "accuracy", "training loss"),
+        claims=(SNIP_BELOW, _close("RSensitivity")),
+        proxy_seeds=3,
+        curve="training loss",
+    ),
+    Table(
+        "criteria_figure3",
+        "Average ranks of the criteria and critical distances",
+        PAPER,
+        "Figure 3",
+        cells_criteria.figure3,
+        seeds=5,
+        proxy_seeds=3,
+        ranks=True,
+        note="A block is a network, a density and a growth; its score is the mean over seeds. The cells are those of "
+        "Figure 1.",
+    ),
+    Table(
+        "criteria_figure4",
+        "Validation loss minus training loss, large-MLP at density 0.5",
+        PAPER,
+        "Figure 4",
+        cells_criteria.figure4,
+        metrics=("gap", "accuracy"),
+        claims=(
+            Claim(
+                "Dynamic sparse training has a smaller gap than dense training.",
+                {"method": "magnitude"},
+                {"method": "dense"},
+                kind="below",
+                metric="gap",
+            ),
+            Claim(
+                "A static mask has a smaller gap than dense training.",
+                {"method": "static"},
+                {"method": "dense"},
+                kind="below",
+                metric="gap",
+            ),
+        ),
+        seeds=5,
+        note="Dense training with dropout is left out: large-MLP has none here.",
+    ),
+    Table(
+        "criteria_figure5",
+        "Accuracy by the update period",
+        PAPER,
+        "Figure 5",
+        cells_criteria.figure5,
+        metrics=("validation accuracy", "accuracy"),
+        claims=(
+            Claim(
+                "Even few updates are better than a static mask (longest period, random growth).",
+                {"method": "magnitude", "group": "random growth", "x": (150, 6400)},
+                {"method": "static", "group": "", "x": None},
+            ),
+            Claim(
+                "Very frequent updates hurt gradient growth (shortest period against a middle one).",
+                {"group": "gradient growth", "x": (2, 25)},
+                {"group": "gradient growth", "x": (40, 800)},
+                kind="below",
+                metric="validation accuracy",
+            ),
+        ),
+        seeds=5,
+        proxy_seeds=3,
+        axis="update period (steps)",
+    ),
+    Table(
+        "criteria_figure7",
+        "The lambda of MEST, large-MLP, random growth",
+        PAPER,
+        "Figure 7",
+        cells_criteria.figure7,
+        claims=(
+            Claim(
+                "A small lambda is like magnitude (0.001, within one point).",
+                {"method": "MEST", "x": 0.001},
+                {**MAGNITUDE, "x": None},
+                kind="close",
+                margin=1.0,
+            ),
+            Claim(
+                "A large lambda is worse (1000).",
+                {"method": "MEST", "x": 1000.0},
+                {**MAGNITUDE, "x": None},
+                kind="below",
+            ),
+        ),
+        seeds=5,
+        axis="lambda",
+    ),
+    Table(
+        "criteria_figure8",
+        "Sensitivity and its reciprocal, large-MLP, random growth",
+        PAPER,
+        "Figure 8",
+        cells_criteria.figure8,
+        claims=(Claim("The reciprocal is more accurate.", {"method": "RSensitivity"}, {"method": "Sensitivity"}),),
+        seeds=5,
+        curve="validation accuracy",
+    ),
+    Table(
+        "criteria_figure11",
+        "Exploration rate by the update period, large-MLP at density 0.1",
+        PAPER,
+        "Figure 11",
+        cells_criteria.figure11,
+        metrics=("exploration", "accuracy"),
+        claims=(
+            Claim(
+                "Random growth explores more than gradient growth.",
+                {"group": "random", "method": None},
+                {"group": "gradient", "method": None},
+                metric="exploration",
+            ),
+        ),
+        seeds=5,
+        axis="update period (steps)",
+    ),
+    Table(
+        "criteria_figure12",
+        "A larger batch, LeNet-5-Caffe",
+        PAPER,
+        "Figure 12",
+        cells_criteria.figure12,
+        claims=(
+            Claim(
+                "With a large batch MEST is still like magnitude (within one point).",
+                {"method": "MEST", "group": ("large batch, random growth", "large batch, gradient growth")},
+                {"method": "magnitude"},
+                kind="close",
+                margin=1.0,
+            ),
+        ),
+        proxy_seeds=3,
+        note="Batches of 1,024 have a rate of 0.08, as the text says.",
+    ),
+    Table(
+        "criteria_figure15",
+        "One ranking over all layers against one in each layer",
+        PAPER,
+        "Figure 15",
+        cells_criteria.figure15,
+        claims=(
+            Claim(
+                "Global and local pruning are alike (within one point).",
+                {"group": "global"},
+                {"group": "local"},
+                kind="close",
+                margin=1.0,
+            ),
+            Claim("There is a slight preference for global pruning.", {"group": "global"}, {"group": "local"}),
+        ),
+        proxy_seeds=3,
+        note="SET is left out, as in the paper. The proxy is a small CNN in place of ResNet-56.",
+    ),
+    Table(
+        "criteria_figure16",
+        "Schedules of the drop fraction, and the batch, by the update period",
+        PAPER,
+        "Figure 16",
+        cells_criteria.figure16,
+        metrics=("validation accuracy", "accuracy"),
+        seeds=5,
+        proxy_seeds=3,
+        axis="update period (steps)",
+        claims=(
+            Claim(
+                "A constant fraction is like the cosine (within one point).",
+                {"group": "constant"},
+                {"group": "cosine"},
+                kind="close",
+                metric="validation accuracy",
+                margin=1.0,
+            ),
+            Claim(
+                "A linear schedule is like the cosine (within one point).",
+                {"group": "linear"},
+                {"group": "cosine"},
+                kind="close",
+                metric="validation accuracy",
+                margin=1.0,
+            ),
+        ),
+        note="The linear schedule falls in equal steps; that of the paper is a factor of 0.99 each 600 steps.",
+    ),
+)
