@@ -196,11 +196,19 @@ def most_neighbours(leaf: Leaf) -> jax.Array:
 
 def _neighbours(mask: jax.Array) -> jax.Array:
     """The number of active entries among the eight around each one, uint32; nothing lies beyond the edge."""
-    matrix = mask.reshape(-1, mask.shape[-1]).astype(jnp.uint32)
-    rows, columns = matrix.shape
-    wide = jnp.pad(matrix, 1)
-    total = sum(wide[i : i + rows, j : j + columns] for i in range(3) for j in range(3))
-    return (total - matrix).reshape(mask.shape)
+
+    def count(mask: jax.Array) -> jax.Array:
+        matrix = mask.reshape(-1, mask.shape[-1]).astype(jnp.uint32)
+        rows, columns = matrix.shape
+        wide = jnp.pad(matrix, 1)
+        total = sum(wide[i : i + rows, j : j + columns] for i in range(3) for j in range(3))
+        return (total - matrix).reshape(mask.shape)
+
+    sharding = jax.typeof(mask).sharding
+    if not sharding.mesh.explicit_axes:
+        return count(mask)
+    # The compiler decides how neighbours reach each other: types of shardings cannot express an axis two longer.
+    return jax.sharding.auto_axes(count, out_sharding=sharding)(mask)
 
 
 DROP: dict[str, Callable[[], Criterion]] = {

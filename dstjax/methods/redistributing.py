@@ -73,7 +73,8 @@ def snfs(*, momentum: float = 0.9, redistribution: str = "momentum", **shared: A
     def regrow(network: Network, kept: jax.Array) -> jax.Array:
         lost = network.active - kept
         v = values(network)
-        wanted = jnp.ceil(v * (jnp.sum(lost).astype(jnp.float32) + network.memory.shared.adjustment))
+        exact = v * (jnp.sum(lost).astype(jnp.float32) + network.memory.shared.adjustment)
+        wanted = jnp.ceil(exact * (1 - 1e-5))  # rounding, which is not the same on all meshes, must not lift an integer
         most = 0.99 * (network.sizes - kept).astype(jnp.float32)
 
         def over(loop: tuple[jax.Array, jax.Array]) -> jax.Array:
