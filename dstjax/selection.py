@@ -182,8 +182,8 @@ def _candidates(found: jax.Array, digit: Any, bits_per_pass: int) -> tuple[jax.A
     return found[None] + (steps << shift)[:, None], shift, exist
 
 
-def _count(tests: list[jax.Array]) -> jax.Array:
-    """True entries of each of several boolean tensors of one shape, in one pass: uint32[len(tests)].
+def _count(tests: list[jax.Array]) -> list[jax.Array]:
+    """True entries of each of several boolean tensors of one shape, in one pass: uint32[] each.
 
     One variadic reduction: XLA:CPU turns a reduction of a single operand into a chain of small windows that
     materialises its operand and is about ten times slower, so a single test is counted beside its opposite (beside
@@ -196,12 +196,14 @@ def _count(tests: list[jax.Array]) -> jax.Array:
         lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
         tuple(range(operands[0].ndim)),
     )
-    return jnp.stack(totals[: len(tests)])
+    return list(totals[: len(tests)])
 
 
 def _count_each(tests: list[list[jax.Array]]) -> jax.Array:
     """The counts of the tests of each tensor: uint32[tests, tensors]."""
-    return jnp.stack([_count(t) for t in tests], axis=1)
+    counted = [_count(t) for t in tests]
+    # One array of all numbers at once: an array for each tensor would be a kernel for each tensor.
+    return jnp.stack([c for test in zip(*counted, strict=True) for c in test]).reshape(len(tests[0]), len(tests))
 
 
 def _by_group(counts: jax.Array, group: list[int], groups: int) -> jax.Array:
