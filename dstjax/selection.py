@@ -82,7 +82,7 @@ def top_k_masks(
         common = functools.reduce(jnp.promote_types, (s.dtype for s in scores), jnp.dtype(jnp.float32))
         keys = [_ordered_key(s.astype(common), w) for s, w in zip(scores, wheres, strict=True)]
     group = [0] * len(keys) if together else list(range(len(keys)))
-    wanted = [jnp.maximum(jnp.asarray(k), 0).astype(jnp.uint32) for k in ks]
+    wanted = jnp.maximum(jnp.stack([jnp.asarray(k) for k in ks]), 0).astype(jnp.uint32)
 
     marks: list[jax.Array] = [jnp.zeros(0)] * len(keys)
     for dtype in sorted({k.dtype for k in keys}, key=str):
@@ -92,7 +92,7 @@ def top_k_masks(
             functools.partial(_choose, group=[ids[group[i]] for i in members], bits_per_pass=bits_per_pass),
             [keys[i] for i in members],
             [_other_candidates(scores[i], wheres[i]) for i in members],
-            jnp.stack([wanted[g] for g in ids]),
+            wanted if len(ids) == len(ks) else jnp.stack([wanted[g] for g in ids]),
         )
         for i, mark in zip(members, chosen, strict=True):
             marks[i] = mark
@@ -142,10 +142,13 @@ def _choose(
     threshold, at_least, above = lax.fori_loop(0, passes, narrow, start)
     equal = at_least - above
     room = _split_room(ks - _by_group(above[None], group, len(ks))[0], equal, group)
-    valid = [key != 0 if where is None else where for key, where in zip(keys, wheres, strict=True)]
 
-    def ties() -> list[jax.Array]:  # computed where it is used: stored, it would cost a pass even without a tie
-        return [(key == threshold[g]) & ok for key, ok, g in zip(keys, valid, group, strict=True)]
+    # Both are computed where they are used: stored, they would cost a pass each.
+    def valid() -> list[jax.Array]:
+        return [key != 0 if where is None else where for key, where in zip(keys, wheres, strict=True)]
+
+    def ties() -> list[jax.Array]:
+        return [(key == threshold[g]) & ok for key, ok, g in zip(keys, valid(), group, strict=True)]
 
     last = lax.cond(
         jnp.any(equal > room),
@@ -154,7 +157,7 @@ def _choose(
     )
     return [
         ((key > threshold[g]) & ok) | (tie & (pieces.index(i, key) <= last[i]) & (room[i] > 0))
-        for i, (key, ok, tie, g) in enumerate(zip(keys, valid, ties(), group, strict=True))
+        for i, (key, ok, tie, g) in enumerate(zip(keys, valid(), ties(), group, strict=True))
     ]
 
 
@@ -185,9 +188,11 @@ def _candidates(found: jax.Array, digit: Any, bits_per_pass: int) -> tuple[jax.A
 def _count(tests: list[jax.Array]) -> list[jax.Array]:
     """True entries of each of several boolean tensors of one shape, in one pass: uint32[] each.
 
+    Of a single test the False ones too.
+
     One variadic reduction: XLA:CPU turns a reduction of a single operand into a chain of small windows that
     materialises its operand and is about ten times slower, so a single test is counted beside its opposite (beside
-    itself it would be merged into one operand again).
+    itself it would be merged into one operand again, and a count that nobody reads would be cut out).
     """
     operands = tests if len(tests) > 1 else [tests[0], ~tests[0]]
     totals = lax.reduce(
@@ -196,14 +201,18 @@ def _count(tests: list[jax.Array]) -> list[jax.Array]:
         lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
         tuple(range(operands[0].ndim)),
     )
-    return list(totals[: len(tests)])
+    return list(totals)
 
 
 def _count_each(tests: list[list[jax.Array]]) -> jax.Array:
     """The counts of the tests of each tensor: uint32[tests, tensors]."""
     counted = [_count(t) for t in tests]
     # One array of all numbers at once: an array for each tensor would be a kernel for each tensor.
-    return jnp.stack([c for test in zip(*counted, strict=True) for c in test]).reshape(len(tests[0]), len(tests))
+    rows = jnp.stack([c for test in zip(*counted, strict=True) for c in test]).reshape(-1, len(tests))
+    if len(tests[0]) > 1:
+        return rows
+    sizes = jnp.array([t[0].size for t in tests], jnp.uint32)
+    return jnp.minimum(rows[:1], sizes[None] - rows[1:])  # both are the same number
 
 
 def _by_group(counts: jax.Array, group: list[int], groups: int) -> jax.Array:
@@ -218,6 +227,8 @@ def _by_group(counts: jax.Array, group: list[int], groups: int) -> jax.Array:
 
 def _split_room(room: jax.Array, equal: jax.Array, group: list[int]) -> jax.Array:
     """Deals each group's room for equal keys to its tensors, earlier tensors first."""
+    if room.shape == equal.shape:  # every tensor is a group of its own
+        return jnp.minimum(room, equal)
     left = [room[g] for g in range(room.shape[0])]
     dealt = []
     for i, g in enumerate(group):
