@@ -131,7 +131,12 @@ def as_text(found: Outcome) -> str:
 
 
 def _table_text(found: Outcome) -> list[str]:
-    head = ["setting", "metric", "ours", *([] if found.proxy else ["the paper's", "difference"])]
+    head = [
+        "stands for" if found.proxy else "setting",
+        "metric",
+        "ours",
+        *([] if found.proxy else ["the paper's", "difference"]),
+    ]
     body = []
     for m, row in _with_cells(found):
         digits = metric_of(row["metric"]).digits

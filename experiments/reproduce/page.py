@@ -91,7 +91,12 @@ def _orders(found: Outcome) -> str:
 
 
 def _numbers(found: Outcome) -> str:
-    columns = ["setting", "metric", "ours", *([] if found.proxy else ["the paper's", "difference"])]
+    columns = [
+        "stands for" if found.proxy else "setting",
+        "metric",
+        "ours",
+        *([] if found.proxy else ["the paper's", "difference"]),
+    ]
     body = ""
     for row in rows(found):
         digits = metric_of(row["metric"]).digits
