@@ -1,0 +1,39 @@
+"""The notebooks as they are stored: no outputs, a badge, code that parses, links that lead somewhere.
+
+``make colabs`` runs them, which takes minutes.
+"""
+
+import ast
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PATHS = sorted((ROOT / "colabs").glob("*.ipynb"))
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+MAGIC = re.compile(r"^(\s*)%.*$", re.MULTILINE)
+
+
+def cells(path, kind):
+    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == kind]
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+def test_stored_notebook(path):
+    nbformat.validate(nbformat.read(path, as_version=4))
+    code, text = cells(path, "code"), [c.source for c in cells(path, "markdown")]
+    assert all(not c.outputs and c.execution_count is None for c in code)
+    for cell in code:
+        ast.parse(MAGIC.sub(r"\1pass", cell.source))
+    assert text[0].startswith("# ")
+    assert "https://colab.research.google.com/assets/colab-badge.svg" in text[0]
+    assert any("%pip install" in c.source and "SOURCE" in c.source for c in code)
+    for link in LINK.findall("\n".join(text)):
+        assert link.startswith("https://") or (path.parent / link).exists(), link
+
+
+def test_the_readme_lists_every_notebook():
+    listed = set(re.findall(r"\(colabs/(\w+)\.ipynb\)", (ROOT / "README.md").read_text()))
+    assert listed == {path.stem for path in PATHS}
