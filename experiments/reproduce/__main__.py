@@ -1,9 +1,11 @@
 """Reproduces tables and figures of the papers.
 
     python -m experiments.reproduce --list
+    python -m experiments.reproduce --summary [--proxy] [--workdir DIR]
     python -m experiments.reproduce --table NAME [--proxy] [--workdir DIR] [--seeds N] [--only TEXT]
 
   --list         the tables, what they need, and what their proxies train
+  --summary      the claims of all tables that DIR holds, and what became of them, as Markdown
   --table NAME   one of them, several with commas between, or all
   --proxy        small networks on data that ship with the repository
   --workdir DIR  where runs and results go (default: runs/reproduce, or runs/reproduce-proxy); cells that tables share
@@ -24,6 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.recording import write_atomically
+from experiments.report.collect import read_json
 from experiments.reproduce import outcome, page, running
 from experiments.reproduce.tables import Table, get, tables
 
@@ -33,6 +36,7 @@ class Options:
     """The command line."""
 
     listed: bool = False
+    summary: bool = False
     names: tuple[str, ...] = ()
     proxy: bool = False
     workdir: Path = Path()
@@ -49,6 +53,9 @@ def main(arguments: Sequence[str]) -> int:
         options = parse(arguments)
         if options.listed:
             print(listing())
+            return 0
+        if options.summary:
+            print(summary(options.workdir))
             return 0
         failed = [reproduce(get(name), options) for name in options.names]
     except ValueError as error:
@@ -71,10 +78,10 @@ def parse(arguments: Sequence[str]) -> Options:
     rest = iter(arguments)
     for argument in rest:
         name, equals, value = argument.partition("=")
-        if name in ("--list", "--proxy"):
+        if name in ("--list", "--proxy", "--summary"):
             if equals:
                 raise ValueError(f"option {name} takes no value; got {value!r}.")
-            options.listed, options.proxy = options.listed or name == "--list", options.proxy or name == "--proxy"
+            setattr(options, {"--list": "listed"}.get(name, name[2:]), True)
             continue
         if name not in ("--table", "--workdir", "--seeds", "--only"):
             raise ValueError(f"option {name!r} is not known; see --help.")
@@ -84,12 +91,14 @@ def parse(arguments: Sequence[str]) -> Options:
         given[name] = value
     if options.listed:
         return options
+    default = "runs/reproduce-proxy" if options.proxy else "runs/reproduce"
+    options.workdir, options.only = Path(given.get("--workdir", default)), given.get("--only", "")
+    if options.summary:
+        return options
     if "--table" not in given:
         raise ValueError("option --table is missing; --list shows the tables.")
     every = tuple(tables()) if given["--table"] == "all" else tuple(given["--table"].split(","))
     options.names = tuple(get(name.strip()).name for name in every)
-    default = "runs/reproduce-proxy" if options.proxy else "runs/reproduce"
-    options.workdir, options.only = Path(given.get("--workdir", default)), given.get("--only", "")
     if "--seeds" in given:
         if not given["--seeds"].isdecimal() or int(given["--seeds"]) < 1:
             raise ValueError(f"--seeds={given['--seeds']!r} is not accepted; expected an integer >= 1.")
@@ -105,6 +114,23 @@ def listing() -> str:
         full = "proxy only" if table.proxy_only else f"{len(table.cells(False))} cells x {table.seeds} seed(s)"
         lines.append(f"{table.name:<20} {table.paper}, {table.printed}: {table.title}")
         lines.append(f"{'':<20} {full}; proxy {small} cells x {table.proxy_seeds} seeds; {len(table.claims)} claims")
+    return "\n".join(lines)
+
+
+def summary(workdir: Path) -> str:
+    """The verdicts of the tables that a folder holds.
+
+    Raises:
+      ValueError: it holds none, or a file cannot be read.
+    """
+    lines = ["| table | claim of the paper | here | evidence |", "|---|---|---|---|"]
+    for name in tables():
+        path = workdir / name / "results.json"
+        if path.exists():
+            for claim in read_json(path)["claims"]:
+                lines.append(f"| `{name}` | {claim['claim']} | {claim['verdict']} | {claim['evidence']} |")
+    if len(lines) == 2:
+        raise ValueError(f"workdir {workdir} holds no results; run --table NAME first.")
     return "\n".join(lines)
 
 

@@ -28,7 +28,7 @@ TABLES = (
         claims=(
             ABOVE_STATIC,
             Claim(
-                "The same with gradient growth.",
+                "Dynamic sparse training (magnitude, gradient growth) is more accurate than a static mask.",
                 {"method": "magnitude", "group": "gradient growth"},
                 {"method": "static", "group": ""},
             ),

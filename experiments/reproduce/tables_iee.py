@@ -115,19 +115,6 @@ def table4(proxy: bool) -> list[Cell]:
     ]
 
 
-def table5(proxy: bool) -> list[Cell]:
-    """Two of four."""
-    config = "iee_n_m_imagenet"
-    of: dict[str, Any] = {"model": "ResNet-50", "dataset": "ImageNet", "sparsity": 0.5}
-    rows: dict[str, dict[str, Any]] = {
-        "ASP": {"method": "asp"},
-        "STE": {"method": "ste"},
-        "SR-STE": {"method": "sr_ste"},
-        "IEE": {},
-    }
-    return [Cell(config, m, changes, **of) for m, changes in rows.items() if not proxy or m != "ASP"]
-
-
 def figure5(proxy: bool) -> list[Cell]:
     """Convergence of the masks, survival."""
     config = "iee_ablations_imagenet"
@@ -219,20 +206,6 @@ TABLES = (
         note="The row of random growth, which diverged in the paper, is left out: IEE here grows by importance. "
         "Without accuracy improvement that stage has one step. The "
         "proxy is an MLP at 98 % with stages a fifteenth as long.",
-    ),
-    Table(
-        "iee_table5",
-        "Two of four weights, ResNet-50 on ImageNet",
-        PAPER,
-        "Table 5",
-        table5,
-        claims=(
-            Claim("IEE is more accurate than SR-STE.", {"method": "IEE"}, {"method": "SR-STE"}),
-            Claim("SR-STE is more accurate than STE.", {"method": "SR-STE"}, {"method": "STE"}),
-        ),
-        seeds=2,
-        proxy_seeds=3,
-        note="SRigL is left out: its structure here is a constant fan-in, not two of four.",
     ),
     Table(
         "iee_figure5",
