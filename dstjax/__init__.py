@@ -20,15 +20,14 @@ from dstjax.method import Method
 from dstjax.population import vmap_axes
 from dstjax.state import (
     SparseState,
-    Summary,
     apply_masks,
     check_sparse,
     forward_params,
     get_masks,
     is_exploring,
     set_masks,
-    summary,
 )
+from dstjax.summaries import Summary, summary
 from dstjax.transform import sparsify
 
 __version__ = "0.1.0"

@@ -1,6 +1,5 @@
 """The state of ``sparsify``: found in any optimiser state, read, replaced, checked, summarised."""
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dstjax import masks as masks_lib
-from dstjax._trees import Tree, is_hole, path_difference, path_name
+from dstjax._trees import Tree, is_hole, path_name
 from dstjax.network import Memory
 from dstjax.views import straight_through
 
@@ -221,95 +220,6 @@ def check_sparse(params: Tree, opt_state_or_masks: Tree) -> bool:
             "(dstjax.apply_masks), and let nothing change the updates after dstjax.sparsify."
         )
     return True
-
-
-@dataclasses.dataclass(frozen=True)
-class LeafSummary:
-    """One row of :func:`summary`."""
-
-    path: str
-    shape: tuple[int, ...]
-    size: int
-    requested: int | None  # active weights asked for; None where the leaf is dense
-    active: int
-
-    @property
-    def density(self) -> float:
-        """Realised density."""
-        return self.active / max(self.size, 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class Summary:
-    """What is sparse and what it costs; prints as a table."""
-
-    leaves: tuple[LeafSummary, ...]
-    state_bytes: int  # masks, counters and what is tracked, without the inner optimiser
-
-    @property
-    def masked(self) -> tuple[LeafSummary, ...]:
-        """The rows of masked leaves."""
-        return tuple(row for row in self.leaves if row.requested is not None)
-
-    @property
-    def density(self) -> float:
-        """Realised density over the masked leaves; 1 where none is masked."""
-        size = sum(row.size for row in self.masked)
-        return sum(row.active for row in self.masked) / size if size else 1.0
-
-    def __str__(self) -> str:
-        """The table."""
-        width = max([len(row.path) for row in self.leaves] + [16])
-        lines = [
-            f"{'leaf':<{width}}  {'shape':>18}  {'weights':>11}  {'active':>11}  {'requested':>9}  {'realised':>9}"
-        ]
-        for row in self.leaves:
-            asked = "dense" if row.requested is None else f"{row.requested / row.size:.6f}"
-            lines.append(
-                f"{row.path:<{width}}  {row.shape!s:>18}  {row.size:>11,}  {row.active:>11,}  {asked:>9}  "
-                f"{row.density:>9.6f}"
-            )
-        for label, rows in (("masked leaves", self.masked), ("all leaves", self.leaves)):
-            if not rows:
-                continue
-            size, active = sum(r.size for r in rows), sum(r.active for r in rows)
-            asked_for = sum(r.size if r.requested is None else r.requested for r in rows)
-            lines.append(
-                f"{label:<{width}}  {'':>18}  {size:>11,}  {active:>11,}  {asked_for / max(size, 1):>9.6f}  "
-                f"{active / max(size, 1):>9.6f}"
-            )
-        size = sum(row.size for row in self.masked)
-        lines.append(
-            f"sparse state: {self.state_bytes:,} bytes, {self.state_bytes / max(size, 1):.3f} per masked weight"
-        )
-        return "\n".join(lines)
-
-
-def summary(params: Tree, opt_state: Tree) -> Summary:
-    """A table of all leaves: path, shape, requested and realised density, active weights; totals; bytes of state.
-
-    Args:
-      params: the parameters; their shapes suffice.
-      opt_state: an optimiser state that holds one of ``sparsify``.
-
-    Raises:
-      ValueError: the masks do not fit the parameters.
-    """
-    state = find(opt_state)
-    by_path = masks_lib.by_name(state.masks)
-    targets = iter(np.asarray(state.targets).tolist())
-    requested = {name: None if mask is None else next(targets) for name, mask in by_path.items()}
-    active = masks_lib.count_active(state.masks)
-    rows = []
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        name, shape = path_name(path), tuple(np.shape(leaf))
-        size = int(np.prod(shape, dtype=np.int64))
-        rows.append(LeafSummary(name, shape, size, requested.pop(name, None), active.get(name, size)))
-    lost = [name for name, count in requested.items() if count is not None]
-    if lost:
-        raise ValueError(f"masks without parameters: {lost}; {path_difference(state.masks, params)}.")
-    held = jax.tree_util.tree_leaves(state._replace(inner_state=None))
-    return Summary(tuple(rows), sum(x.size * x.dtype.itemsize for x in held))
 
 
 def map_moments(change: Any, shapes: Shapes, inner_state: Tree) -> Tree:

@@ -110,7 +110,7 @@ def test_hyperparameters_of_another_method():
 def test_misspelt_methods():
     with pytest.raises(ValueError, match="method 'rigle' is not known; did you mean 'rigl'"):
         methods.get("rigle", sparsity=0.5)
-    with pytest.raises(ValueError, match="Accepted: accset, admm, asp, .*, dst_ee, dynset"):
+    with pytest.raises(ValueError, match=r"Accepted: accset, admm, asp, .*, dst_ee, dynset"):
         methods.hyperparameters("something")
     with pytest.raises(ValueError, match="method None is not known"):
         methods.get(None)
