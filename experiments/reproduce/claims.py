@@ -92,18 +92,17 @@ def _trend(claim: Claim, cells: Sequence[Measured]) -> Verdict:
         places, table = [m.cell.x for m in s], np.array([m.values[claim.metric] for m in s])
         found.append([_spearman(places, column) for column in table.T])
         ends = " to ".join(f"{m.values[claim.metric].mean():.{metric_of(claim.metric).digits}f}" for m in (s[0], s[-1]))
-        blocks.append(
-            f"{s[0].cell.model} {s[0].cell.group} {s[0].cell.method}: {ends}, correlation {np.mean(found[-1]):+.2f}"
-        )
+        names = " ".join(n for n in (s[0].cell.model, s[0].cell.group, s[0].cell.method) if n)
+        blocks.append(f"{names}: {ends}, rank correlation {np.mean(found[-1]):+.2f}")
     pooled = paired(np.mean(found, axis=0), np.zeros(len(found[0])))
     sign = -1 if claim.kind == "falling" else 1
     low, high = (sign * pooled.mean + s * 2 * pooled.standard_error for s in (-1, 1))
     verdict = "not shown" if pooled.n < 2 else "shown" if low > 0 else "reversed" if high < 0 else "not shown"
-    evidence = f"rank correlation with {'; '.join(blocks[:1])}" if len(blocks) == 1 else "rank correlation"
+    evidence = f"{ends}, " if len(long) == 1 else ""
     return Verdict(
         claim.text,
         verdict,
-        f"{evidence}, mean {pooled.mean:+.2f} ± {pooled.standard_error:.2f}, {pooled.n} seeds",
+        f"{evidence}rank correlation {pooled.mean:+.2f} ± {pooled.standard_error:.2f}, {pooled.n} seeds",
         tuple(blocks),
     )
 
