@@ -43,7 +43,14 @@ def _no_gain(rule: str, metric: str) -> Claim:
         return Claim(
             f"Growing next to {rule} gains nothing over random (half a point).", left, right, kind="no gain", margin=0.5
         )
-    return Claim(f"Growing next to {rule} does not lower the loss (by 0.02).", right, left, kind="no gain", metric=metric, margin=0.02)
+    return Claim(
+        f"Growing next to {rule} does not lower the loss (by 0.02).",
+        right,
+        left,
+        kind="no gain",
+        metric=metric,
+        margin=0.02,
+    )
 
 
 SET_BEST = Claim("SET is the most accurate (here against AccSET).", {"method": "SET"}, {"method": "AccSET"})
