@@ -1,6 +1,10 @@
 """Settings that every test runs under; pytest reads this file before it imports any test."""
 
+import gc
 import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 
 # Eight virtual devices, for the tests of sharding. XLA reads this when jax makes its first array.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
@@ -9,6 +13,8 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import hypothesis
 import jax
 import pytest
+
+MANY_MAPS = 15_000
 
 # (3,) + (2, 3) is more often a bug than meant.
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -26,3 +32,16 @@ def pytest_configure(config: pytest.Config) -> None:
         jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("jax")))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def few_programs() -> Iterator[None]:
+    """Lets go of compiled programs once there are many: each holds memory maps, of which a process may have 65,530."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MANY_MAPS:
+        training = sys.modules.get("experiments.training")
+        if training is not None:
+            training.Program.compiled.clear()
+        jax.clear_caches()
+        gc.collect()

@@ -36,31 +36,44 @@ def assert_same(a, b):
         np.testing.assert_array_equal(x, y)
 
 
+# The names of the public contract, and what the papers compare with beside.
+PROMISED = {
+    *("dense", "static", "set", "rigl", "rigl_itop", "snfs", "dsr", "deepr", "mest", "dst_ee", "iee", "accset", "lset"),
+    *("dynset", "granet", "gap", "gmp", "top_kast", "dpf", "sr_ste", "srigl", "str", "sis", "admm", "snip", "grasp"),
+    *("synflow", "soft_deepr", "magnitude", "force", "iterative_snip", "one_shot", "dcil", "asp", "ste"),
+}
+
+
 def test_the_catalogue():
-    assert methods.names() == ["dense", "dst_ee", "mest", "rigl", "rigl_itop", "set", "static"]
+    assert {*methods.names()} == PROMISED
     for name in methods.names():
-        made = methods.get(name) if name == "dense" else methods.get(name, sparsity=0.9, **needs_end(name))
-        assert made.name == name
+        assert made(name).name == name
         assert "Reference" in inspect.getdoc(methods.CATALOGUE[name]) or name in ("dense", "static")
+        assert getattr(methods, name) is methods.CATALOGUE[name]
 
 
-def needs_end(name):
-    return {} if name in ("dense", "static", "set") else {"end_step": 10_000}
+def made(name):
+    """A method with what it requires and its defaults beside."""
+    known = methods.hyperparameters(name)
+    given = dict(sparsity=0.9, end_step=10_000, prune_step=5_000)
+    return methods.get(
+        name, **{n: v for n, v in given.items() if n in known and not (name == "set" and n == "end_step")}
+    )
 
 
 def test_defaults_of_the_papers():
     rigl = methods.hyperparameters("rigl")
     assert (rigl["update_period"], rigl["drop_fraction"], rigl["drop_schedule"]) == (100, 0.3, "cosine")
     assert (rigl["drop"], rigl["grow"], rigl["distribution"]) == ("magnitude", "gradient", "erk")
-    made = {n: methods.get(n, sparsity=0.9, **needs_end(n)) for n in methods.names() if n != "dense"}
-    assert {n: m.update_order for n, m in made.items()} == {
+    seven = {n: made(n) for n in ("static", "set", "rigl", "rigl_itop", "mest", "dst_ee")}
+    assert {n: m.update_order for n, m in seven.items()} == {
         "static": "skip", "set": "skip", "rigl": "skip", "mest": "skip", "dst_ee": "skip",
         "rigl_itop": "step_then_update",
     }  # fmt: skip
-    assert made["rigl_itop"].ceil
-    assert made["rigl_itop"].updates.update_period == 4000
-    assert made["set"].drop_fraction.values.tolist() == [0.3]
-    assert {n for n, m in made.items() if m.counters} == {"dst_ee"}
+    assert seven["rigl_itop"].keep.ceil
+    assert seven["rigl_itop"].updates.update_period == 4000
+    assert seven["set"].keep.fractions.values.tolist() == [0.3]
+    assert {n for n in methods.names() if made(n).counters} == {"dst_ee"}
 
 
 def test_signatures_show_every_hyperparameter():
