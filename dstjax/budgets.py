@@ -14,7 +14,6 @@ import jax.numpy as jnp
 from dstjax.masks import part_of, share_of
 from dstjax.network import Network
 from dstjax.schedules import Fractions
-from dstjax.selection import count_true
 
 Keep = Callable[[Network], jax.Array]
 Regrow = Callable[[Network, jax.Array], jax.Array]
@@ -82,11 +81,6 @@ def share(counts: jax.Array, fraction: jax.Array) -> jax.Array:
     zero = jnp.zeros_like(fixed)
     limbs = [zero, zero, (fixed & 31) << 10, (fixed >> 5) & 0x7FFF, fixed >> 20]  # base 2**15, 60 bits behind the point
     return share_of(counts, jnp.stack(limbs)[:, None])
-
-
-def counts(masks: list[jax.Array]) -> jax.Array:
-    """True entries of each mask, int32[leaves]."""
-    return count_true(masks)
 
 
 def deal(total: jax.Array, shares: jax.Array, room: jax.Array) -> jax.Array:

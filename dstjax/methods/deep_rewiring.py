@@ -15,6 +15,7 @@ from dstjax.initial_masks.random import leaf_keys
 from dstjax.masks import zero_outside
 from dstjax.method import Method, catalogued, checked
 from dstjax.network import Memory, Network
+from dstjax.selection import count_true
 
 EVERY_STEP: dict[str, Any] = dict(update_period=1, start_step=0, end_step=None)
 
@@ -48,7 +49,7 @@ def _signs(weights: list[jax.Array], key: jax.Array) -> list[jax.Array]:
 
 
 def _alive(network: Network) -> jax.Array:
-    return budgets.counts([leaf.mask & (_theta(leaf) > 0) for leaf in network.leaves])
+    return count_true([leaf.mask & (_theta(leaf) > 0) for leaf in network.leaves])
 
 
 @catalogued()
@@ -138,7 +139,7 @@ def soft_deepr(*, noise: float = 1e-5, l1: float = 1e-5, learning_rate: float = 
 
     def positive(network: Network, kept: jax.Array) -> jax.Array:
         del kept
-        return jnp.maximum(budgets.counts([_theta(leaf) > 0 for leaf in network.leaves]), 1)
+        return jnp.maximum(count_true([_theta(leaf) > 0 for leaf in network.leaves]), 1)
 
     return Method(
         "soft_deepr",

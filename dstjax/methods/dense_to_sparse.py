@@ -13,6 +13,7 @@ from dstjax import budgets, criteria, schedules
 from dstjax._checks import check_choice, check_integer, check_number
 from dstjax.method import SCOPES, Method, catalogued, checked, fixed, rewiring, several_densities
 from dstjax.network import Network
+from dstjax.selection import count_true
 from dstjax.structures import WEIGHT
 
 
@@ -133,7 +134,7 @@ def granet(*, initial_sparsity: float = 0.5, prune_end_step: int | None = None, 
         kept, _ = WEIGHT.drop(
             [jnp.abs(leaf.weight) for leaf in leaves], [leaf.mask for leaf in leaves], stay, list, network.target
         )
-        return budgets.counts(kept)
+        return count_true(kept)
 
     return dataclasses.replace(
         base,

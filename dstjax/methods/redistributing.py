@@ -8,8 +8,10 @@ import jax.numpy as jnp
 
 from dstjax import budgets, criteria, schedules
 from dstjax._checks import check_number
+from dstjax.masks import part_of
 from dstjax.method import Method, catalogued, checked, rewiring
 from dstjax.network import Memory, Network
+from dstjax.selection import count_true
 
 
 class _Carry(NamedTuple):
@@ -65,7 +67,7 @@ def snfs(*, momentum: float = 0.9, redistribution: str = "momentum", **shared: A
         """Layers that are nearly dense and important drop no larger a share than their sparsity."""
         moving, inactive = network.active - move(network), network.sizes - network.active
         nearly_dense = (inactive * 5 < network.sizes) & (values(network) > 1 / len(network.leaves))
-        share = jax.vmap(budgets.part_of)(network.active, inactive, network.sizes)
+        share = jax.vmap(part_of)(network.active, inactive, network.sizes)
         whole = share * network.sizes == network.active * inactive
         least = jnp.minimum(moving, share + jnp.where(whole, 0, 1))
         return network.active - jnp.where(nearly_dense, least, moving)
@@ -89,7 +91,7 @@ def snfs(*, momentum: float = 0.9, redistribution: str = "momentum", **shared: A
 
     def remember(network: Network, kept: jax.Array, new: list[jax.Array]) -> Memory:
         carry = network.memory.shared
-        missing = (jnp.sum(network.target) - jnp.sum(budgets.counts(new))).astype(jnp.float32)
+        missing = (jnp.sum(network.target) - jnp.sum(count_true(new))).astype(jnp.float32)
         total, rounds = carry.total + missing, carry.rounds + 1
         adjustment = 0.25 * carry.adjustment + 0.75 * missing + total / rounds
         return network.memory._replace(shared=_Carry(adjustment, total, rounds))
@@ -137,7 +139,7 @@ def dsr(*, threshold: float = 1e-3, drop_fraction: float = 0.1, tolerance: float
     def keep(network: Network) -> jax.Array:
         h = network.memory.shared.threshold
         above = [leaf.mask & (jnp.abs(leaf.weight) >= h.astype(leaf.weight.dtype)) for leaf in network.leaves]
-        return jnp.maximum(budgets.counts(above), jnp.minimum(network.active, 1))
+        return jnp.maximum(count_true(above), jnp.minimum(network.active, 1))
 
     def regrow(network: Network, kept: jax.Array) -> jax.Array:
         room = network.sizes - network.active  # not where something was just dropped

@@ -15,6 +15,7 @@ from dstjax.criteria import Leaf
 from dstjax.masks import share_limbs, share_of, zero_outside
 from dstjax.method import SCOPES, Method, catalogued, checked, several_densities
 from dstjax.network import Memory, Network
+from dstjax.selection import count_true
 
 
 def _masked(step: jax.Array, memory: Memory) -> views.View:
@@ -107,13 +108,14 @@ def top_kast(*, exploration: float = 1.0, penalty: float = 1e-4, **scheduled: An
     fields = several_densities("top_kast", checked(**scheduled))
 
     def wider(leaves: list[Any], masks: list[jax.Array]) -> list[jax.Array]:
-        active = budgets.counts(masks)
+        active = count_true(masks)
         extra = share_of(active, jnp.array(share_limbs(exploration), jnp.uint32)[:, None])
         chosen = fields["structure"].grow([jnp.abs(w) for w in leaves], masks, [~m for m in masks], extra)
         return [m | c for m, c in zip(masks, chosen, strict=True)]
 
     def penalised(leaf: Leaf) -> jax.Array:
-        density = jnp.mean(leaf.mask, dtype=leaf.weight.dtype)
+        wide = jnp.promote_types(leaf.weight.dtype, jnp.float32)  # a mean in half precision would be coarse
+        density = jnp.mean(leaf.mask, dtype=wide).astype(leaf.weight.dtype)
         return leaf.gradient + penalty * jnp.where(leaf.mask, leaf.weight, leaf.weight / density)
 
     def within(leaf: Leaf) -> jax.Array:
@@ -194,7 +196,7 @@ def str_(
 
     def reached(network: Network, kept: jax.Array) -> jax.Array:
         above = [jnp.abs(leaf.weight) > jax.nn.sigmoid(leaf.memory.s) for leaf in network.leaves]
-        free = jnp.maximum(budgets.counts(above), 1)
+        free = jnp.maximum(count_true(above), 1)
         return free if final is None else jnp.where(network.step == final, network.target, free)
 
     def fold(leaf: Leaf, grown: jax.Array) -> jax.Array:

@@ -138,4 +138,3 @@ def test_the_small_rules():
     assert budgets.to_target(now, kept).tolist() == [1, 0]
     assert budgets.to(lambda network: network.initial)(now, kept).tolist() == [7, 4]
     assert int(budgets.pooled(budgets.to_target)(now, kept)) == 1
-    assert budgets.counts([jnp.array([True, False]), jnp.ones((2, 3), bool)]).tolist() == [1, 6]

@@ -13,7 +13,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import dstjax
-from dstjax import budgets, methods
+from dstjax import methods
 from dstjax.drop_and_grow import drop_and_grow_all
 from dstjax.structures import block, fan_in, n_m
 from tests import oracles, trees
@@ -437,4 +437,3 @@ def test_counts_are_those_that_the_structure_can_have():
     assert block(4, 2).counts(shapes, {"w": 3}) == {"w": 8}  # one block at least
     assert fan_in().counts(shapes, asked) == {"w": 24}
     assert block(4, 2).counts(shapes, {"w": jnp.int32(25)})["w"] == 24
-    assert budgets.counts([jnp.ones((8, 6), bool)]).tolist() == [48]
