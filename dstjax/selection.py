@@ -14,15 +14,18 @@ Order of scores: NaN < -inf < ... < -0.0 = 0.0 < ... < inf. Subnormals keep thei
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
 from dstjax.shards import Pieces, over_pieces
+
+Scalars = list[jax.Array]
 
 BITS_PER_PASS = 2  # three thresholds a pass: fastest on CPU, and quickest to compile
 
@@ -118,71 +121,100 @@ def _choose(
     group: list[int],
     bits_per_pass: int,
 ) -> list[jax.Array]:
-    """top_k_masks for keys of one dtype; ``group[i]`` is the budget in ``ks`` that tensor i draws on."""
+    """top_k_masks for keys of one dtype; ``group[i]`` is the budget in ``ks`` that tensor i draws on.
+
+    What kernels of whole tensors read comes as scalars out of a loop or a branch. As entries of a vector they would be
+    sliced within each kernel, and each slice makes another program; so tensors of equal shape share one, and compiling
+    takes half as long.
+    """
     dtype = keys[0].dtype
     of_tensor = jnp.array(group)
     every = jnp.uint32(2**32 - 1)
 
     # The largest threshold that at least k keys of the group reach. Besides it the loop carries, for each tensor, how
     # many keys reach it and how many lie above it.
-    def narrow(i: jax.Array, loop: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-        threshold, at_least, above = loop
-        candidates, shift, exist = _candidates(threshold, passes - 1 - i, bits_per_pass)
-        tests = [[key >= t for t in candidates[:, g]] for key, g in zip(keys, group, strict=True)]
+    def narrow(_: jax.Array, loop: tuple[jax.Array, Scalars, jax.Array, jax.Array]) -> Any:
+        unit, threshold, at_least, above = loop
+        digits, exist = _digits(unit, bits_per_pass)
+        tests = [[key >= threshold[g] + d for d in digits] for key, g in zip(keys, group, strict=True)]
         counts = pieces.total(_count_each(tests))
         reached = exist & (_by_group(counts, group, len(ks)) >= ks[None])
-        lower, upper = reached[:, of_tensor], (exist & ~reached)[:, of_tensor]
+        lower = reached if len(ks) == len(keys) else reached[:, of_tensor]
+        upper = exist & ~lower
         at_least = jnp.minimum(at_least, jnp.min(jnp.where(lower, counts, every), axis=0))
         above = jnp.maximum(above, jnp.max(jnp.where(upper, counts, jnp.uint32(0)), axis=0))
-        return threshold + (jnp.sum(reached, axis=0, dtype=dtype) << shift), at_least, above
+        return unit >> bits_per_pass, _advanced(threshold, reached, unit), at_least, above
 
-    passes = -(-jnp.iinfo(dtype).bits // bits_per_pass)
+    passes, unit = _passes(jnp.iinfo(dtype).bits, dtype, bits_per_pass)
     sizes = jnp.array(pieces.sizes, jnp.uint32)
-    start = (jnp.zeros(len(ks), dtype), sizes, jnp.zeros_like(sizes))
-    threshold, at_least, above = lax.fori_loop(0, passes, narrow, start)
+    start = (unit, [jnp.zeros((), dtype)] * len(ks), sizes, jnp.zeros_like(sizes))
+    _, threshold, at_least, above = lax.fori_loop(0, passes, narrow, start)
     equal = at_least - above
     room = _split_room(ks - _by_group(above[None], group, len(ks))[0], equal, group)
+    # No float is a candidate below key 1, so a threshold of 0 leaves room for nothing.
+    nobody = jnp.array([where is None for where in wheres]) & (jnp.stack(threshold)[of_tensor] == 0)
+    room = jnp.where(nobody, jnp.uint32(0), room)
 
-    # Both are computed where they are used: stored, they would cost a pass each.
-    def valid() -> list[jax.Array]:
-        return [key != 0 if where is None else where for key, where in zip(keys, wheres, strict=True)]
+    def ties(zero: Any = 0) -> list[jax.Array]:
+        same = [key == threshold[g] | jnp.asarray(zero, dtype) for key, g in zip(keys, group, strict=True)]
+        return _among(same, wheres)
 
-    def ties() -> list[jax.Array]:
-        return [(key == threshold[g]) & ok for key, ok, g in zip(keys, valid(), group, strict=True)]
-
-    last = lax.cond(
+    stop = lax.cond(
         jnp.any(equal > room),
-        lambda: _index_of_nth(pieces, ties(), room, bits_per_pass),
-        lambda: jnp.full(len(keys), jnp.iinfo(jnp.uint32).max, jnp.uint32),
+        lambda: _index_after(pieces, ties, room, bits_per_pass),
+        lambda: [jnp.uint32(2**32 - 1)] * len(keys),
     )
+    better = _among([key > threshold[g] for key, g in zip(keys, group, strict=True)], wheres)
     return [
-        ((key > threshold[g]) & ok) | (tie & (pieces.index(i, key) <= last[i]) & (room[i] > 0))
-        for i, (key, ok, tie, g) in enumerate(zip(keys, valid(), ties(), group, strict=True))
+        above | (tie & (pieces.index(i, key) < stop[i]))
+        for i, (key, above, tie) in enumerate(zip(keys, better, ties(), strict=True))
     ]
 
 
-def _index_of_nth(pieces: Pieces, flags: list[jax.Array], nth: jax.Array, bits_per_pass: int) -> jax.Array:
-    """The row-major index of the n-th True entry (n = 1, 2, ...) of each tensor, uint32[tensors]."""
+def _among(flags: list[jax.Array], wheres: Sequence[jax.Array | None]) -> list[jax.Array]:
+    return [flag if where is None else flag & where for flag, where in zip(flags, wheres, strict=True)]
 
-    def narrow(i: jax.Array, index: jax.Array) -> jax.Array:
-        candidates, shift, exist = _candidates(index, passes - 1 - i, bits_per_pass)
-        tests = [[flag & (pieces.index(n, flag) < t) for t in candidates[:, n]] for n, flag in enumerate(flags)]
+
+def _index_after(
+    pieces: Pieces, flags: Callable[[jax.Array], list[jax.Array]], n: jax.Array, bits_per_pass: int
+) -> Scalars:
+    """The highest row-major index of each tensor of ``flags(0)`` before which no more than n entries are True, uint32."""
+
+    def narrow(i: jax.Array, loop: tuple[jax.Array, Scalars]) -> tuple[jax.Array, Scalars]:
+        unit, index = loop
+        digits, exist = _digits(unit, bits_per_pass)
+        # What does not change from pass to pass XLA would compute before the loop and store, which takes a kernel and a
+        # pass for the flags of each tensor and for its indices. So it must not see that they do not change.
+        zero = lax.shift_right_logical(jnp.asarray(i, jnp.uint32), jnp.uint32(31))
+        found = [(f, pieces.index(t, f, one=zero | jnp.uint32(1))) for t, f in enumerate(flags(zero))]
+        tests = [[flag & (at < i + d) for d in digits] for (flag, at), i in zip(found, index, strict=True)]
         before = pieces.total(_count_each(tests))
-        return index + (jnp.sum(exist & (before < nth[None]), axis=0, dtype=index.dtype) << shift)
+        return unit >> bits_per_pass, _advanced(index, exist & (before <= n[None]), unit)
 
-    passes = -(-max(pieces.sizes).bit_length() // bits_per_pass)
-    return lax.fori_loop(0, passes, narrow, jnp.zeros(len(flags), jnp.uint32))
+    passes, unit = _passes(max(pieces.sizes).bit_length(), jnp.dtype(jnp.uint32), bits_per_pass)
+    return lax.fori_loop(0, passes, narrow, (unit, [jnp.uint32(0)] * len(n)))[1]
 
 
-def _candidates(found: jax.Array, digit: Any, bits_per_pass: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The numbers [candidates, lanes] to try next for a digit of ``bits_per_pass`` bits, their shift, and which exist.
+def _passes(bits: int, dtype: Any, bits_per_pass: int) -> tuple[int, jax.Array]:
+    """How many digits a number of so many bits has, and the value of one in the first of them."""
+    passes = max(1, -(-bits // bits_per_pass))
+    return passes, jnp.asarray(dtype.type(1 << (bits_per_pass * (passes - 1))))
 
-    The topmost digit may reach beyond the width of the integers; candidates that wrap around do not exist.
+
+def _digits(unit: jax.Array, bits_per_pass: int) -> tuple[Scalars, jax.Array]:
+    """What to add to a number to try the values 1, 2, ... of a digit, and which of them exist, bool[values, 1].
+
+    The topmost digit may reach beyond the width of the integers; what wraps around does not exist.
     """
-    shift = jnp.asarray(digit * bits_per_pass).astype(found.dtype)
-    steps = jnp.arange(1, 2**bits_per_pass, dtype=found.dtype)
-    exist = jnp.broadcast_to(((steps << shift) >> shift == steps)[:, None], (len(steps), len(found)))
-    return found[None] + (steps << shift)[:, None], shift, exist
+    values = np.arange(1, 2**bits_per_pass, dtype=unit.dtype)
+    exist = unit <= np.iinfo(unit.dtype).max // values
+    return [unit * v for v in values], exist[:, None]
+
+
+def _advanced(numbers: Scalars, tests: jax.Array, unit: jax.Array) -> Scalars:
+    """Each number with a unit more for every test of it, [values, numbers], that is passed."""
+    steps = jnp.sum(tests, axis=0, dtype=unit.dtype) * unit
+    return [n + s for n, s in zip(numbers, steps, strict=True)]
 
 
 def _count(tests: list[jax.Array]) -> list[jax.Array]:

@@ -35,16 +35,16 @@ class Pieces:
         ]
         return lax.psum(jnp.where(jnp.stack(first)[None], counts, jnp.zeros((), counts.dtype)), self.axes)
 
-    def index(self, tensor: int, piece: jax.Array) -> jax.Array:
-        """The row-major index in the whole tensor of each entry of its piece, uint32."""
+    def index(self, tensor: int, piece: jax.Array, one: Any = 1) -> jax.Array:
+        """The row-major index in the whole tensor of each entry of its piece, uint32; times ``one``, a uint32[]."""
         shape, spec = self.shapes[tensor], tuple(self.specs[tensor])
+        sharding = None if self.axes else jax.typeof(piece).sharding
         index = jnp.zeros((), jnp.uint32)
-        for axis in range(piece.ndim):
-            sharding = None if self.axes else jax.typeof(piece).sharding
+        for axis in (a for a in range(piece.ndim) if shape[a] > 1):
             at = lax.broadcasted_iota(jnp.uint32, piece.shape, axis, out_sharding=sharding)
             if self.axes and axis < len(spec) and spec[axis] is not None:
                 at = at + lax.axis_index(spec[axis]).astype(jnp.uint32) * jnp.uint32(piece.shape[axis])
-            index = index + at * jnp.uint32(math.prod(shape[axis + 1 :]))
+            index = index + at * (jnp.uint32(math.prod(shape[axis + 1 :])) * one)
         return index
 
 

@@ -59,6 +59,7 @@ class Weight:
     """Every weight for itself."""
 
     refills = False  # whether growth makes good what earlier updates could not place
+    exact = True  # whether dropping leaves as many as asked for in each leaf
 
     def counts(self, shapes: Mapping[str, tuple[int, ...]], counts: Mapping[str, Any]) -> dict[str, Any]:
         """All numbers are possible."""
@@ -106,6 +107,7 @@ class NM(Weight):
 
     n: int
     m: int
+    exact = False
 
     def __post_init__(self) -> None:
         check_integer("n", self.n, 1)
@@ -170,6 +172,7 @@ class Block(Weight):
 
     h: int
     w: int
+    exact = False
 
     def __post_init__(self) -> None:
         check_integer("h", self.h, 1)
@@ -240,6 +243,7 @@ class FanIn(Weight):
     """
 
     ablation: float = 0.3
+    exact = False
     refills = True  # as many neurons as divide the budget with a rest leave the rest out until the next update
 
     def __post_init__(self) -> None:
