@@ -178,7 +178,7 @@ def _among(flags: list[jax.Array], wheres: Sequence[jax.Array | None]) -> list[j
 def _index_after(
     pieces: Pieces, flags: Callable[[jax.Array], list[jax.Array]], n: jax.Array, bits_per_pass: int
 ) -> Scalars:
-    """The highest row-major index of each tensor of ``flags(0)`` before which no more than n entries are True, uint32."""
+    """The highest row-major index of each tensor of ``flags(0)`` before which at most n entries are True, uint32."""
 
     def narrow(i: jax.Array, loop: tuple[jax.Array, Scalars]) -> tuple[jax.Array, Scalars]:
         unit, index = loop

@@ -198,7 +198,7 @@ def _method(config: ConfigDict, defaults: ConfigDict, steps: int) -> tuple[dstja
     if config.method == "set" and "epsilon" in given and config.get("sparsity") == defaults.get("sparsity"):
         given.pop("sparsity", None)
     shown = {n: v for n, v in {**accepted, **given}.items() if isinstance(v, str | int | float)}
-    resolved = {n: _resolved(n, v) if n in (*RULES, "structure") else v for n, v in given.items()}
+    resolved = {n: _resolved(n, v) if n in (*RULES, "structure", "maskable") else v for n, v in given.items()}
     return dstjax.methods.get(config.method, **resolved), shown
 
 
@@ -207,6 +207,8 @@ def _resolved(field: str, value: Any) -> Any:
         return value
     if field == "structure":
         return _structure(value)
+    if field == "maskable":
+        return _maskable(value)
     if field == "distribution" and value.lstrip().startswith("{"):
         try:
             return json.loads(value)
@@ -257,6 +259,17 @@ def _structure(text: str) -> Any:
         return makers[found[1]](*numbers)
     except TypeError as error:
         raise ValueError(f"structure={text!r} is not accepted: {error}.") from None
+
+
+def _maskable(pattern: str) -> Callable[[str, Any], bool]:
+    """Of leaves of two or more dimensions those whose path has a match."""
+    try:
+        fits = re.compile(pattern).search
+    except re.error as error:
+        raise ValueError(
+            f"maskable={pattern!r} is not accepted; as a regular expression of paths it fails: {error}."
+        ) from None
+    return lambda path, leaf: len(leaf.shape) >= 2 and fits(path) is not None
 
 
 def _seeds(value: Any) -> list[int]:

@@ -25,6 +25,7 @@ def iee(
     drop_fraction: float = 0.3,
     drop_schedule: str | schedules.StepFunction = "exponential",
     importance: str = "magnitude",
+    growth: str = "importance",
     explore_from: str = "mru",
     freeze: bool = True,
     scope: str = "layer",
@@ -50,6 +51,7 @@ def iee(
       drop_schedule: 'exponential', from ``drop_fraction`` to a hundredth of it; another name or a function as in
         :func:`dstjax.method.rewiring`, of the step before the cycle. A budget that rounds to nothing still explores.
       importance: 'magnitude', or 'taylor' for abs(w * g).
+      growth: 'importance', or 'random' for an ablation: what was explored is then not asked.
       explore_from: 'mru'; or 'zero', which sets the inactive weights to zero at each prune.
       freeze: False trains the active weights too while the inactive ones are explored.
       scope: 'global' ranks all layers together when pruning and when growing, so that layer densities move.
@@ -65,6 +67,7 @@ def iee(
         raise ValueError(f"stages={stages!r} is not accepted; expected three numbers of steps that add up to "
                          f"update_period={update_period}.")  # fmt: skip
     check_choice("importance", importance, IMPORTANCES)
+    check_choice("growth", growth, ("importance", "random"))
     check_choice("explore_from", explore_from, ("mru", "zero"))
     check_choice("scope", scope, SCOPES)
     if not isinstance(freeze, bool):
@@ -108,7 +111,7 @@ def iee(
         keep=keep,
         regrow=regrow,
         drop=IMPORTANCES[importance],
-        grow=IMPORTANCES[importance],
+        grow=IMPORTANCES[importance] if growth == "importance" else criteria.random,
         scope=scope,
         counts="reached" if scope == "layer" else "total",
         update_order="step_then_update",

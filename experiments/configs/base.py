@@ -8,7 +8,8 @@ from experiments.configs import fields
 def base() -> ConfigDict:
     """The fields, not locked. A field that is None leaves the matter to the method, the model or the data."""
     # Every hyper-parameter of every method is a field, see dstjax.methods.hyperparameters(name). Rules may be given as
-    # module:function, a distribution as '{"regex": density, ...}', a structure as 'n_m(2, 4)'.
+    # module:function, a distribution as '{"regex": density, ...}', a structure as 'n_m(2, 4)', the leaves
+    # to mask as a regular expression of their paths.
     config = fields.hyperparameters()
     config.method = "rigl"
     config.end_percent = 75.0  # of all steps; where end_step is None

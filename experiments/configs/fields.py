@@ -16,9 +16,10 @@ TYPES: dict[str, type] = {
     "prune_end_step": int,
     "partitions": int,
     "stages": tuple,
+    "maskable": str,  # a regular expression: of the leaves that could be masked, those whose path it fits are
     "structure": str,  # such as 'n_m(2, 4)', from dstjax.structures
 }
-NOT_HERE = ("maskable", "counters")  # functions, and what follows from others
+NOT_HERE = ("counters",)  # what follows from others
 
 
 def hyperparameters() -> ConfigDict:

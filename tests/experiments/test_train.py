@@ -147,12 +147,22 @@ def test_epochs_warm_up_and_steps_of_the_learning_rate(small):
         (dict(devices=2, seeds_mode="vmap"), "seeds_mode='vmap' is not accepted"),
         (dict(label_smoothing=1.0), "label_smoothing=1.0 is not accepted"),
         (dict(structure="n_m(2"), "structure='n_m"),
+        (dict(maskable="(Dense"), "maskable='\\(Dense' is not accepted; as a regular expression of paths it fails"),
         (dict(optimizer__warmup_steps=48), "warmup_steps=48 is not accepted"),
     ],
 )
 def test_what_is_wrong_with_a_config_of_the_loop(fields, message, small):
     with pytest.raises(ValueError, match=message):
         train.configuration.plan(small(**fields))
+
+
+def test_maskable_is_a_pattern_of_paths(small):
+    plan = train.configuration.plan(small(maskable="^(?!Dense_1/)"))
+    params = {"Dense_0": {"kernel": jnp.ones((8, 8)), "bias": jnp.ones(8)}, "Dense_1": {"kernel": jnp.ones((8, 8))}}
+    masks = dstjax.get_masks(plan.make_tx(0).init(params))
+    assert masks["Dense_0"]["kernel"] is not None
+    assert masks["Dense_0"]["bias"] is None
+    assert masks["Dense_1"]["kernel"] is None
 
 
 @pytest.mark.parametrize("method", ["rigl", "dst_ee", "set", "dense"])

@@ -363,6 +363,29 @@ def test_groups_are_whole_again_after_each_cycle():
     assert short == 2 * 3 * 4  # two leaves, three cycles, four calls from prune to grow
 
 
+def test_random_growth_does_not_ask_what_was_learnt():
+    """One weight of 32 is pruned and one grown: by importance the largest inactive one, at random mostly another."""
+
+    def grows_the_largest(growth, seed):
+        method = methods.iee(
+            sparsity=0.5, distribution="uniform", update_period=4, stages=(2, 1, 1), end_step=4, drop_fraction=0.04,
+            growth=growth,
+        )  # fmt: skip
+        tx = dstjax.sparsify(optax.sgd(0.0), method, seed=seed)
+        params = {"w": jnp.asarray(np.random.default_rng(seed).standard_normal((8, 8)), jnp.float32)}
+        state, active = tx.init(params), []
+        for _ in range(4):
+            active.append(np.asarray(dstjax.get_masks(state)["w"]))
+            _, state = tx.update(params, state, params)
+        assert [m.sum() for m in active] == [32, 31, 31, 32]
+        before, after = active[2:]
+        size = np.abs(np.asarray(params["w"]))
+        return bool(size[after & ~before] == size[~before].max())
+
+    assert all(grows_the_largest("importance", seed) for seed in range(6))
+    assert not all(grows_the_largest("random", seed) for seed in range(6))
+
+
 @pytest.mark.parametrize(
     ("changes", "pattern"),
     [
@@ -376,6 +399,7 @@ def test_groups_are_whole_again_after_each_cycle():
         (dict(drop_fraction=1.5), "drop_fraction=1.5 is not accepted"),
         (dict(drop_schedule="exponentiel"), "drop_schedule='exponentiel' is not known"),
         (dict(importance="gradient"), "importance='gradient' is not known"),
+        (dict(growth="gradient"), "growth='gradient' is not known"),
         (dict(explore_from="MRU"), "explore_from='MRU' is not known"),
         (dict(freeze=1), "freeze=1 is not accepted; expected True or False"),
         (dict(scope="all"), "scope='all' is not known"),
