@@ -11,11 +11,17 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from experiments import hosts
+
 Tree = Any
 
 
 class Checkpoints:
-    """The checkpoints of one run: a tree of NumPy arrays and a JSON record at each saved step."""
+    """The checkpoints of one run: a tree of NumPy arrays and a JSON record at each saved step.
+
+    Of several processes, which all have the tree whole, the first alone writes and reads: only its host has to see the
+    directory. All of them make the same calls.
+    """
 
     def __init__(self, directory: Path, run: dict[str, Any], *, keep: int = 3) -> None:
         """Opens a directory.
@@ -27,13 +33,21 @@ class Checkpoints:
         """
         self.directory = directory.absolute()
         self.run = run
+        self.manager: Any = None
+        if not hosts.is_first():
+            return
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        if hosts.several():  # orbax makes no directory for some of the processes
+            self.directory.mkdir(parents=True, exist_ok=True)
+            alone = ocp.options.MultiprocessingOptions(0, {0}, "first")
+            options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=False, multiprocessing_options=alone)
         with _quiet():
-            self.manager = ocp.CheckpointManager(
-                self.directory, options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-            )
+            self.manager = ocp.CheckpointManager(self.directory, options=options)
 
     def save(self, step: int, tree: Tree, record: dict[str, Any]) -> None:
         """Saves in the background; the step counts once all of it is on disk."""
+        if self.manager is None:
+            return
         # Orbax would drop or cast leaves in silence where the tree has changed, and does not check every byte.
         meta = {"run": self.run, "leaves": _describe(tree), "record": record}
         items = ocp.args.Composite(tree=ocp.args.StandardSave(_leaves(tree)), meta=ocp.args.JsonSave(meta))
@@ -52,6 +66,13 @@ class Checkpoints:
         Raises:
           ValueError: there are checkpoints, and none is whole.
         """
+        restored = hosts.from_first(lambda: self._newest(like))
+        if restored is None:
+            return None
+        step, leaves, record, damaged = restored
+        return step, jax.tree.unflatten(jax.tree.structure(like), leaves), record, damaged
+
+    def _newest(self, like: Tree) -> tuple[int, list[Any], dict[str, Any], list[str]] | None:
         damaged = []
         for step in sorted(self.manager.all_steps(), reverse=True):
             try:
@@ -60,7 +81,7 @@ class Checkpoints:
                 damaged.append(f"checkpoint {self.directory / str(step)} is not usable: {_first_line(error)}")
                 continue
             self._set_aside([newer for newer in self.manager.all_steps() if newer > step])
-            return step, tree, record, damaged
+            return step, jax.tree.leaves(tree), record, damaged
         if damaged:
             raise ValueError(
                 f"{'; '.join(damaged)}. No whole checkpoint is left; remove {self.directory.parent} to start over."
@@ -69,13 +90,15 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Waits for what is being saved, and raises if that has failed."""
-        with _quiet():
-            self.manager.wait_until_finished()
+        if self.manager is not None:
+            with _quiet():
+                self.manager.wait_until_finished()
 
     def close(self) -> None:
         """Waits for what is being saved."""
-        with _quiet():
-            self.manager.close()
+        if self.manager is not None:
+            with _quiet():
+                self.manager.close()
 
     def _set_aside(self, steps: list[int]) -> None:
         """Moves checkpoints out of the way of those to come."""

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments import hosts
 from experiments.data import Data, Position, Stream, batches, evaluation_batches
 from experiments.steps import Source
 
@@ -113,7 +114,7 @@ class Streamed:
             at = Position(self.seeds[group], self.epoch, number)
             known, iterator = self.running.get(group, (None, iter(())))
             if known != at:
-                iterator = batches(self.stream, self.batch_size, at)
+                iterator = batches(self.stream, self.batch_size, at, shard=hosts.shard())
             batch, after = next(iterator)
             self.running[group] = after, iterator
             yield Span(self._source(group, batch), self.rows, np.int32(0), np.int32(1))
@@ -123,13 +124,14 @@ class Streamed:
         return Source(x, y, self.mean, self.keys[network])
 
     def first(self, network: int) -> tuple[Source, np.ndarray, np.ndarray]:
-        batch, _ = next(batches(self.stream, self.batch_size, Position(self.seeds[network])))
+        batch, _ = next(batches(self.stream, self.batch_size, Position(self.seeds[network]), shard=hosts.shard()))
         rows = np.arange(self.batch_size)
         return self._source(network, batch), rows, rows
 
     def evaluation(self, group: int, split: str) -> Iterator[tuple[Source, Any, Any, Any]]:
-        for batch in evaluation_batches(self.stream, split, self.batch_size):
-            counts = np.asarray(batch["weight"]) > 0
+        size = len(getattr(self.stream, split))
+        for i, batch in enumerate(evaluation_batches(self.stream, split, self.batch_size, shard=hosts.shard())):
+            counts = i * self.batch_size + np.arange(self.batch_size) < size  # of all hosts, which have a share each
             yield self._source(group, batch), self.rows, np.int32(1), counts
 
 
@@ -137,20 +139,26 @@ def placing(devices: Sequence[jax.Device]) -> Callable[..., Any]:
     """A function that puts an array on the devices: whole on each, or spread over them.
 
     Its second argument says which axis is spread: 'data' the last one, that of the rows of a batch, 'batch' the first
-    one. An axis that the devices do not divide stays whole.
+    one, of which each of several processes gives its share. An axis that the devices do not divide stays whole.
     """
     if len(devices) == 1:
         return lambda x, kind=None: jnp.array(x)
-    mesh = jax.sharding.Mesh(np.array(devices), ("data",))
+    mesh = _mesh(devices)
 
     def place(x: Any, kind: str | None = None) -> Any:
         spec: list[str | None] = [None] * np.ndim(x)
         axis = {"data": -1, "batch": 0}.get(kind or "")
-        if axis is not None and np.shape(x)[axis] % len(devices) == 0:
+        put, times = (hosts.put_shares, jax.process_count()) if kind == "batch" else (hosts.put, 1)
+        if axis is not None and np.shape(x)[axis] * times % len(devices) == 0:
             spec[axis] = "data"
-        return jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.P(*spec)))
+        return put(x, jax.sharding.NamedSharding(mesh, jax.P(*spec)))
 
     return place
+
+
+def _mesh(devices: Sequence[jax.Device]) -> jax.sharding.Mesh:
+    """The devices in a row, those of each process side by side: its share of a batch is one piece."""
+    return jax.sharding.Mesh(np.array(sorted(devices, key=lambda d: d.process_index)), ("data",))
 
 
 def placing_params(devices: Sequence[jax.Device], spread: bool) -> Callable[[Any], Any]:
@@ -159,7 +167,7 @@ def placing_params(devices: Sequence[jax.Device], spread: bool) -> Callable[[Any
     n = len(devices)
     if n == 1:
         return lambda tree: tree
-    mesh = jax.sharding.Mesh(np.array(devices), ("data",))
+    mesh = _mesh(devices)
 
     def one(x: Any) -> Any:
         fits = [a for a in range(np.ndim(x)) if spread and x.shape[a] % n == 0 and x.size >= 2**10]
@@ -167,6 +175,6 @@ def placing_params(devices: Sequence[jax.Device], spread: bool) -> Callable[[Any
             return place(x)
         axis = max(fits, key=lambda a: x.shape[a])
         spec = ["data" if a == axis else None for a in range(x.ndim)]
-        return jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.P(*spec)))
+        return hosts.put(x, jax.sharding.NamedSharding(mesh, jax.P(*spec)))
 
     return lambda tree: jax.tree.map(one, tree)

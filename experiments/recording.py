@@ -79,6 +79,20 @@ class Metrics:
             self.writer.close()
 
 
+class NoMetrics:
+    """What every process but the first writes of a run on several: nothing."""
+
+    def write(self, kind: str, step: int, epoch: float, **values: Any) -> None:
+        """Writes nothing."""
+
+    def size(self) -> int:
+        """Nothing."""
+        return 0
+
+    def close(self) -> None:
+        """Closes nothing."""
+
+
 class Progress:
     """Loss, accuracy and exploration rate while training: a bar on a terminal, elsewhere a line now and then."""
 

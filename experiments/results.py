@@ -3,7 +3,7 @@
 import io
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -13,12 +13,25 @@ import dstjax
 from experiments import costing
 from experiments.configuration import Plan
 from experiments.data import Data
-from experiments.recording import Metrics, to_json, write_atomically
+from experiments.recording import Metrics, NoMetrics, to_json, write_atomically
 from experiments.training import Epoch, Trainer
 
 
+class Measured(NamedTuple):
+    """What the networks are at the end; arrays have a leading axis of seeds."""
+
+    topology: dict[str, np.ndarray]
+    test: tuple[np.ndarray, np.ndarray]  # loss and accuracy
+    validation: tuple[np.ndarray, np.ndarray]
+
+
+def measure(trainer: Trainer) -> Measured:
+    """Looks at the networks, on all processes together."""
+    return Measured(trainer.topology(), trainer.evaluate("test"), trainer.evaluate("validation"))
+
+
 def record_epoch(
-    metrics: Metrics,
+    metrics: Metrics | NoMetrics,
     epoch: Epoch,
     step: int,
     batches: int,
@@ -54,7 +67,7 @@ def record_epoch(
     )
 
 
-def record_evaluation(metrics: Metrics, trainer: Trainer, split: str, step: int) -> None:
+def record_evaluation(metrics: Metrics | NoMetrics, trainer: Trainer, split: str, step: int) -> None:
     """Writes the loss and accuracy of every seed on a split."""
     loss, accuracy = trainer.evaluate(split)
     metrics.write("eval", step, step / trainer.batches, split=split, loss=loss, accuracy=accuracy)
@@ -63,18 +76,17 @@ def record_evaluation(metrics: Metrics, trainer: Trainer, split: str, step: int)
 def summarise(
     config: ConfigDict,
     plan: Plan,
-    trainer: Trainer,
+    measured: Measured,
+    batches: int,
     table: dstjax.Summary,
     updates: int,
     records: Path,
 ) -> dict[str, Any]:
-    """What summary.json holds, without the time; ``records`` is metrics.jsonl."""
-    topology = trainer.topology()
+    """What summary.json holds, without the time; ``batches`` are those of an epoch, ``records`` is metrics.jsonl."""
+    topology, (test_loss, test_accuracy), (validation_loss, validation_accuracy) = measured
     rows = table.masked or [row for row in table.leaves if len(row.shape) >= 2]
     weights = sum(row.size for row in rows)
     active = int(topology["active"][0].sum()) if table.masked else weights
-    test_loss, test_accuracy = trainer.evaluate("test")
-    validation_loss, validation_accuracy = trainer.evaluate("validation")
     asked = plan.hyperparameters.get("sparsity")
     layers = [
         {
@@ -104,7 +116,7 @@ def summarise(
         "exploration_rate": topology["exploration_rate"],
         "exploration_rate_mean": topology["exploration_rate"].astype(np.float64).mean(),
         "steps": plan.steps,
-        "epochs": plan.steps / trainer.batches,
+        "epochs": plan.steps / batches,
         "mask_updates": updates,
         "hyperparameters": plan.hyperparameters,
         "seeds_mode": plan.mode,

@@ -7,6 +7,11 @@ An interrupted run goes on where its last checkpoint was when the same command i
 config.json, metrics.jsonl, summary.json, masks.npz (the first masked layer) and checkpoints/. A growth rule of your own
 is a function of one leaf in a file in the current directory: ``--config.grow=module:function``.
 
+On several hosts, or in several processes on one, the same command is started on each of them, with
+``--config.devices=all`` and either JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and
+JAX_PROCESS_ID in the environment or, where JAX knows the cluster (Slurm, Open MPI, Kubernetes, Cloud TPU),
+``--distributed=cluster``. Process 0 alone writes to DIR, and prints.
+
 Exit status: 0; 1 where the loss is no longer finite; 2 for anything wrong with the arguments, the config or DIR.
 """
 
@@ -17,15 +22,15 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
 import dstjax
-from experiments import command_line, configuration, results
+from experiments import command_line, configuration, hosts, results
 from experiments.checkpoint import Checkpoints
-from experiments.recording import Metrics, Progress, to_json, write_atomically
+from experiments.recording import Metrics, NoMetrics, Progress, to_json, write_atomically
 from experiments.training import Epoch, Trainer
 
 Summary = dict[str, Any]
@@ -65,10 +70,11 @@ def train_and_evaluate(
       DivergedError: the loss is no longer finite.
     """
     start = time.perf_counter()
-    plan = configuration.plan(config, defaults)
     workdir = Path(workdir)
     identity = configuration.identity(config)
-    finished = look(workdir, identity)
+    quiet = quiet or not hosts.is_first()
+    plan = hosts.together(lambda: plan_of_all(config, defaults))
+    finished = hosts.from_first(lambda: look(workdir, identity))
     if finished is not None:
         if not quiet:
             print(f"{workdir}: this run is finished; nothing to do.")
@@ -88,17 +94,18 @@ def train_and_evaluate(
         accumulate=config.accumulate,
     )
     with contextlib.ExitStack() as stack:
-        stack.enter_context(claim(workdir, identity))
+        stack.enter_context(hosts.together(lambda: claim(workdir, identity)))
         table = dstjax.summary(trainer.network(0).params, trainer.network(0).opt_state)
         if not quiet:
             print(
                 f"{config.method}, {len(plan.seeds)} seed(s), {plan.mode}; {plan.data.provenance}\n{table}", flush=True
             )
         initial = trainer.pictures() if table.masked else {}
-        checkpoints = Checkpoints(workdir / "checkpoints", configuration.without_display(identity))
+        run = configuration.without_display(identity)
+        checkpoints = hosts.together(lambda: Checkpoints(workdir / "checkpoints", run))
         stack.callback(checkpoints.close)
         done = resume(trainer, checkpoints, workdir, quiet)
-        metrics = Metrics(workdir, done.metrics_bytes, done.step, config.tensorboard, plan.seeds)
+        metrics = hosts.together(lambda: records(workdir, done, config.tensorboard, plan.seeds))
         stack.callback(metrics.close)
         progress = Progress(plan.steps, done.step, config.log_every_epochs, quiet)
         stack.callback(progress.close)
@@ -118,13 +125,47 @@ def train_and_evaluate(
                 seconds = done.seconds + time.perf_counter() - start
                 checkpoints.save(step, trainer.state(), Done(step, seconds, metrics.size(), updates)._asdict())
         results.record_evaluation(metrics, trainer, "test", step)
-        checkpoints.wait()
-        summary = results.summarise(config, plan, trainer, table, updates, workdir / "metrics.jsonl")
-        summary["seconds"] = round(done.seconds + time.perf_counter() - start, 3)
-        if initial:
-            results.save_pictures(workdir / "masks.npz", table.masked[0].path, initial, trainer.pictures())
-        write_atomically(workdir / "summary.json", to_json(summary, indent=1).encode() + b"\n")
-    return summary
+        hosts.together(checkpoints.wait)
+        measured = results.measure(trainer)
+        final = trainer.pictures() if initial else {}
+
+        def finish() -> Summary:
+            summary = results.summarise(
+                config, plan, measured, trainer.batches, table, updates, workdir / "metrics.jsonl"
+            )
+            summary["seconds"] = round(done.seconds + time.perf_counter() - start, 3)
+            if initial:
+                results.save_pictures(workdir / "masks.npz", table.masked[0].path, initial, final)
+            write_atomically(workdir / "summary.json", to_json(summary, indent=1).encode() + b"\n")
+            return summary
+
+        return hosts.from_first(finish)
+
+
+def plan_of_all(config: ConfigDict, defaults: ConfigDict | None) -> configuration.Plan:
+    """The plan of a run, the same on all of its processes.
+
+    Raises:
+      ValueError: of the config, or the processes were started with different ones or with devices left out.
+    """
+    identity = configuration.identity(config)
+    different = configuration.differences(identity, hosts.from_first(lambda: identity))
+    if different:
+        raise ValueError(f"this process and process 0 differ in {', '.join(different)}; give all the same command.")
+    plan = configuration.plan(config, defaults)
+    hosts.check_devices(plan.devices)
+    return plan
+
+
+def records(workdir: Path, done: Done, tensorboard: bool, seeds: Sequence[int]) -> Metrics | NoMetrics:
+    """Where the records of this process go from the last checkpoint on.
+
+    Raises:
+      ValueError: there are fewer than the checkpoint has seen.
+    """
+    if not hosts.is_first():
+        return NoMetrics()
+    return Metrics(workdir, done.metrics_bytes, done.step, tensorboard, seeds)
 
 
 def resume(trainer: Trainer, checkpoints: Checkpoints, workdir: Path, quiet: bool) -> Done:
@@ -135,11 +176,11 @@ def resume(trainer: Trainer, checkpoints: Checkpoints, workdir: Path, quiet: boo
     """
     restored = checkpoints.restore(trainer.state())
     if restored is None:
-        if (workdir / "metrics.jsonl").exists() and not quiet:
+        if not quiet and (workdir / "metrics.jsonl").exists():
             print(f"{workdir}: interrupted before its first checkpoint; starting from step 0.")
         return Done(0, 0.0, 0, 0)
     step, state, record, damaged = restored
-    for line in damaged:  # even when quiet: it is not what the caller thinks it is
+    for line in damaged if hosts.is_first() else []:  # even when quiet: it is not what the caller thinks it is
         print(f"{line}; going on from {checkpoints.directory / str(step)}.", file=sys.stderr)
     if not quiet:
         print(f"{workdir}: going on from the checkpoint at step {step}.")
@@ -164,12 +205,16 @@ def look(workdir: Path, identity: dict[str, Any]) -> Summary | None:
     return _read_json(path) if path.exists() else None
 
 
-def claim(workdir: Path, identity: dict[str, Any]) -> IO[str]:
+def claim(workdir: Path, identity: dict[str, Any]) -> contextlib.AbstractContextManager[Any]:
     """Makes the workdir this run's, and this process's for as long as the file that is returned stays open.
+
+    Of several processes the first one does so for all; its host alone has to see the workdir.
 
     Raises:
       ValueError: it cannot be made or written to, or another process trains in it.
     """
+    if not hosts.is_first():
+        return contextlib.nullcontext()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         if not (workdir / "config.json").exists():
@@ -212,14 +257,13 @@ def check(
             )
 
 
-def parse(arguments: Sequence[str]) -> tuple[ConfigDict, ConfigDict, str]:
-    """The config, the config before the command line changed it, and the workdir; see :mod:`experiments.command_line`.
+def parse(arguments: Sequence[str]) -> tuple[ConfigDict, ConfigDict, dict[str, str]]:
+    """The config, the config before the command line changed it, and the options; see :mod:`experiments.command_line`.
 
     Raises:
       ValueError: an argument is missing, unknown or has a value that is not accepted.
     """
-    config, defaults, options = command_line.parse(arguments, {"workdir": None})
-    return config, defaults, options["workdir"]
+    return command_line.parse(arguments, {"workdir": None, "distributed": "environment"})
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -228,16 +272,19 @@ def main(arguments: Sequence[str]) -> int:
         print(__doc__)
         return 0
     try:
-        config, defaults, workdir = parse(arguments)
-        summary = train_and_evaluate(config, workdir, defaults=defaults)
+        config, defaults, options = parse(arguments)
+        hosts.join(options["distributed"])
+        summary = train_and_evaluate(config, options["workdir"], defaults=defaults)
     except (ValueError, DivergedError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 1 if isinstance(error, DivergedError) else 2
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
         return 130
-    accuracy = ", ".join(f"{100 * a:.2f}" for a in summary["test_accuracy"])
-    print(f"test accuracy {accuracy} % (mean {100 * summary['test_accuracy_mean']:.2f} %); see {workdir}/summary.json")
+    if hosts.is_first():
+        accuracy = ", ".join(f"{100 * a:.2f}" for a in summary["test_accuracy"])
+        mean, place = 100 * summary["test_accuracy_mean"], options["workdir"]
+        print(f"test accuracy {accuracy} % (mean {mean:.2f} %); see {place}/summary.json")
     return 0
 
 

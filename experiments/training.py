@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 import dstjax
-from experiments import feeds, pruning, steps
+from experiments import feeds, hosts, pruning, steps
 from experiments.data import Data, Stream
 from experiments.steps import Recipe, Source, Sums, TrainState, Tree
 
@@ -124,7 +124,7 @@ class Trainer:
         for g, state in enumerate(self.states):
             parts = []
             for source, rows, stop, counts in self.feed.evaluation(g, split):
-                results = jax.device_get(self.evaluation(state, source, rows, stop))
+                results = hosts.fetch(self.evaluation(state, source, rows, stop))
                 parts.append([r.reshape(-1, counts.size)[:, counts] for r in results])
             losses, right = (np.concatenate(r, axis=1) for r in zip(*parts, strict=True))
             found.append((losses, right))
@@ -142,14 +142,13 @@ class Trainer:
     def set_state(self, state: TrainState) -> None:
         """Goes on from what :meth:`state` has returned."""
         networks = [state] if self.batched else [_at(i, state) for i in range(len(self.seeds))]
-        self.states = [
-            jax.tree.map(
-                lambda x, like: jax.device_put(jnp.array(x), like.sharding) if self.spread else jnp.array(x),
-                network,
-                now,
-            )
-            for network, now in zip(networks, self.states, strict=True)
-        ]
+        self.states = [self._placed(*pair) for pair in zip(networks, self.states, strict=True)]
+
+    def _placed(self, network: TrainState, now: TrainState) -> TrainState:
+        """A state on the devices where the one of now lies."""
+        return jax.tree.map(
+            lambda x, like: hosts.put(jnp.array(x), like.sharding) if self.spread else jnp.array(x), network, now
+        )
 
     def topology(self) -> dict[str, np.ndarray]:
         """The topology of each network now, see :class:`Epoch`."""
@@ -167,8 +166,10 @@ class Trainer:
             given = None
             if self.method.pruner is not None and not self.method.prune_step:
                 source, rows, known = self.feed.first(i)
+                weights, source = hosts.local((params, source))
                 labels = known, np.asarray(source.y)[known]
-                given = pruning.masks(self.method, self.model, params, model_state, source, rows, labels)
+                given = pruning.masks(self.method, self.model, weights, model_state, source, rows, labels)
+                given = self.place_params(given) if hosts.several() else given
             # Not under jit: the number of active weights would make another program for each sparsity.
             opt_state = self.make_tx(jax.random.fold_in(jax.random.key(seed), 2), given).init(params)
             networks.append(TrainState(dstjax.apply_masks(params, opt_state), opt_state, model_state))
@@ -179,16 +180,18 @@ class Trainer:
 
     def _prune(self) -> None:
         """Prunes every network by its activations, in the middle of training."""
-        networks = []
+        networks, before = [], self.states
         for i in range(len(self.seeds)):
-            state = self.network(i)
             source, _, known = self.feed.first(i)
+            state, source = hosts.local((self.network(i), source))
             rows = pruning.some_of_each_class(known, np.asarray(source.y)[known])
             x = source.x[rows] - source.mean[None]
             found = pruning.sis(self.method, self.model, state.params, state.model_state, x)
             opt_state = dstjax.set_masks(state.opt_state, found.masks)
             networks.append(TrainState(dstjax.apply_masks(found.params, opt_state), opt_state, state.model_state))
         self.states = self._groups(networks)
+        if hosts.several():
+            self.states = [self._placed(*pair) for pair in zip(self.states, before, strict=True)]
 
     def _metrics(self) -> list[Any]:
         """What the methods read that adapt to the validation performance: accuracy, or the loss; None for others."""
@@ -206,7 +209,7 @@ class Trainer:
         return [jax.tree.map(lambda *x: stack(x), *values)]
 
     def _host(self, groups: list[Any]) -> Any:
-        fetched = jax.device_get(groups)
+        fetched = hosts.fetch(groups)
         return fetched[0] if self.batched else jax.tree.map(lambda *x: np.stack(x), *fetched)
 
     def _program(
