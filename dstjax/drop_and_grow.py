@@ -87,7 +87,7 @@ def drop_and_grow_all(
     kept, room = structure.drop(scores, masks, stay, lambda: [_scored(grow, leaf) for leaf in leaves], target)
     if not regrow_dropped:
         room = [r & ~m for r, m in zip(room, masks, strict=True)]
-    stayed = keep if structure.exact and scope == "layer" else count_true(kept)
+    stayed = keep if getattr(structure, "exact", False) and scope == "layer" else count_true(kept)
     n = active - stayed if regrow is None else regrow(stayed)
     budgets = n if jnp.ndim(n) else jnp.broadcast_to(n, active.shape)
     leaves = [

@@ -8,6 +8,8 @@ structure. Each one has these functions, on lists of leaves:
 * ``drop(scores, masks, keep, salient, target)``: the masks of what stays, and of where something may be grown;
 * ``grow(scores, kept, room, n)``: the masks of what is grown.
 
+It may say of itself that it is ``exact``, so that nobody needs to count what dropping left, and that it ``refills``.
+
 ``keep`` and ``n`` are int32[leaves], or scalars that are shared by all leaves in one ranking. Among equal scores the
 lower row-major index wins.
 """
