@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 CHUNK = 2**24  # bytes that are sent at once
-SHUTDOWN_SECONDS = 20  # a process that fails alone does not wait for the others, which wait for it
+SHUTDOWN_SECONDS = 60  # where a process fails alone it waits this long for the others, which wait for it
 
 
 def join(distributed: str, environment: Mapping[str, str] = os.environ) -> None:
