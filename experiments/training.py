@@ -169,7 +169,8 @@ class Trainer:
                 weights, source = hosts.local((params, source))
                 labels = known, np.asarray(source.y)[known]
                 given = pruning.masks(self.method, self.model, weights, model_state, source, rows, labels)
-                given = self.place_params(given) if hosts.several() else given
+                if hosts.several():  # whole on every device: the masks are counted on the host
+                    given = jax.tree.map(self.place, given)
             # Not under jit: the number of active weights would make another program for each sparsity.
             opt_state = self.make_tx(jax.random.fold_in(jax.random.key(seed), 2), given).init(params)
             networks.append(TrainState(dstjax.apply_masks(params, opt_state), opt_state, model_state))
