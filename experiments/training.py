@@ -237,7 +237,8 @@ class Program:
     compile each of them.
     """
 
-    compiled: dict[str, Any] = {}  # noqa: RUF012  # one for the process, on purpose
+    compiled: dict[str, Any] = {}  # noqa: RUF012  # one for the process, on purpose; the last used is last
+    most = 32  # that are kept: each takes hundreds of memory maps, of which Linux gives a process 65,530
 
     def __init__(self, function: Callable[..., Any], donate: tuple[int, ...] = ()) -> None:
         self.function, self.donate = function, donate
@@ -257,9 +258,10 @@ class Program:
             # The text lacks arguments that the program does not read, and the containers of the results.
             parts = (lowered.as_text(), str(lowered.args_info), str(lowered.out_tree), jax.default_backend())
             key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-            if key not in Program.compiled:
-                Program.compiled[key] = lowered.compile()
-            self.call = Program.compiled[key]
+            self.call = Program.compiled.pop(key, None) or lowered.compile()
+            Program.compiled[key] = self.call
+            while len(Program.compiled) > Program.most:
+                Program.compiled.pop(next(iter(Program.compiled)))
         return self.call(*args)
 
 
