@@ -247,6 +247,15 @@ def test_programs_that_do_not_read_their_arguments_are_not_shared_between_shapes
     assert training.Program(lambda x: {"b": x})(np.zeros(2)).keys() == {"b"}
 
 
+def test_the_programs_that_were_used_last_are_kept(monkeypatch):
+    monkeypatch.setattr(training.Program, "compiled", {})
+    monkeypatch.setattr(training.Program, "most", 2)
+    for power in (1, 2, 1, 3):
+        training.Program(lambda x, power=power: x**power)(np.ones(2))
+    first, last = training.Program.compiled.values()
+    assert [float(kept(np.full(2, 2.0))[0]) for kept in (first, last)] == [2, 8]
+
+
 def test_the_data_order_depends_on_seed_and_epoch_alone(small):
     plan = train.configuration.plan(small(seeds=(5, 6)))
     trainer, again = (
