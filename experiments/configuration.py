@@ -29,7 +29,7 @@ RUN_FIELDS = (
 # What a method without such a hyper-parameter may leave aside, as long as nobody has set it for this run.
 SHARED_FIELDS = (
     *("sparsity", "distribution", "update_period", "start_step", "end_step", "end_percent", "prune_percent"),
-    *("drop_fraction", "drop_schedule"),
+    *("drop_fraction", "drop_schedule", "structure", "maskable"),
 )
 NESTED_FIELDS = {
     "model": ("name", "sizes", "dtype"),
