@@ -1,5 +1,6 @@
 import collections
 import itertools
+import resource
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +8,8 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from experiments import data
+from experiments import data, train
+from experiments.configs import dst_ee_links_wiki_talk
 from experiments.data import embeddings, graphs, links
 from experiments.data.edges import Edges
 
@@ -143,3 +145,21 @@ def test_a_graph_without_times():
     assert found.split(0).test.tolist() == found.split(5).test.tolist()
     with pytest.raises(ValueError, match=r"no times.*embedding='spectral'"):
         links.of_edges(graph, "static", "paper", "walks")
+
+
+@pytest.mark.slow
+def test_a_graph_as_large_as_wiki_talk_from_its_file_to_an_epoch_of_training(tmp_path, monkeypatch):
+    """1.1 million nodes, 7.8 million edges: one to two minutes and 4 GiB on two cores."""
+    made = graphs.block_model(1_140_149, 7_833_140, seed=0)
+    (tmp_path / "wiki-talk-temporal.txt").write_text(lines(made))
+    nodes = len(np.unique([made.source, made.target]))
+    read = links.load("wiki_talk", tmp_path, "paper", (nodes, len(made.source)), embedding="spectral")
+    assert read.x.shape == (2 * 7_833_140, 16)
+    monkeypatch.setattr(data, "load", lambda name, **_: read)
+    config = dst_ee_links_wiki_talk.get_config()
+    with config.unlocked():
+        config.epochs, config.seeds = 1.0, 1
+    summary = train.train_and_evaluate(config, tmp_path / "run", quiet=True)
+    assert summary["steps"] == read.sizes[0] // 1024
+    assert summary["test_accuracy"][0] > 0.6
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 8 * 2**20  # KiB
