@@ -125,7 +125,7 @@ def _choose(
 
     What kernels of whole tensors read comes as scalars out of a loop or a branch. As entries of a vector they would be
     sliced within each kernel, and each slice makes another program; so tensors of equal shape share one, and compiling
-    takes half as long.
+    the update of a ResNet-50 takes about a quarter less.
     """
     dtype = keys[0].dtype
     of_tensor = jnp.array(group)
@@ -166,8 +166,8 @@ def _choose(
     )
     better = _among([key > threshold[g] for key, g in zip(keys, group, strict=True)], wheres)
     return [
-        above | (tie & (pieces.index(i, key) < stop[i]))
-        for i, (key, above, tie) in enumerate(zip(keys, better, ties(), strict=True))
+        best | (tie & (pieces.index(i, key) < stop[i]))
+        for i, (key, best, tie) in enumerate(zip(keys, better, ties(), strict=True))
     ]
 
 
@@ -187,7 +187,7 @@ def _index_after(
         # pass for the flags of each tensor and for its indices. So it must not see that they do not change.
         zero = lax.shift_right_logical(jnp.asarray(i, jnp.uint32), jnp.uint32(31))
         found = [(f, pieces.index(t, f, one=zero | jnp.uint32(1))) for t, f in enumerate(flags(zero))]
-        tests = [[flag & (at < i + d) for d in digits] for (flag, at), i in zip(found, index, strict=True)]
+        tests = [[flag & (at < start + d) for d in digits] for (flag, at), start in zip(found, index, strict=True)]
         before = pieces.total(_count_each(tests))
         return unit >> bits_per_pass, _advanced(index, exist & (before <= n[None]), unit)
 
