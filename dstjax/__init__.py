@@ -14,6 +14,7 @@ from dstjax import (
     statistics,
     structures,
 )
+from dstjax.aside import put_back, set_aside
 from dstjax.criteria import Leaf
 from dstjax.drop_and_grow import drop_and_grow
 from dstjax.method import Method
@@ -51,8 +52,10 @@ __all__ = [
     "masks",
     "methods",
     "metrics",
+    "put_back",
     "schedules",
     "selection",
+    "set_aside",
     "set_masks",
     "sparsify",
     "statistics",

@@ -209,10 +209,10 @@ def _deal(total: int, densities: Mapping[str, float], sizes: Mapping[str, int]) 
         for path in open_leaves[:missing]:
             counts[path] += 1
         missing -= min(missing, len(open_leaves))
-    for path in reversed(order):
-        while missing < 0 and counts[path] > 1 and densities[path] < 1:
-            counts[path] -= 1
-            missing += 1
+    for path in sorted(reversed(order), key=lambda p: densities[p] >= 1):  # dense layers last
+        spare = max(min(-missing, counts[path] - 1), 0)
+        counts[path] -= spare
+        missing += spare
     return counts
 
 
@@ -241,8 +241,15 @@ def _traced_counts(distribution: Any, shapes: Shapes, sizes: Mapping[str, int], 
     total = jnp.sum(n)
     missing = total - share_of(total, share_limbs(sparsity)) - jnp.sum(counts)
     rest = jnp.where(dense, -1, densities * n.astype(raw.dtype) - counts.astype(raw.dtype))
-    rank = jnp.sum(rest[None, :] > rest[:, None], axis=1)
-    return dict(zip(sizes, jnp.clip(counts + (rank < missing), 1, n), strict=True))
+    place = jnp.arange(len(sizes))
+    ahead = (rest[None, :] > rest[:, None]) | ((rest[None, :] == rest[:, None]) & (place[None, :] < place[:, None]))
+    counts = jnp.clip(counts + (jnp.sum(ahead, axis=1) < missing), 1, n)
+    # What is too much goes from the smallest remainders, and from dense layers last, whose rest is the smallest.
+    spare = counts - 1
+    later = jnp.where(dense[None, :] == dense[:, None], ahead.T, dense[:, None])
+    before = jnp.sum(jnp.where(later, spare[None, :], 0), axis=1)
+    surplus = jnp.sum(counts) - (total - share_of(total, share_limbs(sparsity)))
+    return dict(zip(sizes, counts - jnp.clip(surplus - before, 0, spare), strict=True))
 
 
 def _kernel_ratio(shape: tuple[int, ...]) -> float:

@@ -50,6 +50,7 @@ def drop_and_grow_all(
     *,
     drop: Criterion,
     grow: Criterion,
+    active: jax.Array | None = None,
     keep: jax.Array | None = None,
     regrow: Regrow | None = None,
     target: jax.Array | None = None,
@@ -64,6 +65,7 @@ def drop_and_grow_all(
       grow_keys: a PRNG key for the growth of each leaf.
       drop: the lowest-scored active weights go.
       grow: the highest-scored inactive weights come.
+      active: int32[leaves], how many weights are active in each; counted if omitted.
       keep: int32[leaves], how many active weights stay in each. By default all but the budget, and at least one.
       regrow: from how many have stayed in each leaf, int32[leaves], to how many are grown, int32[leaves]; or int32[] in
         one ranking over all leaves. Where there is no room for as many, fewer are grown. By default as many as
@@ -74,7 +76,8 @@ def drop_and_grow_all(
       structure: what is switched as one unit.
       regrow_dropped: whether what was just dropped may be grown again.
     """
-    active = count_true([leaf.mask for leaf in leaves])
+    if active is None:
+        active = count_true([leaf.mask for leaf in leaves])
     if keep is None:
         keep = active - jnp.clip(jnp.stack([leaf.budget for leaf in leaves]), 0, jnp.maximum(active - 1, 0))
     together = jnp.clip(jnp.sum(keep), 0, jnp.sum(active))  # a leaf may have fewer than its share, others more

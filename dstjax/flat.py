@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from dstjax import masks
 from dstjax._trees import Tree, is_hole, path_difference, path_name
+from dstjax.moments import Shapes
 from dstjax.network import Memory
 from dstjax.rewire import Topology
 from dstjax.state import SparseState, Tracked
@@ -27,6 +28,8 @@ class Flat(NamedTuple):
     @staticmethod
     def of(updates: Tree, state: SparseState, params: Tree) -> "Flat":
         """Flattens one call, and refuses trees and shapes that are not those of init."""
+        if state.masks is None:
+            raise ValueError("the masks of this state were set aside; call dstjax.put_back before tx.update.")
         treedef: Any
         flat, treedef = jax.tree_util.tree_flatten_with_path(params)
         stored = flatten_like(treedef, state.masks, "parameters", state.masks, params)
@@ -69,6 +72,12 @@ class Flat(NamedTuple):
     def masked(self, leaves: list[Any]) -> list[Any]:
         """The masked ones of all leaves."""
         return [leaves[i] for i in self.at]
+
+    @property
+    def shapes(self) -> Shapes:
+        """The shapes of the masked leaves by path, None for the others."""
+        found: Shapes = dict.fromkeys(self.all_names)
+        return found | {n: masks.shape(m) for n, m in zip(self.names, self.topology.masks, strict=True)}
 
     def tree(self, dense: list[Any], masked: list[Any]) -> Tree:
         """A tree with ``masked`` at the masked leaves and ``dense`` elsewhere."""

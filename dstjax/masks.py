@@ -193,6 +193,7 @@ def share_limbs(fraction: Any) -> Any:
         for _ in range(4):  # exact: powers of two, and differences of floats within a factor of two
             rest = (rest - digits[-1]) * 2**15
             digits.append(jnp.floor(rest))
+        digits[-1] = jnp.ceil(rest)  # or the decimal itself would be cut off with the last digit
         return jnp.stack(digits[::-1]).astype(jnp.uint32)
     fixed = _nudged(fraction)
     return tuple(fixed >> (15 * i) & 0x7FFF for i in range(5))
@@ -248,9 +249,12 @@ _SHARE_BITS = 60
 
 
 def _nudged(fraction: float) -> int:
-    """The fraction in fixed point, larger by 2**-50 of itself: that undoes the rounding of decimals to binary."""
+    """The fraction in fixed point, larger by 2**-50 of itself: that undoes the rounding of decimals to binary.
+
+    By one unit at least, since what is below a unit was cut off.
+    """
     fixed = int(fraction * 2.0**_SHARE_BITS)
-    return fixed + (fixed >> 50)
+    return fixed + max(fixed >> 50, min(fixed, 1))
 
 
 def _pairwise(a: Tree, b: Tree, of: Callable[[jax.Array, jax.Array], jax.Array]) -> dict[str, jax.Array]:

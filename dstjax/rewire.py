@@ -55,6 +55,7 @@ def rewire(method: Method, old: Topology, network: Network, grow_keys: list[jax.
         grow_keys,
         drop=method.drop,
         grow=method.grow,
+        active=network.active,
         keep=method.keep(network),
         regrow=asked,
         target=network.target,

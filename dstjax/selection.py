@@ -104,7 +104,11 @@ def top_k_masks(
 
 @jax.jit
 def count_true(masks: Sequence[jax.Array]) -> jax.Array:
-    """Number of True entries of each boolean tensor of a list, int32[len(masks)]; less than 2**31 each."""
+    """Number of True entries of each mask of a list, int32[len(masks)]; less than 2**31 each.
+
+    Args:
+      masks: boolean tensors, or bytes of 8 entries each as :func:`dstjax.masks.pack` makes them.
+    """
 
     def count(pieces: Pieces, masks: Sequence[jax.Array], *_: Any) -> jax.Array:
         return pieces.total(_count_each([[m] for m in masks]))[0].astype(jnp.int32)
@@ -220,13 +224,15 @@ def _advanced(numbers: Scalars, tests: jax.Array, unit: jax.Array) -> Scalars:
 def _count(tests: list[jax.Array]) -> list[jax.Array]:
     """True entries of each of several boolean tensors of one shape, in one pass: uint32[] each.
 
-    Of a single test the False ones too.
+    Of a single test, which may be stored eight to a byte, the False ones too.
 
     One variadic reduction: XLA:CPU turns a reduction of a single operand into a chain of small windows that
     materialises its operand and is about ten times slower, so a single test is counted beside its opposite (beside
     itself it would be merged into one operand again, and a count that nobody reads would be cut out).
     """
     operands = tests if len(tests) > 1 else [tests[0], ~tests[0]]
+    if tests[0].dtype != jnp.bool_:
+        operands = [lax.population_count(lax.bitcast_convert_type(t, jnp.uint8)) for t in operands]
     totals = lax.reduce(
         tuple(t.astype(jnp.uint32) for t in operands),
         tuple(jnp.zeros((), jnp.uint32) for _ in operands),
@@ -243,7 +249,7 @@ def _count_each(tests: list[list[jax.Array]]) -> jax.Array:
     rows = jnp.stack([c for test in zip(*counted, strict=True) for c in test]).reshape(-1, len(tests))
     if len(tests[0]) > 1:
         return rows
-    sizes = jnp.array([t[0].size for t in tests], jnp.uint32)
+    sizes = jnp.array([t[0].size * (1 if t[0].dtype == jnp.bool_ else 8) for t in tests], jnp.uint32)
     return jnp.minimum(rows[:1], sizes[None] - rows[1:])  # both are the same number
 
 

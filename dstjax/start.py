@@ -14,6 +14,7 @@ from dstjax._trees import Tree, is_hole, path_name
 from dstjax.initial_masks.random import active_counts, random_masks
 from dstjax.masks import floor_share
 from dstjax.method import Method
+from dstjax.moments import map_moments
 from dstjax.network import Memory
 from dstjax.rewire import counter_dtype
 from dstjax.state import SparseState, Tracked
@@ -103,6 +104,10 @@ def start(
     view = None if method.view is None else method.view(step, made)
     # Optimisers that keep a copy of the weights (schedule_free, lookahead) start sparse too.
     begin = [_masked(leaf, drawn.get(name) if view is None else None) for name, leaf in leaves.items()]
+    inner_state = inner.init(treedef.unflatten(begin))
+    if view is None:  # not all moments start at zero (adagrad's do not); those of inactive weights do
+        shapes = {n: tuple(leaves[n].shape) if n in drawn else None for n in names}
+        inner_state = map_moments(lambda n, x: _masked(x, drawn[n]), shapes, inner_state)
     return SparseState(
         step=step,
         masks=stored(lambda n: drawn[n]),
@@ -112,7 +117,7 @@ def start(
         tracked=tracked,
         memory=memory,
         view=view,
-        inner_state=inner.init(treedef.unflatten(begin)),
+        inner_state=inner_state,
     )
 
 

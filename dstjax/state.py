@@ -8,10 +8,9 @@ import numpy as np
 
 from dstjax import masks as masks_lib
 from dstjax._trees import Tree, is_hole, path_name
+from dstjax.moments import map_moments
 from dstjax.network import Memory
 from dstjax.views import straight_through
-
-Shapes = dict[str, tuple[int, ...] | None]  # by path, None where a leaf is left out
 
 
 class Tracked(NamedTuple):
@@ -52,6 +51,12 @@ def find(opt_state: Tree) -> SparseState:
             + ("pass the one of interest." if states else "was tx.init(params) made by dstjax.sparsify?")
         )
     return states[0]
+
+
+def replaced(opt_state: Tree, new: SparseState) -> Tree:
+    """An optimiser state with another sparse state in the place of its one."""
+    is_state = lambda x: isinstance(x, SparseState)  # noqa: E731
+    return jax.tree_util.tree_map(lambda x: new if is_state(x) else x, opt_state, is_leaf=is_state)
 
 
 def get_masks(opt_state: Tree) -> Tree:
@@ -179,9 +184,7 @@ def set_masks(opt_state: Tree, masks: Tree) -> Tree:
     inner = old.inner_state
     if old.view is None:
         inner = map_moments(lambda n, x: jnp.where(flags[n], x, jnp.zeros((), x.dtype)), shapes, inner)
-    changed = old._replace(masks=stored, counters=counters, tracked=tracked, inner_state=inner)
-    is_state = lambda x: isinstance(x, SparseState)  # noqa: E731
-    return jax.tree_util.tree_map(lambda x: changed if is_state(x) else x, opt_state, is_leaf=is_state)
+    return replaced(opt_state, old._replace(masks=stored, counters=counters, tracked=tracked, inner_state=inner))
 
 
 def check_sparse(params: Tree, opt_state_or_masks: Tree) -> bool:
@@ -220,33 +223,6 @@ def check_sparse(params: Tree, opt_state_or_masks: Tree) -> bool:
             "(dstjax.apply_masks), and let nothing change the updates after dstjax.sparsify."
         )
     return True
-
-
-def map_moments(change: Any, shapes: Shapes, inner_state: Tree) -> Tree:
-    """Maps ``change(name, moment)`` over the moments of some leaves in the state of any optimiser.
-
-    A moment is found by structure: an array of real or complex numbers whose path ends with the path of a leaf and that
-    has its shape. Leaves whose moments stay as they are have None for a shape: one of them may have a path that ends
-    with the path of another leaf. Momentum, second moments, accumulated gradients and copies of the parameters are all
-    such; factored moments and step counts are not.
-    """
-    longest_first = sorted(shapes, key=len, reverse=True)
-    endings = {name: name.split("/") if name else [] for name in longest_first}
-
-    def one(path: tuple[Any, ...], x: Any) -> Any:
-        if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.inexact):
-            return x
-        parts = path_name(path).split("/")
-        for name in longest_first:
-            ending = endings[name]
-            if not ending or parts[-len(ending) :] == ending:
-                if shapes[name] is None:
-                    return x
-                if x.shape == shapes[name]:
-                    return change(name, x)
-        return x
-
-    return jax.tree_util.tree_map_with_path(one, inner_state)
 
 
 def _has_view(opt_state_or_masks: Tree) -> bool:

@@ -14,15 +14,16 @@ from dstjax import masks
 from dstjax._trees import Tree
 from dstjax.criteria import Leaf
 from dstjax.flat import Flat, flatten_like
-from dstjax.held import update_filtered
+from dstjax.held import Recorded
 from dstjax.initial_masks.random import leaf_keys
 from dstjax.masks import StoredMask
 from dstjax.method import Method
+from dstjax.moments import map_both, map_moments, owners
 from dstjax.network import Memory, Network
 from dstjax.rewire import Topology, rewire
 from dstjax.selection import count_true
 from dstjax.start import initial_counts
-from dstjax.state import Shapes, SparseState, map_moments
+from dstjax.state import SparseState
 
 
 class Signals(NamedTuple):
@@ -49,6 +50,10 @@ class Signals(NamedTuple):
             if name != "full_gradient" and found is not None and not _is_finite(found):
                 raise ValueError(f"{name}={found!r} is not accepted; expected a finite number.")
         return Signals(**given)
+
+
+def _is_traced(tree: Any) -> bool:
+    return any(isinstance(x, jax.core.Tracer) for x in jax.tree_util.tree_leaves(tree))
 
 
 def _is_finite(x: Any) -> bool:
@@ -109,7 +114,7 @@ class _Call:
         step = self.state.step
         return Network(
             leaves,
-            active=count_true([leaf.mask for leaf in leaves]),
+            active=count_true(self.old.masks),
             initial=initial,
             target=target,
             sizes=jnp.array([w.size for w in weights], jnp.int32),
@@ -167,37 +172,58 @@ def _step_sparse(call: _Call, inner_update: Any) -> tuple[Tree, Topology, Any]:
         return call.rewired(at)
 
     new = _branch(call, rewired)
-    # What was active and stays so keeps its moments, and the rest only loses them when the masks change.
-    stays = [o & n for o, n in zip(old.masks, new.masks, strict=True)]
-    keep = [jnp.where(now, s, ~jnp.zeros_like(s)) for s in stays]
-    by_name = dict(zip(flat.names, keep, strict=True))
-
-    def reset(inner_state: Any) -> Any:
-        """Zeroes the moments of weights that were dropped or newly grown."""
-        return inner_state if now is False else map_moments(lambda n, x: _where(by_name[n], x, 0), shapes, inner_state)
-
-    shapes = {n: masks.shape(by_name[n]) if n in by_name else None for n in flat.all_names}
-    if order == "skip" and now is True:
-        updates, inner_state = [jnp.zeros_like(u) for u in flat.updates], reset(state.inner_state)
-    elif order == "skip" and now is not False:  # the inner optimiser does not see a step that is spent on the masks
-        names = jax.tree_util.tree_leaves(map_moments(lambda n, _: _Name(n), shapes, state.inner_state))
-        held = [
-            functools.partial(_hold, now, by_name.get(str(name)) if isinstance(name, _Name) else None, x)
-            for name, x in zip(names, jax.tree_util.tree_leaves(state.inner_state), strict=True)
-        ]
-        step = functools.partial(inner_step, old.masks)
-        updates, inner_state = update_filtered(step, held, weights, state.inner_state)
-        updates = [jnp.where(now, jnp.zeros((), u.dtype), u) for u in updates]
+    if order == "skip":
+        updates, inner_state = _step_or_skip(call, new, inner_step)
     elif order == "update_then_step":
-        kept = [_where(k, w, 0) for k, w in zip(keep, weights, strict=True)] if now is not False else weights
-        updates, inner_state = inner_step(new.masks, kept, reset(state.inner_state))
+        keep = _lasting(now, old.masks, new.masks)
+        kept = weights if keep is None else [_where(k, w, 0) for k, w in zip(keep, weights, strict=True)]
+        updates, inner_state = inner_step(new.masks, kept, _moments_within(flat, keep, state.inner_state))
     else:
         updates, inner_state = inner_step(old.masks, weights, state.inner_state)
-        inner_state = reset(inner_state)
+        inner_state = _moments_within(flat, _lasting(now, old.masks, new.masks), inner_state)
 
-    moving = stays if order == "step_then_update" else new.masks
+    moving = new.masks
+    if order == "step_then_update":  # what was grown had no part in the step
+        moving = [o & n for o, n in zip(old.masks, new.masks, strict=True)]
     sparse = [_where(m, u, -w) for m, u, w in zip(moving, flat.masked(updates), weights, strict=True)]
     return flat.tree(updates, _settled(call, new, sparse)), new, inner_state
+
+
+def _step_or_skip(call: _Call, new: Topology, step: Any) -> tuple[list[Any], Any]:
+    """The updates and the state of an inner optimiser that does not see a step that is spent on the masks.
+
+    Where the moments are read entry by entry, those of inactive weights are zero after every call. So those of grown
+    weights are zero already, those of dropped ones become so with the new masks, and the old masks are not read after
+    the branch, for which XLA would copy them.
+    """
+    flat, old, now, inner_state = call.flat, call.old.masks, call.now, call.state.inner_state
+    if now is True:
+        keep = _lasting(now, old, new.masks)
+        return [jnp.zeros_like(u) for u in flat.updates], _moments_within(flat, keep, inner_state)
+    if now is False and not _is_traced((call.weights, call.gradients, inner_state)):
+        updates, inner_state = step(old, call.weights, inner_state)
+        return updates, _moments_within(flat, old, inner_state)
+    # With the new masks also where they have just changed: what the step gives is not used then.
+    recorded = Recorded.of(functools.partial(step, new.masks), call.weights, inner_state)
+    # The norm of a moment may be read, and change with what is zeroed. Then it is only zeroed where nothing is used.
+    weight_of = owners(flat.shapes, inner_state)
+    is_entrywise = recorded.is_entrywise([name is not None for name in weight_of])
+    keep = new.masks if is_entrywise else _lasting(now, old, new.masks)
+    by_name: dict[Any, StoredMask] = {} if keep is None else dict(zip(flat.names, keep, strict=True))
+    held = [
+        functools.partial(_held, now, by_name.get(name), x)
+        for name, x in zip(weight_of, jax.tree_util.tree_leaves(inner_state), strict=True)
+    ]
+    updates, inner_state = recorded.run(held)
+    return updates if now is False else [jnp.where(now, jnp.zeros((), u.dtype), u) for u in updates], inner_state
+
+
+def _lasting(now: Any, old: list[StoredMask], new: list[StoredMask]) -> list[StoredMask] | None:
+    """What was active and stays so, in a mask update; all weights in a step without one, None if that is known."""
+    if now is False:
+        return None
+    stays = [o & n for o, n in zip(old, new, strict=True)]
+    return stays if now is True else [jnp.where(now, s, ~jnp.zeros_like(s)) for s in stays]
 
 
 def _step_dense(call: _Call, inner_update: Any) -> tuple[Tree, Topology, Any]:
@@ -227,13 +253,17 @@ def _step_dense(call: _Call, inner_update: Any) -> tuple[Tree, Topology, Any]:
     updates, inner_state = inner_step()
     if trainable is not None:
         may = dict(zip(flat.names, zip(trainable, old.masks, strict=True), strict=True))
-        shapes = {n: may[n][0].shape if n in may else None for n in flat.all_names}
-        inner_state = _merged(inner_state, state.inner_state, shapes, may)
+        inner_state = map_both(
+            lambda n, x, last: jnp.where(may[n][0], x, masks.zero_outside(last, masks.unpack(may[n][1]))),
+            flat.shapes,
+            inner_state,
+            state.inner_state,
+        )
     if method.trains_dense is not None:
         trains = method.trains_dense(state.step)
         dense = {n: None if i in flat.at else jnp.shape(flat.params[i]) for i, n in enumerate(flat.all_names)}
         updates = [u if i in flat.at else jnp.where(trains, u, jnp.zeros_like(u)) for i, u in enumerate(updates)]
-        inner_state = _held_moments(inner_state, state.inner_state, dense, trains)
+        inner_state = map_both(lambda _, x, last: jnp.where(trains, x, last), dense, inner_state, state.inner_state)
 
     def rewired() -> Topology:
         return call.rewired(optax.apply_updates(call.weights, flat.masked(inner_step()[0])))
@@ -263,43 +293,19 @@ def _settled(call: _Call, new: Topology, updates: list[jax.Array]) -> list[jax.A
     return [jnp.where(now, m.astype(u.dtype), u) for m, u in zip(moves, updates, strict=True)]
 
 
-def _merged(new: Any, old: Any, shapes: Shapes, may: dict[str, tuple[jax.Array, StoredMask]]) -> Any:
-    """The new moments of weights that may be trained; of others the old ones if they are active, else zero."""
-    olds = iter(_moments(old, shapes))
-
-    def one(name: str, x: jax.Array) -> jax.Array:
-        trained, active = may[name]
-        return jnp.where(trained, x, masks.zero_outside(next(olds), masks.unpack(active)))
-
-    return map_moments(one, shapes, new)
-
-
-def _held_moments(new: Any, old: Any, shapes: Shapes, trains: jax.Array) -> Any:
-    olds = iter(_moments(old, shapes))
-    return map_moments(lambda _, x: jnp.where(trains, x, next(olds)), shapes, new)
-
-
-def _moments(state: Any, shapes: Shapes) -> list[jax.Array]:
-    """The moments that ``map_moments`` finds, in its order."""
-    found: list[jax.Array] = []
-
-    def note(_: str, x: jax.Array) -> jax.Array:
-        found.append(x)
-        return x
-
-    map_moments(note, shapes, state)
-    return found
-
-
-class _Name(str):
-    """The path of the weight that a moment belongs to, in place of the moment."""
-
-
-def _hold(now: jax.Array, keep: StoredMask | None, old: Any, new: Any) -> Any:
-    """The new leaf of a state, or the old one where ``now``; zero outside ``keep`` if it is a moment."""
-    chosen = jnp.where(now, old, new)
+def _held(now: Any, keep: StoredMask | None, old: Any, new: Any) -> Any:
+    """The new leaf of a state, or the old one where ``now``; zero outside ``keep`` if there is such a mask."""
+    chosen = new if now is False else jnp.where(now, old, new)
     # A select here: with bits XLA computes the moment twice again, and copies the old one.
     return chosen if keep is None else jnp.where(masks.unpack(keep), chosen, jnp.zeros((), chosen.dtype))
+
+
+def _moments_within(flat: Flat, keep: list[StoredMask] | None, inner_state: Any) -> Any:
+    """The state of an optimiser with the moments of weights outside ``keep`` zero."""
+    if keep is None:
+        return inner_state
+    by_name = dict(zip(flat.names, keep, strict=True))
+    return map_moments(lambda n, x: _where(by_name[n], x, 0), flat.shapes, inner_state)
 
 
 def _where(mask: StoredMask, x: jax.Array, other: Any) -> jax.Array:

@@ -2,6 +2,7 @@
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -92,7 +93,7 @@ def test_er_and_erk_fix_the_total_to_the_last_weight(shapes, percent, kind):
         return
     counts = active_counts(kind, shapes, sparsity)
     total = sum(sizes.values())
-    assert sum(counts.values()) == total - oracles.share(total, sparsity)
+    assert sum(counts.values()) == max(total - oracles.share(total, sparsity), len(shapes))  # one each at least
     for n, count in counts.items():
         assert 1 <= count <= sizes[n]
         assert abs(count - densities[n] * sizes[n]) <= len(shapes) + 1
@@ -101,6 +102,21 @@ def test_er_and_erk_fix_the_total_to_the_last_weight(shapes, percent, kind):
         for b in shapes:
             if kind == "erk" and sum(shapes[a]) / sizes[a] > sum(shapes[b]) / sizes[b]:
                 assert densities[a] >= densities[b] - 1e-9
+
+
+@pytest.mark.parametrize("kind", ["er", "erk"])
+@pytest.mark.parametrize("sparsity", [0.13, 0.5, 0.77, 0.9])
+@pytest.mark.parametrize(
+    "shapes", [[(1, 1), (1, 7)], [(7, 9)] * 5, [(3, 3, 5, 7), (11, 13), (11, 13), (2, 3)], [(1, 2), (1, 2), (40, 50)]]
+)
+def test_a_traced_sparsity_fixes_the_same_total(kind, sparsity, shapes):
+    """Layers alike have remainders alike, and layers that round to dense leave the rest to the others."""
+    shapes = {f"layer{i}": s for i, s in enumerate(shapes)}
+    total = sum(math.prod(s) for s in shapes.values())
+    traced = jax.jit(lambda s: active_counts(kind, shapes, s))(jnp.float32(sparsity))
+    counts = {n: int(c) for n, c in traced.items()}
+    assert sum(counts.values()) == max(total - oracles.share(total, sparsity), len(shapes))  # one each at least
+    assert all(1 <= c <= math.prod(shapes[n]) for n, c in counts.items())
 
 
 def test_sparsity_zero_is_dense():

@@ -147,6 +147,8 @@ def test_floor_share_of_the_known_traps():
     assert masks.floor_share(1000, 0.999) == 999
     assert masks.floor_share(3, 1 / 3) == 1
     assert masks.floor_share(7, 1.0) == 7
+    assert masks.floor_share(781_250_000, 0.0001) == 78_125
+    assert masks.floor_share(2**32, 0.0) == 0
     assert masks.floor_share(7, 0.0) == 0
 
 
@@ -163,13 +165,16 @@ def test_the_traced_share_is_the_exact_one(counts, tenthousandths, ceil):
 @settings(max_examples=300)
 @given(st.integers(0, 2**31 - 1), st.floats(0, 1))
 def test_the_traced_share_of_any_float(count, fraction):
-    """For fractions that are no short decimals, floor and ceil of the binary number, up to the nudge of 2**-50."""
+    """For fractions that are no short decimals, floor and ceil of the binary number, up to the nudge.
+
+    It is 2**-50 of the fraction, and one unit of the last of 60 bits at least.
+    """
     limbs = jnp.array(masks.share_limbs(fraction), jnp.uint32)
     exact = Fraction(fraction) * count
     low = int(masks.share_of(jnp.int32(count), limbs))
     high = int(masks.share_of(jnp.int32(count), limbs, ceil=True))
     assert low == masks.floor_share(count, fraction)
-    assert low <= exact * (1 + Fraction(1, 2**50)) < low + 1 + Fraction(1, 2**20)
+    assert low <= exact * (1 + Fraction(1, 2**50)) + Fraction(count, 2**60) < low + 1 + Fraction(1, 2**20)
     assert high in (low, low + 1)
     # A rest below 2**-15 is taken for the rounding of an integer.
     assert (high == low) == (exact - low < Fraction(1, 2**15)) or abs(exact - low - Fraction(1, 2**15)) < 2**-18

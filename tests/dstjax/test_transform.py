@@ -226,7 +226,10 @@ def test_noise_does_not_reach_what_is_grown(order):
             for n, m in trees.names(dstjax.get_masks(state)).items():
                 grown = np.asarray(m & ~trees.names(old)[n])
                 assert grown.any()
-                assert trees.names(before)[n][grown].all()  # what was there is not what is found now
+                if order == "skip":  # moments of inactive weights are zero after every call
+                    assert not trees.names(before)[n][grown].any()
+                else:
+                    assert trees.names(before)[n][grown].all()  # what was there is not what is found now
                 if order == "update_then_step":  # it has seen one gradient since
                     np.testing.assert_allclose(moments[n][grown], gradients[n][grown] + 1.0, rtol=1e-6)
                     np.testing.assert_allclose(weights[n][grown], -0.1 * (gradients[n][grown] + 1.0), rtol=1e-6)

@@ -96,7 +96,7 @@ VALUES = st.sampled_from([0.0, 1.0, -1.0, 0.5, 2.0, np.nan])
 @given(
     st.lists(VALUES, min_size=6, max_size=6),
     st.lists(VALUES, min_size=8, max_size=8),
-    st.integers(0, 85),
+    st.integers(0, 83),  # at least one of the six weights of a
     st.sampled_from(["layer", "global"]),
 )
 def test_counts_are_exact_and_the_first_of_equals_wins(a, b, percent, scope):
