@@ -7,8 +7,8 @@ reach becomes the new threshold. Entries equal to the final threshold are taken 
 the same search on the index. All tensors of a list advance together in one loop, so a tree costs as many kernels
 per pass as it has leaves.
 
-Nothing is reshaped, sorted or gathered: a pass moves a few integers between the devices that hold a sharded tensor,
-k may be traced, and the result is the same bit for bit on one device and on many.
+Nothing is sorted or gathered, and no tensor reshaped that may be spread over devices: a pass moves a few integers
+between those that hold it, k may be traced, and the result is the same bit for bit on one device and on many.
 
 Order of scores: NaN < -inf < ... < -0.0 = 0.0 < ... < inf. Subnormals keep their own place.
 """
@@ -23,7 +23,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from dstjax.shards import Pieces, over_pieces
+from dstjax.shards import Pieces, line, over_pieces
 
 Scalars = list[jax.Array]
 
@@ -111,7 +111,7 @@ def count_true(masks: Sequence[jax.Array]) -> jax.Array:
     """
 
     def count(pieces: Pieces, masks: Sequence[jax.Array], *_: Any) -> jax.Array:
-        return pieces.total(_count_each([[m] for m in masks]))[0].astype(jnp.int32)
+        return pieces.total(_count_each([[line(m)] for m in masks]))[0].astype(jnp.int32)
 
     return over_pieces(count, masks, [None] * len(masks), None, whole=True)
 
@@ -132,36 +132,38 @@ def _choose(
     the update of a ResNet-50 takes about a quarter less.
     """
     dtype = keys[0].dtype
+    lines, candidates = [line(k) for k in keys], [None if w is None else line(w) for w in wheres]
     of_tensor = jnp.array(group)
     every = jnp.uint32(2**32 - 1)
 
     # The largest threshold that at least k keys of the group reach. Besides it the loop carries, for each tensor, how
     # many keys reach it and how many lie above it.
-    def narrow(_: jax.Array, loop: tuple[jax.Array, Scalars, jax.Array, jax.Array]) -> Any:
-        unit, threshold, at_least, above = loop
+    def narrow(i: jax.Array, loop: tuple[jax.Array, Scalars, Scalars, jax.Array, jax.Array]) -> Any:
+        unit, places, threshold, at_least, above = loop
         digits, exist = _digits(unit, bits_per_pass)
-        tests = [[key >= threshold[g] + d for d in digits] for key, g in zip(keys, group, strict=True)]
+        tests = [[key >= threshold[g] + d for d in digits] for key, g in zip(lines, group, strict=True)]
         counts = pieces.total(_count_each(tests))
         reached = exist & (_by_group(counts, group, len(ks)) >= ks[None])
         lower = reached if len(ks) == len(keys) else reached[:, of_tensor]
         upper = exist & ~lower
         at_least = jnp.minimum(at_least, jnp.min(jnp.where(lower, counts, every), axis=0))
         above = jnp.maximum(above, jnp.max(jnp.where(upper, counts, jnp.uint32(0)), axis=0))
-        return unit >> bits_per_pass, _advanced(threshold, reached, unit), at_least, above
+        places = _unseen(places, i)
+        return unit >> bits_per_pass, places, _advanced(threshold, places, reached, unit), at_least, above
 
     passes, unit = _passes(jnp.iinfo(dtype).bits, dtype, bits_per_pass)
     sizes = jnp.array(pieces.sizes, jnp.uint32)
-    start = (unit, [jnp.zeros((), dtype)] * len(ks), sizes, jnp.zeros_like(sizes))
-    _, threshold, at_least, above = lax.fori_loop(0, passes, narrow, start)
+    start = (unit, _places(len(ks)), [jnp.zeros((), dtype)] * len(ks), sizes, jnp.zeros_like(sizes))
+    _, _, threshold, at_least, above = lax.fori_loop(0, passes, narrow, start)
     equal = at_least - above
     room = _split_room(ks - _by_group(above[None], group, len(ks))[0], equal, group)
     # No float is a candidate below key 1, so a threshold of 0 leaves room for nothing.
     nobody = jnp.array([where is None for where in wheres]) & (jnp.stack(threshold)[of_tensor] == 0)
     room = jnp.where(nobody, jnp.uint32(0), room)
 
-    def ties(zero: Any = 0) -> list[jax.Array]:
-        same = [key == threshold[g] | jnp.asarray(zero, dtype) for key, g in zip(keys, group, strict=True)]
-        return _among(same, wheres)
+    def ties(zero: Any) -> list[jax.Array]:
+        same = [key == threshold[g] | jnp.asarray(zero, dtype) for key, g in zip(lines, group, strict=True)]
+        return _among(same, candidates)
 
     stop = lax.cond(
         jnp.any(equal > room),
@@ -169,9 +171,10 @@ def _choose(
         lambda: [jnp.uint32(2**32 - 1)] * len(keys),
     )
     better = _among([key > threshold[g] for key, g in zip(keys, group, strict=True)], wheres)
+    equals = _among([key == threshold[g] for key, g in zip(keys, group, strict=True)], wheres)
     return [
-        best | (tie & (pieces.index(i, key) < stop[i]))
-        for i, (key, best, tie) in enumerate(zip(keys, better, ties(), strict=True))
+        best | (same & (pieces.index(i, key) < stop[i]))
+        for i, (key, best, same) in enumerate(zip(keys, better, equals, strict=True))
     ]
 
 
@@ -184,19 +187,20 @@ def _index_after(
 ) -> Scalars:
     """The highest row-major index of each tensor of ``flags(0)`` before which at most n entries are True, uint32."""
 
-    def narrow(i: jax.Array, loop: tuple[jax.Array, Scalars]) -> tuple[jax.Array, Scalars]:
-        unit, index = loop
+    def narrow(i: jax.Array, loop: tuple[jax.Array, Scalars, Scalars]) -> tuple[jax.Array, Scalars, Scalars]:
+        unit, places, index = loop
         digits, exist = _digits(unit, bits_per_pass)
         # What does not change from pass to pass XLA would compute before the loop and store, which takes a kernel and a
         # pass for the flags of each tensor and for its indices. So it must not see that they do not change.
-        zero = lax.shift_right_logical(jnp.asarray(i, jnp.uint32), jnp.uint32(31))
+        zero = _zero(i)
         found = [(f, pieces.index(t, f, one=zero | jnp.uint32(1))) for t, f in enumerate(flags(zero))]
         tests = [[flag & (at < start + d) for d in digits] for (flag, at), start in zip(found, index, strict=True)]
         before = pieces.total(_count_each(tests))
-        return unit >> bits_per_pass, _advanced(index, exist & (before <= n[None]), unit)
+        places = _unseen(places, i)
+        return unit >> bits_per_pass, places, _advanced(index, places, exist & (before <= n[None]), unit)
 
     passes, unit = _passes(max(pieces.sizes).bit_length(), jnp.dtype(jnp.uint32), bits_per_pass)
-    return lax.fori_loop(0, passes, narrow, (unit, [jnp.uint32(0)] * len(n)))[1]
+    return lax.fori_loop(0, passes, narrow, (unit, _places(len(n)), [jnp.uint32(0)] * len(n)))[2]
 
 
 def _passes(bits: int, dtype: Any, bits_per_pass: int) -> tuple[int, jax.Array]:
@@ -215,10 +219,25 @@ def _digits(unit: jax.Array, bits_per_pass: int) -> tuple[Scalars, jax.Array]:
     return [unit * v for v in values], exist[:, None]
 
 
-def _advanced(numbers: Scalars, tests: jax.Array, unit: jax.Array) -> Scalars:
+def _advanced(numbers: Scalars, places: Scalars, tests: jax.Array, unit: jax.Array) -> Scalars:
     """Each number with a unit more for every test of it, [values, numbers], that is passed."""
     steps = jnp.sum(tests, axis=0, dtype=unit.dtype) * unit
-    return [n + s for n, s in zip(numbers, steps, strict=True)]
+    return [n + lax.dynamic_slice(steps, (at,), (1,)).reshape(()) for n, at in zip(numbers, places, strict=True)]
+
+
+def _places(n: int) -> Scalars:
+    """The places 0, 1, ... of a vector, for a loop to carry: read at constant places, each entry takes a program."""
+    return [jnp.uint32(i) for i in range(n)]
+
+
+def _unseen(places: Scalars, i: jax.Array) -> Scalars:
+    """The same places, in the i-th round of a loop, but XLA does not see that they are constant."""
+    return [at | _zero(i) for at in places]
+
+
+def _zero(i: jax.Array) -> jax.Array:
+    """Zero, made of the number of a loop's round, uint32[]; XLA does not see that it does not change."""
+    return lax.shift_right_logical(jnp.asarray(i, jnp.uint32), jnp.uint32(31))
 
 
 def _count(tests: list[jax.Array]) -> list[jax.Array]:

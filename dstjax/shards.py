@@ -36,8 +36,11 @@ class Pieces:
         return lax.psum(jnp.where(jnp.stack(first)[None], counts, jnp.zeros((), counts.dtype)), self.axes)
 
     def index(self, tensor: int, piece: jax.Array, one: Any = 1) -> jax.Array:
-        """The row-major index in the whole tensor of each entry of its piece, uint32; times ``one``, a uint32[]."""
-        shape, spec = self.shapes[tensor], tuple(self.specs[tensor])
+        """The row-major index in the whole tensor of each entry of its piece, uint32; times ``one``, a uint32[].
+
+        Where the piece is the whole tensor it may come as a vector.
+        """
+        shape, spec = self.shapes[tensor] if self.axes else piece.shape, tuple(self.specs[tensor])
         sharding = None if self.axes else jax.typeof(piece).sharding
         index = jnp.zeros((), jnp.uint32)
         for axis in (a for a in range(piece.ndim) if shape[a] > 1):
@@ -85,6 +88,11 @@ def over_pieces(
         axis_names=set(axes),
     )
     return mapped(list(tensors), list(others), small)
+
+
+def line(x: jax.Array) -> jax.Array:
+    """A tensor as a vector, so that tensors of equal size share their programs; as it is if an axis may be cut."""
+    return x if math.prod(jax.typeof(x).sharding.mesh.shape.values()) > 1 else x.reshape(-1)
 
 
 def split_axis(x: jax.Array, axis: int, size: int) -> jax.Array:

@@ -70,6 +70,21 @@ class Arena:
 
         return run
 
+    def plain(self, of: Method) -> Run:
+        """A step between mask updates, with the masks set aside."""
+        tx = dstjax.sparsify(self.inner, of)
+        moving, aside = dstjax.set_aside(tx.init(self.params))
+        held = [moving._replace(inner_state=None)]
+        step = jitted_plain_step(tx)
+
+        def run() -> Any:
+            state = held[0]._replace(inner_state=self.moments)
+            self.params, state = step(self.params, state, self.grads, aside)
+            self.moments, held[0] = state.inner_state, state._replace(inner_state=None)
+            return self.params, state
+
+        return run
+
     def jaxpruner_update(self, library: ModuleType) -> Run:
         """The mask update of jaxpruner's RigL alone, without an optimiser step."""
         updater = _jaxpruner_rigl(library)
@@ -108,6 +123,16 @@ class Arena:
 def jitted_step(tx: Any, options: dict[str, Any]) -> Any:
     """``step(params, state, grads) -> params, state``, parameters and state donated."""
     return jax.jit(functools.partial(_step, tx, options), donate_argnums=(0, 1))
+
+
+def jitted_plain_step(tx: Any) -> Any:
+    """``step(params, state, grads, aside) -> params, state`` between mask updates, with the masks set aside."""
+
+    def step(params: Any, state: Any, grads: Any, aside: Any) -> tuple[Any, Any]:
+        params, state = _step(tx, {"rewire": False}, params, dstjax.put_back(state, aside), grads)
+        return params, dstjax.set_aside(state, aside)[0]
+
+    return jax.jit(step, donate_argnums=(0, 1))
 
 
 def _step(tx: Any, options: dict[str, Any], params: Any, state: Any, grads: Any) -> tuple[Any, Any]:

@@ -23,7 +23,8 @@ CHARTS: dict[str, tuple[str, Callable[[Sequence[Row]], str | None], str]] = {
     "step": (
         "The step between updates",
         charts.steps,
-        "Parameters and state donated. The host decides when the masks change, or a branch in the program does.",
+        "Parameters and state donated. A branch in the program decides whether the masks change, or the host does and "
+        "may set them aside meanwhile.",
     ),
     "seeds": ("Many seeds in one program", charts.seeds, "vmap over seeds inside a scan."),
     "collectives": (
