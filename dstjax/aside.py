@@ -39,7 +39,8 @@ def set_aside(opt_state: Tree, before: Aside | None = None) -> tuple[Tree, Aside
       The state without that part, of which ``tx.update`` makes nothing, and the part.
 
     Raises:
-      ValueError: there is no state of ``sparsify``, or more than one; or something was changed that must not be.
+      ValueError: there is no state of ``sparsify``, or more than one; it was taken apart before; or something was
+        changed that must not be.
 
     >>> import dstjax, optax, jax.numpy as jnp
     >>> method = dstjax.methods.rigl(sparsity=0.5, update_period=5, end_step=50)
@@ -57,6 +58,8 @@ def set_aside(opt_state: Tree, before: Aside | None = None) -> tuple[Tree, Aside
     (1, None)
     """
     state = find(opt_state)
+    if state.masks is None:
+        raise ValueError("the masks of this state were set aside before; expected a whole one, as put_back returns it.")
     memory = state.memory
     sets = None if memory is None else memory.sets
     aside = Aside(state.masks, state.counters, state.targets, state.key, state.tracked, sets)

@@ -118,5 +118,7 @@ def test_a_state_without_its_masks_is_refused():
         tx.update(params, moving, params)
     with pytest.raises(ValueError, match="nothing was set aside"):
         dstjax.put_back(state, aside)
+    with pytest.raises(ValueError, match="set aside before"):
+        dstjax.set_aside(moving)
     with pytest.raises(ValueError, match=r"dstjax\.sparsify"):
         dstjax.set_aside(optax.adam(0.1).init(params))

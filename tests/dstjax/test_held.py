@@ -115,6 +115,20 @@ def test_the_branch_does_what_a_host_does(name):
                     assert not moment[grown | ~np.asarray(mask)].any()
 
 
+def test_the_first_step_may_be_a_mask_update():
+    """Moments that do not start at zero do so for inactive weights, before any step has masked them."""
+    tx = dstjax.sparsify(ENTRY_BY_ENTRY["adagrad"], methods.rigl(**MOVING | dict(update_period=1)))
+    params = trees.everything()
+    state = tx.init(params)
+    params, before = dstjax.apply_masks(params, state), dstjax.get_masks(state)
+    _, state = jax.jit(tx.update)(trees.like(params, 0), state, params)
+    for n, mask in trees.names(dstjax.get_masks(state)).items():
+        stays = np.asarray(mask & trees.names(before)[n])
+        assert np.asarray(mask & ~trees.names(before)[n]).any()
+        for moment in moments_of(n, mask.shape, state.inner_state):
+            np.testing.assert_array_equal(moment, np.where(stays, np.float32(0.3), 0))
+
+
 def moments_of(name, shape, inner_state):
     flat = jax.tree_util.tree_flatten_with_path(inner_state)[0]
     found = [np.asarray(x) for path, x in flat if path_name(path).endswith(name) and np.shape(x) == shape]
