@@ -58,7 +58,7 @@ def drop_and_grow_all(
     structure: Structure = WEIGHT,
     regrow_dropped: bool = True,
 ) -> list[MaskUpdate]:
-    """Drops and grows in all leaves of a tree at once, in as many kernels a pass as there are leaves.
+    """Drops and grows in all leaves of a tree at once.
 
     Args:
       leaves: what the criteria read. Their budgets say how many are dropped where ``keep`` does not.

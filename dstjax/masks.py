@@ -1,5 +1,6 @@
 """Boolean masks: stored one bit per weight, applied, counted, compared."""
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -273,12 +274,14 @@ def _pairwise(a: Tree, b: Tree, of: Callable[[jax.Array, jax.Array], jax.Array])
     return result
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def _pack(mask: jax.Array, axis: int) -> jax.Array:
     groups = mask.reshape(*mask.shape[:axis], mask.shape[axis] // 8, 8, *mask.shape[axis + 1 :])
     weights = _along(jnp.uint8(1) << jnp.arange(8, dtype=jnp.uint8), axis + 1, groups.ndim)
     return jnp.sum(jnp.where(groups, weights, jnp.uint8(0)), axis=axis + 1, dtype=jnp.uint8)
 
 
+@functools.partial(jax.jit, static_argnums=1)
 def _unpack(bits: jax.Array, axis: int) -> jax.Array:
     shifts = _along(jnp.arange(8, dtype=jnp.uint8), axis + 1, bits.ndim + 1)
     flags = (jnp.expand_dims(bits, axis + 1) >> shifts) & jnp.uint8(1)

@@ -5,7 +5,7 @@ most significant bits down: one pass over the tensor counts how many keys reach 
 (``2**bits_per_pass - 1`` of them in one variadic integer reduction), and the largest candidate that at least k keys
 reach becomes the new threshold. Entries equal to the final threshold are taken by ascending row-major index, found by
 the same search on the index. All tensors of a list advance together in one loop, so a tree costs as many kernels
-per pass as it has leaves.
+per pass as it has large leaves, and one for all small ones (:mod:`dstjax.counting`).
 
 Nothing is sorted or gathered, and no tensor reshaped that may be spread over devices: a pass moves a few integers
 between those that hold it, k may be traced, and the result is the same bit for bit on one device and on many.
@@ -14,7 +14,7 @@ Order of scores: NaN < -inf < ... < -0.0 = 0.0 < ... < inf. Subnormals keep thei
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -23,9 +23,8 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from dstjax.shards import Pieces, line, over_pieces
-
-Scalars = list[jax.Array]
+from dstjax.counting import Layout, Scalars
+from dstjax.shards import Pieces, over_pieces
 
 BITS_PER_PASS = 2  # three thresholds a pass: fastest on CPU, and quickest to compile
 
@@ -111,7 +110,9 @@ def count_true(masks: Sequence[jax.Array]) -> jax.Array:
     """
 
     def count(pieces: Pieces, masks: Sequence[jax.Array], *_: Any) -> jax.Array:
-        return pieces.total(_count_each([[line(m)] for m in masks]))[0].astype(jnp.int32)
+        layout = Layout(pieces, masks)
+        held = [m.astype(jnp.uint8) if m.dtype == jnp.bool_ else lax.bitcast_convert_type(m, jnp.uint8) for m in masks]
+        return layout.bits(layout.blocks(held)).astype(jnp.int32)
 
     return over_pieces(count, masks, [None] * len(masks), None, whole=True)
 
@@ -125,82 +126,100 @@ def _choose(
     group: list[int],
     bits_per_pass: int,
 ) -> list[jax.Array]:
-    """top_k_masks for keys of one dtype; ``group[i]`` is the budget in ``ks`` that tensor i draws on.
-
-    What kernels of whole tensors read comes as scalars out of a loop or a branch. As entries of a vector they would be
-    sliced within each kernel, and each slice makes another program; so tensors of equal shape share one, and compiling
-    the update of a ResNet-50 takes about a quarter less.
-    """
+    """top_k_masks for keys of one dtype; ``group[i]`` is the budget in ``ks`` that tensor i draws on."""
     dtype = keys[0].dtype
-    lines, candidates = [line(k) for k in keys], [None if w is None else line(w) for w in wheres]
-    of_tensor = jnp.array(group)
+    layout = Layout(pieces, keys)
+    blocks = layout.blocks(keys)
+    candidates = None
+    if any(w is not None for w in wheres):
+        candidates = layout.blocks(
+            [jnp.ones(k.shape, bool) if w is None else w for k, w in zip(keys, wheres, strict=True)]
+        )
+    of_tensor = np.array(group)
     every = jnp.uint32(2**32 - 1)
+
+    def each(numbers: jax.Array) -> jax.Array:
+        """Numbers of the budgets as numbers of the tensors, along the last axis."""
+        return numbers if len(ks) == len(keys) else numbers[..., of_tensor]
 
     # The largest threshold that at least k keys of the group reach. Besides it the loop carries, for each tensor, how
     # many keys reach it and how many lie above it.
-    def narrow(i: jax.Array, loop: tuple[jax.Array, Scalars, Scalars, jax.Array, jax.Array]) -> Any:
-        unit, places, threshold, at_least, above = loop
+    def narrow(_: Any, loop: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> Any:
+        unit, threshold, at_least, above = loop
         digits, exist = _digits(unit, bits_per_pass)
-        tests = [[key >= threshold[g] + d for d in digits] for key, g in zip(lines, group, strict=True)]
-        counts = pieces.total(_count_each(tests))
+        counts = layout.reaching(blocks, each(threshold), digits)
         reached = exist & (_by_group(counts, group, len(ks)) >= ks[None])
-        lower = reached if len(ks) == len(keys) else reached[:, of_tensor]
+        lower = each(reached)
         upper = exist & ~lower
         at_least = jnp.minimum(at_least, jnp.min(jnp.where(lower, counts, every), axis=0))
         above = jnp.maximum(above, jnp.max(jnp.where(upper, counts, jnp.uint32(0)), axis=0))
-        places = _unseen(places, i)
-        return unit >> bits_per_pass, places, _advanced(threshold, places, reached, unit), at_least, above
+        return unit >> bits_per_pass, _advanced(threshold, reached, unit), at_least, above
 
     passes, unit = _passes(jnp.iinfo(dtype).bits, dtype, bits_per_pass)
     sizes = jnp.array(pieces.sizes, jnp.uint32)
-    start = (unit, _places(len(ks)), [jnp.zeros((), dtype)] * len(ks), sizes, jnp.zeros_like(sizes))
-    _, _, threshold, at_least, above = lax.fori_loop(0, passes, narrow, start)
+    start = (unit, jnp.zeros(len(ks), dtype), sizes, jnp.zeros_like(sizes))
+    _, threshold, at_least, above = lax.fori_loop(0, passes, narrow, start)
+    threshold = each(threshold)
     equal = at_least - above
     room = _split_room(ks - _by_group(above[None], group, len(ks))[0], equal, group)
     # No float is a candidate below key 1, so a threshold of 0 leaves room for nothing.
-    nobody = jnp.array([where is None for where in wheres]) & (jnp.stack(threshold)[of_tensor] == 0)
+    nobody = np.array([w is None for w in wheres]) & (threshold == 0)
     room = jnp.where(nobody, jnp.uint32(0), room)
 
-    def ties(zero: Any) -> list[jax.Array]:
-        same = [key == threshold[g] | jnp.asarray(zero, dtype) for key, g in zip(lines, group, strict=True)]
-        return _among(same, candidates)
+    # Small tensors are marked within the branch: its result is stored, and each tensor cut out of it once.
+    def tied() -> tuple[jax.Array, list[jax.Array]]:
+        stop = _index_after(layout, blocks, candidates, threshold, room, bits_per_pass)
+        return stop, layout.rows_of(_marked(blocks, layout.at(threshold), layout.index(blocks), layout.at(stop)))
 
-    stop = lax.cond(
-        jnp.any(equal > room),
-        lambda: _index_after(pieces, ties, room, bits_per_pass),
-        lambda: [jnp.uint32(2**32 - 1)] * len(keys),
-    )
-    better = _among([key > threshold[g] for key, g in zip(keys, group, strict=True)], wheres)
-    equals = _among([key == threshold[g] for key, g in zip(keys, group, strict=True)], wheres)
-    return [
-        best | (same & (pieces.index(i, key) < stop[i]))
-        for i, (key, best, same) in enumerate(zip(keys, better, equals, strict=True))
-    ]
+    def untied() -> tuple[jax.Array, list[jax.Array]]:
+        marks = [key >= at for key, at in zip(blocks, layout.at(threshold), strict=True)]
+        return jnp.full(len(keys), every), layout.rows_of(marks)
+
+    stop, rows = lax.cond(jnp.any(equal > room), tied, untied)
+    alone = [keys[i] for i in layout.alone]
+    index = [pieces.index(i, keys[i]) for i in layout.alone]
+    n = len(alone)
+    marks = layout.tensors(_marked(alone, layout.at(threshold)[:n], index, layout.at(stop)[:n]), rows)
+    return [m if w is None else m & w for m, w in zip(marks, wheres, strict=True)]
 
 
-def _among(flags: list[jax.Array], wheres: Sequence[jax.Array | None]) -> list[jax.Array]:
-    return [flag if where is None else flag & where for flag, where in zip(flags, wheres, strict=True)]
+def _marked(
+    keys: Sequence[jax.Array], thresholds: Sequence[jax.Array], index: Sequence[jax.Array], stops: Sequence[jax.Array]
+) -> list[jax.Array]:
+    """Which keys lie above their threshold, or at it and before an index; of arrays in a list."""
+    return [_mark(*x) for x in zip(keys, thresholds, index, stops, strict=True)]
+
+
+@jax.jit
+def _mark(key: jax.Array, threshold: jax.Array, index: jax.Array, stop: jax.Array) -> jax.Array:
+    return (key > threshold) | ((key == threshold) & (index < stop))
 
 
 def _index_after(
-    pieces: Pieces, flags: Callable[[jax.Array], list[jax.Array]], n: jax.Array, bits_per_pass: int
-) -> Scalars:
-    """The highest row-major index of each tensor of ``flags(0)`` before which at most n entries are True, uint32."""
+    layout: Layout,
+    blocks: list[jax.Array],
+    candidates: list[jax.Array] | None,
+    threshold: jax.Array,
+    room: jax.Array,
+    bits_per_pass: int,
+) -> jax.Array:
+    """The highest row-major index of each tensor before which at most ``room`` keys equal the threshold, uint32."""
 
-    def narrow(i: jax.Array, loop: tuple[jax.Array, Scalars, Scalars]) -> tuple[jax.Array, Scalars, Scalars]:
-        unit, places, index = loop
+    def narrow(i: jax.Array, loop: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        unit, start = loop
         digits, exist = _digits(unit, bits_per_pass)
         # What does not change from pass to pass XLA would compute before the loop and store, which takes a kernel and a
-        # pass for the flags of each tensor and for its indices. So it must not see that they do not change.
-        zero = _zero(i)
-        found = [(f, pieces.index(t, f, one=zero | jnp.uint32(1))) for t, f in enumerate(flags(zero))]
-        tests = [[flag & (at < start + d) for d in digits] for (flag, at), start in zip(found, index, strict=True)]
-        before = pieces.total(_count_each(tests))
-        places = _unseen(places, i)
-        return unit >> bits_per_pass, places, _advanced(index, places, exist & (before <= n[None]), unit)
+        # pass for the equal keys of each tensor and for their indices. So it must not see that they do not change.
+        zero = lax.shift_right_logical(jnp.asarray(i, jnp.uint32), jnp.uint32(31))
+        index = layout.index(blocks, one=zero | jnp.uint32(1))
+        same = [key == (at | zero.astype(key.dtype)) for key, at in zip(blocks, layout.at(threshold), strict=True)]
+        if candidates is not None:
+            same = [s & where for s, where in zip(same, candidates, strict=True)]
+        before = layout.before(same, index, start, digits)
+        return unit >> bits_per_pass, _advanced(start, exist & (before <= room[None]), unit)
 
-    passes, unit = _passes(max(pieces.sizes).bit_length(), jnp.dtype(jnp.uint32), bits_per_pass)
-    return lax.fori_loop(0, passes, narrow, (unit, _places(len(n)), [jnp.uint32(0)] * len(n)))[2]
+    passes, unit = _passes(max(layout.pieces.sizes).bit_length(), jnp.dtype(jnp.uint32), bits_per_pass)
+    return lax.fori_loop(0, passes, narrow, (unit, jnp.zeros_like(room)))[1]
 
 
 def _passes(bits: int, dtype: Any, bits_per_pass: int) -> tuple[int, jax.Array]:
@@ -219,57 +238,9 @@ def _digits(unit: jax.Array, bits_per_pass: int) -> tuple[Scalars, jax.Array]:
     return [unit * v for v in values], exist[:, None]
 
 
-def _advanced(numbers: Scalars, places: Scalars, tests: jax.Array, unit: jax.Array) -> Scalars:
+def _advanced(numbers: jax.Array, tests: jax.Array, unit: jax.Array) -> jax.Array:
     """Each number with a unit more for every test of it, [values, numbers], that is passed."""
-    steps = jnp.sum(tests, axis=0, dtype=unit.dtype) * unit
-    return [n + lax.dynamic_slice(steps, (at,), (1,)).reshape(()) for n, at in zip(numbers, places, strict=True)]
-
-
-def _places(n: int) -> Scalars:
-    """The places 0, 1, ... of a vector, for a loop to carry: read at constant places, each entry takes a program."""
-    return [jnp.uint32(i) for i in range(n)]
-
-
-def _unseen(places: Scalars, i: jax.Array) -> Scalars:
-    """The same places, in the i-th round of a loop, but XLA does not see that they are constant."""
-    return [at | _zero(i) for at in places]
-
-
-def _zero(i: jax.Array) -> jax.Array:
-    """Zero, made of the number of a loop's round, uint32[]; XLA does not see that it does not change."""
-    return lax.shift_right_logical(jnp.asarray(i, jnp.uint32), jnp.uint32(31))
-
-
-def _count(tests: list[jax.Array]) -> list[jax.Array]:
-    """True entries of each of several boolean tensors of one shape, in one pass: uint32[] each.
-
-    Of a single test, which may be stored eight to a byte, the False ones too.
-
-    One variadic reduction: XLA:CPU turns a reduction of a single operand into a chain of small windows that
-    materialises its operand and is about ten times slower, so a single test is counted beside its opposite (beside
-    itself it would be merged into one operand again, and a count that nobody reads would be cut out).
-    """
-    operands = tests if len(tests) > 1 else [tests[0], ~tests[0]]
-    if tests[0].dtype != jnp.bool_:
-        operands = [lax.population_count(lax.bitcast_convert_type(t, jnp.uint8)) for t in operands]
-    totals = lax.reduce(
-        tuple(t.astype(jnp.uint32) for t in operands),
-        tuple(jnp.zeros((), jnp.uint32) for _ in operands),
-        lambda a, b: tuple(x + y for x, y in zip(a, b, strict=True)),
-        tuple(range(operands[0].ndim)),
-    )
-    return list(totals)
-
-
-def _count_each(tests: list[list[jax.Array]]) -> jax.Array:
-    """The counts of the tests of each tensor: uint32[tests, tensors]."""
-    counted = [_count(t) for t in tests]
-    # One array of all numbers at once: an array for each tensor would be a kernel for each tensor.
-    rows = jnp.stack([c for test in zip(*counted, strict=True) for c in test]).reshape(-1, len(tests))
-    if len(tests[0]) > 1:
-        return rows
-    sizes = jnp.array([t[0].size * (1 if t[0].dtype == jnp.bool_ else 8) for t in tests], jnp.uint32)
-    return jnp.minimum(rows[:1], sizes[None] - rows[1:])  # both are the same number
+    return numbers + jnp.sum(tests, axis=0, dtype=unit.dtype) * unit
 
 
 def _by_group(counts: jax.Array, group: list[int], groups: int) -> jax.Array:
@@ -295,6 +266,7 @@ def _split_room(room: jax.Array, equal: jax.Array, group: list[int]) -> jax.Arra
     return jnp.stack(dealt)
 
 
+@jax.jit
 def _ordered_key(score: jax.Array, where: jax.Array | None) -> jax.Array:
     """An unsigned integer ordered like the score; 0 for what is no candidate.
 

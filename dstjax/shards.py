@@ -9,6 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+_LARGE = 2**22  # entries from which several cores count faster than one, although they are waited for
+_ROWS = 4096
+
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
@@ -91,8 +94,24 @@ def over_pieces(
 
 
 def line(x: jax.Array) -> jax.Array:
-    """A tensor as a vector, so that tensors of equal size share their programs; as it is if an axis may be cut."""
-    return x if math.prod(jax.typeof(x).sharding.mesh.shape.values()) > 1 else x.reshape(-1)
+    """A tensor as a vector, so that tensors of equal size share their programs; as it is if an axis may be cut.
+
+    A large one comes as rows, which several cores can count.
+    """
+    if may_be_cut(x):
+        return x
+    rows = math.gcd(x.size, _ROWS) if x.size >= _LARGE else 1
+    return x.reshape(rows, -1) if rows > 1 else x.reshape(-1)
+
+
+def is_rows(x: jax.Array) -> bool:
+    """Whether a tensor lies in one piece as rows, and is worth the while of several cores."""
+    return x.ndim == 2 and x.size >= _LARGE and not may_be_cut(x)
+
+
+def may_be_cut(x: jax.Array) -> bool:
+    """Whether an array lies on a mesh of several devices."""
+    return math.prod(jax.typeof(x).sharding.mesh.shape.values()) > 1
 
 
 def split_axis(x: jax.Array, axis: int, size: int) -> jax.Array:
