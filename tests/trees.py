@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import dstjax
 from dstjax.criteria import Leaf
 
 # Paths of what is masked by default (real leaves of two or more dimensions) and what stays dense.
@@ -58,3 +59,10 @@ def names(tree):
     """Leaves by path, as in ``dense/kernel``; None is no leaf."""
     flat = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in flat}
+
+
+def masked_leaves(tree, state):
+    """Pairs of (leaf, mask) of the masked leaves."""
+    masks = names(dstjax.get_masks(state))
+    leaves = names(tree)
+    return [(np.asarray(leaves[n]), np.asarray(m)) for n, m in masks.items()]

@@ -1,4 +1,4 @@
-"""N of every M, blocks, constant fan-in: against NumPy written group by group, in methods, and on eight devices."""
+"""N of every M, blocks, constant fan-in: against NumPy written group by group, and in methods."""
 
 import functools
 
@@ -9,8 +9,6 @@ import numpy as np
 import optax
 import pytest
 from hypothesis import given, settings
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 import dstjax
 from dstjax import methods
@@ -276,96 +274,6 @@ def test_one_fan_in_after_every_update(name, seed):
             assert_one_fan_in(mask, target)
         history.append(masks)
     assert_changed(history)
-
-
-# --- On eight devices -------------------------------------------------------------------------------------------------
-
-KINDS = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
-LAYOUTS = {  # of a mesh of 2 by 4: on how many devices inputs and outputs lie
-    "inputs": (P("a"), P(None, None, "a")),
-    "outputs": (P(None, "b"), P(None, None, None, "b")),
-    "both": (P("a", "b"), P(None, None, "a", "b")),
-    "cut": (P(("a", "b")), P(None, None, ("a", "b"))),  # groups of four on several devices
-    "replicated": (P(), P()),
-}
-STRUCTURES = {"n_m": n_m(2, 4), "block": block(4, 2), "fan_in": fan_in()}
-WIDE = {"conv": (1, 2, 8, 16), "dense": (16, 24)}
-
-
-def on_mesh(structure, place):
-    """All masks of a short run of RigL."""
-    method = methods.rigl(**{**MOVING, **IN_METHODS["rigl"]}, structure=STRUCTURES[structure])
-    tx = dstjax.sparsify(optax.sgd(0.1), method, seed=1)
-
-    def draw(t):
-        rng = np.random.default_rng(t)
-        return place({n: np.asarray(rng.standard_normal(s), np.float32) for n, s in WIDE.items()})
-
-    @jax.jit
-    def step(params, state, noise):
-        updates, state = tx.update(jax.tree.map(jnp.add, params, noise), state, params)
-        return optax.apply_updates(params, updates), state
-
-    params = draw(0)
-    state = tx.init(params)
-    params = dstjax.apply_masks(params, state)
-    history = [dstjax.get_masks(state)]
-    for t in range(1, 5):
-        params, state = step(params, state, draw(t))
-        history.append(dstjax.get_masks(state))
-    return jax.device_get(history)
-
-
-@functools.cache
-def on_one_device(structure):
-    return on_mesh(structure, lambda tree: jax.tree.map(jnp.asarray, tree))
-
-
-def on_eight(structure, kind, layout):
-    mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(KINDS[kind],) * 2)
-    with jax.set_mesh(mesh):
-        where = dict(zip(["dense", "conv"], (NamedSharding(mesh, s) for s in LAYOUTS[layout]), strict=True))
-        return on_mesh(structure, lambda tree: jax.device_put(tree, where))
-
-
-REFUSED = [("n_m", "cut"), ("block", "cut"), *(("fan_in", layout) for layout in ("inputs", "outputs", "both", "cut"))]
-EXPLICIT = [(s, layout) for s in STRUCTURES for layout in LAYOUTS if (s, layout) not in REFUSED]
-
-
-def check_eight(structure, kind, layout):
-    expected = on_one_device(structure)
-    found = on_eight(structure, kind, layout)
-    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert (expected[0]["dense"] != expected[-1]["dense"]).any()
-
-
-QUICK = [("n_m", "auto", "cut"), ("block", "auto", "both"), ("fan_in", "auto", "both")]
-QUICK += [("n_m", "explicit", "both"), ("block", "explicit", "both"), ("fan_in", "explicit", "replicated")]
-
-
-@pytest.mark.parametrize(("structure", "kind", "layout"), QUICK)
-def test_the_same_masks_on_eight_devices(structure, kind, layout):
-    check_eight(structure, kind, layout)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("structure", "kind", "layout"),
-    [(s, "explicit", layout) for s, layout in EXPLICIT]
-    + [(s, "auto", layout) for s in STRUCTURES for layout in LAYOUTS],
-)
-def test_the_same_masks_in_every_layout(structure, kind, layout):
-    check_eight(structure, kind, layout)
-
-
-@pytest.mark.parametrize(("structure", "layout"), REFUSED)
-def test_what_explicit_axes_cannot_hold_is_refused(structure, layout):
-    pattern = "pieces of .*, which groups of 4 do not fit; expected pieces of a multiple of 4"
-    if structure == "fan_in":
-        pattern = r"structure=fan_in\(...\) is not accepted for a leaf of shape .* sharded over Explicit axes"
-    with pytest.raises(ValueError, match=pattern):
-        on_eight(structure, "explicit", layout)
 
 
 # --- Bad input --------------------------------------------------------------------------------------------------------
