@@ -15,6 +15,7 @@ Order of scores: NaN < -inf < ... < -0.0 = 0.0 < ... < inf. Subnormals keep thei
 
 import functools
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -24,13 +25,17 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from dstjax.counting import Layout, Scalars
+from dstjax.order import ordered_key, other_candidates
 from dstjax.shards import Pieces, over_pieces
 
-BITS_PER_PASS = 2  # three thresholds a pass: fastest on CPU, and quickest to compile
+# Bits of a threshold that one pass resolves, by platform; any number of them gives the same masks. On CPU two and three
+# are equally fast, and two compile faster. The others are not measured: there each kernel costs its start, so fewer
+# passes should pay. `python -m experiments.benchmarks --only selection` finds out.
+BITS_PER_PASS = MappingProxyType({"cpu": 2, "gpu": 3, "tpu": 3})
 
 
 def top_k_mask(
-    scores: jax.Array, k: ArrayLike, *, where: jax.Array | None = None, bits_per_pass: int = BITS_PER_PASS
+    scores: jax.Array, k: ArrayLike, *, where: jax.Array | None = None, bits_per_pass: int | None = None
 ) -> jax.Array:
     """Marks the k largest scores of one tensor; of equal scores the lower row-major index wins.
 
@@ -38,7 +43,7 @@ def top_k_mask(
       scores: real scores, any shape. float16, bfloat16, float32, float64, integers or booleans.
       k: how many to mark, an integer scalar that may be traced. At most as many as there are candidates are marked.
       where: boolean candidates of the same shape; all are candidates if omitted.
-      bits_per_pass: bits of the threshold that one pass over the tensor resolves.
+      bits_per_pass: bits of the threshold that one pass over the tensor resolves; by platform if omitted.
 
     Returns:
       A boolean array of the shape of ``scores``.
@@ -56,7 +61,7 @@ def top_k_masks(
     *,
     where: Sequence[jax.Array | None] | None = None,
     together: bool = False,
-    bits_per_pass: int = BITS_PER_PASS,
+    bits_per_pass: int | None = None,
 ) -> list[jax.Array]:
     """Marks the k largest scores of each tensor of a list, or of all of them taken together.
 
@@ -65,7 +70,7 @@ def top_k_masks(
       ks: how many to mark in each tensor; with ``together`` a list of one number, for all tensors in common.
       where: for each tensor its boolean candidates, or None for all.
       together: rank all entries in one list, earlier tensors first among equals.
-      bits_per_pass: bits of the threshold that one pass resolves.
+      bits_per_pass: bits of the threshold that one pass resolves; by platform if omitted.
 
     Returns:
       A boolean mask for each tensor.
@@ -75,14 +80,16 @@ def top_k_masks(
     """
     if not scores:
         return []
+    if bits_per_pass is None:
+        bits_per_pass = bits_by_platform()
     for score in scores:
         if score.size >= 2**32:
             raise ValueError(f"a tensor of {score.size} entries cannot be counted in 32 bits; split it.")
     wheres = [None] * len(scores) if where is None else list(where)
-    keys = [_ordered_key(s, w) for s, w in zip(scores, wheres, strict=True)]
+    keys = [ordered_key(s, w) for s, w in zip(scores, wheres, strict=True)]
     if together and len({k.dtype for k in keys}) > 1:  # one common order needs one key type
         common = functools.reduce(jnp.promote_types, (s.dtype for s in scores), jnp.dtype(jnp.float32))
-        keys = [_ordered_key(s.astype(common), w) for s, w in zip(scores, wheres, strict=True)]
+        keys = [ordered_key(s.astype(common), w) for s, w in zip(scores, wheres, strict=True)]
     group = [0] * len(keys) if together else list(range(len(keys)))
     wanted = jnp.maximum(jnp.stack([jnp.asarray(k) for k in ks]), 0).astype(jnp.uint32)
 
@@ -93,12 +100,17 @@ def top_k_masks(
         chosen = over_pieces(
             functools.partial(_choose, group=[ids[group[i]] for i in members], bits_per_pass=bits_per_pass),
             [keys[i] for i in members],
-            [_other_candidates(scores[i], wheres[i]) for i in members],
+            [other_candidates(scores[i], wheres[i]) for i in members],
             wanted if len(ids) == len(ks) else jnp.stack([wanted[g] for g in ids]),
         )
         for i, mark in zip(members, chosen, strict=True):
             marks[i] = mark
     return marks
+
+
+def bits_by_platform() -> int:
+    """The bits per pass of the platform that JAX computes on by default."""
+    return BITS_PER_PASS.get(jax.default_backend(), 3)
 
 
 @jax.jit
@@ -264,43 +276,3 @@ def _split_room(room: jax.Array, equal: jax.Array, group: list[int]) -> jax.Arra
         left[g] = left[g] - share
         dealt.append(share)
     return jnp.stack(dealt)
-
-
-@jax.jit
-def _ordered_key(score: jax.Array, where: jax.Array | None) -> jax.Array:
-    """An unsigned integer ordered like the score; 0 for what is no candidate.
-
-    A float has 0 and 1 to spare: 1 is for NaN, so a key that is not 0 is a candidate. Integers use the whole range.
-    """
-    if jnp.issubdtype(score.dtype, jnp.complexfloating):
-        raise ValueError(f"scores of dtype {score.dtype} have no order; expected real scores.")
-    if jnp.issubdtype(score.dtype, jnp.floating):
-        key = _float_key(score if jnp.finfo(score.dtype).bits >= 16 else score.astype(jnp.float32))
-    else:
-        if jnp.issubdtype(score.dtype, jnp.bool_) or jnp.iinfo(score.dtype).bits < 32:
-            score = score.astype(jnp.int32)
-        bits = jnp.iinfo(score.dtype).bits
-        unsigned = jnp.dtype(f"uint{bits}")
-        flip = 0 if jnp.issubdtype(score.dtype, jnp.unsignedinteger) else 1 << (bits - 1)
-        key = lax.bitcast_convert_type(score, unsigned) ^ unsigned.type(flip)
-    return key if where is None else jnp.where(where, key, jnp.zeros((), key.dtype))
-
-
-def _other_candidates(score: jax.Array, where: jax.Array | None) -> jax.Array | None:
-    """The candidates of integer scores; those of floats can be read from their keys."""
-    if jnp.issubdtype(score.dtype, jnp.floating):
-        return None
-    return jnp.ones_like(score, bool) if where is None else where
-
-
-def _float_key(score: jax.Array) -> jax.Array:
-    # Comparisons of floats flush subnormals to zero on CPU, so everything here is done on the bits.
-    width = jnp.finfo(score.dtype).bits
-    unsigned = jnp.dtype(f"uint{width}")
-    sign = unsigned.type(1 << (width - 1))
-    bits = lax.bitcast_convert_type(score, unsigned)
-    magnitude = bits & ~sign
-    infinity = lax.bitcast_convert_type(jnp.asarray(jnp.inf, score.dtype), unsigned)
-    negative = (bits & sign) != 0
-    key = jnp.where(negative, sign - magnitude, sign + magnitude)  # -0.0 meets 0.0 at the middle
-    return jnp.where(magnitude > infinity, unsigned.type(1), key)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dstjax.selection import BITS_PER_PASS, top_k_mask
+from dstjax.selection import bits_by_platform, top_k_mask
 from experiments.benchmarks import records
 from experiments.benchmarks.timing import Run, Settings, Times, exponent
 
@@ -45,7 +45,7 @@ def _bits(settings: Settings, size: int) -> Iterator[records.Row]:
         }
         times = settings.race(runs, rounds=settings.pick(11, 3))
     for name in times:
-        base = f"{BITS_PER_PASS} bits a pass"
+        base = f"{bits_by_platform()} bits a pass"
         case = {"entries": size, "dtype": "float32", "share": SHARE}
         yield records.timed(settings, "selection", case, times, name, base, moved=_moved(size, "float32"))
 

@@ -132,6 +132,14 @@ def test_bits_per_pass_does_not_change_the_result(bits_per_pass):
     np.testing.assert_array_equal(mask, oracles.best(scores, 20))
 
 
+@pytest.mark.parametrize(("platform", "bits"), [("cpu", 2), ("gpu", 3), ("tpu", 3), ("abacus", 3)])
+def test_each_platform_has_its_bits_per_pass(platform, bits, monkeypatch):
+    """Told by the loop in the program: as many passes as 32 bits take."""
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    text = str(jax.make_jaxpr(lambda s: top_k_masks.__wrapped__([s], [3]))(jnp.zeros(5)))
+    assert f"length={-(-32 // bits)}" in text
+
+
 def test_under_vmap_each_row_has_its_own_k():
     scores = np.random.default_rng(4).integers(-3, 4, (5, 4, 3)).astype(np.float32)
     ks = np.array([0, 1, 5, 11, 12])
