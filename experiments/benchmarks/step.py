@@ -31,7 +31,7 @@ def _optimiser_step(settings: Settings, tree: str, optimiser: str) -> Iterator[r
         runs[f"{name}, host decides"] = arena.plain(method(name))
         runs[f"{name}, host decides, nothing set aside"] = arena.sparse(method(name), False)
         runs[f"{name}, branch inside"] = arena.sparse(method(name), None)
-    times = settings.race(runs, rounds=settings.pick(61, 3), warmup=3)
+    times = settings.race(runs, rounds=settings.pick(301, 3), warmup=3)
     size = shapes.weights(of_tree)
     case = {"tree": tree, "weights": size, "optimiser": optimiser, "sparsity": SPARSITY, "donated": True}
     for name in times:
