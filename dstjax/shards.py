@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 _LARGE = 2**22  # entries from which several cores count faster than one, although they are waited for
-_ROWS = 4096
+_ROWS = 4096  # at most; as many as divide the entries
 
 
 @dataclasses.dataclass(frozen=True)

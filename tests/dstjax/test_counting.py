@@ -109,6 +109,12 @@ def test_many_small_tensors_take_the_kernels_of_few():
     assert reductions(40) < few
 
 
+def test_tensors_without_entries():
+    empty = [jnp.zeros((0, i)) for i in range(counting.MANY + 1)]
+    assert [m.shape for m in top_k_masks(empty, [1] * len(empty))] == [x.shape for x in empty]
+    assert count_true([x.astype(bool) for x in empty]).tolist() == [0] * len(empty)
+
+
 def test_a_number_is_unseen_by_the_compiler():
     """A kernel that reads at an unseen place holds no constant place, so that it can serve all."""
 
