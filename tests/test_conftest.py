@@ -1,0 +1,23 @@
+"""The settings of the tests themselves."""
+
+from pathlib import Path
+
+import jax
+
+
+def test_a_program_that_is_half_written_in_the_store_is_compiled_anew():
+    def half_written_on_purpose(x):
+        return 2 * x + 1
+
+    program = jax.jit(half_written_on_purpose)
+    assert program(3) == 7
+    stored = list(Path(jax.config.jax_compilation_cache_dir).glob(f"jit_{half_written_on_purpose.__name__}-*-cache"))
+    assert stored
+    try:
+        for path in stored:
+            path.write_bytes(path.read_bytes()[:100])
+        program.clear_cache()
+        assert program(4) == 9
+    finally:
+        for path in stored:
+            path.unlink()
