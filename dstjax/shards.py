@@ -110,8 +110,14 @@ def is_rows(x: jax.Array) -> bool:
 
 
 def may_be_cut(x: jax.Array) -> bool:
-    """Whether an array lies on a mesh of several devices."""
-    return math.prod(jax.typeof(x).sharding.mesh.shape.values()) > 1
+    """Whether an array may lie on several devices.
+
+    Its type names its mesh, or the context does. Where neither has one a jit may still cut the array, by
+    ``in_shardings`` that come into no type, so that then only a single device is certain.
+    """
+    meshes = (jax.typeof(x).sharding.mesh, jax.sharding.get_abstract_mesh())
+    sizes = [math.prod(mesh.shape.values()) for mesh in meshes if not mesh.empty]
+    return (sizes[0] if sizes else jax.device_count()) > 1
 
 
 def split_axis(x: jax.Array, axis: int, size: int) -> jax.Array:

@@ -13,6 +13,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import hypothesis
 import jax
 import pytest
+from jax.sharding import AxisType
 
 MANY_MAPS = 15_000
 
@@ -45,3 +46,10 @@ def few_programs() -> Iterator[None]:
             training.Program.compiled.clear()
         jax.clear_caches()
         gc.collect()
+
+
+@pytest.fixture
+def one_device() -> Iterator[None]:
+    """As in a process of one device: arrays lie on it alone, and tensors can be counted as rows, and together."""
+    with jax.set_mesh(jax.make_mesh((1,), ("one",), axis_types=(AxisType.Auto,))):
+        yield

@@ -243,3 +243,23 @@ def test_an_update_moves_scalars_not_weights(name, kind, layout):
             largest = moved(text)
             assert max(largest.values()) < 320, largest
             assert rewire == (largest["all-reduce"] > 0), largest  # a plain step of elementwise Adam moves nothing
+
+
+@pytest.mark.parametrize(("name", "layout"), [("dst_ee", "columns"), ("set", "both")])
+def test_shardings_that_come_into_no_type(name, layout):
+    """As where a step is lowered from shapes alone, and the jit is told the shardings: the types name no mesh."""
+    mesh = mesh_of("auto", layout)
+    shapes = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)  # noqa: E731
+    where = {str(i): NamedSharding(mesh, LAYOUTS[layout][0]) for i in range(9)}
+    params = jax.device_put({n: np.zeros((64, 8 * (i + 8)), np.float32) for i, n in enumerate(where)}, where)
+    tx = dstjax.sparsify(optax.sgd(0.1), method_of(name))
+    state = tx.init(params)
+    places = jax.tree.map(lambda x: x.sharding if len(x.sharding.device_set) > 1 else NamedSharding(mesh, P()), state)
+
+    def update(params, state, grads):
+        assert jax.typeof(params["0"]).sharding.mesh.empty
+        return tx.update(grads, state, params, rewire=True)
+
+    step = jax.jit(update, in_shardings=(where, places, where), out_shardings=(where, places))
+    largest = moved(step.lower(shapes(params), shapes(state), shapes(params)).compile().as_text())
+    assert 0 < max(largest.values()) < 320, largest

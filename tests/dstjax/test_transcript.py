@@ -16,6 +16,8 @@ import dstjax
 from dstjax import criteria, methods
 from tests import oracles, trees
 
+pytestmark = pytest.mark.usefixtures("one_device")
+
 STEPS = 36
 ORDERS = ["skip", "step_then_update", "update_then_step"]
 MOMENTUM = dict(lr=0.05, mu=0.9, nesterov=True)
