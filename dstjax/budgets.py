@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from dstjax._loops import varying_as
 from dstjax.masks import part_of, share_of
 from dstjax.network import Network
 from dstjax.schedules import Fractions
@@ -108,4 +109,4 @@ def deal(total: jax.Array, shares: jax.Array, room: jax.Array) -> jax.Array:
         ones = (free > 0) & (jnp.cumsum(free > 0) <= left)
         return dealt + jnp.where(jnp.sum(more) > 0, more, ones.astype(jnp.int32))
 
-    return jax.lax.while_loop(unfinished, again, jnp.zeros_like(room))
+    return jax.lax.while_loop(unfinished, again, varying_as(jnp.zeros_like(room), total, shares, room))

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from dstjax._checks import check_number, is_traced, suggest
+from dstjax._loops import varying_as
 from dstjax.masks import floor_share, share_limbs, share_of
 
 Shapes = Mapping[str, tuple[int, ...]]  # path -> shape, in the order of the tree
@@ -235,7 +236,7 @@ def _traced_counts(distribution: Any, shapes: Shapes, sizes: Mapping[str, int], 
         top = jnp.max(jnp.where(dense, 0, raw))
         return dense | ((raw == top) & (top * scale(dense) > 1))
 
-    dense = lax.fori_loop(0, len(sizes), saturate, jnp.zeros(len(sizes), bool))
+    dense = lax.fori_loop(0, len(sizes), saturate, varying_as(jnp.zeros(len(sizes), bool), sparsity))
     densities = jnp.where(dense, 1, jnp.clip(scale(dense) * raw, 0, 1))
     counts = share_of(n, share_limbs(densities))
     total = jnp.sum(n)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from dstjax._checks import is_traced
+from dstjax._loops import varying_as
 from dstjax._trees import Tree, is_hole, path_name
 
 StoredMask = jax.Array  # uint8 or int8 where eight neighbours share a byte, bool where they cannot
@@ -242,7 +243,7 @@ def part_of(count: jax.Array, part: jax.Array, whole: jax.Array) -> jax.Array:
         rest = rest + jnp.where((n >> (31 - jnp.asarray(i).astype(jnp.uint32))) & 1 == 1, b, jnp.uint32(0))
         return quotient + (rest >= c), jnp.where(rest >= c, rest - c, rest)
 
-    zero = jnp.zeros((), jnp.uint32)
+    zero = varying_as(jnp.zeros((), jnp.uint32), n, b, c)
     return jax.lax.fori_loop(0, 32, digit, (zero, zero))[0].astype(jnp.int32)
 
 

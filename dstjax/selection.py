@@ -24,6 +24,7 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from dstjax._loops import varying_as
 from dstjax.counting import Layout, Scalars
 from dstjax.order import ordered_key, other_candidates
 from dstjax.shards import Pieces, over_pieces
@@ -169,14 +170,16 @@ def _choose(
 
     passes, unit = _passes(jnp.iinfo(dtype).bits, dtype, bits_per_pass)
     sizes = jnp.array(pieces.sizes, jnp.uint32)
-    start = (unit, jnp.zeros(len(ks), dtype), sizes, jnp.zeros_like(sizes))
-    _, threshold, at_least, above = lax.fori_loop(0, passes, narrow, start)
+    start = varying_as((jnp.zeros(len(ks), dtype), sizes, jnp.zeros_like(sizes)), ks, *blocks)
+    _, threshold, at_least, above = lax.fori_loop(0, passes, narrow, (unit, *start))
     threshold = each(threshold)
     equal = at_least - above
     room = _split_room(ks - _by_group(above[None], group, len(ks))[0], equal, group)
     # No float is a candidate below key 1, so a threshold of 0 leaves room for nothing.
     nobody = np.array([w is None for w in wheres]) & (threshold == 0)
     room = jnp.where(nobody, jnp.uint32(0), room)
+
+    behind = varying_as(jnp.full(len(keys), every), room, *blocks)  # all indices
 
     # Small tensors are marked within the branch: its result is stored, and each tensor cut out of it once.
     def tied() -> tuple[jax.Array, list[jax.Array]]:
@@ -185,7 +188,7 @@ def _choose(
 
     def untied() -> tuple[jax.Array, list[jax.Array]]:
         marks = [key >= at for key, at in zip(blocks, layout.at(threshold), strict=True)]
-        return jnp.full(len(keys), every), layout.rows_of(marks)
+        return behind, layout.rows_of(marks)
 
     stop, rows = lax.cond(jnp.any(equal > room), tied, untied)
     alone = [keys[i] for i in layout.alone]
@@ -231,7 +234,7 @@ def _index_after(
         return unit >> bits_per_pass, _advanced(start, exist & (before <= room[None]), unit)
 
     passes, unit = _passes(max(layout.pieces.sizes).bit_length(), jnp.dtype(jnp.uint32), bits_per_pass)
-    return lax.fori_loop(0, passes, narrow, (unit, jnp.zeros_like(room)))[1]
+    return lax.fori_loop(0, passes, narrow, (unit, varying_as(jnp.zeros_like(room), room, *blocks)))[1]
 
 
 def _passes(bits: int, dtype: Any, bits_per_pass: int) -> tuple[int, jax.Array]:

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from dstjax import masks
+from dstjax._loops import varying_as
 from dstjax._trees import Tree, is_hole, path_name
 from dstjax.initial_masks.random import active_counts, random_masks
 from dstjax.masks import floor_share
@@ -69,6 +70,8 @@ def start(
     else:
         drawn = _drawn(method, key, leaves)
 
+    drawn = varying_as(drawn, *leaves.values())
+
     def tree(of: Callable[[str], Any]) -> Tree:
         return treedef.unflatten([of(n) if n in drawn else None for n in names])
 
@@ -90,10 +93,11 @@ def start(
             n_survived=jnp.zeros(len(drawn), jnp.int32) if survival else None,
             error=jnp.zeros((), jnp.float32) if "error" in track else None,
         )
+        tracked = varying_as(tracked, *leaves.values())
     memory, made = None, Memory()
     if method.memory is not None:
         weights = [jnp.asarray(_valued(leaves[n], n, method)) for n in drawn]
-        made = method.memory(weights, list(drawn.values()), key)
+        made = varying_as(method.memory(weights, list(drawn.values()), key), *weights)
         of = dict(zip(drawn, made.leaves or [None] * len(drawn), strict=True))
         memory = Memory(
             None if made.leaves is None else tree(lambda n: of[n]),
