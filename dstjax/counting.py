@@ -14,7 +14,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dstjax._loops import varying_as
 from dstjax.shards import Pieces, is_rows, line, may_be_cut
 
 Scalars = list[jax.Array]
@@ -41,7 +40,7 @@ class Layout:
         rows = [-(-self.sizes[i] // WIDTH) for i in self.small]
         self.starts = np.cumsum([0, *rows])  # rows at which the small tensors begin, and the end of the last
         self.tensor_of_row = np.repeat(np.array(self.small, np.int32), rows)
-        self.places = varying_as(unseen(self.alone), *tensors)
+        self.places = pieces.varying_as(unseen(self.alone), *tensors)
 
     def blocks(self, tensors: Sequence[jax.Array]) -> list[jax.Array]:
         """The arrays of the blocks. What fills a row up is zero."""
@@ -58,7 +57,7 @@ class Layout:
     def tensors(self, alone: list[jax.Array], rows: list[jax.Array]) -> list[jax.Array]:
         """The arrays of all tensors, of those of single ones and of the block of the small ones."""
         found = dict(zip(self.alone, alone, strict=True))
-        offsets = varying_as(unseen([int(row) * WIDTH for row in self.starts[:-1]]), *alone, *rows)
+        offsets = self.pieces.varying_as(unseen([int(row) * WIDTH for row in self.starts[:-1]]), *alone, *rows)
         for i, offset in zip(self.small, offsets, strict=True):
             found[i] = lax.dynamic_slice(rows[0].reshape(-1), (offset,), (self.sizes[i],)).reshape(self.shapes[i])
         return [found[i] for i in range(len(self.sizes))]

@@ -239,9 +239,9 @@ def part_of(count: jax.Array, part: jax.Array, whole: jax.Array) -> jax.Array:
 
     def digit(i: Any, loop: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         quotient, rest = loop[0] * 2, loop[1] * 2
-        quotient, rest = quotient + (rest >= c), jnp.where(rest >= c, rest - c, rest)
+        quotient, rest = quotient + (rest >= c).astype(jnp.uint32), jnp.where(rest >= c, rest - c, rest)
         rest = rest + jnp.where((n >> (31 - jnp.asarray(i).astype(jnp.uint32))) & 1 == 1, b, jnp.uint32(0))
-        return quotient + (rest >= c), jnp.where(rest >= c, rest - c, rest)
+        return quotient + (rest >= c).astype(jnp.uint32), jnp.where(rest >= c, rest - c, rest)
 
     zero = varying_as(jnp.zeros((), jnp.uint32), n, b, c)
     return jax.lax.fori_loop(0, 32, digit, (zero, zero))[0].astype(jnp.int32)

@@ -24,7 +24,6 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from dstjax._loops import varying_as
 from dstjax.counting import Layout, Scalars
 from dstjax.order import ordered_key, other_candidates
 from dstjax.shards import Pieces, over_pieces
@@ -170,7 +169,7 @@ def _choose(
 
     passes, unit = _passes(jnp.iinfo(dtype).bits, dtype, bits_per_pass)
     sizes = jnp.array(pieces.sizes, jnp.uint32)
-    start = varying_as((jnp.zeros(len(ks), dtype), sizes, jnp.zeros_like(sizes)), ks, *blocks)
+    start = pieces.varying_as((jnp.zeros(len(ks), dtype), sizes, jnp.zeros_like(sizes)), ks, *blocks)
     _, threshold, at_least, above = lax.fori_loop(0, passes, narrow, (unit, *start))
     threshold = each(threshold)
     equal = at_least - above
@@ -179,7 +178,7 @@ def _choose(
     nobody = np.array([w is None for w in wheres]) & (threshold == 0)
     room = jnp.where(nobody, jnp.uint32(0), room)
 
-    behind = varying_as(jnp.full(len(keys), every), room, *blocks)  # all indices
+    behind = pieces.varying_as(jnp.full(len(keys), every), room, *blocks)  # all indices
 
     # Small tensors are marked within the branch: its result is stored, and each tensor cut out of it once.
     def tied() -> tuple[jax.Array, list[jax.Array]]:
@@ -234,7 +233,7 @@ def _index_after(
         return unit >> bits_per_pass, _advanced(start, exist & (before <= room[None]), unit)
 
     passes, unit = _passes(max(layout.pieces.sizes).bit_length(), jnp.dtype(jnp.uint32), bits_per_pass)
-    return lax.fori_loop(0, passes, narrow, (unit, varying_as(jnp.zeros_like(room), room, *blocks)))[1]
+    return lax.fori_loop(0, passes, narrow, (unit, layout.pieces.varying_as(jnp.zeros_like(room), room, *blocks)))[1]
 
 
 def _passes(bits: int, dtype: Any, bits_per_pass: int) -> tuple[int, jax.Array]:

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dstjax._loops import varying_as
+
 _LARGE = 2**22  # entries from which several cores count faster than one, although they are waited for
 _ROWS = 4096  # at most; as many as divide the entries
 
@@ -37,6 +39,10 @@ class Pieces:
             for spec in self.specs
         ]
         return lax.psum(jnp.where(jnp.stack(first)[None], counts, jnp.zeros((), counts.dtype)), self.axes)
+
+    def varying_as(self, tree: Any, *arrays: jax.Array) -> Any:
+        """What loops begin with that end with totals of some arrays. Totals of pieces are the same on every device."""
+        return tree if self.axes else varying_as(tree, *arrays)
 
     def index(self, tensor: int, piece: jax.Array, one: Any = 1) -> jax.Array:
         """The row-major index in the whole tensor of each entry of its piece, uint32; times ``one``, a uint32[].

@@ -1,5 +1,6 @@
 """One call of ``update``: what the optimiser sees, the mask update, and what the parameters become."""
 
+import copy
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -126,8 +127,9 @@ class _Call:
         )
 
     def rewired(self, weights: list[jax.Array]) -> Topology:
-        old = self.old._replace(sets=self.memory.sets, shared=self.memory.shared)
-        return rewire(self.method, old, self.network(weights), [grow for _, grow in self.keys])
+        call = copy.copy(self)  # keys that are made in the branch must not be kept after it
+        old = call.old._replace(sets=call.memory.sets, shared=call.memory.shared)
+        return rewire(call.method, old, call.network(weights), [grow for _, grow in call.keys])
 
     def of_each(self, rule: Callable[[Leaf], jax.Array] | None, salt: int) -> list[jax.Array] | None:
         return None if rule is None else [rule(leaf) for leaf in self.leaves(self.weights, self.old.masks, salt)]

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 
 from dstjax._checks import check_integer, check_number
+from dstjax.masks import share_limbs, share_of
 from dstjax.selection import count_true, top_k_mask, top_k_masks
 from dstjax.shards import join_axes, mesh_axes, split_axis
 
@@ -90,10 +91,10 @@ class Weight:
         """The best of each leaf; in a common ranking every leaf without any gets its best one besides."""
         if jnp.ndim(n):
             return top_k_masks(scores, list(n), where=room)
-        empty = (count_true(kept) == 0) & (n > 0)
+        empty = ((count_true(kept) == 0) & (n > 0)).astype(jnp.int32)
         first = top_k_masks(scores, list(empty), where=room)
         others = [r & ~f for r, f in zip(room, first, strict=True)]
-        left = n - jnp.sum(empty, dtype=jnp.int32)
+        left = n - jnp.sum(empty)
         rest = top_k_masks(scores, [left], where=others, together=True)
         return [f | r for f, r in zip(first, rest, strict=True)]
 
@@ -280,7 +281,7 @@ class FanIn(Weight):
             found = jnp.sum(b | o, axis=leading, dtype=jnp.int32)
             fan_in = target[i] // neurons
             fewest = target[i] // inputs  # so many neurons at least must be left to hold the budget
-            threshold = jnp.maximum(1, jnp.floor(self.ablation * fan_in + 1e-6).astype(jnp.int32))
+            threshold = jnp.maximum(1, share_of(jnp.asarray(fan_in, jnp.int32), share_limbs(self.ablation)))
             threshold = jnp.minimum(threshold, jnp.sort(found)[::-1][jnp.clip(fewest, 0, neurons - 1)])
             alive = found >= threshold
             fan_in = target[i] // jnp.maximum(jnp.sum(alive, dtype=jnp.int32), 1)

@@ -121,9 +121,6 @@ def _global_count(method: Method, leaves: dict[str, Any]) -> dict[str, int]:
     """The number of active weights that all masked leaves have in common, under one name."""
     assert method.sparsity is not None
     chosen = masked_leaves(method, leaves)
-    empty = [path for path in chosen if math.prod(leaves[path].shape) == 0]
-    if empty:
-        raise ValueError(f"the leaves {empty} have no weights; exclude them with maskable=.")
     total = sum(math.prod(leaves[path].shape) for path in chosen)
     active = total - floor_share(total, method.sparsity)
     if total >= 2**32 or active >= 2**31:

@@ -16,7 +16,7 @@ def masked_leaves(method: Method, leaves: Mapping[str, Any]) -> list[str]:
     """The paths of the leaves that a method masks, in the order of the tree.
 
     Raises:
-      ValueError: no leaf is maskable, or one that should be masked is no real tensor.
+      ValueError: no leaf is maskable, or one that should be masked is no real tensor, or empty.
     """
     rule = method.maskable or _default_maskable
     chosen = [name for name, leaf in leaves.items() if rule(name, leaf)]
@@ -26,6 +26,11 @@ def masked_leaves(method: Method, leaves: Mapping[str, Any]) -> list[str]:
         if not jnp.issubdtype(leaves[name].dtype, jnp.floating):
             raise ValueError(
                 f"leaf {name!r} has dtype {leaves[name].dtype}; only real floating leaves can be masked. "
+                "Exclude it with maskable=lambda path, leaf: ..."
+            )
+        if 0 in leaves[name].shape:
+            raise ValueError(
+                f"leaf {name!r} of shape {leaves[name].shape} has no weights to mask. "
                 "Exclude it with maskable=lambda path, leaf: ..."
             )
     if not chosen:

@@ -153,7 +153,7 @@ def _regrowing(name: str, performance: str, k: float, lag: int | None, shared: d
                 jnp.zeros_like(record.number),
                 jnp.where(known & (record.updates == 0), m, record.first),
                 jnp.where(known, jnp.concatenate([record.history[1:], m[None]]), record.history),
-                record.updates + known,
+                record.updates + known.astype(jnp.int32),
             )
         )
 

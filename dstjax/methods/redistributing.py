@@ -60,7 +60,7 @@ def snfs(*, momentum: float = 0.9, redistribution: str = "momentum", **shared: A
     def values(network: Network) -> jax.Array:
         """The share of each layer in the momentum."""
         sums = [jnp.sum(jnp.where(leaf.mask, jnp.abs(leaf.memory), 0)) for leaf in network.leaves]
-        means = jnp.stack(sums).astype(jnp.float32) / jnp.maximum(network.active, 1)
+        means = jnp.stack(sums).astype(jnp.float32) / jnp.maximum(network.active, 1).astype(jnp.float32)
         return means / jnp.maximum(jnp.sum(means), jnp.finfo(jnp.float32).tiny)
 
     def keep(network: Network) -> jax.Array:
@@ -93,7 +93,7 @@ def snfs(*, momentum: float = 0.9, redistribution: str = "momentum", **shared: A
         carry = network.memory.shared
         missing = (jnp.sum(network.target) - jnp.sum(count_true(new))).astype(jnp.float32)
         total, rounds = carry.total + missing, carry.rounds + 1
-        adjustment = 0.25 * carry.adjustment + 0.75 * missing + total / rounds
+        adjustment = 0.25 * carry.adjustment + 0.75 * missing + total / rounds.astype(jnp.float32)
         return network.memory._replace(shared=_Carry(adjustment, total, rounds))
 
     def memory(weights: list[jax.Array], masks: list[jax.Array], key: jax.Array) -> Memory:

@@ -230,11 +230,12 @@ def test_a_leaf_too_small_for_its_density(distribution, sparsity):
         init(methods.static(sparsity=sparsity, distribution=distribution), params)
 
 
-def test_an_empty_leaf():
-    with pytest.raises(ValueError, match=r"leaf 'w' of shape \(0, 3\) is too small"):
+@pytest.mark.parametrize("distribution", ["uniform", "er", "erk"])
+def test_an_empty_leaf(distribution):
+    with pytest.raises(ValueError, match=r"leaf 'w' of shape \(0, 3\) has no weights to mask"):
         init(
             params={"w": jnp.ones((0, 3)), "v": jnp.ones((4, 4))},
-            method=methods.static(sparsity=0.5, distribution="uniform"),
+            method=methods.static(sparsity=0.5, distribution=distribution),
         )
 
 
