@@ -263,3 +263,32 @@ def test_shardings_that_come_into_no_type(name, layout):
     step = jax.jit(update, in_shardings=(where, places, where), out_shardings=(where, places))
     largest = moved(step.lower(shapes(params), shapes(state), shapes(params)).compile().as_text())
     assert 0 < max(largest.values()) < 320, largest
+
+
+@pytest.mark.parametrize(("name", "layout"), [("dst_ee", "both"), ("rigl", "columns")])
+def test_auto_axes_made_explicit_for_the_update(name, layout):
+    """The types then say where the pieces are, so that a pass needs one collective, as on a mesh of Explicit axes."""
+    mesh = mesh_of("auto", layout)
+    with jax.set_mesh(mesh):
+        where = shardings(mesh, layout)
+        tx = transform(name)
+        params = jax.device_put(params_of(), where)
+        state = tx.init(params)
+        params = dstjax.apply_masks(params, state)
+        specs = jax.tree.map(lambda x: getattr(x.sharding, "spec", P()), (params, state, params))
+        update = jax.sharding.explicit_axes(tx.update, in_sharding=specs)
+
+        @jax.jit
+        def step(params, state, grads):
+            updates, state = update(jax.tree.map(jnp.add, params, grads), state, params)
+            return optax.apply_updates(params, updates), state
+
+        history = [(params, state)]
+        for t in range(STEPS):
+            history.append(step(*history[-1], jax.device_put(noise(t), where)))
+        text = step.lower(params, state, params).compile().as_text()
+        check_placement(where, history[-1])
+    for (_, state), (_, expected) in zip(history, on_one_device(name), strict=True):
+        assert_bits(*(dstjax.get_masks(jax.device_get(s)) for s in (state, expected)))
+    assert len(re.findall(r" all-reduce(?:-start)?\(", text)) < 12
+    assert not re.search(" all-gather", text)
