@@ -310,7 +310,7 @@ def test_gradients_of_another_dtype_than_the_weights(name, weights, grads):
         assert_valid(name, params, state, t)
 
 
-VMAPPED = ["set", "dst_ee", "iee"]
+VMAPPED = ["dst_ee", "iee"]
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in VMAPPED else pytest.mark.slow) for n in METHODS])

@@ -21,6 +21,8 @@ HYPERPARAMETERS = {
     "srigl": dict(sparsity=0.7, update_period=3, end_step=10),
     "str": dict(sparsity=0.7, s_init=-2.0, end_step=6),
 }
+AXES = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
+QUICK = {("dst_ee", "explicit"), ("srigl", "auto"), ("str", "auto")}
 COLLECTIVES = r"(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(-start)?\("
 
 
@@ -47,11 +49,16 @@ def trained(name, seed, steps=7):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("dst_ee", AxisType.Explicit), *((n, AxisType.Auto) for n in HYPERPARAMETERS)]
+    ("name", "kind"),
+    [
+        pytest.param(name, kind, marks=() if (name, kind) in QUICK else pytest.mark.slow)
+        for name in HYPERPARAMETERS
+        for kind in AXES
+    ],
 )
 def test_one_network_a_device(name, kind):
     """Within ``shard_map``, whose types say what varies over the devices."""
-    mesh = jax.make_mesh((8,), ("seed",), axis_types=(kind,))
+    mesh = jax.make_mesh((8,), ("seed",), axis_types=(AXES[kind],))
     with jax.set_mesh(mesh):
 
         def one(seed):

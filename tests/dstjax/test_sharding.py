@@ -31,6 +31,10 @@ LAYOUTS = {
 }
 
 
+def slow(*values):
+    return pytest.param(*values, marks=pytest.mark.slow)
+
+
 def mesh_of(kind, layout):
     shape = (4, 2) if "both" in layout else (8, 1)
     return jax.make_mesh(shape, ("a", "b"), axis_types=(KINDS[kind],) * 2)
@@ -155,13 +159,13 @@ def pieces(x):
     return len({str(shard.index) for shard in x.addressable_shards})
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("layout", [slow("rows of both") if n == "rows of both" else n for n in LAYOUTS])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_masks_on_eight_devices(kind, layout):
     check("dst_ee", kind, layout)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("set", "explicit"), ("mest", "auto"), ("static", "explicit")])
+@pytest.mark.parametrize(("name", "kind"), [("set", "explicit"), slow("mest", "auto"), ("static", "explicit")])
 def test_every_method_on_eight_devices(name, kind):
     check(name, kind, "both")
 
@@ -226,7 +230,7 @@ def test_moved_reads_compiled_text():
         ("dst_ee", "auto", "both"),
         ("dst_ee", "explicit", "columns"),
         ("set", "explicit", "both"),
-        ("mest", "auto", "rows"),
+        slow("mest", "auto", "rows"),
     ],
 )
 def test_an_update_moves_scalars_not_weights(name, kind, layout):
@@ -245,7 +249,7 @@ def test_an_update_moves_scalars_not_weights(name, kind, layout):
             assert rewire == (largest["all-reduce"] > 0), largest  # a plain step of elementwise Adam moves nothing
 
 
-@pytest.mark.parametrize(("name", "layout"), [("dst_ee", "columns"), ("set", "both")])
+@pytest.mark.parametrize(("name", "layout"), [("dst_ee", "columns"), slow("set", "both")])
 def test_shardings_that_come_into_no_type(name, layout):
     """As where a step is lowered from shapes alone, and the jit is told the shardings: the types name no mesh."""
     mesh = mesh_of("auto", layout)
@@ -265,7 +269,7 @@ def test_shardings_that_come_into_no_type(name, layout):
     assert 0 < max(largest.values()) < 320, largest
 
 
-@pytest.mark.parametrize(("name", "layout"), [("dst_ee", "both"), ("rigl", "columns")])
+@pytest.mark.parametrize(("name", "layout"), [("dst_ee", "both"), slow("rigl", "columns")])
 def test_auto_axes_made_explicit_for_the_update(name, layout):
     """The types then say where the pieces are, so that a pass needs one collective, as on a mesh of Explicit axes."""
     mesh = mesh_of("auto", layout)
