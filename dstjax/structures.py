@@ -94,7 +94,7 @@ class Weight:
         empty = ((count_true(kept) == 0) & (n > 0)).astype(jnp.int32)
         first = top_k_masks(scores, list(empty), where=room)
         others = [r & ~f for r, f in zip(room, first, strict=True)]
-        left = n - jnp.sum(empty)
+        left = n - jnp.sum(empty, dtype=jnp.int32)
         rest = top_k_masks(scores, [left], where=others, together=True)
         return [f | r for f, r in zip(first, rest, strict=True)]
 
