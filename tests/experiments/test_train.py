@@ -202,58 +202,6 @@ def test_the_convolutional_network_trains(small, tmp_path):
     assert shapes == {"Dense_0/kernel": [16, 10], first: [3, 3, 1, 16], second: [3, 3, 16, 16]}
 
 
-def test_a_plain_step_has_no_branch_and_nothing_sorts(small):
-    config = small(method="dst_ee")
-    plan = train.configuration.plan(config)
-    for mode in ("sequential", "vmap"):
-        trainer = training.Trainer(plan.model, plan.make_tx, plan.method, plan.data, [0, 1], mode, config.batch_size)
-        trainer.feed.begin(0)
-        (span,) = trainer.feed.spans(0, 0, 3)
-        zeros = np.zeros(span.order.shape[:-2], np.float32)
-        arguments = (trainer.states[0], training.Sums(zeros, zeros.astype(np.int32)))
-        plain = trainer.run.lower(*arguments, *span).compile().as_text()
-        assert "while(" in plain
-        assert "conditional(" not in plain
-        assert "sort(" not in plain
-        rewire = trainer.rewire.lower(*arguments, *span[:3], None).compile().as_text()
-        assert "while(" in rewire
-        assert "sort(" not in rewire
-
-
-def test_programs_are_shared_where_they_are_the_same_and_only_there(small, tmp_path):
-    def masks(name, **fields):
-        before = set(training.Program.compiled)
-        train.train_and_evaluate(small(**fields), tmp_path / name, quiet=True)
-        with np.load(tmp_path / name / "masks.npz") as archive:
-            return archive["final"], len(training.Program.compiled.keys() - before)
-
-    masks("first", method="dst_ee", coefficient=0.25)
-    assert masks("sparser", method="dst_ee", coefficient=0.25, sparsity=0.9)[1] == 0
-    greedy, new = masks("greedy", method="dst_ee", coefficient=0.0)
-    assert new == 1  # the mask update
-    explorer, new = masks("explorer", method="dst_ee", coefficient=100.0)
-    assert new == 1
-    assert (greedy != explorer).any()
-    small_moves, _ = masks("small moves", method="dst_ee", coefficient=0.0, drop_fraction=0.05)
-    assert (greedy != small_moves).any()
-
-
-def test_programs_that_do_not_read_their_arguments_are_not_shared_between_shapes():
-    for n in (2, 3):
-        assert training.Program(lambda x: jnp.zeros(3))(np.zeros(n)).shape == (3,)
-    assert training.Program(lambda x: {"a": x})(np.zeros(2)).keys() == {"a"}
-    assert training.Program(lambda x: {"b": x})(np.zeros(2)).keys() == {"b"}
-
-
-def test_the_programs_that_were_used_last_are_kept(monkeypatch):
-    monkeypatch.setattr(training.Program, "compiled", {})
-    monkeypatch.setattr(training.Program, "most", 2)
-    for power in (1, 2, 1, 3):
-        training.Program(lambda x, power=power: x**power)(np.ones(2))
-    first, last = training.Program.compiled.values()
-    assert [float(kept(np.full(2, 2.0))[0]) for kept in (first, last)] == [2, 8]
-
-
 def test_the_data_order_depends_on_seed_and_epoch_alone(small):
     plan = train.configuration.plan(small(seeds=(5, 6)))
     trainer, again = (
@@ -265,47 +213,6 @@ def test_the_data_order_depends_on_seed_and_epoch_alone(small):
     assert (trainer.order(1, 7) != trainer.order(0, 7)).any()
     assert len(np.unique(trainer.order(0, 0))) == 16 * 64
     assert set(trainer.order(0, 0).ravel()) <= {*trainer.splits[0].train}
-
-
-def test_a_finished_run_started_again_says_so_and_does_nothing(small, tmp_path, capsys):
-    first = train.train_and_evaluate(small(), tmp_path)
-    assert "Dense_0/kernel" in capsys.readouterr().out
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    assert train.train_and_evaluate(small(), tmp_path) == first
-    assert "finished" in capsys.readouterr().out
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-
-
-def test_a_workdir_of_another_run_is_refused_with_the_fields_that_differ(small, tmp_path):
-    train.train_and_evaluate(small(), tmp_path, quiet=True)
-    with pytest.raises(
-        ValueError, match=r"another run; .*model\.sizes \(\[16\] there, \[8\] now\), sparsity \(0\.8 there"
-    ):
-        train.train_and_evaluate(small(sparsity=0.9, model__sizes=(8,)), tmp_path)
-    train.train_and_evaluate(small(log_every_epochs=1), tmp_path, quiet=True)  # the display alone
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "message"),
-    [("metrics.jsonl", "{}", "without its config.json"), ("config.json", "{", "not readable as JSON")],
-)
-def test_a_workdir_that_makes_no_sense_is_refused(name, content, message, small, tmp_path):
-    (tmp_path / name).write_text(content)
-    with pytest.raises(ValueError, match=message):
-        train.train_and_evaluate(small(), tmp_path)
-
-
-def test_a_workdir_that_cannot_be_made_is_refused(small, tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="is not usable"):
-        train.train_and_evaluate(small(), tmp_path / "file" / "run")
-
-
-def test_two_processes_never_train_in_one_workdir(small, tmp_path):
-    identity = train.configuration.identity(small())
-    with train.claim(tmp_path, identity), pytest.raises(ValueError, match="in use by another process"):
-        train.train_and_evaluate(small(), tmp_path, quiet=True)
-    train.train_and_evaluate(small(), tmp_path, quiet=True)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_status_1(tmp_path, capsys):
