@@ -4,19 +4,18 @@ from dstjax import (
     costs,
     criteria,
     distributions,
-    flops,
     initial_masks,
     masks,
     methods,
     metrics,
+    program,
     schedules,
     selection,
-    statistics,
     structures,
 )
-from dstjax.aside import put_back, set_aside
+from dstjax._engine.drop_and_grow import drop_and_grow
 from dstjax.criteria import Leaf
-from dstjax.drop_and_grow import drop_and_grow
+from dstjax.loops import put_back, set_aside
 from dstjax.method import Method
 from dstjax.population import vmap_axes
 from dstjax.state import (
@@ -44,7 +43,6 @@ __all__ = [
     "criteria",
     "distributions",
     "drop_and_grow",
-    "flops",
     "forward_params",
     "get_masks",
     "initial_masks",
@@ -52,13 +50,13 @@ __all__ = [
     "masks",
     "methods",
     "metrics",
+    "program",
     "put_back",
     "schedules",
     "selection",
     "set_aside",
     "set_masks",
     "sparsify",
-    "statistics",
     "structures",
     "summary",
     "vmap_axes",

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from dstjax._loops import varying_as
+from dstjax._arrays.varying import varying_as
 from dstjax.masks import part_of, share_of
-from dstjax.network import Network
+from dstjax.rules import Network
 from dstjax.schedules import Fractions
 
 Keep = Callable[[Network], jax.Array]

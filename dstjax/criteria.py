@@ -38,7 +38,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dstjax._checks import check_number, suggest
+from dstjax.checks import check_number, suggest
 from dstjax.masks import part_of
 from dstjax.selection import count_true, top_k_mask
 

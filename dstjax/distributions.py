@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dstjax._checks import check_number, is_traced, suggest
-from dstjax._loops import varying_as
+from dstjax._arrays.varying import varying_as
+from dstjax.checks import check_number, is_traced, suggest
 from dstjax.masks import floor_share, share_limbs, share_of
 
 Shapes = Mapping[str, tuple[int, ...]]  # path -> shape, in the order of the tree

@@ -8,9 +8,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dstjax._checks import is_traced
-from dstjax._loops import varying_as
-from dstjax._trees import Tree, is_hole, path_name
+from dstjax._arrays.trees import Tree, is_hole, path_name
+from dstjax._arrays.varying import varying_as
+from dstjax.checks import is_traced
 
 StoredMask = jax.Array  # uint8 or int8 where eight neighbours share a byte, bool where they cannot
 

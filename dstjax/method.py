@@ -9,9 +9,9 @@ from typing import Any
 import jax
 
 from dstjax import budgets, criteria, distributions, schedules, structures, views
-from dstjax._checks import check_choice, suggest
+from dstjax.checks import check_choice, suggest
 from dstjax.criteria import Leaf
-from dstjax.network import Memory, Network
+from dstjax.rules import Memory, Network
 
 UPDATE_ORDERS = ("skip", "step_then_update", "update_then_step")
 SCOPES = ("layer", "global")

@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from dstjax import masks as masks_lib
-from dstjax._checks import check_number
-from dstjax._trees import Tree, is_hole
+from dstjax._arrays.trees import Tree, is_hole
+from dstjax.checks import check_number
 from dstjax.masks import iou, jaccard, overlap
 from dstjax.state import SparseState, Tracked, find
 

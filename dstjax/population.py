@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from dstjax._trees import Tree
+from dstjax._arrays.trees import Tree
 from dstjax.state import SparseState
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dstjax._checks import check_choice, check_integer, check_number, is_traced
+from dstjax.checks import check_choice, check_integer, check_number, is_traced
 from dstjax.masks import share_limbs, share_of
 
 StepFunction = Callable[[int], float]

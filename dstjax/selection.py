@@ -5,7 +5,7 @@ most significant bits down: one pass over the tensor counts how many keys reach 
 (``2**bits_per_pass - 1`` of them in one variadic integer reduction), and the largest candidate that at least k keys
 reach becomes the new threshold. Entries equal to the final threshold are taken by ascending row-major index, found by
 the same search on the index. All tensors of a list advance together in one loop, so a tree costs as many kernels
-per pass as it has large leaves, and one for all small ones (:mod:`dstjax.counting`).
+per pass as it has large leaves, and one for all small ones (:mod:`dstjax._arrays.counting`).
 
 Nothing is sorted or gathered, and no tensor reshaped that may be spread over devices: a pass moves a few integers
 between those that hold it, k may be traced, and the result is the same bit for bit on one device and on many.
@@ -24,9 +24,9 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from dstjax.counting import Layout, Scalars
-from dstjax.order import ordered_key, other_candidates
-from dstjax.shards import Pieces, over_pieces
+from dstjax._arrays.counting import Layout, Scalars
+from dstjax._arrays.shards import Pieces, over_pieces
+from dstjax._arrays.sort_keys import ordered_key, other_candidates
 
 # Bits of a threshold that one pass resolves, by platform; any number of them gives the same masks. On CPU two and three
 # are equally fast, and two compile faster. The others are not measured: there each kernel costs its start, so fewer

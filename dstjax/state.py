@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dstjax import masks as masks_lib
-from dstjax._trees import Tree, is_hole, path_name
-from dstjax.moments import map_moments
-from dstjax.network import Memory
+from dstjax._arrays.trees import Tree, is_hole, path_name
+from dstjax._engine.moments import map_moments
+from dstjax.rules import Memory
 from dstjax.views import straight_through
 
 

@@ -22,10 +22,10 @@ from typing import Any, Protocol
 import jax
 import jax.numpy as jnp
 
-from dstjax._checks import check_integer, check_number
+from dstjax._arrays.shards import join_axes, mesh_axes, split_axis
+from dstjax.checks import check_integer, check_number
 from dstjax.masks import share_limbs, share_of
 from dstjax.selection import count_true, top_k_mask, top_k_masks
-from dstjax.shards import join_axes, mesh_axes, split_axis
 
 Arrays = list[jax.Array]
 

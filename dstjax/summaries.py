@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from dstjax import masks
-from dstjax._trees import Tree, path_difference, path_name
+from dstjax._arrays.trees import Tree, path_difference, path_name
 from dstjax.state import find
 
 

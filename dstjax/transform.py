@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dstjax._checks import check_choice
-from dstjax._trees import Tree
-from dstjax.flat import Flat
+from dstjax._arrays.trees import Tree
+from dstjax._engine.init import InitialMasks, start
+from dstjax._engine.leaves import Flat
+from dstjax._engine.update import Signals, take_step
+from dstjax.checks import check_choice
 from dstjax.method import Method
-from dstjax.start import InitialMasks, start
 from dstjax.state import SparseState
-from dstjax.step import Signals, take_step
 
 TRACKABLE = ("exploration", "survival", "error")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from dstjax._checks import suggest
+from dstjax.checks import suggest
 
 
 def parse(arguments: Sequence[str], options: Mapping[str, str | None]) -> tuple[ConfigDict, ConfigDict, dict[str, str]]:

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 import dstjax
-from dstjax._checks import check_choice
+from dstjax.checks import check_choice
 from experiments import command_line, configuration, data, train
 from experiments.recording import write_atomically
 from experiments.report import collect, page, tables

@@ -15,7 +15,7 @@ import optax
 from ml_collections import ConfigDict
 
 import dstjax
-from dstjax._checks import check_choice, check_integer, check_number, suggest
+from dstjax.checks import check_choice, check_integer, check_number, suggest
 from experiments import data, models, optimisers
 from experiments.training import MakeTransformation
 

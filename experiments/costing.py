@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 import dstjax
-from dstjax import costs, flops, schedules
+from dstjax import costs, schedules
+from dstjax.program import flops
 
 CONVENTIONS = ("paper", "exact")
 

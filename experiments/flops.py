@@ -2,8 +2,8 @@
 
     python -m experiments.flops --model resnet50 --distribution erk --sparsity 0.9 --method rigl [--json]
 
-Nothing is trained or computed: the shapes come from ``jax.eval_shape``, the FLOPs from the jaxpr (dstjax.flops), the
-formulas of training from dstjax.costs. Takes a second.
+Nothing is trained or computed: the shapes come from ``jax.eval_shape``, the FLOPs from the jaxpr
+(dstjax.program.flops), the formulas of training from dstjax.costs. Takes a second.
 """
 
 import argparse
@@ -18,8 +18,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dstjax import costs, distributions, flops
-from dstjax._trees import path_name
+from dstjax import costs, distributions
+from dstjax._arrays.trees import path_name
+from dstjax.program import flops
 from experiments import models
 
 RIGL_UPDATE_PERIOD = 100  # on ImageNet, the default of its authors

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from dstjax._checks import check_choice
+from dstjax.checks import check_choice
 
 Result = TypeVar("Result")
 

@@ -7,7 +7,7 @@ from typing import Any
 import optax
 from ml_collections import ConfigDict
 
-from dstjax._checks import check_choice, check_integer, check_number
+from dstjax.checks import check_choice, check_integer, check_number
 from experiments.steps import scale_at_step
 
 Schedule = Callable[[Any], Any]

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from dstjax._checks import check_choice, is_traced
-from dstjax._trees import Tree, path_name
+from dstjax._arrays.trees import Tree, path_name
+from dstjax.checks import check_choice, is_traced
 from dstjax.distributions import Distribution
 from dstjax.initial_masks.random import active_counts, masked_leaves, placed_like
 from dstjax.masks import floor_share

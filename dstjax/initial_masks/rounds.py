@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from dstjax._checks import check_integer
-from dstjax._trees import Tree
+from dstjax._arrays.trees import Tree
+from dstjax.checks import check_integer
 from dstjax.distributions import Distribution
 from dstjax.initial_masks._loss import LossFn, Weights, read, summed_gradient, wide
 from dstjax.initial_masks._target import Target, target

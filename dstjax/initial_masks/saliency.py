@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from dstjax._trees import Tree
+from dstjax._arrays.trees import Tree
 from dstjax.distributions import Distribution
 from dstjax.initial_masks._loss import LossFn, read, summed_gradient, summed_hessian_product, wide
 from dstjax.initial_masks._target import target

@@ -11,14 +11,14 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from dstjax._checks import suggest
+from dstjax.checks import suggest
 from dstjax.method import Method
+from dstjax.methods.adaptive import accset, dynset, lset
 from dstjax.methods.admm import admm
 from dstjax.methods.deep_rewiring import deepr, soft_deepr
 from dstjax.methods.dense_to_sparse import gap, gmp, granet, one_shot, sis
 from dstjax.methods.dynamic import dst_ee, mest, rigl, rigl_itop, set
 from dstjax.methods.iee import iee
-from dstjax.methods.performance import accset, dynset, lset
 from dstjax.methods.redistributing import dsr, snfs
 from dstjax.methods.references import reference
 from dstjax.methods.shadow import dcil, dpf, str_, top_kast

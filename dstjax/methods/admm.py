@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from dstjax import criteria
-from dstjax._checks import check_number
+from dstjax.checks import check_number
 from dstjax.criteria import Leaf
 from dstjax.method import Method, catalogued, checked, several_densities
-from dstjax.network import Memory, Network
+from dstjax.rules import Memory, Network
 
 
 class _Split(NamedTuple):

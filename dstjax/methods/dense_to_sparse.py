@@ -10,9 +10,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from dstjax import budgets, criteria, schedules
-from dstjax._checks import check_choice, check_integer, check_number
+from dstjax.checks import check_choice, check_integer, check_number
 from dstjax.method import SCOPES, Method, catalogued, checked, fixed, rewiring, several_densities
-from dstjax.network import Network
+from dstjax.rules import Network
 from dstjax.selection import count_true
 from dstjax.structures import WEIGHT
 

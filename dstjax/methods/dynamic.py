@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from dstjax import budgets, criteria, distributions
-from dstjax._checks import check_number
+from dstjax.checks import check_number
 from dstjax.criteria import Leaf, reads_counter
 from dstjax.masks import zero_outside
 from dstjax.method import Method, catalogued, rewiring
-from dstjax.network import Network
+from dstjax.rules import Network
 
 
 @catalogued(drop="set_fraction", grow="random", drop_schedule="constant")

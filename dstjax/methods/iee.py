@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dstjax import criteria, schedules, views
-from dstjax._checks import check_choice, check_integer, check_number
+from dstjax.checks import check_choice, check_integer, check_number
 from dstjax.criteria import Leaf
 from dstjax.masks import zero_outside
 from dstjax.method import SCOPES, Method, catalogued, checked
-from dstjax.network import Memory, Network
+from dstjax.rules import Memory, Network
 
 IMPORTANCES = {"magnitude": criteria.magnitude, "taylor": criteria.snip}
 

@@ -7,10 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from dstjax import budgets, criteria, schedules
-from dstjax._checks import check_number
+from dstjax.checks import check_number
 from dstjax.masks import part_of
 from dstjax.method import Method, catalogued, checked, rewiring
-from dstjax.network import Memory, Network
+from dstjax.rules import Memory, Network
 from dstjax.selection import count_true
 
 

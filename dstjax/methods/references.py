@@ -1,6 +1,6 @@
 """The papers behind the catalogue, as BibTeX. A field that we do not know is left out."""
 
-from dstjax._checks import suggest
+from dstjax.checks import suggest
 
 _BIBTEX = r"""
 @article{rumelhart1986,

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dstjax import budgets, criteria, structures, views
-from dstjax._checks import check_number
+from dstjax.checks import check_number
 from dstjax.criteria import Leaf
 from dstjax.method import Maskable, Method, catalogued, checked, rewiring
 from dstjax.methods.dense_to_sparse import one_shot

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dstjax._checks import check_choice
+from dstjax.checks import check_choice
 from experiments.data import (
     cifar,
     digits,

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dstjax._checks import check_choice
+from dstjax.checks import check_choice
 from experiments import data
 from experiments.data import downloads, files
 

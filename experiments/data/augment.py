@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dstjax._checks import check_choice, check_integer
+from dstjax.checks import check_choice, check_integer
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]  # of a key and the images of a batch
 

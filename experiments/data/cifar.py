@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dstjax._checks import check_choice
+from dstjax.checks import check_choice
 from experiments.data import augment, files, pixels, prepared
 from experiments.data.arrays import Data
 from experiments.data.pixels import Pixels

@@ -16,7 +16,7 @@ import numpy as np
 import scipy.sparse
 import scipy.sparse.linalg
 
-from dstjax._checks import check_integer
+from dstjax.checks import check_integer
 from experiments.data.edges import Edges
 
 DIMENSIONS, WALKS, LENGTH, WINDOW, NEGATIVES, RATE = 8, 10, 5, 10, 5, 0.025

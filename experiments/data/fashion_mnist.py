@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dstjax._checks import check_choice
+from dstjax.checks import check_choice
 from experiments.data import files, pixels, prepared
 from experiments.data.arrays import Data
 from experiments.data.pixels import Pixels

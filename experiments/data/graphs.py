@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dstjax._checks import check_choice, check_integer, check_number
+from dstjax.checks import check_choice, check_integer, check_number
 from experiments.data.edges import Edges
 
 CHUNK = 1 << 20  # edges at a time

@@ -16,7 +16,7 @@ import pyarrow.csv
 import pyarrow.parquet
 from sklearn.model_selection import train_test_split
 
-from dstjax._checks import check_choice
+from dstjax.checks import check_choice
 from experiments.data import files, prepared
 from experiments.data.arrays import Data, Split
 

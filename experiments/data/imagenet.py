@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dstjax._checks import check_choice
+from dstjax.checks import check_choice
 from experiments.data import files, folders, pictures, prepared
 from experiments.data.streams import Batch, Stream
 

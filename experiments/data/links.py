@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dstjax._checks import check_choice
+from dstjax.checks import check_choice
 from experiments.data import edges as edge_lists
 from experiments.data import embeddings, files, graphs
 from experiments.data.arrays import Data, Split

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import grain
 import numpy as np
 
-from dstjax._checks import check_choice, check_integer
+from dstjax.checks import check_choice, check_integer
 
 Batch = Mapping[
     str, Any

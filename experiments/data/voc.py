@@ -13,7 +13,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from dstjax._checks import check_choice
+from dstjax.checks import check_choice
 from experiments.data import files, pictures, prepared
 from experiments.data.streams import Batch, Stream
 

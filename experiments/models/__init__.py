@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax.numpy as jnp
 
-from dstjax._checks import check_choice, check_integer
+from dstjax.checks import check_choice, check_integer
 from experiments.models.basic import MLP, Conv, ShiftedConv
 from experiments.models.layers import max_pool
 from experiments.models.mobile import EfficientNetB0, MobileNetV1

@@ -6,8 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dstjax import statistics as over_blocks
-from experiments.report import style
+from experiments.report import rank_tests, style
 from experiments.report.cells import Cell, Comparison, percent
 from experiments.report.names import by_family, method_label
 from experiments.report.statistics import paired
@@ -98,7 +97,7 @@ def ranks(comparison: Comparison) -> str | None:
     n = min((len(v) for v in scores.values()), default=0)
     if not comparison.many or len(scores) < 3 or n < BLOCKS:
         return None
-    result = over_blocks.compare(scores)
+    result = rank_tests.compare(scores)
     with style.styled():
         count = len(result.names)
         figure = Figure(figsize=(WIDTH, 1.6 + ROW * count))

@@ -17,8 +17,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import dstjax
+from dstjax._engine.drop_and_grow import drop_and_grow
 from dstjax.criteria import Leaf
-from dstjax.drop_and_grow import drop_and_grow
 from experiments import configuration
 from experiments.data import Data
 from experiments.reproduce.reading import setting

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from dstjax import statistics
-from experiments.report import style
+from experiments.report import rank_tests, style
 from experiments.reproduce.reading import Measured, metric_of
 
 SUBSETS = {"all densities": (0.0, 1.0), "densities up to 0.2": (0.8, 1.0), "densities above 0.2": (0.0, 0.7999)}
@@ -20,7 +19,7 @@ class Ranking:
 
     name: str
     blocks: int
-    comparison: statistics.Comparison
+    comparison: rank_tests.Comparison
 
     def as_text(self) -> str:
         """Methods by rank, and which do not differ."""
@@ -58,7 +57,7 @@ def rankings(cells: Sequence[Measured], metric: str) -> list[Ranking]:
         if len(whole) < 2 or len(methods) < 2:
             continue
         scores = {method: [b[method] for b in whole] for method in methods}
-        compared = statistics.compare(scores, higher_is_better=metric_of(metric).higher_is_better)
+        compared = rank_tests.compare(scores, higher_is_better=metric_of(metric).higher_is_better)
         found.append(Ranking(name, len(whole), compared))
     return found
 

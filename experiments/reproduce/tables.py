@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
-from dstjax._checks import suggest
+from dstjax.checks import suggest
 from experiments.reproduce.cells import Cell
 from experiments.reproduce.claims import Claim
 

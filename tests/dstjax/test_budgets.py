@@ -11,7 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dstjax import budgets
-from dstjax.network import Memory, Network
+from dstjax.rules import Memory, Network
 from dstjax.schedules import UpdateSchedule, cubic, fractions, table
 
 LARGEST = 2**31 - 1

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import dstjax
 from dstjax import criteria
-from dstjax.drop_and_grow import drop_and_grow, drop_and_grow_all
+from dstjax._engine.drop_and_grow import drop_and_grow, drop_and_grow_all
 from tests import oracles
 from tests.trees import CANONICAL, leaf_of
 

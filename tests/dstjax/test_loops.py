@@ -1,40 +1,124 @@
-"""What varies over the devices of a ``shard_map``, and that nothing happens elsewhere."""
+"""Setting aside what a step between mask updates does not change."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
-from jax.sharding import PartitionSpec as P
 
-from dstjax._loops import varying_as
+import dstjax
+from dstjax import methods
+from tests import trees
 
-NUMBERS = {"float": np.array([-1.5, 0.0, np.inf], np.float32), "bool": np.array([True, False]), "byte": np.uint8(200)}
+PERIOD = 3
+MOVING = dict(sparsity=0.6, update_period=PERIOD, end_step=100)
+METHODS = {
+    "rigl": {},
+    "dst_ee": {},
+    "snfs": {},
+    "top_kast": {},
+    "iee": {"update_period": 4},
+    "sr_ste": {},
+    "static": {},
+}
+WRAPPERS = {
+    "itself": lambda tx: tx,
+    "chain": lambda tx: optax.chain(optax.clip(1.0), tx),
+    "hyperparameters": lambda tx: optax.inject_hyperparams(lambda scale: optax.chain(optax.scale(scale), tx))(
+        scale=0.5
+    ),
+}
 
 
-def test_elsewhere_a_tree_is_itself():
-    tree = {k: jnp.asarray(v) for k, v in NUMBERS.items()}
-    assert varying_as(tree, jnp.ones(3)) is tree
-    assert str(jax.make_jaxpr(lambda t: varying_as(t, t["float"]))(tree)).count("add") == 0
+def made(name, wrap=WRAPPERS["itself"]):
+    options = {"static": {"sparsity": 0.6}, "sr_ste": {"n": 1, "m": 2}}.get(name, MOVING | METHODS[name])
+    method = methods.get(name, **options)
+    track = ("exploration", "survival", "error") if name in ("rigl", "dst_ee") else ()
+    tx = wrap(dstjax.sparsify(optax.adam(0.05), method, track=track))
+    params = {"w": trees.everything()["conv"]["kernel"], "v": jnp.ones((8, 4)), "b": jnp.ones(3)}
+    state = tx.init(params)
+    return method, tx, dstjax.apply_masks(params, state), state
 
 
-@pytest.mark.parametrize("shape", [(), (3,), (2, 0, 4)])
-def test_numbers_stay_and_their_types_vary(shape):
-    mesh = jax.make_mesh((8,), ("device",))
+def gradients(tx, params, state, t):
+    return jax.grad(lambda p: sum(jnp.sum(jnp.sin(x * t)) for x in jax.tree.leaves(dstjax.forward_params(p, state))))(
+        params
+    )
 
-    def varies(x):
-        return "{V:device}" in str(jax.typeof(x))
 
-    def body(piece):
-        tree = jax.tree.map(jnp.asarray, NUMBERS)
-        like = jnp.zeros(shape, piece.dtype) + piece[0]
-        assert not varies(jax.tree.leaves(varying_as(tree, jax.ShapeDtypeStruct(shape, jnp.float32)))[0])
-        found = varying_as(tree, jnp.ones(2), like)
-        assert all(varies(x) for x in jax.tree.leaves(found))
-        return jax.tree.map(lambda x: x[None], found)
+@pytest.mark.parametrize(
+    ("name", "wrapper"), [*((n, "itself") for n in METHODS), ("rigl", "chain"), ("rigl", "hyperparameters")]
+)
+def test_training_is_the_same_bit_for_bit(name, wrapper):
+    method, tx, params, state = made(name, WRAPPERS[wrapper])
 
-    with jax.set_mesh(mesh):
-        pieces = jax.device_put(np.arange(8.0, dtype=np.float32), jax.NamedSharding(mesh, P("device")))
-        found = jax.jit(jax.shard_map(body, in_specs=P("device"), out_specs=P("device")))(pieces)
-    for name, x in NUMBERS.items():
-        np.testing.assert_array_equal(found[name], np.stack([x] * 8))
-        assert found[name].dtype == x.dtype
+    def whole(params, state, t, rewire):
+        updates, state = tx.update(gradients(tx, params, state, t), state, params, rewire=rewire)
+        return optax.apply_updates(params, updates), state
+
+    def plain(params, moving, aside, t):
+        params, state = whole(params, dstjax.put_back(moving, aside), t, False)
+        return params, dstjax.set_aside(state, aside)[0]
+
+    step, plain = jax.jit(whole, static_argnames="rewire"), jax.jit(plain)
+    other, other_state = params, state
+    moving, aside = dstjax.set_aside(state)
+    for t in range(1, 10):
+        now = method.is_update_step(t)
+        if now:
+            params, state = step(params, dstjax.put_back(moving, aside), float(t), True)
+            moving, aside = dstjax.set_aside(state)
+        else:
+            params, moving = plain(params, moving, aside, float(t))
+        other, other_state = step(other, other_state, float(t), now)
+    ours, theirs = (params, dstjax.put_back(moving, aside)), (other, other_state)
+    assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_what_is_set_aside_is_neither_read_nor_returned():
+    """Counters are not even passed to the program, and no mask comes out of it."""
+    _, tx, params, state = made("dst_ee")
+    moving, aside = dstjax.set_aside(state)
+    assert not set(map(id, jax.tree.leaves(moving))) & set(map(id, jax.tree.leaves(aside)))
+
+    def plain(params, moving, aside):
+        _, state = tx.update(params, dstjax.put_back(moving, aside), params, rewire=False)
+        return dstjax.set_aside(state, aside)[0]
+
+    compiled = jax.jit(plain).lower(params, moving, aside).compile()
+    assert {x.dtype for x in jax.tree.leaves(jax.eval_shape(plain, params, moving, aside))} == {
+        jnp.dtype("int32"),
+        jnp.dtype("float32"),
+    }
+    text = compiled.as_text()
+    entry = text[text.index("\nENTRY") :].split("\n")[1]
+    counters = {f"u8[{','.join(map(str, x.shape))}]" for x in jax.tree.leaves(aside.counters)}
+    assert not any(f" {shape}" in entry for shape in counters)
+
+
+def test_a_step_that_changes_the_masks_is_refused():
+    _, tx, params, state = made("rigl")
+    moving, aside = dstjax.set_aside(state)
+    for rewire in (None, True):
+
+        def step(moving, aside, rewire=rewire):
+            _, state = tx.update(params, dstjax.put_back(moving, aside), params, rewire=rewire)
+            return dstjax.set_aside(state, aside)[0]
+
+        with pytest.raises(ValueError, match="rewire=False"):
+            jax.jit(step)(moving, aside)
+
+
+def test_a_state_without_its_masks_is_refused():
+    _, tx, params, state = made("rigl")
+    moving, aside = dstjax.set_aside(state)
+    with pytest.raises(ValueError, match="put_back"):
+        tx.update(params, moving, params)
+    with pytest.raises(ValueError, match="nothing was set aside"):
+        dstjax.put_back(state, aside)
+    with pytest.raises(ValueError, match="set aside before"):
+        dstjax.set_aside(moving)
+    with pytest.raises(ValueError, match=r"dstjax\.sparsify"):
+        dstjax.set_aside(optax.adam(0.1).init(params))

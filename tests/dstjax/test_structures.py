@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 import dstjax
 from dstjax import methods
-from dstjax.drop_and_grow import drop_and_grow_all
+from dstjax._engine.drop_and_grow import drop_and_grow_all
 from dstjax.structures import block, fan_in, n_m
 from tests import oracles, trees
 from tests import structure_oracles as plain

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from dstjax import distributions, flops
+from dstjax import distributions
+from dstjax.program import flops
 from experiments import models
 from experiments.flops import Network, network, with_bias_and_relu
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from dstjax._loops import varying_as
+from dstjax._arrays.varying import varying_as
 
 _LARGE = 2**22  # entries from which several cores count faster than one, although they are waited for
 _ROWS = 4096  # at most; as many as divide the entries

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from dstjax._trees import Tree
+from dstjax._arrays.trees import Tree
 
 Change = Callable[[Any], Any]
 

@@ -12,7 +12,7 @@ import pytest
 
 import dstjax
 from dstjax import methods
-from dstjax.methods.performance import sigmoid
+from dstjax.methods.adaptive import sigmoid
 from tests import oracles
 from tests.dstjax.methods import following
 

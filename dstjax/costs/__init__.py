@@ -7,7 +7,7 @@ and that of the weights, so dense training costs 3 f_D. All training costs are a
 The convention 'paper' makes the papers' tables; 'exact' counts in each pass the weights that take part in it, the dense
 gradients of mask updates included. Neither counts the optimiser, the selection, the scoring before the first step, nor
 that the first layer needs no gradient of its input. docs/costs.md has the formulas in one table, and where printed
-figures differ from them; :mod:`dstjax.cost_formulas` their sources.
+figures differ from them; :mod:`dstjax.costs.formulas` their sources.
 
 >>> training_flops("rigl", sparse=2.0, dense=8.0, convention="exact", update_period=100)
 6.06
@@ -19,8 +19,8 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dstjax import cost_formulas as formulas
-from dstjax._checks import check_choice, check_integer, check_number, suggest
+from dstjax.checks import check_choice, check_integer, check_number, suggest
+from dstjax.costs import formulas
 
 CONVENTIONS = ("paper", "exact")
 

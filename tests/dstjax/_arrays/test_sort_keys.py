@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dstjax.order import ordered_key, other_candidates
+from dstjax._arrays.sort_keys import ordered_key, other_candidates
 
 FLOATS = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
 

@@ -10,14 +10,14 @@ import numpy as np
 import optax
 
 from dstjax import masks
-from dstjax._loops import varying_as
-from dstjax._trees import Tree, is_hole, path_name
+from dstjax._arrays.trees import Tree, is_hole, path_name
+from dstjax._arrays.varying import varying_as
+from dstjax._engine.moments import map_moments
+from dstjax._engine.rewire import counter_dtype
 from dstjax.initial_masks.random import active_counts, random_masks
 from dstjax.masks import floor_share
 from dstjax.method import Method
-from dstjax.moments import map_moments
-from dstjax.network import Memory
-from dstjax.rewire import counter_dtype
+from dstjax.rules import Memory
 from dstjax.state import SparseState, Tracked
 from dstjax.structures import WEIGHT
 

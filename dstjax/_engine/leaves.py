@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from dstjax import masks
-from dstjax._trees import Tree, is_hole, path_difference, path_name
-from dstjax.moments import Shapes
-from dstjax.network import Memory
-from dstjax.rewire import Topology
+from dstjax._arrays.trees import Tree, is_hole, path_difference, path_name
+from dstjax._engine.moments import Shapes
+from dstjax._engine.rewire import Topology
+from dstjax.rules import Memory
 from dstjax.state import SparseState, Tracked
 
 

@@ -1,4 +1,4 @@
-"""Of which leaves the arrays inside a program are made, without computing them; see :mod:`dstjax.flops`."""
+"""Of which leaves the arrays inside a program are made, without computing them; see :mod:`dstjax.program.flops`."""
 
 from collections.abc import Sequence
 from fractions import Fraction

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dstjax import criteria
-from dstjax.drop_and_grow import drop_and_grow, drop_and_grow_all
+from dstjax._engine.drop_and_grow import drop_and_grow, drop_and_grow_all
 from tests import oracles
 from tests.trees import CANONICAL, leaf_of
 

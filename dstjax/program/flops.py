@@ -21,9 +21,9 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from dstjax._checks import check_number, suggest
-from dstjax._origins import Origin, combined, either, joined, picked, strongest
-from dstjax._trees import Tree, path_name
+from dstjax._arrays.trees import Tree, path_name
+from dstjax.checks import check_number, suggest
+from dstjax.program.origins import Origin, combined, either, joined, picked, strongest
 
 
 class Flops(NamedTuple):

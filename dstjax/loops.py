@@ -4,8 +4,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from dstjax._trees import Tree
-from dstjax.network import Memory
+from dstjax._arrays.trees import Tree
+from dstjax.rules import Memory
 from dstjax.state import Tracked, find, replaced
 
 

@@ -13,8 +13,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.sharding import PartitionSpec as P
 
-from dstjax import flops
 from dstjax.masks import zero_outside
+from dstjax.program import flops
 
 
 def f32(*shape):

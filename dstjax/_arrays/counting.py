@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dstjax.shards import Pieces, is_rows, line, may_be_cut
+from dstjax._arrays.shards import Pieces, is_rows, line, may_be_cut
 
 Scalars = list[jax.Array]
 

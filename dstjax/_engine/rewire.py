@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dstjax import masks
-from dstjax.drop_and_grow import drop_and_grow_all
+from dstjax._engine.drop_and_grow import drop_and_grow_all
 from dstjax.masks import StoredMask
 from dstjax.method import Method
-from dstjax.network import Network
+from dstjax.rules import Network
 from dstjax.selection import count_true
 
 

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from dstjax import budgets
-from dstjax._checks import check_choice, check_integer, check_number, is_traced
+from dstjax.checks import check_choice, check_integer, check_number, is_traced
 from dstjax.method import Method, catalogued, rewiring
-from dstjax.network import Memory, Network
+from dstjax.rules import Memory, Network
 
 PERFORMANCES = ("accuracy", "loss", "validation_loss")
 

@@ -12,18 +12,18 @@ import optax
 from jax import lax
 
 from dstjax import masks
-from dstjax._trees import Tree
+from dstjax._arrays.trees import Tree
+from dstjax._engine.init import initial_counts
+from dstjax._engine.leaves import Flat, flatten_like
+from dstjax._engine.moments import map_both, map_moments, owners
+from dstjax._engine.replay import Recorded
+from dstjax._engine.rewire import Topology, rewire
 from dstjax.criteria import Leaf
-from dstjax.flat import Flat, flatten_like
-from dstjax.held import Recorded
 from dstjax.initial_masks.random import leaf_keys
 from dstjax.masks import StoredMask
 from dstjax.method import Method
-from dstjax.moments import map_both, map_moments, owners
-from dstjax.network import Memory, Network
-from dstjax.rewire import Topology, rewire
+from dstjax.rules import Memory, Network
 from dstjax.selection import count_true
-from dstjax.start import initial_counts
 from dstjax.state import SparseState
 
 

@@ -10,8 +10,8 @@ import pytest
 
 import dstjax
 from dstjax import methods
-from dstjax._trees import path_name
-from dstjax.held import Recorded
+from dstjax._arrays.trees import path_name
+from dstjax._engine.replay import Recorded
 from tests import trees
 
 MOVING = dict(sparsity=0.7, update_period=3, end_step=100, drop_fraction=0.5)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dstjax._trees import Tree, path_name
+from dstjax._arrays.trees import Tree, path_name
 
 Shapes = dict[str, tuple[int, ...] | None]  # by path, None where a leaf is left out
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dstjax import counting, shards
+from dstjax._arrays import counting, shards
 from dstjax.selection import count_true, top_k_masks
 from tests import oracles
 

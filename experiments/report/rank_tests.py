@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dstjax._checks import check_integer, check_number
+from dstjax.checks import check_integer, check_number
 
 
 class Friedman(NamedTuple):

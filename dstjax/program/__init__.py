@@ -1,0 +1,5 @@
+"""Reading the program of a model: its FLOPs by leaf."""
+
+from dstjax.program import flops
+
+__all__ = ["flops"]
