@@ -14,10 +14,9 @@ from dstjax import (
     structures,
 )
 from dstjax._engine.drop_and_grow import drop_and_grow
-from dstjax.criteria import Leaf
-from dstjax.loops import put_back, set_aside
+from dstjax.loops import put_back, set_aside, vmap_axes
 from dstjax.method import Method
-from dstjax.population import vmap_axes
+from dstjax.rules import Leaf
 from dstjax.state import (
     SparseState,
     apply_masks,

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from dstjax._arrays.shares import part_of, share_of
 from dstjax._arrays.varying import varying_as
-from dstjax.masks import part_of, share_of
 from dstjax.rules import Network
 from dstjax.schedules import Fractions
 

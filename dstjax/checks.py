@@ -5,12 +5,7 @@ import numbers
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import jax
-
-
-def is_traced(value: Any) -> bool:
-    """Whether a hyper-parameter is only known inside a trace, as under ``vmap`` over a population."""
-    return isinstance(value, jax.core.Tracer)
+from dstjax._arrays.trees import is_traced
 
 
 def check_number(name: str, value: Any, accepted: str, ok: Callable[[float], bool]) -> None:

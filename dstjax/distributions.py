@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from dstjax._arrays.shares import floor_share, share_limbs, share_of
+from dstjax._arrays.trees import is_traced
 from dstjax._arrays.varying import varying_as
-from dstjax.checks import check_number, is_traced, suggest
-from dstjax.masks import floor_share, share_limbs, share_of
+from dstjax.checks import check_number, suggest
 
 Shapes = Mapping[str, tuple[int, ...]]  # path -> shape, in the order of the tree
 Distribution = str | Mapping[str, float] | Callable[[Shapes, float], Mapping[str, float]]

@@ -10,8 +10,7 @@ import jax
 
 from dstjax import budgets, criteria, distributions, schedules, structures, views
 from dstjax.checks import check_choice, suggest
-from dstjax.criteria import Leaf
-from dstjax.rules import Memory, Network
+from dstjax.rules import Leaf, Memory, Network
 
 UPDATE_ORDERS = ("skip", "step_then_update", "update_then_step")
 SCOPES = ("layer", "global")

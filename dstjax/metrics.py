@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from dstjax import masks as masks_lib
 from dstjax._arrays.trees import Tree, is_hole
+from dstjax._engine.rewire import error as mask_incurred_error
 from dstjax.checks import check_number
 from dstjax.masks import iou, jaccard, overlap
 from dstjax.state import SparseState, Tracked, find
@@ -133,7 +134,7 @@ def mask_error(params: Tree, opt_state_or_masks: Tree) -> jax.Array:
     """
     masked, weights = _masked(opt_state_or_masks), masks_lib.by_name(params)
     _check_paths(masked, weights)
-    return masks_lib.error([jnp.asarray(weights[name]) for name in masked], list(masked.values()))
+    return mask_incurred_error([jnp.asarray(weights[name]) for name in masked], list(masked.values()))
 
 
 def exploitation_degree(loss: Callable[[Tree], Any], params: Tree, grown: Tree) -> jax.Array:

@@ -4,8 +4,22 @@ from typing import Any, NamedTuple
 
 import jax
 
-from dstjax.criteria import Leaf
 from dstjax.masks import StoredMask
+
+
+class Leaf(NamedTuple):
+    """What a criterion may read of one leaf. Arrays have the shape of the weight unless said otherwise."""
+
+    weight: jax.Array  # inactive entries are exactly 0
+    gradient: jax.Array  # dense: with respect to the masked weight, so non-zero at inactive entries too
+    mask: jax.Array  # bool; when growing, the weights that the drop has left
+    counter: jax.Array | None  # unsigned integers: mask rounds in which each weight was active (DST-EE's N)
+    step: jax.Array  # int32[], t of the current call of update; the first is 1
+    key: jax.Array  # PRNG key, another one for each leaf, step and phase
+    budget: jax.Array  # int32[], how many weights are dropped, or grown
+    memory: Any = None  # what the method remembers of this leaf
+    second: jax.Array | None = None  # bool: the second set of weights of methods that keep one
+    full_gradient: jax.Array | None = None  # with respect to the dense weights, of methods that need it
 
 
 class Memory(NamedTuple):

@@ -9,8 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dstjax.checks import check_choice, check_integer, check_number, is_traced
-from dstjax.masks import share_limbs, share_of
+from dstjax._arrays.shares import share_limbs, share_of
+from dstjax._arrays.trees import is_traced
+from dstjax.checks import check_choice, check_integer, check_number
 
 StepFunction = Callable[[int], float]
 NAMES = ("constant", "cosine", "linear", "cosine_floor", "stages")

@@ -23,8 +23,8 @@ import jax
 import jax.numpy as jnp
 
 from dstjax._arrays.shards import join_axes, mesh_axes, split_axis
+from dstjax._arrays.shares import share_limbs, share_of
 from dstjax.checks import check_integer, check_number
-from dstjax.masks import share_limbs, share_of
 from dstjax.selection import count_true, top_k_mask, top_k_masks
 
 Arrays = list[jax.Array]

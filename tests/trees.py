@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import dstjax
-from dstjax.criteria import Leaf
+from dstjax.rules import Leaf
 
 # Paths of what is masked by default (real leaves of two or more dimensions) and what stays dense.
 MASKED = ("conv/kernel", "dense/kernel", "list/0")

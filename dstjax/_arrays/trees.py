@@ -28,3 +28,8 @@ def path_difference(expected: Tree, found: Tree) -> str:
             shown = ", ".join(sorted(names)[:5])
             parts.append(f"{label}: {shown}{' ...' if len(names) > 5 else ''}")
     return "; ".join(parts) or "the same paths in other containers"
+
+
+def is_traced(value: Any) -> bool:
+    """Whether a hyper-parameter is only known inside a trace, as under ``vmap`` over a population."""
+    return isinstance(value, jax.core.Tracer)

@@ -6,8 +6,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dstjax.criteria import Criterion, Leaf
-from dstjax.selection import count_true
+from dstjax._arrays.selection import count_true
+from dstjax.criteria import Criterion
+from dstjax.rules import Leaf
 from dstjax.structures import WEIGHT, Structure
 
 Regrow = Callable[[jax.Array], jax.Array]

@@ -1,6 +1,5 @@
 """The state before the first step: which weights are active, and what the method remembers."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -10,37 +9,19 @@ import numpy as np
 import optax
 
 from dstjax import masks
+from dstjax._arrays.shares import floor_share
 from dstjax._arrays.trees import Tree, is_hole, path_name
 from dstjax._arrays.varying import varying_as
+from dstjax._engine.counts import counts_of, initial_counts, starts_dense
+from dstjax._engine.draw import random_masks
 from dstjax._engine.moments import map_moments
 from dstjax._engine.rewire import counter_dtype
-from dstjax.initial_masks.random import active_counts, random_masks
-from dstjax.masks import floor_share
 from dstjax.method import Method
 from dstjax.rules import Memory
 from dstjax.state import SparseState, Tracked
 from dstjax.structures import WEIGHT
 
 InitialMasks = Tree | Callable[[Tree], Tree] | None
-
-
-def counts_of(method: Method, leaves: Mapping[str, Any], sparsity: Any) -> dict[str, Any]:
-    """Active weights of each masked leaf at a sparsity, as the structure of the method can have them."""
-    counts: dict[str, Any] = active_counts(dataclasses.replace(method, sparsity=sparsity), leaves)
-    return method.structure.counts({name: tuple(leaves[name].shape) for name in counts}, counts)
-
-
-def initial_counts(method: Method, leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Active weights of each masked leaf before the first step."""
-    if method.initial_sparsity is None:
-        return counts_of(method, leaves, method.sparsity)
-    if _starts_dense(method):
-        return {name: int(np.prod(leaves[name].shape)) for name in active_counts(method, leaves)}
-    return counts_of(method, leaves, method.initial_sparsity)
-
-
-def _starts_dense(method: Method) -> bool:
-    return isinstance(method.initial_sparsity, int | float) and method.initial_sparsity == 0
 
 
 def start(
@@ -132,7 +113,7 @@ def _drawn(method: Method, key: jax.Array, leaves: Mapping[str, Any]) -> dict[st
         sizes = [jnp.abs(_valued(leaves[n], n, method)) for n in counts]
         chosen = method.structure.best(sizes, list(counts.values())) if counts else []
     else:
-        structure = WEIGHT if _starts_dense(method) else method.structure  # n of m would be n of m at once
+        structure = WEIGHT if starts_dense(method) else method.structure  # n of m would be n of m at once
         chosen = random_masks(key, [leaves[n] for n in counts], list(counts.values()), structure)
     return dict(zip(counts, chosen, strict=True))
 

@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dstjax import masks
+from dstjax._arrays.selection import count_true
 from dstjax._engine.drop_and_grow import drop_and_grow_all
 from dstjax.masks import StoredMask
 from dstjax.method import Method
 from dstjax.rules import Network
-from dstjax.selection import count_true
 
 
 class Topology(NamedTuple):
@@ -84,7 +84,7 @@ def rewire(method: Method, old: Topology, network: Network, grow_keys: list[jax.
             n_survived=count_true([g & move.kept for g, move in zip(last, moves, strict=True)]),
         )
     if old.error is not None:
-        result = result._replace(error=masks.error([leaf.weight for leaf in leaves], new))
+        result = result._replace(error=error([leaf.weight for leaf in leaves], new))
     return result
 
 
@@ -102,3 +102,14 @@ def counter_dtype(updates: int | None) -> Any:
     """The smallest unsigned integer that holds the initial mask and every update; 16 bits where they never end."""
     highest = 2**16 - 1 if updates is None else updates + 1
     return next(d for d in (jnp.uint8, jnp.uint16, jnp.uint32) if highest <= jnp.iinfo(d).max)
+
+
+def error(weights: list[jax.Array], new: list[jax.Array]) -> jax.Array:
+    """Mask-incurred error of a list of weights: ||W * M - W||^2 / ||W||^2 over all of them, float32 scalar.
+
+    Reference: DST-EE, Assumption 3 (tau squared).
+    """
+    squares = [jnp.square(w.astype(jnp.float32)) for w in weights]
+    lost = sum(jnp.sum(jnp.where(m, 0.0, s)) for s, m in zip(squares, new, strict=True))
+    total = jnp.asarray(sum(jnp.sum(s) for s in squares), jnp.float32)
+    return jnp.where(total > 0, lost / jnp.maximum(total, jnp.finfo(jnp.float32).tiny), 0.0).astype(jnp.float32)

@@ -12,18 +12,17 @@ import optax
 from jax import lax
 
 from dstjax import masks
+from dstjax._arrays.keys import leaf_keys
+from dstjax._arrays.selection import count_true
 from dstjax._arrays.trees import Tree
-from dstjax._engine.init import initial_counts
+from dstjax._engine.counts import initial_counts
 from dstjax._engine.leaves import Flat, flatten_like
 from dstjax._engine.moments import map_both, map_moments, owners
 from dstjax._engine.replay import Recorded
 from dstjax._engine.rewire import Topology, rewire
-from dstjax.criteria import Leaf
-from dstjax.initial_masks.random import leaf_keys
 from dstjax.masks import StoredMask
 from dstjax.method import Method
-from dstjax.rules import Memory, Network
-from dstjax.selection import count_true
+from dstjax.rules import Leaf, Memory, Network
 from dstjax.state import SparseState
 
 

@@ -23,8 +23,10 @@ Of equal scores the lower row-major index wins, and the earlier leaf; NaN ranks 
 weights.
 """
 
+from dstjax._arrays.keys import leaf_keys
+from dstjax._engine.counts import active_counts
+from dstjax._engine.draw import random_masks
 from dstjax.initial_masks.flow import synflow
-from dstjax.initial_masks.random import active_counts, leaf_keys, random_masks
 from dstjax.initial_masks.rounds import force, iterative_snip
 from dstjax.initial_masks.saliency import grasp, magnitude, snip
 from dstjax.initial_masks.subdifferential import Recorded, Sparsified, sis

@@ -7,8 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dstjax._arrays.trees import Tree
-from dstjax.checks import is_traced
+from dstjax._arrays.trees import Tree, is_traced
 from dstjax.initial_masks._target import Target
 
 LossFn = Callable[[Tree, Any], jax.Array]

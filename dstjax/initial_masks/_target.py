@@ -9,11 +9,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from dstjax._arrays.trees import Tree, path_name
-from dstjax.checks import check_choice, is_traced
+from dstjax._arrays.keys import placed_like
+from dstjax._arrays.shares import floor_share
+from dstjax._arrays.trees import Tree, is_traced, path_name
+from dstjax._engine.counts import active_counts, masked_leaves
+from dstjax.checks import check_choice
 from dstjax.distributions import Distribution
-from dstjax.initial_masks.random import active_counts, masked_leaves, placed_like
-from dstjax.masks import floor_share
 from dstjax.method import SCOPES, Maskable, Method, fixed
 from dstjax.selection import top_k_masks
 

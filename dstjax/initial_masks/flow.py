@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from dstjax._arrays.trees import Tree
-from dstjax.checks import check_integer, is_traced
+from dstjax._arrays.trees import Tree, is_traced
+from dstjax.checks import check_integer
 from dstjax.distributions import Distribution
 from dstjax.initial_masks._loss import Weights
 from dstjax.initial_masks._target import target

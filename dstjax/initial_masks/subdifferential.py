@@ -11,11 +11,11 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from dstjax._arrays.keys import placed_like
 from dstjax._arrays.trees import Tree, path_name
 from dstjax.checks import check_choice, check_integer
 from dstjax.distributions import Distribution
 from dstjax.initial_masks._target import target
-from dstjax.initial_masks.random import placed_like
 from dstjax.method import Maskable
 from dstjax.selection import top_k_mask
 

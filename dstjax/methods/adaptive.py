@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from dstjax import budgets
-from dstjax.checks import check_choice, check_integer, check_number, is_traced
+from dstjax._arrays.trees import is_traced
+from dstjax.checks import check_choice, check_integer, check_number
 from dstjax.method import Method, catalogued, rewiring
 from dstjax.rules import Memory, Network
 

@@ -7,9 +7,8 @@ import jax.numpy as jnp
 
 from dstjax import criteria
 from dstjax.checks import check_number
-from dstjax.criteria import Leaf
 from dstjax.method import Method, catalogued, checked, several_densities
-from dstjax.rules import Memory, Network
+from dstjax.rules import Leaf, Memory, Network
 
 
 class _Split(NamedTuple):

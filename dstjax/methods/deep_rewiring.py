@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 
 from dstjax import budgets, criteria, views
+from dstjax._arrays.keys import leaf_keys
 from dstjax.checks import check_number
-from dstjax.criteria import Leaf
-from dstjax.initial_masks.random import leaf_keys
 from dstjax.masks import zero_outside
 from dstjax.method import Method, catalogued, checked
-from dstjax.rules import Memory, Network
+from dstjax.rules import Leaf, Memory, Network
 from dstjax.selection import count_true
 
 EVERY_STEP: dict[str, Any] = dict(update_period=1, start_step=0, end_step=None)

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 
 from dstjax import budgets, criteria, distributions
 from dstjax.checks import check_number
-from dstjax.criteria import Leaf, reads_counter
+from dstjax.criteria import reads_counter
 from dstjax.masks import zero_outside
 from dstjax.method import Method, catalogued, rewiring
-from dstjax.rules import Network
+from dstjax.rules import Leaf, Network
 
 
 @catalogued(drop="set_fraction", grow="random", drop_schedule="constant")

@@ -8,10 +8,9 @@ import numpy as np
 
 from dstjax import criteria, schedules, views
 from dstjax.checks import check_choice, check_integer, check_number
-from dstjax.criteria import Leaf
 from dstjax.masks import zero_outside
 from dstjax.method import SCOPES, Method, catalogued, checked
-from dstjax.rules import Memory, Network
+from dstjax.rules import Leaf, Memory, Network
 
 IMPORTANCES = {"magnitude": criteria.magnitude, "taylor": criteria.snip}
 

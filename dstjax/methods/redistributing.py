@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from dstjax import budgets, criteria, schedules
+from dstjax._arrays.shares import part_of
 from dstjax.checks import check_number
-from dstjax.masks import part_of
 from dstjax.method import Method, catalogued, checked, rewiring
 from dstjax.rules import Memory, Network
 from dstjax.selection import count_true

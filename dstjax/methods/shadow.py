@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from dstjax import budgets, criteria, schedules, views
+from dstjax._arrays.shares import share_limbs, share_of
 from dstjax.checks import check_choice, check_number
-from dstjax.criteria import Leaf
-from dstjax.masks import share_limbs, share_of, zero_outside
+from dstjax.masks import zero_outside
 from dstjax.method import SCOPES, Method, catalogued, checked, several_densities
-from dstjax.rules import Memory, Network
+from dstjax.rules import Leaf, Memory, Network
 from dstjax.selection import count_true
 
 

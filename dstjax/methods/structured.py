@@ -11,9 +11,9 @@ import jax.numpy as jnp
 
 from dstjax import budgets, criteria, structures, views
 from dstjax.checks import check_number
-from dstjax.criteria import Leaf
 from dstjax.method import Maskable, Method, catalogued, checked, rewiring
 from dstjax.methods.dense_to_sparse import one_shot
+from dstjax.rules import Leaf
 
 
 @catalogued()

@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 import dstjax
 from dstjax._engine.drop_and_grow import drop_and_grow
-from dstjax.criteria import Leaf
+from dstjax.rules import Leaf
 from experiments import configuration
 from experiments.data import Data
 from experiments.reproduce.reading import setting

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from dstjax import costs, methods, schedules
 
-PAGE = (Path(__file__).parents[2] / "docs" / "costs.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "costs.md").read_text()
 RIGL = dict(update_period=100)
 
 

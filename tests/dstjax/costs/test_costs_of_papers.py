@@ -14,7 +14,7 @@ import pytest
 
 from dstjax import costs, distributions
 
-PAGE = (Path(__file__).parents[2] / "docs" / "costs.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "costs.md").read_text()
 RIGL, ITOP = dict(update_period=100), dict(update_period=4000)
 # f at initial density 0.5: IEE's appendix takes 4.4 = (f + 3.0) / 2 for the ramp to 80 %.
 GRANET = dict(start=5.8, ramp_share=0.3, update_period=4000)

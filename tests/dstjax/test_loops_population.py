@@ -8,7 +8,7 @@ import pytest
 
 import dstjax
 from dstjax import methods
-from dstjax.population import vmap_axes
+from dstjax.loops import vmap_axes
 from tests import trees
 
 SEEDS = np.array([0, 3, 11])

@@ -1,0 +1,280 @@
+"""Exact selection of the k best entries of tensors, by counting, without a sort.
+
+Each score becomes an unsigned integer key that is ordered like the score. The k-th largest key is then built from its
+most significant bits down: one pass over the tensor counts how many keys reach each of a few candidate thresholds
+(``2**bits_per_pass - 1`` of them in one variadic integer reduction), and the largest candidate that at least k keys
+reach becomes the new threshold. Entries equal to the final threshold are taken by ascending row-major index, found by
+the same search on the index. All tensors of a list advance together in one loop, so a tree costs as many kernels
+per pass as it has large leaves, and one for all small ones (:mod:`dstjax._arrays.counting`).
+
+Nothing is sorted or gathered, and no tensor reshaped that may be spread over devices: a pass moves a few integers
+between those that hold it, k may be traced, and the result is the same bit for bit on one device and on many.
+
+Order of scores: NaN < -inf < ... < -0.0 = 0.0 < ... < inf. Subnormals keep their own place.
+"""
+
+import functools
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.typing import ArrayLike
+
+from dstjax._arrays.counting import Layout, Scalars
+from dstjax._arrays.shards import Pieces, over_pieces
+from dstjax._arrays.sort_keys import ordered_key, other_candidates
+
+# Bits of a threshold that one pass resolves, by platform; any number of them gives the same masks. On CPU two and three
+# are equally fast, and two compile faster. The others are not measured: there each kernel costs its start, so fewer
+# passes should pay. `python -m experiments.benchmarks --only selection` finds out.
+BITS_PER_PASS = MappingProxyType({"cpu": 2, "gpu": 3, "tpu": 3})
+
+
+def top_k_mask(
+    scores: jax.Array, k: ArrayLike, *, where: jax.Array | None = None, bits_per_pass: int | None = None
+) -> jax.Array:
+    """Marks the k largest scores of one tensor; of equal scores the lower row-major index wins.
+
+    Args:
+      scores: real scores, any shape. float16, bfloat16, float32, float64, integers or booleans.
+      k: how many to mark, an integer scalar that may be traced. At most as many as there are candidates are marked.
+      where: boolean candidates of the same shape; all are candidates if omitted.
+      bits_per_pass: bits of the threshold that one pass over the tensor resolves; by platform if omitted.
+
+    Returns:
+      A boolean array of the shape of ``scores``.
+
+    >>> top_k_mask(jnp.array([3.0, 1.0, 3.0, jnp.nan]), 1)
+    Array([ True, False, False, False], dtype=bool)
+    """
+    return top_k_masks([scores], [k], where=[where], bits_per_pass=bits_per_pass)[0]
+
+
+@functools.partial(jax.jit, static_argnames=("together", "bits_per_pass"))
+def top_k_masks(
+    scores: Sequence[jax.Array],
+    ks: Sequence[ArrayLike],
+    *,
+    where: Sequence[jax.Array | None] | None = None,
+    together: bool = False,
+    bits_per_pass: int | None = None,
+) -> list[jax.Array]:
+    """Marks the k largest scores of each tensor of a list, or of all of them taken together.
+
+    Args:
+      scores: a list of tensors of real scores.
+      ks: how many to mark in each tensor; with ``together`` a list of one number, for all tensors in common.
+      where: for each tensor its boolean candidates, or None for all.
+      together: rank all entries in one list, earlier tensors first among equals.
+      bits_per_pass: bits of the threshold that one pass resolves; by platform if omitted.
+
+    Returns:
+      A boolean mask for each tensor.
+
+    Raises:
+      ValueError: a tensor is complex, or has 2**32 entries or more.
+    """
+    if not scores:
+        return []
+    if bits_per_pass is None:
+        bits_per_pass = bits_by_platform()
+    for score in scores:
+        if score.size >= 2**32:
+            raise ValueError(f"a tensor of {score.size} entries cannot be counted in 32 bits; split it.")
+    wheres = [None] * len(scores) if where is None else list(where)
+    keys = [ordered_key(s, w) for s, w in zip(scores, wheres, strict=True)]
+    if together and len({k.dtype for k in keys}) > 1:  # one common order needs one key type
+        common = functools.reduce(jnp.promote_types, (s.dtype for s in scores), jnp.dtype(jnp.float32))
+        keys = [ordered_key(s.astype(common), w) for s, w in zip(scores, wheres, strict=True)]
+    group = [0] * len(keys) if together else list(range(len(keys)))
+    wanted = jnp.maximum(jnp.stack([jnp.asarray(k) for k in ks]), 0).astype(jnp.uint32)
+
+    marks: list[jax.Array] = [jnp.zeros(0)] * len(keys)
+    for dtype in sorted({k.dtype for k in keys}, key=str):
+        members = [i for i, k in enumerate(keys) if k.dtype == dtype]
+        ids = {g: n for n, g in enumerate(dict.fromkeys(group[i] for i in members))}
+        chosen = over_pieces(
+            functools.partial(_choose, group=[ids[group[i]] for i in members], bits_per_pass=bits_per_pass),
+            [keys[i] for i in members],
+            [other_candidates(scores[i], wheres[i]) for i in members],
+            wanted if len(ids) == len(ks) else jnp.stack([wanted[g] for g in ids]),
+        )
+        for i, mark in zip(members, chosen, strict=True):
+            marks[i] = mark
+    return marks
+
+
+def bits_by_platform() -> int:
+    """The bits per pass of the platform that JAX computes on by default."""
+    return BITS_PER_PASS.get(jax.default_backend(), 3)
+
+
+@jax.jit
+def count_true(masks: Sequence[jax.Array]) -> jax.Array:
+    """Number of True entries of each mask of a list, int32[len(masks)]; less than 2**31 each.
+
+    Args:
+      masks: boolean tensors, or bytes of 8 entries each as :func:`dstjax.masks.pack` makes them.
+    """
+
+    def count(pieces: Pieces, masks: Sequence[jax.Array], *_: Any) -> jax.Array:
+        layout = Layout(pieces, masks)
+        held = [m.astype(jnp.uint8) if m.dtype == jnp.bool_ else lax.bitcast_convert_type(m, jnp.uint8) for m in masks]
+        return layout.bits(layout.blocks(held)).astype(jnp.int32)
+
+    return over_pieces(count, masks, [None] * len(masks), None, whole=True)
+
+
+def _choose(
+    pieces: Pieces,
+    keys: Sequence[jax.Array],
+    wheres: Sequence[jax.Array | None],
+    ks: jax.Array,
+    *,
+    group: list[int],
+    bits_per_pass: int,
+) -> list[jax.Array]:
+    """top_k_masks for keys of one dtype; ``group[i]`` is the budget in ``ks`` that tensor i draws on."""
+    dtype = keys[0].dtype
+    layout = Layout(pieces, keys)
+    blocks = layout.blocks(keys)
+    candidates = None
+    if any(w is not None for w in wheres):
+        candidates = layout.blocks(
+            [jnp.ones(k.shape, bool) if w is None else w for k, w in zip(keys, wheres, strict=True)]
+        )
+    of_tensor = np.array(group)
+    every = jnp.uint32(2**32 - 1)
+
+    def each(numbers: jax.Array) -> jax.Array:
+        """Numbers of the budgets as numbers of the tensors, along the last axis."""
+        return numbers if len(ks) == len(keys) else numbers[..., of_tensor]
+
+    # The largest threshold that at least k keys of the group reach. Besides it the loop carries, for each tensor, how
+    # many keys reach it and how many lie above it.
+    def narrow(_: Any, loop: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> Any:
+        unit, threshold, at_least, above = loop
+        digits, exist = _digits(unit, bits_per_pass)
+        counts = layout.reaching(blocks, each(threshold), digits)
+        reached = exist & (_by_group(counts, group, len(ks)) >= ks[None])
+        lower = each(reached)
+        upper = exist & ~lower
+        at_least = jnp.minimum(at_least, jnp.min(jnp.where(lower, counts, every), axis=0))
+        above = jnp.maximum(above, jnp.max(jnp.where(upper, counts, jnp.uint32(0)), axis=0))
+        return unit >> bits_per_pass, _advanced(threshold, reached, unit), at_least, above
+
+    passes, unit = _passes(jnp.iinfo(dtype).bits, dtype, bits_per_pass)
+    sizes = jnp.array(pieces.sizes, jnp.uint32)
+    start = pieces.varying_as((jnp.zeros(len(ks), dtype), sizes, jnp.zeros_like(sizes)), ks, *blocks)
+    _, threshold, at_least, above = lax.fori_loop(0, passes, narrow, (unit, *start))
+    threshold = each(threshold)
+    equal = at_least - above
+    room = _split_room(ks - _by_group(above[None], group, len(ks))[0], equal, group)
+    # No float is a candidate below key 1, so a threshold of 0 leaves room for nothing.
+    nobody = np.array([w is None for w in wheres]) & (threshold == 0)
+    room = jnp.where(nobody, jnp.uint32(0), room)
+
+    behind = pieces.varying_as(jnp.full(len(keys), every), room, *blocks)  # all indices
+
+    # Small tensors are marked within the branch: its result is stored, and each tensor cut out of it once.
+    def tied() -> tuple[jax.Array, list[jax.Array]]:
+        stop = _index_after(layout, blocks, candidates, threshold, room, bits_per_pass)
+        return stop, layout.rows_of(_marked(blocks, layout.at(threshold), layout.index(blocks), layout.at(stop)))
+
+    def untied() -> tuple[jax.Array, list[jax.Array]]:
+        marks = [key >= at for key, at in zip(blocks, layout.at(threshold), strict=True)]
+        return behind, layout.rows_of(marks)
+
+    stop, rows = lax.cond(jnp.any(equal > room), tied, untied)
+    alone = [keys[i] for i in layout.alone]
+    index = [pieces.index(i, keys[i]) for i in layout.alone]
+    n = len(alone)
+    marks = layout.tensors(_marked(alone, layout.at(threshold)[:n], index, layout.at(stop)[:n]), rows)
+    return [m if w is None else m & w for m, w in zip(marks, wheres, strict=True)]
+
+
+def _marked(
+    keys: Sequence[jax.Array], thresholds: Sequence[jax.Array], index: Sequence[jax.Array], stops: Sequence[jax.Array]
+) -> list[jax.Array]:
+    """Which keys lie above their threshold, or at it and before an index; of arrays in a list."""
+    return [_mark(*x) for x in zip(keys, thresholds, index, stops, strict=True)]
+
+
+@jax.jit
+def _mark(key: jax.Array, threshold: jax.Array, index: jax.Array, stop: jax.Array) -> jax.Array:
+    return (key > threshold) | ((key == threshold) & (index < stop))
+
+
+def _index_after(
+    layout: Layout,
+    blocks: list[jax.Array],
+    candidates: list[jax.Array] | None,
+    threshold: jax.Array,
+    room: jax.Array,
+    bits_per_pass: int,
+) -> jax.Array:
+    """The highest row-major index of each tensor before which at most ``room`` keys equal the threshold, uint32."""
+
+    def narrow(i: jax.Array, loop: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        unit, start = loop
+        digits, exist = _digits(unit, bits_per_pass)
+        # What does not change from pass to pass XLA would compute before the loop and store, which takes a kernel and a
+        # pass for the equal keys of each tensor and for their indices. So it must not see that they do not change.
+        zero = lax.shift_right_logical(jnp.asarray(i, jnp.uint32), jnp.uint32(31))
+        index = layout.index(blocks, one=zero | jnp.uint32(1))
+        same = [key == (at | zero.astype(key.dtype)) for key, at in zip(blocks, layout.at(threshold), strict=True)]
+        if candidates is not None:
+            same = [s & where for s, where in zip(same, candidates, strict=True)]
+        before = layout.before(same, index, start, digits)
+        return unit >> bits_per_pass, _advanced(start, exist & (before <= room[None]), unit)
+
+    passes, unit = _passes(max(layout.pieces.sizes).bit_length(), jnp.dtype(jnp.uint32), bits_per_pass)
+    return lax.fori_loop(0, passes, narrow, (unit, layout.pieces.varying_as(jnp.zeros_like(room), room, *blocks)))[1]
+
+
+def _passes(bits: int, dtype: Any, bits_per_pass: int) -> tuple[int, jax.Array]:
+    """How many digits a number of so many bits has, and the value of one in the first of them."""
+    passes = max(1, -(-bits // bits_per_pass))
+    return passes, jnp.asarray(dtype.type(1 << (bits_per_pass * (passes - 1))))
+
+
+def _digits(unit: jax.Array, bits_per_pass: int) -> tuple[Scalars, jax.Array]:
+    """What to add to a number to try the values 1, 2, ... of a digit, and which of them exist, bool[values, 1].
+
+    The topmost digit may reach beyond the width of the integers; what wraps around does not exist.
+    """
+    values = np.arange(1, 2**bits_per_pass, dtype=unit.dtype)
+    exist = unit <= np.iinfo(unit.dtype).max // values
+    return [unit * v for v in values], exist[:, None]
+
+
+def _advanced(numbers: jax.Array, tests: jax.Array, unit: jax.Array) -> jax.Array:
+    """Each number with a unit more for every test of it, [values, numbers], that is passed."""
+    return numbers + jnp.sum(tests, axis=0, dtype=unit.dtype) * unit
+
+
+def _by_group(counts: jax.Array, group: list[int], groups: int) -> jax.Array:
+    """Sums counts [thresholds, tensors] over the tensors of each group: [thresholds, groups]."""
+    if groups == counts.shape[1]:  # every tensor is a group of its own
+        return counts
+    sums = [jnp.zeros_like(counts[:, 0])] * groups
+    for i, g in enumerate(group):
+        sums[g] = sums[g] + counts[:, i]
+    return jnp.stack(sums, axis=-1)
+
+
+def _split_room(room: jax.Array, equal: jax.Array, group: list[int]) -> jax.Array:
+    """Deals each group's room for equal keys to its tensors, earlier tensors first."""
+    if room.shape == equal.shape:  # every tensor is a group of its own
+        return jnp.minimum(room, equal)
+    left = [room[g] for g in range(room.shape[0])]
+    dealt = []
+    for i, g in enumerate(group):
+        share = jnp.minimum(left[g], equal[i])
+        left[g] = left[g] - share
+        dealt.append(share)
+    return jnp.stack(dealt)
