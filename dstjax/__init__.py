@@ -14,7 +14,7 @@ from dstjax import (
     structures,
 )
 from dstjax._engine.drop_and_grow import drop_and_grow
-from dstjax.loops import put_back, set_aside, vmap_axes
+from dstjax.loops import merge_state, split_state, vmap_axes
 from dstjax.method import Method
 from dstjax.rules import Leaf
 from dstjax.state import (
@@ -47,15 +47,15 @@ __all__ = [
     "initial_masks",
     "is_exploring",
     "masks",
+    "merge_state",
     "methods",
     "metrics",
     "program",
-    "put_back",
     "schedules",
     "selection",
-    "set_aside",
     "set_masks",
     "sparsify",
+    "split_state",
     "structures",
     "summary",
     "vmap_axes",

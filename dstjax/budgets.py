@@ -1,76 +1,107 @@
 """How many weights a mask update keeps and grows; all counts are exact integers.
 
-A ``keep`` rule reads the network and says how many active weights of each leaf stay. A ``regrow`` rule is told how many
-have stayed and says how many are grown; a scalar stands for a common ranking over all leaves. Where a method has no
-``regrow`` rule each leaf grows as many as it lost.
+A rule ``n_kept(layers)`` says how many active weights of each leaf stay. A rule ``n_grown(layers, kept)`` is told how
+many have stayed and says how many are grown; a scalar stands for one ranking over all leaves. Where a method has no
+``n_grown`` each leaf grows as many as it lost.
 """
 
-import dataclasses
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from dstjax._arrays.shares import part_of, share_of
+from dstjax._arrays.shares import part_of, share_limbs, share_of
 from dstjax._arrays.varying import varying_as
-from dstjax.rules import Network
-from dstjax.schedules import Fractions
+from dstjax.rules import Layers, Value, value
+from dstjax.schedules import Shares
 
-Keep = Callable[[Network], jax.Array]
-Regrow = Callable[[Network, jax.Array], jax.Array]
+__all__ = [
+    "Move",
+    "NGrown",
+    "NKept",
+    "Pooled",
+    "Ramp",
+    "To",
+    "deal",
+    "fill",
+    "no_growth",
+    "none",
+    "part_of",
+    "share",
+    "target",
+    "times",
+    "to_target",
+]
+
+NKept = Callable[[Layers], jax.Array]
+NGrown = Callable[[Layers, jax.Array], jax.Array]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Move:
-    """All but the drop fraction of the active weights of each leaf stay, and at least one."""
+@value
+class Move(Value):
+    """Keeps all but the drop fraction of the active weights of each leaf, and at least one."""
 
-    fractions: Fractions
+    fractions: Shares
     ceil: bool = False  # round the number of dropped weights up
 
-    def __call__(self, network: Network) -> jax.Array:
+    def __call__(self, layers: Layers) -> jax.Array:
         """How many stay, int32[leaves]."""
-        moving = self.fractions.of(network.active, network.update_index, ceil=self.ceil)
-        return network.active - jnp.clip(moving, 0, jnp.maximum(network.active - 1, 0))
+        moving = self.fractions.of(layers.active, layers.update_index, ceil=self.ceil)
+        return layers.active - jnp.clip(moving, 0, jnp.maximum(layers.active - 1, 0))
 
 
-def ramp(progress: Fractions) -> Keep:
-    """As many stay as lie between the initial and the final count, ``progress`` of the way."""
+@value
+class Ramp(Value):
+    """Keeps as many as lie between the initial and the final count, ``progress`` of the way."""
 
-    def keep(network: Network) -> jax.Array:
-        return network.initial - progress.of(network.initial - network.target, network.update_index)
+    progress: Shares
 
-    return keep
-
-
-def target(network: Network) -> jax.Array:
-    """As many as there are to be in the end."""
-    return network.target
+    def __call__(self, layers: Layers) -> jax.Array:
+        """How many stay, int32[leaves]."""
+        return layers.initial - self.progress.of(layers.initial - layers.target, layers.update_index)
 
 
-def none(network: Network) -> jax.Array:
-    """None stay: the whole mask is chosen anew."""
-    return jnp.zeros_like(network.active)
+@value
+class To(Value):
+    """Grows as many as are missing to a count."""
+
+    count: NKept
+
+    def __call__(self, layers: Layers, kept: jax.Array) -> jax.Array:
+        """How many are grown, int32[leaves]."""
+        return self.count(layers) - kept
 
 
-def no_growth(network: Network, kept: jax.Array) -> jax.Array:
-    """Nothing is grown."""
-    del network
+@value
+class Pooled(Value):
+    """Grows the same number altogether, in one ranking over all leaves."""
+
+    n_grown: NGrown
+
+    def __call__(self, layers: Layers, kept: jax.Array) -> jax.Array:
+        """How many are grown, int32[]."""
+        return jnp.sum(self.n_grown(layers, kept))
+
+
+def target(layers: Layers) -> jax.Array:
+    """Keeps as many as there are to be in the end."""
+    return layers.target
+
+
+def none(layers: Layers) -> jax.Array:
+    """Keeps none: the whole mask is chosen anew."""
+    return jnp.zeros_like(layers.active)
+
+
+def no_growth(layers: Layers, kept: jax.Array) -> jax.Array:
+    """Grows nothing."""
+    del layers
     return jnp.zeros_like(kept)
 
 
-def to_target(network: Network, kept: jax.Array) -> jax.Array:
-    """As many as are missing to the final count."""
-    return network.target - kept
-
-
-def to(count: Keep) -> Regrow:
-    """As many as are missing to a count."""
-    return lambda network, kept: count(network) - kept
-
-
-def pooled(regrow: Regrow) -> Regrow:
-    """The same number altogether, in one ranking over all leaves."""
-    return lambda network, kept: jnp.sum(regrow(network, kept))
+def to_target(layers: Layers, kept: jax.Array) -> jax.Array:
+    """Grows as many as are missing to the final count."""
+    return layers.target - kept
 
 
 def share(counts: jax.Array, fraction: jax.Array) -> jax.Array:
@@ -82,6 +113,11 @@ def share(counts: jax.Array, fraction: jax.Array) -> jax.Array:
     zero = jnp.zeros_like(fixed)
     limbs = [zero, zero, (fixed & 31) << 10, (fixed >> 5) & 0x7FFF, fixed >> 20]  # base 2**15, 60 bits behind the point
     return share_of(counts, jnp.stack(limbs)[:, None])
+
+
+def times(counts: jax.Array, factor: float) -> jax.Array:
+    """floor(factor * count) of a decimal that is known when the method is made, in [0, 1000]; int32 like ``counts``."""
+    return share_of(counts, jnp.array(share_limbs(factor), jnp.uint32)[:, None])
 
 
 def deal(total: jax.Array, shares: jax.Array, room: jax.Array) -> jax.Array:
@@ -110,3 +146,25 @@ def deal(total: jax.Array, shares: jax.Array, room: jax.Array) -> jax.Array:
         return dealt + jnp.where(jnp.sum(more) > 0, more, ones.astype(jnp.int32))
 
     return jax.lax.while_loop(unfinished, again, varying_as(jnp.zeros_like(room), total, shares, room))
+
+
+def fill(wanted: jax.Array, room: jax.Array) -> jax.Array:
+    """Fills each leaf up to its room, and spreads what is too much evenly over all, until everything fits.
+
+    Args:
+      wanted: float32[leaves].
+      room: float32[leaves]; need not be whole.
+
+    Returns:
+      int32[leaves], rounded down. After 1000 rounds what still does not fit is left out.
+    """
+
+    def is_over(loop: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return jnp.any(loop[0] > room) & (loop[1] < 1000)
+
+    def spread(loop: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        excess = jnp.sum(jnp.maximum(loop[0] - room, 0))
+        return jnp.minimum(loop[0], room) + excess / wanted.size, loop[1] + 1
+
+    filled, _ = jax.lax.while_loop(is_over, spread, (jnp.maximum(wanted, 0), jnp.int32(0)))
+    return jnp.floor(jnp.minimum(filled, room)).astype(jnp.int32)

@@ -33,6 +33,18 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
         raise ValueError(f"{name}={value!r} is not known; {suggest(value, choices)}")
 
 
+def check_bool(name: str, value: Any) -> None:
+    """Refuses what is neither True nor False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{name}={value!r} is not accepted; expected True or False.")
+
+
+def check_callable(name: str, value: Any, form: str, *, optional: bool = False) -> None:
+    """Refuses what cannot be called; ``form`` says how it will be."""
+    if not callable(value) and not (optional and value is None):
+        raise ValueError(f"{name}={value!r} is not accepted; expected a function {form}{', or None' * optional}.")
+
+
 def suggest(value: Any, choices: Iterable[str]) -> str:
     """The sentence that lists what is accepted, led by the nearest spelling."""
     choices = list(choices)

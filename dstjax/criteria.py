@@ -39,8 +39,8 @@ import jax
 import jax.numpy as jnp
 
 from dstjax._arrays.shares import part_of
-from dstjax.checks import check_number, suggest
-from dstjax.rules import Leaf
+from dstjax.checks import check_bool, check_number, suggest
+from dstjax.rules import Leaf, Value, value
 from dstjax.selection import count_true, top_k_mask
 
 Criterion = Callable[[Leaf], jax.Array]
@@ -71,14 +71,29 @@ def set_fraction(leaf: Leaf) -> jax.Array:
     return _by_sign(leaf, part_of)
 
 
-def mest(lambda_: float = 1.0) -> Criterion:
-    """abs(w) + lambda * abs(g).
+@value
+class Mest(Value):
+    """The score abs(w) + lambda * abs(g).
 
     Reference: Yuan et al., "MEST: accurate and fast memory-economic sparse training framework on the edge", 2021. The
     paper gives no lambda; 1.0 is the default of the study of Nowak et al.
     """
-    check_number("lambda_", lambda_, "a number >= 0", lambda v: 0 <= v < float("inf"))
-    return lambda leaf: _wide(jnp.abs(leaf.weight)) + lambda_ * _wide(jnp.abs(leaf.gradient))
+
+    lambda_: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Checks lambda."""
+        super().__post_init__()
+        check_number("lambda_", self.lambda_, "a number >= 0", lambda v: 0 <= v < float("inf"))
+
+    def __call__(self, leaf: Leaf) -> jax.Array:
+        """The score."""
+        return _wide(jnp.abs(leaf.weight)) + self.lambda_ * _wide(jnp.abs(leaf.gradient))
+
+
+def mest(lambda_: float = 1.0) -> Mest:
+    """abs(w) + lambda * abs(g); see :class:`Mest`."""
+    return Mest(lambda_)
 
 
 def sensitivity(leaf: Leaf) -> jax.Array:
@@ -106,10 +121,25 @@ def taylor(leaf: Leaf) -> jax.Array:
     return (_wide(leaf.weight) * _wide(leaf.gradient)) ** 2
 
 
-def gradient_step(gamma: float = 1.0) -> Criterion:
+@value
+class GradientStep(Value):
+    """The score abs(w - gamma * g), the magnitude after a step of plain gradient descent."""
+
+    gamma: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Checks gamma."""
+        super().__post_init__()
+        check_number("gamma", self.gamma, "a number >= 0", lambda v: 0 <= v < float("inf"))
+
+    def __call__(self, leaf: Leaf) -> jax.Array:
+        """The score."""
+        return jnp.abs(_wide(leaf.weight) - self.gamma * _wide(leaf.gradient))
+
+
+def gradient_step(gamma: float = 1.0) -> GradientStep:
     """abs(w - gamma * g), the magnitude after a step of plain gradient descent."""
-    check_number("gamma", gamma, "a number >= 0", lambda v: 0 <= v < float("inf"))
-    return lambda leaf: jnp.abs(_wide(leaf.weight) - gamma * _wide(leaf.gradient))
+    return GradientStep(gamma)
 
 
 def gradient(leaf: Leaf) -> jax.Array:
@@ -123,7 +153,30 @@ def random(leaf: Leaf) -> jax.Array:
     return jax.random.bits(leaf.key, leaf.weight.shape, jnp.uint32, out_sharding=sharding)
 
 
-def dst_ee(coefficient: float = 1e-3, epsilon: float = 1.0, *, signed: bool = False) -> Criterion:
+@value
+class DstEE(Value):
+    """The score abs(g) + c * ln(t) / (N + epsilon): exploitation plus exploration; see :func:`dst_ee`."""
+
+    coefficient: float = 1e-3
+    epsilon: float = 1.0
+    signed: bool = False
+
+    def __post_init__(self) -> None:
+        """Checks the constants."""
+        super().__post_init__()
+        check_number("coefficient", self.coefficient, "a number >= 0", lambda v: 0 <= v < float("inf"))
+        check_number("epsilon", self.epsilon, "a number > 0", lambda v: 0 < v < float("inf"))
+        check_bool("signed", self.signed)
+
+    def __call__(self, leaf: Leaf) -> jax.Array:
+        """The score."""
+        assert leaf.counter is not None  # the method checks it
+        g = _wide(leaf.gradient)
+        bonus = self.coefficient * jnp.log(leaf.step.astype(g.dtype)) / (leaf.counter.astype(g.dtype) + self.epsilon)
+        return jnp.abs(g + bonus) if self.signed else jnp.abs(g) + bonus
+
+
+def dst_ee(coefficient: float = 1e-3, epsilon: float = 1.0, *, signed: bool = False) -> DstEE:
     """abs(g) + c * ln(t) / (N + epsilon): exploitation plus exploration.
 
     Args:
@@ -134,17 +187,7 @@ def dst_ee(coefficient: float = 1e-3, epsilon: float = 1.0, *, signed: bool = Fa
     Reference: Huang et al., "Dynamic sparse training via balancing the exploration-exploitation trade-off", 2023,
     Eq. 1.
     """
-    check_number("coefficient", coefficient, "a number >= 0", lambda v: 0 <= v < float("inf"))
-    check_number("epsilon", epsilon, "a number > 0", lambda v: 0 < v < float("inf"))
-
-    def score(leaf: Leaf) -> jax.Array:
-        if leaf.counter is None:
-            raise ValueError("the growth rule 'dst_ee' needs counters; make the method with counters=True.")
-        g = _wide(leaf.gradient)
-        bonus = coefficient * jnp.log(leaf.step.astype(g.dtype)) / (leaf.counter.astype(g.dtype) + epsilon)
-        return jnp.abs(g + bonus) if signed else jnp.abs(g) + bonus
-
-    return score
+    return DstEE(coefficient, epsilon, signed)
 
 
 def momentum(leaf: Leaf) -> jax.Array:
@@ -233,9 +276,9 @@ def resolve(role: str, criterion: Any) -> Criterion:
     raise ValueError(f"{role}={criterion!r} is not known; {suggest(criterion, table)} A function score(leaf) is too.")
 
 
-def reads_counter(role: str, criterion: Any) -> bool:
-    """Whether counters must be kept for a criterion: for 'dst_ee' by name and for every function of the user's."""
-    return criterion == "dst_ee" if isinstance(criterion, str) else criterion not in _WITHOUT_COUNTER
+def reads_counter(criterion: Criterion) -> bool:
+    """Whether counters must be kept for a criterion: for DST-EE's and for every function of the user's."""
+    return criterion not in _WITHOUT_COUNTER and not isinstance(criterion, Mest | GradientStep)
 
 
 _WITHOUT_COUNTER = (

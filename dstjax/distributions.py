@@ -1,9 +1,10 @@
 """How the overall sparsity is divided over the layers: shapes -> numbers of active weights."""
 
+import dataclasses
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +15,7 @@ from dstjax._arrays.shares import floor_share, share_limbs, share_of
 from dstjax._arrays.trees import is_traced
 from dstjax._arrays.varying import varying_as
 from dstjax.checks import check_number, suggest
+from dstjax.rules import Value, value
 
 Shapes = Mapping[str, tuple[int, ...]]  # path -> shape, in the order of the tree
 Distribution = str | Mapping[str, float] | Callable[[Shapes, float], Mapping[str, float]]
@@ -100,18 +102,52 @@ def erk(shapes: Shapes, sparsity: float) -> dict[str, float]:
     return _erdos_renyi({p: _kernel_ratio(shape) for p, shape in shapes.items()}, shapes, sparsity)
 
 
-def epsilon(value: float) -> Callable[[Shapes, float], dict[str, float]]:
+@value
+class Epsilon(Value):
+    """SET's own rule; see :func:`epsilon`."""
+
+    epsilon: float
+
+    def __post_init__(self) -> None:
+        """Checks epsilon."""
+        super().__post_init__()
+        check_number("epsilon", self.epsilon, "a number > 0", lambda v: v > 0)
+
+    def __call__(self, shapes: Shapes, sparsity: float) -> dict[str, float]:
+        """The densities."""
+        del sparsity
+        return {p: min(1.0, self.epsilon * _fan_ratio(shape)) for p, shape in shapes.items()}
+
+
+def epsilon(value: float) -> Epsilon:
     """SET's own rule: density min(1, value * (n_in + n_out) / (n_in * n_out)), whatever the sparsity.
 
     Reference: Mocanu et al., 2018, Eq. 3.
     """
-    check_number("epsilon", value, "a number > 0", lambda v: v > 0)
+    return Epsilon(value)
 
-    def densities(shapes: Shapes, sparsity: float) -> dict[str, float]:
-        del sparsity
-        return {p: min(1.0, value * _fan_ratio(shape)) for p, shape in shapes.items()}
 
-    return densities
+@dataclasses.dataclass(frozen=True, repr=False)
+class DensityMap(Mapping[str, float]):
+    """A ``{regex: density}`` map that cannot change, so that it can be hashed; the order counts."""
+
+    entries: tuple[tuple[str, float], ...]
+
+    def __getitem__(self, pattern: str) -> float:
+        """The density of a pattern."""
+        return dict(self.entries)[pattern]
+
+    def __iter__(self) -> Iterator[str]:
+        """The patterns in their order."""
+        return iter(dict(self.entries))
+
+    def __len__(self) -> int:
+        """How many patterns."""
+        return len(self.entries)
+
+    def __repr__(self) -> str:
+        """As a dict."""
+        return repr(dict(self.entries))
 
 
 def check(distribution: Any, sparsity: float | None) -> None:

@@ -1,13 +1,13 @@
 """Boolean masks: stored one bit per weight, applied, counted, compared."""
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dstjax._arrays.bits import StoredMask, pack, pack_like, shape, unpack, zero_outside
-from dstjax._arrays.trees import Tree, is_hole, path_name
+from dstjax._arrays.leaves import MaskedLeaves, check_alike, named
+from dstjax._arrays.trees import Tree
 
 __all__ = [
     "StoredMask",
@@ -39,42 +39,31 @@ def apply(params: Tree, masks: Tree) -> Tree:
     Raises:
       ValueError: a mask has another shape than its weight, or no weight at all.
     """
-    by_path = by_name(masks)
-    used = set()
+    leaves = MaskedLeaves.of(masks)
+    flags = [unpack(mask) for mask in leaves.read(masks)]
 
-    def one(path: tuple[Any, ...], weight: Any) -> Any:
-        name = path_name(path)
-        mask = by_path.get(name)
-        if mask is None:
-            return weight
-        used.add(name)
-        flags = unpack(mask)
-        if flags.shape != jnp.shape(weight):
-            raise ValueError(f"the mask of {name!r} has shape {flags.shape}, its weight {jnp.shape(weight)}.")
-        return jnp.where(flags, weight, jnp.zeros((), jnp.result_type(weight)))
+    def masked(i: int, weight: jax.Array) -> jax.Array:
+        return jnp.where(flags[i], weight, jnp.zeros((), jnp.result_type(weight)))
 
-    masked = jax.tree_util.tree_map_with_path(one, params)
-    lost = {name for name, mask in by_path.items() if mask is not None} - used
-    if lost:
-        raise ValueError(f"no weight has the path of these masks: {', '.join(sorted(lost))}.")
-    return masked
+    return leaves.map(masked, params, "parameters", [f.shape for f in flags])
 
 
 def by_name(masks: Tree) -> dict[str, StoredMask | None]:
-    """The leaves of a tree of masks by path name; ``None`` at dense leaves."""
-    flat = jax.tree_util.tree_flatten_with_path(masks, is_leaf=is_hole)[0]
-    return {path_name(path): None if is_hole(mask) else mask for path, mask in flat}
+    """The leaves of a tree by path name; ``None`` at dense leaves of a tree of masks."""
+    leaves, found = MaskedLeaves.of(masks), named(masks)
+    return {name: found.get(name) for name in leaves.names}
 
 
 def count_active(masks: Tree) -> dict[str, int]:
     """Active weights of each masked leaf by path, as Python integers."""
-    return {
-        name: int(jnp.sum(unpack(mask), dtype=jnp.uint32)) for name, mask in by_name(masks).items() if mask is not None
-    }
+    return {name: int(jnp.sum(unpack(mask), dtype=jnp.uint32)) for name, mask in named(masks).items()}
 
 
 def overlap(a: Tree, b: Tree) -> dict[str, jax.Array]:
     """Jaccard index |A and B| / |A or B| of two trees of masks, for each leaf that both mask; 1 where both are empty.
+
+    Raises:
+      ValueError: the trees have different leaves, or none that both mask.
 
     Reference: Nowak et al., "Fantastic weights and how to find them", 2023, Figure 6; the mask IoU of IEE is the same.
     """
@@ -94,16 +83,15 @@ def iou(a: Tree, b: Tree) -> jax.Array:
 
 
 def _pairwise(a: Tree, b: Tree, of: Callable[[jax.Array, jax.Array], jax.Array]) -> dict[str, jax.Array]:
-    left, right = by_name(a), by_name(b)
-    if left.keys() != right.keys():
-        raise ValueError(f"the two trees mask different leaves: {sorted(left.keys() ^ right.keys())}.")
+    left, right = MaskedLeaves.of(a), MaskedLeaves.of(b)
+    if {*left.names} != {*right.names}:
+        check_alike([left.names, right.names])
+    found = named(b)
     result = {}
-    for name, x in left.items():
-        y = right[name]
-        if x is not None and y is not None:
-            p, q = unpack(x), unpack(y)
-            both = jnp.sum(p & q, dtype=jnp.uint32)
-            result[name] = of(both, jnp.sum(p | q, dtype=jnp.uint32))
+    for name, mask in named(a).items():
+        if name in found:
+            p, q = unpack(mask), unpack(found[name])
+            result[name] = of(jnp.sum(p & q, dtype=jnp.uint32), jnp.sum(p | q, dtype=jnp.uint32))
     if not result:
-        raise ValueError("the two trees have no masked leaf in common.")
+        check_alike([])
     return result

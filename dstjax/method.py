@@ -1,135 +1,333 @@
-"""What a method of dynamic sparse training is made of: a record that the engine reads."""
+"""What a method of dynamic sparse training is: a value made of rules, which the engine reads.
+
+:func:`rewiring` makes one that drops and grows. The five parts of a :class:`Method` are checked where they are made, by
+``dataclasses.replace`` too, and against each other.
+"""
 
 import dataclasses
-import functools
-import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 
 from dstjax import budgets, criteria, distributions, schedules, structures, views
-from dstjax.checks import check_choice, suggest
-from dstjax.rules import Leaf, Memory, Network
+from dstjax._arrays.trees import is_traced
+from dstjax.checks import check_bool, check_callable, check_choice, check_integer, check_number
+from dstjax.rules import Layers, Leaf, Memory, Value, value
 
 UPDATE_ORDERS = ("skip", "step_then_update", "update_then_step")
 SCOPES = ("layer", "global")
+PROMISES = ("kept", "reached", "total", "free")
+PRUNERS = ("snip", "grasp", "synflow", "iterative_snip", "force", "sis")
+NEEDS = ("value", "metric", "full_gradient")
+
 Maskable = Callable[[str, Any], bool]
 Elementwise = Callable[[Leaf], jax.Array]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Method:
-    """A complete method: which weights are active at first, how the masks change, and what the optimiser sees.
+@value
+class Masking(Value):
+    """What is masked, and how sparse it becomes."""
 
-    Made by the functions of :mod:`dstjax.methods`; :func:`rewiring` makes one from parts. A mask update asks, in this
-    order: ``keep``, how many active weights stay; ``drop``, which ones; ``regrow``, how many are grown, given how many
-    have stayed; ``grow``, which ones.
-    """
-
-    name: str
-    sparsity: Any = None
+    sparsity: Any = None  # overall, in [0, 1); None only where the distribution tells
     distribution: distributions.Distribution = "erk"
-    maskable: Maskable | None = None  # None: real leaves of two or more dimensions
-    masked: bool = True  # False: nothing is ever masked
+    maskable: Maskable | None = None  # (path, leaf) -> bool; None: real leaves of two or more dimensions
     structure: structures.Structure = structures.WEIGHT
 
-    # The start.
-    initial_sparsity: Any = None  # where the start is not as sparse as the end; 0 starts dense
-    initial: str = "random"  # or 'magnitude'
-    pruner: str | None = None  # which function of dstjax.initial_masks gives the masks, since it needs data
+    def __post_init__(self) -> None:
+        """Checks each field."""
+        super().__post_init__()
+        distributions.check(self.distribution, self.sparsity)
+        if isinstance(self.distribution, Mapping) and not isinstance(self.distribution, distributions.DensityMap):
+            entries = tuple((pattern, float(density)) for pattern, density in self.distribution.items())
+            object.__setattr__(self, "distribution", distributions.DensityMap(entries))
+        check_callable("maskable", self.maskable, "(path, leaf) -> bool", optional=True)
+        if not all(hasattr(self.structure, name) for name in ("counts", "best", "drop", "grow")):
+            raise ValueError(
+                f"structure={self.structure!r} is not accepted; expected one from dstjax.structures, such as n_m(2, 4)."
+            )
+
+
+@value
+class Start(Value):
+    """Which weights are active before the first step."""
+
+    sparsity: Any = None  # where the start is not as sparse as the end; 0 starts dense
+    by: str = "random"  # or 'magnitude'
+    pruner: str | None = None  # the function of dstjax.initial_masks that gives the masks, since it needs data
     prune_step: int = 0  # after how many steps it does
 
-    # Mask updates.
-    updates: schedules.Updates | None = None  # None: the topology is fixed
-    keep: Callable[[Network], jax.Array] | None = None  # int32[leaves]
-    regrow: Callable[[Network, jax.Array], jax.Array] | None = None  # int32[leaves]; int32[]: in a common ranking
-    drop: criteria.Criterion = criteria.magnitude
-    grow: criteria.Criterion = criteria.gradient
+    def __post_init__(self) -> None:
+        """Checks each field."""
+        super().__post_init__()
+        check_choice("by", self.by, ("random", "magnitude"))
+        if self.sparsity is not None:
+            check_number("initial_sparsity", self.sparsity, "a number in [0, 1)", lambda s: 0 <= s < 1)
+        check_integer("prune_step", self.prune_step, 0)
+        if self.pruner is not None:
+            check_choice("pruner", self.pruner, PRUNERS)
+        elif self.prune_step:
+            raise ValueError(
+                f"prune_step={self.prune_step} is not accepted without a pruner; expected one of {PRUNERS}."
+            )
+
+
+@value
+class Updates(Value):
+    """How the masks change. An update asks in this order: n_kept, drop_score, n_grown, grow_score."""
+
+    schedule: schedules.Schedule
+    n_kept: budgets.NKept  # how many active weights of each leaf stay, int32[leaves]
+    n_grown: budgets.NGrown | None = None  # how many are grown; int32[] in one ranking; None: as many as were lost
+    drop_score: criteria.Criterion = criteria.magnitude  # the lowest-scored active weights go
+    grow_score: criteria.Criterion = criteria.gradient  # the highest-scored inactive weights come
     regrow_dropped: bool = True  # whether what was just dropped may be grown again
-    scope: str = "layer"
-    update_order: str = "skip"
-    counters: bool = False
-    # Which numbers of active weights are those of the target: 'kept' (each leaf's, always), 'reached' (each leaf's, in
-    # the end), 'total' (the network's, in the end), or 'free'.
-    counts: str = "kept"
-    settle: Callable[[Leaf, jax.Array], jax.Array] | None = None  # weights after a mask update, given what was grown
+    scope: str = "layer"  # 'global': drop in one ranking over all leaves
+    order: str = "skip"  # a step that is spent on the masks alone, or which of the two comes first
+    counters: bool = False  # whether to count the mask rounds in which each weight is active
+    new_weights: Callable[[Leaf, jax.Array], jax.Array] | None = None  # after an update, given what was grown (bool)
 
-    # What the method remembers.
-    memory: Callable[[list[jax.Array], list[jax.Array], jax.Array], Memory] | None = None  # weights, masks, key
-    observe: Callable[[Network], Memory] | None = None  # at every step, before it
-    remember: Callable[[Network, jax.Array, list[jax.Array]], Memory] | None = None  # after an update: kept, new masks
-    metric: str = "accuracy"  # what metric= is, where it is needed: 'accuracy' or 'loss', of validation
-    needs: tuple[str, ...] = ()  # extra arguments of update that it cannot do without: 'value', 'metric', ...
+    def __post_init__(self) -> None:
+        """Checks each field, and what the scores need."""
+        super().__post_init__()
+        if not all(hasattr(self.schedule, name) for name in ("first", "count", "is_update", "index")):
+            raise ValueError(
+                f"schedule={self.schedule!r} is not accepted; expected one such as schedules.UpdateSchedule."
+            )
+        check_callable("n_kept", self.n_kept, "n_kept(layers)")
+        check_callable("n_grown", self.n_grown, "n_grown(layers, kept)", optional=True)
+        check_callable("drop_score", self.drop_score, "score(leaf)")
+        check_callable("grow_score", self.grow_score, "score(leaf)")
+        check_callable("new_weights", self.new_weights, "new_weights(leaf, grown)", optional=True)
+        check_bool("regrow_dropped", self.regrow_dropped)
+        check_bool("counters", self.counters)
+        check_choice("scope", self.scope, SCOPES)
+        check_choice("update_order", self.order, UPDATE_ORDERS)
+        for name in ("drop_score", "grow_score"):
+            if isinstance(getattr(self, name), criteria.DstEE) and not self.counters:
+                raise ValueError(f"counters=False is not accepted with {name}={getattr(self, name)}, which reads them.")
 
-    # What the optimiser sees, and what the forward pass does.
+
+@value
+class Remembered(Value):
+    """What the method remembers besides masks and counters.
+
+    Only small arrays and masks may change in a mask update, which is a branch of the step: arrays of numbers of the
+    size of the weights change before or after the step, outside the branch.
+    """
+
+    leaf: Callable[[Leaf], Any] | None = None  # at first, of each leaf: an array, or a NamedTuple of arrays
+    before_step: Callable[[Leaf], Any] | None = None  # of each leaf, at every call; ``gradient`` still sees the old
+    after_step: Callable[[Leaf, Any], Any] | None = (
+        None  # of each leaf with its new weights, and whether it is an update
+    )
+    shared: Any = None  # at first, in common: a NamedTuple of numbers
+    after_update: Callable[[Layers, jax.Array, list[jax.Array]], Any] | None = None  # given what was kept, new masks
+    second_mask: Callable[[Layers, list[jax.Array]], list[jax.Array]] | None = None  # of each leaf, given its mask
+    measure: str | None = None  # 'value' or 'metric': remember how well the network does, see rules.Measured
+    lag: int = 1  # at how many of the last updates
+
+    def __post_init__(self) -> None:
+        """Checks each field, and that what changes is there."""
+        super().__post_init__()
+        check_callable("leaf", self.leaf, "leaf(leaf)", optional=True)
+        check_callable("before_step", self.before_step, "before_step(leaf)", optional=True)
+        check_callable("after_step", self.after_step, "after_step(leaf, is_update)", optional=True)
+        check_callable("after_update", self.after_update, "after_update(layers, kept, masks)", optional=True)
+        check_callable("second_mask", self.second_mask, "second_mask(layers, masks)", optional=True)
+        check_integer("lag", self.lag, 1)
+        if self.measure is not None:
+            check_choice("measure", self.measure, ("value", "metric"))
+        for name, needed in (("before_step", "leaf"), ("after_step", "leaf"), ("after_update", "shared")):
+            if getattr(self, name) is not None and getattr(self, needed) is None:
+                raise ValueError(f"{name} is not accepted with {needed}=None; expected what is remembered at first.")
+
+
+@value
+class Seen(Value):
+    """What the forward pass and the optimiser see."""
+
     gradient: Elementwise | None = None  # in place of the gradient
+    view: Callable[[jax.Array, Memory], views.View] | None = None  # of the calls so far; None: weights are sparse
     trainable: Elementwise | None = None  # bool; None: the active weights, or all where there is a view
     trains_dense: Callable[[jax.Array], jax.Array] | None = None  # step -> bool[]: whether other leaves are trained
-    view: Callable[[jax.Array, Memory], views.View] | None = None  # of the calls so far; None: weights are sparse
+
+    def __post_init__(self) -> None:
+        """Checks each field, and that only what has a view says what is trained."""
+        super().__post_init__()
+        check_callable("gradient", self.gradient, "gradient(leaf)", optional=True)
+        check_callable("view", self.view, "view(step, memory)", optional=True)
+        for name, form in (("trainable", "trainable(leaf)"), ("trains_dense", "trains_dense(step)")):
+            check_callable(name, getattr(self, name), form, optional=True)
+            if getattr(self, name) is not None and self.view is None:
+                raise ValueError(f"{name} is not accepted with view=None; expected what the forward pass sees.")
+
+
+@value
+class Method(Value):
+    """A complete method. Equal methods are equal and hash alike, so that one can be a static argument of a jit."""
+
+    name: str
+    masking: Masking | None = None  # None: nothing is ever masked
+    start: Start = Start()
+    updates: Updates | None = None  # None: the topology is fixed
+    remembered: Remembered = Remembered()
+    seen: Seen = Seen()
+    # Which numbers of active weights are those of the target: 'kept' (each leaf's, always), 'reached' (each leaf's, in
+    # the end), 'total' (the network's, in the end), or 'free'.
+    promises: str = "kept"
+    needs: tuple[str, ...] = ()  # extra arguments of update that it cannot do without
+    metric: str = "accuracy"  # what metric= is, where it is needed: 'accuracy' or 'loss', of validation
+
+    def __post_init__(self) -> None:
+        """Checks the parts against each other, and promises no more than they keep."""
+        super().__post_init__()
+        check_choice("promises", self.promises, PROMISES)
+        check_choice("metric", self.metric, ("accuracy", "loss"))
+        for name in self.needs:
+            check_choice("needs", name, NEEDS)
+        for part, kind in (("start", Start), ("remembered", Remembered), ("seen", Seen)):
+            if not isinstance(getattr(self, part), kind):
+                raise ValueError(f"{part}={getattr(self, part)!r} is not accepted; expected a {kind.__name__}.")
+        for part, optional in (("masking", Masking), ("updates", Updates)):
+            if not isinstance(getattr(self, part), optional | None):
+                raise ValueError(
+                    f"{part}={getattr(self, part)!r} is not accepted; expected {optional.__name__} or None."
+                )
+        self._check_masking()
+        self._check_updates()
+        measure = self.remembered.measure
+        if measure is not None and measure not in self.needs:
+            raise ValueError(f"needs={self.needs!r} is not accepted with measure={measure!r}; expected it among them.")
+
+    def _check_masking(self) -> None:
+        masking, begin = self.masking, self.start.sparsity
+        if masking is None:
+            if self.updates is not None or self.seen.view is not None:
+                raise ValueError(f"masking=None is not accepted by {self.name!r}, which has updates or a view.")
+            return
+        numbers = isinstance(begin, int | float) and isinstance(masking.sparsity, int | float)
+        if numbers and begin > masking.sparsity:
+            raise ValueError(
+                f"initial_sparsity={begin} is not accepted with sparsity={masking.sparsity}; expected a start that is "
+                "no sparser than the end."
+            )
+        if begin is not None and isinstance(masking.distribution, Mapping) and (is_traced(begin) or begin > 0):
+            raise ValueError(
+                f"initial_sparsity={begin} is not accepted with a {{regex: density}} map, which tells the densities of "
+                "the end alone; expected 0, a dense start."
+            )
+        if not getattr(masking.structure, "keeps_counts", True) and self.promises != "free":
+            object.__setattr__(self, "promises", "free")
+
+    def _check_updates(self) -> None:
+        updates, masking = self.updates, self.masking
+        if updates is None or masking is None:
+            return
+        if self.seen.view is not None and updates.order != "step_then_update":
+            raise ValueError(
+                f"update_order={updates.order!r} is not accepted with a view, whose masks change after the optimiser's "
+                "step; expected 'step_then_update'."
+            )
+        together = updates.scope == "global" or isinstance(updates.n_grown, budgets.Pooled)
+        if together and not getattr(masking.structure, "ranks_together", True):
+            raise ValueError(
+                f"scope='global' is not accepted with structure={masking.structure}: a common ranking over all leaves "
+                "has no place where each has its own; expected scope='layer'."
+            )
+
+    @property
+    def moving(self) -> Updates:
+        """The updates of a method that has some.
+
+        Raises:
+          ValueError: its topology is fixed.
+        """
+        if self.updates is None:
+            raise ValueError(f"method {self.name!r} has no mask updates: its topology is fixed.")
+        return self.updates
 
     def is_update_step(self, step: Any) -> Any:
         """Whether the t-th call of ``update`` is a mask update, for a host that decides (``rewire=True/False``)."""
-        return False if self.updates is None else self.updates.is_update(step)
+        return False if self.updates is None else self.updates.schedule.is_update(step)
+
+    def but(self, **fields: Any) -> "Method":
+        """The method with other fields, of its own or of its parts: ``method.but(n_grown=..., promises='free')``.
+
+        A field of the start is its own: ``method.but(start=Start(...))``.
+        """
+        new: dict[str, Any] = {}
+        for part in ("masking", "updates", "remembered", "seen"):
+            old = getattr(self, part)
+            names = {f.name for f in dataclasses.fields(old)} if old is not None else set()
+            if changed := {n: fields.pop(n) for n in names & fields.keys()}:
+                new[part] = dataclasses.replace(old, **changed)
+        return dataclasses.replace(self, **new, **fields)
 
 
-def checked(
+def common_fields(
     *,
     sparsity: Any,
     distribution: distributions.Distribution = "erk",
     maskable: Maskable | None = None,
     structure: structures.Structure = structures.WEIGHT,
     **schedule: Any,
-) -> dict[str, Any]:
-    """The fields of :class:`Method` that these hyper-parameters stand for.
+) -> tuple[Masking, schedules.UpdateSchedule]:
+    """What is masked, and when, of the hyper-parameters that methods share.
 
     Args:
       sparsity: overall sparsity in [0, 1); None only with a ``{regex: density}`` map.
       distribution: 'uniform', 'er', 'erk', a ``{regex: density}`` map or a function of shapes and sparsity.
       maskable: ``(path, leaf) -> bool``; by default real leaves of two or more dimensions.
       structure: what is switched as one unit, from :mod:`dstjax.structures`: ``n_m(2, 4)``, ``block(4, 4)``, ...
-      **schedule: ``update_period``, ``start_step`` and ``end_step`` of mask updates, all or none.
+      **schedule: ``update_period``, ``start_step`` and ``end_step`` of mask updates; by default one every step.
 
     Raises:
       ValueError: a hyper-parameter is out of range, of a wrong type or contradictory.
     """
-    distributions.check(distribution, sparsity)
-    if maskable is not None and not callable(maskable):
-        raise ValueError(f"maskable={maskable!r} is not accepted; expected a function (path, leaf) -> bool, or None.")
-    if not all(hasattr(structure, name) for name in ("counts", "best", "drop", "grow")):
-        raise ValueError(
-            f"structure={structure!r} is not accepted; expected one from dstjax.structures, such as n_m(2, 4)."
-        )
-    fields = {"sparsity": sparsity, "distribution": distribution, "maskable": maskable, "structure": structure}
-    return {**fields, "updates": schedules.UpdateSchedule(**schedule)} if schedule else fields
+    masking = Masking(sparsity, distribution, maskable, structure)
+    return masking, schedules.UpdateSchedule(**({"update_period": 1} | schedule))
 
 
-def several_densities(name: str, fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields, for a method that needs more densities than one of the same leaf.
+def refuse_n_m(name: str, masking: Masking | None) -> None:
+    """Refuses N:M for a method that needs more densities than one of the same leaf.
 
     Raises:
       ValueError: the structure has one only.
     """
-    if isinstance(fields["structure"], structures.NM):
+    if masking is not None and isinstance(masking.structure, structures.NM):
         raise ValueError(
-            f"structure={fields['structure']} is not accepted by {name!r}, since it has one density only; use "
-            "one_shot, sr_ste or a method that drops and grows."
+            f"structure={masking.structure} is not accepted by {name!r}, since it has one density only; use one_shot, "
+            "sr_ste or a method that drops and grows."
         )
-    return fields
 
 
-def fixed(name: str, *, fields: dict[str, Any] | None = None, **common: Any) -> Method:
+def refuse_map(name: str, masking: Masking, scope: str) -> None:
+    """Refuses a map of densities for a method that ranks all leaves together.
+
+    Raises:
+      ValueError: there is one.
+    """
+    if scope == "global" and not isinstance(masking.distribution, str):
+        raise ValueError(
+            f"distribution={masking.distribution!r} is not accepted by {name!r} with scope='global', which ranks all "
+            "leaves together and does not read it; expected scope='layer', or a name."
+        )
+
+
+def fixed(name: str, *, start: Start | None = None, promises: str = "kept", **common: Any) -> Method:
     """A method whose topology never changes.
 
     Args:
       name: the name in tables and error messages.
-      fields: further fields of :class:`Method`.
-      **common: as in :func:`checked`, without a schedule.
+      start: which weights are active; random ones by default.
+      promises: as in :class:`Method`.
+      **common: as in :func:`common_fields`, without a schedule.
 
     Raises:
       ValueError: a hyper-parameter is out of range, of a wrong type or contradictory.
     """
-    return Method(name, **checked(**common), **(fields or {}))
+    return Method(name, Masking(**common), start or Start(), promises=promises)
 
 
 def rewiring(
@@ -161,7 +359,8 @@ def rewiring(
       start_step: no mask update before this step.
       end_step: the first step from which on the topology stays fixed; None never ends.
       drop_fraction: share of the active weights that moves in one update.
-      drop_schedule: 'constant', 'cosine', 'linear', 'cosine_floor', or a function of the step that returns the share.
+      drop_schedule: 'constant', 'cosine', 'linear', 'exponential', 'cosine_floor', 'stages', or a function of the step
+        that returns the share.
       rounding: 'floor' or 'ceil' of the number that moves.
       drop: name of a drop criterion, or a function ``score(leaf)``; the lowest-scored active weights go.
       grow: name of a growth criterion, or a function ``score(leaf)``; the highest-scored inactive weights come.
@@ -175,70 +374,23 @@ def rewiring(
     Raises:
       ValueError: a hyper-parameter is out of range, of a wrong type or contradictory.
     """
-    fields = checked(
+    masking, schedule = common_fields(
         sparsity=sparsity, distribution=distribution, maskable=maskable, structure=structure,
         update_period=update_period, start_step=start_step, end_step=end_step,
     )  # fmt: skip
-    check_choice("scope", scope, SCOPES)
-    check_choice("update_order", update_order, UPDATE_ORDERS)
     check_choice("rounding", rounding, ("floor", "ceil"))
-    if counters is not None and not isinstance(counters, bool):
-        raise ValueError(f"counters={counters!r} is not accepted; expected True, False or None.")
+    drop_score, grow_score = criteria.resolve("drop", drop), criteria.resolve("grow", grow)
     if counters is None:
-        counters = criteria.reads_counter("drop", drop) or criteria.reads_counter("grow", grow)
-    fractions = schedules.fractions(drop_fraction, drop_schedule, fields["updates"])
-    return Method(
-        name,
-        **fields,
-        keep=budgets.Move(fractions, ceil=rounding == "ceil"),
-        regrow=budgets.to_target if getattr(structure, "refills", False) else None,
-        drop=criteria.resolve("drop", drop),
-        grow=criteria.resolve("grow", grow),
+        counters = criteria.reads_counter(drop_score) or criteria.reads_counter(grow_score)
+    fractions = schedules.Fractions(drop_fraction, drop_schedule, schedule.steps, end_step)
+    updates = Updates(
+        schedule,
+        n_kept=budgets.Move(fractions, ceil=rounding == "ceil"),
+        n_grown=budgets.to_target if getattr(structure, "refills", False) else None,
+        drop_score=drop_score,
+        grow_score=grow_score,
         scope=scope,
-        update_order=update_order,
+        order=update_order,
         counters=counters,
     )
-
-
-COMMON = ("sparsity", "distribution", "maskable", "structure")
-GROUPS = {"common": COMMON, "scheduled": (*COMMON, "update_period", "start_step", "end_step")}
-
-
-def catalogued(**defaults: Any) -> Callable[[Callable[..., Method]], Callable[..., Method]]:
-    """Turns a function into an entry of the catalogue.
-
-    ``**shared`` in its signature stands for the hyper-parameters of :func:`rewiring` that it does not name itself, with
-    the defaults given here or else those of :func:`rewiring`; ``**scheduled`` for those of them that say what is masked
-    and when (:func:`checked`), ``**common`` for what is masked alone. The entry shows them all to ``help`` and
-    ``inspect``, takes keywords only, and refuses others with a ValueError that names the nearest.
-    """
-
-    def decorate(make: Callable[..., Method]) -> Callable[..., Method]:
-        called = make.__name__.rstrip("_")
-        own = dict(inspect.signature(make).parameters)
-        parameters = [p for p in own.values() if p.kind is not p.VAR_KEYWORD]
-        group = next((p.name for p in own.values() if p.kind is p.VAR_KEYWORD), "")
-        known = inspect.signature(rewiring).parameters
-        for name in GROUPS.get(group, [n for n in known if n != "name"]) if group else ():
-            if name not in own:
-                parameters.append(known[name].replace(default=defaults.get(name, known[name].default)))
-        signature = inspect.Signature(parameters, return_annotation=Method)
-
-        @functools.wraps(make)
-        def entry(**hyperparameters: Any) -> Method:
-            for name in hyperparameters:
-                if name not in signature.parameters:
-                    near = suggest(name, signature.parameters)
-                    raise ValueError(f"method {called!r} has no hyper-parameter {name!r}; {near}")
-            required = {
-                n: None if p.default is p.empty else p.default
-                for n, p in signature.parameters.items()
-                if p.default is p.empty or (group in GROUPS and n not in own)
-            }
-            return make(**{**required, **defaults, **hyperparameters})
-
-        entry.__signature__ = signature  # type: ignore[attr-defined]
-        entry.__name__ = called
-        return entry
-
-    return decorate
+    return Method(name, masking, updates=updates)

@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from dstjax import masks as masks_lib
+from dstjax._arrays.leaves import MaskedLeaves, matched, named
 from dstjax._arrays.trees import Tree, is_hole
-from dstjax._engine.rewire import error as mask_incurred_error
+from dstjax._engine.rewire import error
+from dstjax._engine.states import SparseState, Tracked, find, holds_state
 from dstjax.checks import check_number
 from dstjax.masks import iou, jaccard, overlap
-from dstjax.state import SparseState, Tracked, find
 
 __all__ = [
     "DeadNeurons",
@@ -111,10 +112,10 @@ def last_mask_error(opt_state: Tree) -> jax.Array:
     Raises:
       ValueError: it was not tracked.
     """
-    error = _tracked(find(opt_state)).error
-    if error is None:
+    last = _tracked(find(opt_state)).error
+    if last is None:
         raise ValueError("the mask-incurred error needs dstjax.sparsify(..., track=['error']).")
-    return error
+    return last
 
 
 def mask_error(params: Tree, opt_state_or_masks: Tree) -> jax.Array:
@@ -132,9 +133,9 @@ def mask_error(params: Tree, opt_state_or_masks: Tree) -> jax.Array:
 
     Reference: DST-EE, Assumption 3.
     """
-    masked, weights = _masked(opt_state_or_masks), masks_lib.by_name(params)
-    _check_paths(masked, weights)
-    return mask_incurred_error([jnp.asarray(weights[name]) for name in masked], list(masked.values()))
+    leaves, flags = _masked(opt_state_or_masks)
+    weights = leaves.find(params, "parameters", [f.shape for f in flags])
+    return error([jnp.asarray(w) for w in weights], flags)
 
 
 def exploitation_degree(loss: Callable[[Tree], Any], params: Tree, grown: Tree) -> jax.Array:
@@ -211,7 +212,7 @@ def dead_neurons(masks: Tree) -> dict[str, DeadNeurons]:
     The last axis of a kernel holds its outputs and the last but one its inputs, as in ``(in, out)`` and
     ``(height, width, in, out)``; a unit counts as cut off if nothing is active over all the other axes.
     """
-    kernels = {n: masks_lib.unpack(m) for n, m in masks_lib.by_name(masks).items() if m is not None}
+    kernels = {n: masks_lib.unpack(m) for n, m in named(masks).items()}
     links = {n: jnp.any(m, axis=tuple(range(m.ndim - 2))) for n, m in kernels.items() if m.ndim >= 2}
     return {
         n: DeadNeurons(*(jnp.sum(~jnp.any(link, axis=axis), dtype=jnp.int32) for axis in (1, 0)))
@@ -272,9 +273,10 @@ def gradient_norms(gradients: Tree, opt_state_or_masks: Tree, before: GradientNo
 
     Reference: DST-EE, the proposition on the convergence rate, whose left side is ``complete``.
     """
-    masked = _masked(opt_state_or_masks)
-    squares = {n: jnp.square(g.astype(jnp.float32)) for n, g in masks_lib.by_name(gradients).items() if g is not None}
-    _check_paths(masked, squares)
+    leaves, flags = _masked(opt_state_or_masks)
+    leaves.find(gradients, "gradients", [f.shape for f in flags])
+    masked = dict(zip(leaves.masked, flags, strict=True))
+    squares = {n: jnp.square(g.astype(jnp.float32)) for n, g in named(gradients).items()}
     complete = sum(jnp.sum(s) for s in squares.values())
     active = sum(jnp.sum(jnp.where(masked[n], s, 0.0) if n in masked else s) for n, s in squares.items())
     if before is None:
@@ -284,29 +286,21 @@ def gradient_norms(gradients: Tree, opt_state_or_masks: Tree, before: GradientNo
     return GradientNorms(updates, *means)
 
 
-def _masked(opt_state_or_masks: Tree) -> dict[str, jax.Array]:
-    tree = opt_state_or_masks
-    states = jax.tree_util.tree_leaves(tree, is_leaf=lambda x: isinstance(x, SparseState))
-    masks = masks_lib.by_name(find(tree).masks if any(isinstance(x, SparseState) for x in states) else tree)
-    return {name: masks_lib.unpack(mask) for name, mask in masks.items() if mask is not None}
-
-
-def _check_paths(masked: dict[str, jax.Array], weights: dict[str, Any]) -> None:
-    lost = [name for name in masked if weights.get(name) is None]
-    if lost:
-        raise ValueError(f"no weight has the path of these masks: {', '.join(lost)}.")
+def _masked(opt_state_or_masks: Tree) -> tuple[MaskedLeaves, list[jax.Array]]:
+    """Which leaves a state or a tree of masks masks, and the boolean masks."""
+    stored = find(opt_state_or_masks).masks if holds_state(opt_state_or_masks) else opt_state_or_masks
+    leaves = MaskedLeaves.of(stored)
+    return leaves, [masks_lib.unpack(mask) for mask in leaves.read(stored)]
 
 
 def _together(*trees: Tree) -> list[tuple[jax.Array, ...]]:
-    by_path = [{n: m for n, m in masks_lib.by_name(t).items() if m is not None} for t in trees]
-    names = set().union(*by_path)
-    lost = sorted(n for n in names if any(n not in flags for flags in by_path))
-    if lost or not names:
-        raise ValueError(f"the trees mask different leaves ({', '.join(lost)}), or none at all; expected the same.")
-    leaves = [tuple(masks_lib.unpack(jnp.asarray(flags[n])) for flags in by_path) for n in sorted(names)]
-    for name, flags in zip(sorted(names), leaves, strict=True):
+    """The boolean masks of each leaf, of several trees that mask the same leaves."""
+    leaves = []
+    for name, masks in matched(trees).items():
+        flags = tuple(masks_lib.unpack(jnp.asarray(mask)) for mask in masks)
         if len({f.shape for f in flags}) > 1:
             raise ValueError(f"the masks of {name!r} have shapes {[f.shape for f in flags]}; expected the same.")
+        leaves.append(flags)
     return leaves
 
 
@@ -315,14 +309,15 @@ def _count(flags: Iterable[jax.Array]) -> jax.Array:
 
 
 def _ever(state: SparseState) -> dict[str, jax.Array]:
+    """The weights of each masked leaf that were active at least once, by path."""
     if state.counters is not None:
-        return {n: c > 0 for n, c in masks_lib.by_name(state.counters).items() if c is not None}
-    tracked = state.tracked
-    if tracked is None or tracked.ever is None:
+        return {n: c > 0 for n, c in named(state.counters).items()}
+    ever = _tracked(state).ever
+    if ever is None:
         raise ValueError(
             "the exploration rate needs counters (dst_ee has them) or dstjax.sparsify(..., track=['exploration'])."
         )
-    return {n: masks_lib.unpack(e) for n, e in masks_lib.by_name(tracked.ever).items() if e is not None}
+    return {n: masks_lib.unpack(e) for n, e in named(ever).items()}
 
 
 def _tracked(state: SparseState) -> Tracked:

@@ -1,14 +1,23 @@
-"""What a rule for a whole network reads, and what it may remember."""
+"""What a rule may read and remember, and rules as values.
 
-from typing import Any, NamedTuple
+A method is made of rules. Some score the weights of one leaf (:class:`Leaf`), others decide for the whole network
+(:class:`Layers`). A rule is a function, or a frozen dataclass with ``__call__`` where it has parameters: then two of
+equal parameters are equal, and it can be hashed, printed and pickled.
+"""
+
+import copyreg
+import dataclasses
+import pickle
+from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
 import jax
 
-from dstjax.masks import StoredMask
+from dstjax._arrays.bits import StoredMask
+from dstjax._arrays.trees import is_traced
 
 
 class Leaf(NamedTuple):
-    """What a criterion may read of one leaf. Arrays have the shape of the weight unless said otherwise."""
+    """What a rule may read of one leaf. Arrays have the shape of the weight unless said otherwise."""
 
     weight: jax.Array  # inactive entries are exactly 0
     gradient: jax.Array  # dense: with respect to the masked weight, so non-zero at inactive entries too
@@ -18,23 +27,20 @@ class Leaf(NamedTuple):
     key: jax.Array  # PRNG key, another one for each leaf, step and phase
     budget: jax.Array  # int32[], how many weights are dropped, or grown
     memory: Any = None  # what the method remembers of this leaf
-    second: jax.Array | None = None  # bool: the second set of weights of methods that keep one
+    second_mask: jax.Array | None = None  # bool: of methods that keep a second set of weights
     full_gradient: jax.Array | None = None  # with respect to the dense weights, of methods that need it
 
 
-class Memory(NamedTuple):
-    """What a method remembers besides masks and counters. Lists have an entry for each masked leaf.
+class Measured(NamedTuple):
+    """How well the network does, for methods that remember it (:class:`dstjax.method.Remembered`)."""
 
-    Only ``sets`` and ``shared`` may change in a mask update: a branch of the step must not return arrays of numbers of
-    the size of the weights.
-    """
-
-    leaves: Any = None  # arrays like the weights, or NamedTuples of such; may change at every step
-    sets: list[StoredMask] | None = None  # a second set of weights
-    shared: Any = None  # a NamedTuple of small arrays
+    now: jax.Array  # float32[]: the mean of value= since the last mask update, or what is passed as metric=
+    first: jax.Array  # float32[]: the same at the first mask update; ``now`` until then
+    before: jax.Array  # float32[lag]: the same at the last mask updates, the oldest first
+    updates: jax.Array  # int32[]: mask updates so far at which it was a finite number
 
 
-class Network(NamedTuple):
+class Layers(NamedTuple):
     """What a rule for the whole network may read. Lists and int32[leaves] are in the order of the masked leaves."""
 
     leaves: list[Leaf]
@@ -44,6 +50,115 @@ class Network(NamedTuple):
     sizes: jax.Array  # int32[leaves]
     step: jax.Array  # int32[], t of this call of update
     update_index: jax.Array  # int32[]: mask updates that were scheduled before this one
-    memory: Memory
+    shared: Any = None  # the small arrays that the method remembers
+    measured: Measured | None = None
     value: Any = None  # what the caller passed as value=, or None
     metric: Any = None  # what the caller passed as metric=, or None
+
+
+class Memory(NamedTuple):
+    """What a method remembers besides masks and counters; lists have an entry for each masked leaf."""
+
+    leaves: Any = None  # arrays like the weights, or NamedTuples of such; may change at every step
+    second_mask: list[StoredMask] | None = None  # changes in mask updates alone
+    shared: Any = None  # a NamedTuple of small arrays; changes in mask updates alone
+    measured: Any = None  # sums behind :class:`Measured`
+
+
+class Value:
+    """The base of a frozen dataclass (decorate it with :func:`value`) whose instances are equal where its fields are.
+
+    Scalars of NumPy and JAX become Python numbers. What holds a value of a trace says so when printed, and is equal to
+    nothing but itself. Pickling names the field that cannot be pickled.
+    """
+
+    def __post_init__(self) -> None:
+        """Replaces scalars of NumPy and JAX by Python numbers."""
+        for name, x in self._fields().items():
+            if hasattr(x, "item") and getattr(x, "ndim", None) == 0 and not is_traced(x):
+                object.__setattr__(self, name, x.item())
+
+    def _fields(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the other one is of the same class and has equal fields."""
+        if self is other or type(self) is not type(other):
+            return self is other
+        assert isinstance(other, Value)
+        return not (holds_traced(self) or holds_traced(other)) and self._fields() == other._fields()
+
+    def __hash__(self) -> int:
+        """The hash of the fields."""
+        return id(self) if holds_traced(self) else hash((type(self), tuple(self._fields().values())))
+
+    def __repr__(self) -> str:
+        """The fields that differ from their defaults."""
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        shown = [
+            f"{n}={described(x)}"
+            for n, x in self._fields().items()
+            if is_traced(x) or type(x) is not type(defaults[n]) or x != defaults[n]
+        ]
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def __copy__(self) -> "Value":
+        """Itself: it never changes."""
+        return self
+
+    def __deepcopy__(self, memo: Any) -> "Value":
+        """Itself: it never changes."""
+        return self
+
+    def __reduce__(self) -> Any:
+        """Made anew from its fields.
+
+        Raises:
+          pickle.PicklingError: a field cannot be pickled; names it.
+        """
+        for name, x in self._fields().items():
+            if isinstance(x, Value):
+                continue
+            try:
+                if holds_traced(x):
+                    raise TypeError("a value of a trace")
+                pickle.dumps(x)
+            except Exception as error:
+                raise pickle.PicklingError(
+                    f"{name}={described(x)} of {type(self).__name__} cannot be pickled ({error}). It works all the "
+                    "same where nothing is pickled; expected a function at the top level of a module, or a frozen "
+                    "dataclass with __call__."
+                ) from None
+        return _made_anew, (type(self), self._fields())
+
+
+_Class = TypeVar("_Class", bound=type)
+
+
+@dataclass_transform(frozen_default=True, eq_default=False)
+def value(cls: _Class) -> _Class:
+    """Makes a frozen dataclass of a subclass of :class:`Value`, which compares, hashes, prints and pickles itself."""
+    made: Any = dataclasses.dataclass(frozen=True, eq=False, repr=False)(cls)
+    return made
+
+
+def _made_anew(cls: type, fields: dict[str, Any]) -> Any:
+    made = copyreg.__newobj__(cls)  # type: ignore[attr-defined]
+    for name, x in fields.items():
+        object.__setattr__(made, name, x)
+    made.__post_init__()
+    return made
+
+
+def holds_traced(x: Any) -> bool:
+    """Whether a value, or one inside it, is only known inside a trace."""
+    if isinstance(x, Value):
+        return any(holds_traced(v) for v in x._fields().values())
+    return any(holds_traced(v) for v in x) if isinstance(x, tuple) else is_traced(x)
+
+
+def described(x: Any) -> str:
+    """A value as text; functions by their names, values of a trace by their types."""
+    if is_traced(x):
+        return f"<traced {x.dtype}{list(x.shape)}>"
+    return getattr(x, "__qualname__", None) or repr(x)

@@ -12,12 +12,13 @@ import numpy as np
 from dstjax._arrays.shares import share_limbs, share_of
 from dstjax._arrays.trees import is_traced
 from dstjax.checks import check_choice, check_integer, check_number
+from dstjax.rules import Value, value
 
 StepFunction = Callable[[int], float]
-NAMES = ("constant", "cosine", "linear", "cosine_floor", "stages")
+NAMES = ("constant", "cosine", "linear", "exponential", "cosine_floor", "stages")
 
 
-class Updates(Protocol):
+class Schedule(Protocol):
     """At which calls of ``update`` the masks change."""
 
     @property
@@ -76,7 +77,12 @@ class UpdateSchedule:
         """Number of mask updates, None where they never end."""
         if self.end_step is None:
             return None
-        return len(range(self.first, self.end_step, self.update_period))
+        return len(self.steps)
+
+    @property
+    def steps(self) -> range:
+        """The update steps before ``end_step``; none where that is None."""
+        return range(self.first, self.end_step or 0, self.update_period)
 
     def is_update(self, step: Any) -> Any:
         """Whether step t is a mask update: a bool for a Python integer, a boolean array for an array."""
@@ -151,12 +157,30 @@ class Stages:
         return self.index(step) // 2
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Fractions:
-    """A share of a count for every mask update, evaluated on the host and applied in exact integer arithmetic."""
+class Shares(Value):
+    """A share of a count for every mask update, evaluated on the host and applied in exact integer arithmetic.
 
-    limbs: Any  # uint32[updates or 1, 5]: no float decides a count inside a trace
-    values: Any  # float64[updates or 1], the same for people
+    The last one stays. A subclass is a frozen dataclass that says the :meth:`shares`.
+    """
+
+    values: Any  # float64[updates or 1], for people
+    limbs: Any  # uint32[updates or 1, 5], the same for :func:`of`: no float decides a count inside a trace
+
+    def __post_init__(self) -> None:
+        """Evaluates all shares."""
+        super().__post_init__()
+        values = self.shares()
+        if is_traced(values):
+            limbs = share_limbs(values).T
+        else:
+            values = values[:1] if np.all(values == values[0]) else values
+            limbs = np.array([share_limbs(float(v)) for v in values], np.uint32)
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "limbs", limbs)
+
+    def shares(self) -> Any:
+        """The shares, float64[updates]; a traced array where a hyper-parameter is traced."""
+        raise TypeError(f"{type(self).__name__} does not say its shares.")
 
     def of(self, count: jax.Array, index: jax.Array, *, ceil: bool = False) -> jax.Array:
         """The share of ``count`` (int32) that moves at the ``index``-th update."""
@@ -164,72 +188,94 @@ class Fractions:
         return share_of(count, table[jnp.clip(index, 0, len(self.limbs) - 1)], ceil=ceil)
 
 
-def fractions(drop_fraction: float, schedule: str | StepFunction, updates: UpdateSchedule) -> Fractions:
-    """The drop fraction at each update step.
+@value
+class Fractions(Shares):
+    """The drop fraction at some steps t.
 
     Args:
       drop_fraction: the fraction at step 0 of a named schedule, in [0, 1].
       schedule: 'constant'; 'cosine', ``drop_fraction / 2 * (1 + cos(pi * t / end_step))``; 'linear',
-        ``drop_fraction * (1 - t / end_step)``; 'cosine_floor', the cosine from ``drop_fraction`` to 0.005 that ITOP
-        uses; 'stages', halved for the last quarter before ``end_step``, as MEST does, whose updates end at 75 % of
-        training; or a function of the step that returns the fraction itself.
-      updates: the update steps.
+        ``drop_fraction * (1 - t / end_step)``; 'exponential', ``drop_fraction * 0.01 ** (t / end_step)``;
+        'cosine_floor', the cosine from ``drop_fraction`` to 0.005 that ITOP uses; 'stages', halved for the last quarter
+        before ``end_step``, as MEST does, whose updates end at 75 % of training; or a function of the step that returns
+        the fraction itself.
+      steps: the steps.
+      end_step: where the decay ends; None goes with 'constant' alone.
 
     Raises:
       ValueError: an unknown name, a decaying schedule without ``end_step``, or a fraction outside [0, 1].
     """
-    check_number("drop_fraction", drop_fraction, "a number in [0, 1]", lambda f: 0 <= f <= 1)
-    if not callable(schedule):
-        check_choice("drop_schedule", schedule, NAMES)
-    if schedule == "constant":
-        return table(drop_fraction * np.ones(1, np.float32) if is_traced(drop_fraction) else np.array([drop_fraction]))
-    if updates.end_step is None:
-        raise ValueError(f"drop_schedule={schedule!r} is not accepted with end_step=None; expected an end_step.")
-    steps = range(updates.first, updates.end_step, updates.update_period)
-    if callable(schedule):
+
+    drop_fraction: float
+    schedule: str | StepFunction
+    steps: range
+    end_step: int | None
+
+    def shares(self) -> Any:
+        """The fractions."""
+        fraction, schedule, end = self.drop_fraction, self.schedule, self.end_step
+        check_number("drop_fraction", fraction, "a number in [0, 1]", lambda f: 0 <= f <= 1)
+        if not callable(schedule):
+            check_choice("drop_schedule", schedule, NAMES)
+        if schedule == "constant":
+            return fraction * np.ones(1, np.float32) if is_traced(fraction) else np.array([fraction])
+        if end is None:
+            raise ValueError(f"drop_schedule={schedule!r} is not accepted with end_step=None; expected an end_step.")
+        if callable(schedule):
+            return self._asked(schedule)
+        progress = np.asarray(self.steps, np.float64) / end
+        if schedule == "stages":
+            return fraction * np.where(progress < 0.75, 1.0, 0.5)
+        if schedule == "linear":
+            return fraction * (1 - progress)
+        if schedule == "exponential":
+            return fraction * 0.01**progress
+        floor: Any = 0.0
+        if schedule == "cosine_floor":
+            floor = jnp.minimum(0.005, fraction) if is_traced(fraction) else min(0.005, fraction)
+        return floor + (fraction - floor) / 2 * (1 + np.cos(np.pi * progress))
+
+    def _asked(self, schedule: StepFunction) -> Any:
         with jax.ensure_compile_time_eval():
-            values = np.array([float(schedule(t)) for t in steps])
+            values = np.array([float(schedule(t)) for t in self.steps])
         if not np.all((values >= 0) & (values <= 1)):
             bad = int(np.flatnonzero(~((values >= 0) & (values <= 1)))[0])
             raise ValueError(
-                f"drop_schedule gives {values[bad]} at step {steps[bad]}; expected fractions in [0, 1] at every step."
+                f"drop_schedule gives {values[bad]} at step {self.steps[bad]}; expected fractions in [0, 1] at every "
+                "step."
             )
-        return table(values)
-    progress = np.asarray(steps, np.float64) / updates.end_step
-    if schedule == "stages":
-        return table(drop_fraction * np.where(progress < 0.75, 1.0, 0.5))
-    if schedule == "linear":
-        return table(drop_fraction * (1 - progress))
-    floor: Any = 0.0
-    if schedule == "cosine_floor":
-        floor = jnp.minimum(0.005, drop_fraction) if is_traced(drop_fraction) else min(0.005, drop_fraction)
-    return table(floor + (drop_fraction - floor) / 2 * (1 + np.cos(np.pi * progress)))
+        return values
 
 
-def cubic(updates: UpdateSchedule, until: int | None = None) -> Fractions:
+@value
+class Cubic(Shares):
     """How far gradual pruning has come at each update: 1 - (1 - p)^3 (Zhu and Gupta, 2017).
 
     p runs from 0 at ``start_step`` to 1 at the last update before ``until``, or of all; later ones stay at 1.
 
     Raises:
-      ValueError: the updates never end and ``until`` is not given, or there is no update before it.
+      ValueError: the updates never end and ``until`` is not given, it lies behind their end, or there is no update
+        before it.
     """
-    end = updates.end_step if until is None else until
-    if end is None:
-        raise ValueError(
-            "end_step=None is not accepted here; expected the step by which the final sparsity is reached."
-        )
-    steps = np.arange(updates.first, end, updates.update_period)
-    if not steps.size:
-        raise ValueError(f"no mask update lies before step {end}; the first is at step {updates.first}.")
-    begin = min(updates.start_step, steps[-1] - 1)
-    return table(1 - (1 - (steps - begin) / (steps[-1] - begin)) ** 3)
 
+    updates: UpdateSchedule
+    until: int | None = None
 
-def table(values: Any) -> Fractions:
-    """A share for every update, float64[updates]; the last one stays."""
-    if is_traced(values):
-        return Fractions(share_limbs(values).T, values)
-    if np.all(values == values[0]):
-        values = values[:1]
-    return Fractions(np.array([share_limbs(float(v)) for v in values], np.uint32), values)
+    def shares(self) -> Any:
+        """The progress."""
+        updates, end = self.updates, self.updates.end_step if self.until is None else self.until
+        if end is None:
+            raise ValueError(
+                "end_step=None is not accepted here; expected the step by which the final sparsity is reached."
+            )
+        check_integer("prune_end_step", end, 1)
+        if updates.end_step is not None and end > updates.end_step:
+            raise ValueError(
+                f"prune_end_step={end} is not accepted with end_step={updates.end_step}: no mask update would reach "
+                "the final sparsity; expected it no later."
+            )
+        steps = np.arange(updates.first, end, updates.update_period)
+        if not steps.size:
+            raise ValueError(f"no mask update lies before step {end}; the first is at step {updates.first}.")
+        begin = min(updates.start_step, steps[-1] - 1)
+        return 1 - (1 - (steps - begin) / (steps[-1] - begin)) ** 3

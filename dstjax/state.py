@@ -1,62 +1,29 @@
-"""The state of ``sparsify``: found in any optimiser state, read, replaced, checked, summarised."""
+"""Helpers for the state of ``sparsify``, wherever it is chained or wrapped: read, replace and check its masks."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from dstjax import masks as masks_lib
-from dstjax._arrays.trees import Tree, is_hole, path_name
+from dstjax._arrays.bits import pack_like, unpack
+from dstjax._arrays.leaves import MaskedLeaves, named
+from dstjax._arrays.trees import Tree
 from dstjax._engine.moments import map_moments
-from dstjax.rules import Memory
+from dstjax._engine.states import SparseState, Tracked, find, holds_state, replaced
 from dstjax.views import straight_through
 
-
-class Tracked(NamedTuple):
-    """What the metrics need from the last mask update; a field is None unless it was asked for with ``track=``."""
-
-    ever: Tree | None  # stored masks: weights that have been active at least once
-    grown: Tree | None  # stored masks: weights that the last update grew
-    n_grown: jax.Array | None  # int32[leaves]: weights that the update before the last grew
-    n_survived: jax.Array | None  # int32[leaves]: those of them that the drop of the last update left
-    error: jax.Array | None  # float32[]: mask-incurred error of the last update
-
-
-class SparseState(NamedTuple):
-    """State of :func:`dstjax.sparsify`. Its tree, shapes and dtypes never change after init."""
-
-    step: jax.Array  # int32[]: calls of update so far, saturating
-    masks: Tree  # stored masks, one bit per weight; None at dense leaves
-    counters: Tree | None  # unsigned integers, saturating: mask rounds in which each weight was active
-    targets: jax.Array  # int32[masked leaves]: active weights at init, in the order of the tree
-    key: jax.Array  # uint32[2]: data of the threefry key that all random choices derive from
-    tracked: Tracked | None
-    memory: Memory | None  # what the method remembers besides
-    view: Any  # of dstjax.views where dense weights stand behind the masks, else None
-    inner_state: Any
-
-
-def find(opt_state: Tree) -> SparseState:
-    """The one sparse state inside any chained, wrapped or partitioned optimiser state.
-
-    Raises:
-      ValueError: there is none, or more than one.
-    """
-    leaves = jax.tree_util.tree_leaves(opt_state, is_leaf=lambda x: isinstance(x, SparseState))
-    states = [x for x in leaves if isinstance(x, SparseState)]
-    if len(states) != 1:
-        raise ValueError(
-            f"found {len(states)} states of dstjax.sparsify in the optimiser state, expected one; "
-            + ("pass the one of interest." if states else "was tx.init(params) made by dstjax.sparsify?")
-        )
-    return states[0]
-
-
-def replaced(opt_state: Tree, new: SparseState) -> Tree:
-    """An optimiser state with another sparse state in the place of its one."""
-    is_state = lambda x: isinstance(x, SparseState)  # noqa: E731
-    return jax.tree_util.tree_map(lambda x: new if is_state(x) else x, opt_state, is_leaf=is_state)
+__all__ = [
+    "SparseState",
+    "Tracked",
+    "apply_masks",
+    "check_sparse",
+    "forward_params",
+    "get_masks",
+    "is_exploring",
+    "set_masks",
+]
 
 
 def get_masks(opt_state: Tree) -> Tree:
@@ -68,7 +35,9 @@ def get_masks(opt_state: Tree) -> Tree:
     Raises:
       ValueError: there is no state of ``sparsify``, or more than one.
     """
-    return _unpacked(find(opt_state).masks)
+    stored = find(opt_state).masks
+    leaves = MaskedLeaves.of(stored)
+    return leaves.tree([unpack(mask) for mask in leaves.read(stored)])
 
 
 def apply_masks(params: Tree, opt_state_or_masks: Tree) -> Tree:
@@ -108,25 +77,13 @@ def forward_params(params: Tree, opt_state: Tree, *, training: bool = True) -> T
     state = find(opt_state)
     if state.view is None:
         return params
-    order = [n for n, m in masks_lib.by_name(state.masks).items() if m is not None]
-    found = masks_lib.by_name(state.masks)
-    seen = set()
+    leaves = MaskedLeaves.of(state.masks)
+    flags = [unpack(mask) for mask in leaves.read(state.masks)]
 
-    def one(path: tuple[Any, ...], weight: Any) -> Any:
-        name = path_name(path)
-        stored = found.get(name)
-        if stored is None:
-            return weight
-        seen.add(name)
-        mask = masks_lib.unpack(stored)
-        if mask.shape != jnp.shape(weight):
-            raise ValueError(f"the parameter {name!r} has shape {jnp.shape(weight)}; expected {mask.shape} as at init.")
-        return straight_through(state.view.of(weight, mask, order.index(name), training), weight)
+    def viewed(i: int, weight: jax.Array) -> jax.Array:
+        return straight_through(state.view.of(weight, flags[i], i, training), weight)
 
-    viewed = jax.tree_util.tree_map_with_path(one, params)
-    if lost := sorted({*order} - seen):
-        raise ValueError(f"no parameter has the path of these masks: {', '.join(lost)}.")
-    return viewed
+    return leaves.map(viewed, params, "parameters", [f.shape for f in flags])
 
 
 def is_exploring(opt_state: Tree) -> jax.Array:
@@ -137,7 +94,7 @@ def is_exploring(opt_state: Tree) -> jax.Array:
     Raises:
       ValueError: there is no state of ``sparsify``, or more than one.
     """
-    view = find(opt_state).view
+    view: Any = find(opt_state).view
     return jnp.asarray(getattr(view, "exploring", False))
 
 
@@ -155,36 +112,23 @@ def set_masks(opt_state: Tree, masks: Tree) -> Tree:
       ValueError: another tree, shape or dtype, or a mask without an active weight.
     """
     old = find(opt_state)
-    treedef: Any
-    flat, treedef = jax.tree_util.tree_flatten_with_path(old.masks, is_leaf=is_hole)
-    new = masks_lib.by_name(masks)
-    names = [path_name(path) for path, _ in flat]
-    masked = {n for n, (_, m) in zip(names, flat, strict=True) if not is_hole(m)}
-    given = {n for n, m in new.items() if m is not None}
-    if masked != given:
-        raise ValueError(
-            f"masks for {sorted(given - masked)} are unexpected and for {sorted(masked - given)} missing; expected the "
-            "leaves that get_masks returns, None elsewhere."
-        )
-    flags = {n: _checked(n, new[n], m) for n, (_, m) in zip(names, flat, strict=True) if n in masked}
-
-    def rebuild(tree: Tree, convert: Any) -> Tree:
-        leaves = jax.tree_util.tree_leaves(tree, is_leaf=is_hole)
-        return treedef.unflatten(
-            [x if is_hole(x) else convert(flags[n], x) for n, x in zip(names, leaves, strict=True)]
-        )
-
-    stored = rebuild(old.masks, lambda f, m: masks_lib.pack_like(f, m.dtype))
-    counters = None if old.counters is None else rebuild(old.counters, lambda f, c: f.astype(c.dtype))
-    tracked = old.tracked
-    if tracked is not None and tracked.ever is not None:
-        ever = rebuild(tracked.ever, lambda f, e: masks_lib.pack_like(f | masks_lib.unpack(e), e.dtype))
-        tracked = tracked._replace(ever=ever)
-    shapes = {n: flags[n].shape if n in flags else None for n in names}
-    inner = old.inner_state
+    leaves = MaskedLeaves.of(old.masks)
+    stored = leaves.read(old.masks)
+    found = leaves.check_masks(named(masks), "masks", [masks_lib.shape(m) for m in stored])
+    flags = [jnp.array(mask) for mask in found]
+    new = old._replace(masks=leaves.tree([pack_like(f, m.dtype) for f, m in zip(flags, stored, strict=True)]))
+    if old.counters is not None:
+        counters = [f.astype(c.dtype) for f, c in zip(flags, leaves.read(old.counters), strict=True)]
+        new = new._replace(counters=leaves.tree(counters))
+    if old.tracked is not None and old.tracked.ever is not None:
+        ever = [pack_like(f | unpack(e), e.dtype) for f, e in zip(flags, leaves.read(old.tracked.ever), strict=True)]
+        new = new._replace(tracked=old.tracked._replace(ever=leaves.tree(ever)))
     if old.view is None:
-        inner = map_moments(lambda n, x: jnp.where(flags[n], x, jnp.zeros((), x.dtype)), shapes, inner)
-    return replaced(opt_state, old._replace(masks=stored, counters=counters, tracked=tracked, inner_state=inner))
+        by_name = dict(zip(leaves.masked, flags, strict=True))
+        shapes = {n: by_name[n].shape if n in by_name else None for n in leaves.names}
+        inner = map_moments(lambda n, x: jnp.where(by_name[n], x, jnp.zeros((), x.dtype)), shapes, old.inner_state)
+        new = new._replace(inner_state=inner)
+    return replaced(opt_state, new)
 
 
 def check_sparse(params: Tree, opt_state_or_masks: Tree) -> bool:
@@ -201,22 +145,14 @@ def check_sparse(params: Tree, opt_state_or_masks: Tree) -> bool:
     """
     if _has_view(opt_state_or_masks):
         params = forward_params(params, opt_state_or_masks, training=False)
-    masks = masks_lib.by_name(_masks_of(opt_state_or_masks))
-    bad, total = [], 0
-    seen = set()
-    for path, weight in jax.tree_util.tree_flatten_with_path(params)[0]:
-        name = path_name(path)
-        mask = masks.get(name)
-        if mask is None:
-            continue
-        seen.add(name)
-        total += np.size(weight)
-        wrong = int(jnp.sum((weight != 0) & ~masks_lib.unpack(mask), dtype=jnp.uint32))
+    masks = _masks_of(opt_state_or_masks)
+    leaves = MaskedLeaves.of(masks)
+    bad = []
+    weights = leaves.find(params, "parameters")
+    for name, weight, mask in zip(leaves.masked, weights, leaves.read(masks), strict=True):
+        wrong = int(jnp.sum((weight != 0) & ~unpack(mask), dtype=jnp.uint32))
         if wrong:
             bad.append(f"{name}: {wrong} of {np.size(weight)}")
-    lost = {n for n, m in masks.items() if m is not None} - seen
-    if lost:
-        raise ValueError(f"no weight has the path of these masks: {', '.join(sorted(lost))}.")
     if bad:
         raise ValueError(
             "inactive weights are not zero: " + "; ".join(bad) + ". Apply the masks before the first step "
@@ -226,32 +162,13 @@ def check_sparse(params: Tree, opt_state_or_masks: Tree) -> bool:
 
 
 def _has_view(opt_state_or_masks: Tree) -> bool:
-    leaves = jax.tree_util.tree_leaves(opt_state_or_masks, is_leaf=lambda x: isinstance(x, SparseState))
-    return any(isinstance(x, SparseState) and x.view is not None for x in leaves)
+    return holds_state(opt_state_or_masks) and find(opt_state_or_masks).view is not None
 
 
 def _masks_of(opt_state_or_masks: Tree) -> Tree:
-    leaves = jax.tree_util.tree_leaves(opt_state_or_masks, is_leaf=lambda x: isinstance(x, SparseState))
-    if any(isinstance(x, SparseState) for x in leaves):
+    """The masks of a state, stored; or the tree of boolean masks itself."""
+    if holds_state(opt_state_or_masks):
         return find(opt_state_or_masks).masks
-    flat = jax.tree_util.tree_leaves(opt_state_or_masks, is_leaf=is_hole)
-    if any(not is_hole(m) and jnp.result_type(m) != jnp.bool_ for m in flat):
+    if any(jnp.result_type(mask) != jnp.bool_ for mask in named(opt_state_or_masks).values()):
         raise ValueError("expected an optimiser state of dstjax.sparsify, or a tree of boolean masks.")
     return opt_state_or_masks
-
-
-def _unpacked(masks: Tree) -> Tree:
-    return jax.tree_util.tree_map(lambda m: None if is_hole(m) else masks_lib.unpack(m), masks, is_leaf=is_hole)
-
-
-def _checked(name: str, new: Any, stored: Any) -> jax.Array:
-    flags = jnp.asarray(new)
-    shape = masks_lib.shape(stored)
-    if jnp.result_type(flags) != jnp.bool_ or jnp.shape(flags) != shape:
-        raise ValueError(
-            f"the mask for {name!r} has shape {jnp.shape(flags)} and dtype {jnp.result_type(flags)}; expected {shape} "
-            "and bool."
-        )
-    if not isinstance(flags, jax.core.Tracer) and not np.any(np.asarray(flags)):
-        raise ValueError(f"the mask for {name!r} has no active weight; expected at least one.")
-    return jnp.array(flags)

@@ -8,7 +8,10 @@ structure. Each one has these functions, on lists of leaves:
 * ``drop(scores, masks, keep, salient, target)``: the masks of what stays, and of where something may be grown;
 * ``grow(scores, kept, room, n)``: the masks of what is grown.
 
-It may say of itself that it is ``exact``, so that nobody needs to count what dropping left, and that it ``refills``.
+And it says of itself: ``exact``, whether dropping leaves as many as asked for in each leaf, so that nobody needs to
+count what is left; ``refills``, whether growth makes good what earlier updates could not place; ``keeps_counts``,
+whether each leaf has the number of the method after every update; ``ranks_together``, whether all leaves may share one
+ranking.
 
 ``keep`` and ``n`` are int32[leaves], or scalars that are shared by all leaves in one ranking. Among equal scores the
 lower row-major index wins.
@@ -32,6 +35,26 @@ Arrays = list[jax.Array]
 
 class Structure(Protocol):
     """See the module."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether dropping leaves as many as asked for in each leaf."""
+        ...
+
+    @property
+    def refills(self) -> bool:
+        """Whether growth makes good what earlier updates could not place."""
+        ...
+
+    @property
+    def keeps_counts(self) -> bool:
+        """Whether each leaf has the number of the method after every update."""
+        ...
+
+    @property
+    def ranks_together(self) -> bool:
+        """Whether all leaves may share one ranking."""
+        ...
 
     def counts(self, shapes: Mapping[str, tuple[int, ...]], counts: Mapping[str, Any]) -> dict[str, Any]:
         """Numbers of active weights that the structure can have."""
@@ -61,8 +84,10 @@ class Structure(Protocol):
 class Weight:
     """Every weight for itself."""
 
-    refills = False  # whether growth makes good what earlier updates could not place
-    exact = True  # whether dropping leaves as many as asked for in each leaf
+    exact = True
+    refills = False
+    keeps_counts = True
+    ranks_together = True
 
     def counts(self, shapes: Mapping[str, tuple[int, ...]], counts: Mapping[str, Any]) -> dict[str, Any]:
         """All numbers are possible."""
@@ -211,6 +236,8 @@ class Block(Weight):
     def grow(self, scores: Arrays, kept: Arrays, room: Arrays, n: jax.Array) -> Arrays:
         """The best blocks."""
         coarse = [self._corner(k) for k in kept]
+        if jnp.ndim(n):  # no leaf is left without any block, where fewer weights than one has are to be grown
+            n = jnp.where((n > 0) & (count_true(coarse) == 0), jnp.maximum(n, self.h * self.w), n)
         n = n // (self.h * self.w)
         grown = super().grow([self._blocks(s) for s in scores], coarse, [self._corner(r) for r in room], n)
         return self._expand(grown)
@@ -248,6 +275,8 @@ class FanIn(Weight):
     ablation: float = 0.3
     exact = False
     refills = True  # as many neurons as divide the budget with a rest leave the rest out until the next update
+    keeps_counts = False
+    ranks_together = False
 
     def __post_init__(self) -> None:
         check_number("ablation", self.ablation, "a number in [0, 1)", lambda a: 0 <= a < 1)
@@ -270,7 +299,6 @@ class FanIn(Weight):
         self, scores: Arrays, masks: Arrays, keep: jax.Array, salient: Callable[[], Arrays], target: jax.Array
     ) -> tuple[Arrays, Arrays]:
         """The best of the layer, without ablated neurons, at most the fan-in of each neuron."""
-        _refuse_common_ranking(keep)
         dropped = count_true(masks) - keep
         best = top_k_masks(scores, list(keep), where=masks)
         other = top_k_masks(salient(), list(dropped))
@@ -292,7 +320,6 @@ class FanIn(Weight):
 
     def grow(self, scores: Arrays, kept: Arrays, room: Arrays, n: jax.Array) -> Arrays:
         """The best inputs of every neuron that is not ablated, up to the fan-in."""
-        _refuse_common_ranking(n)
         grown = []
         total = count_true(kept) + n
         for score, k, r, budget in zip(scores, kept, room, total, strict=True):
@@ -304,14 +331,6 @@ class FanIn(Weight):
             missing = jnp.where(alive, fan_in - has, 0)
             grown.append(_best_of_columns(score, missing, r))
         return grown
-
-
-def _refuse_common_ranking(n: jax.Array) -> None:
-    if not jnp.ndim(n):
-        raise ValueError(
-            "a common ranking over all leaves is not accepted with structure=fan_in(...), where each leaf has its own "
-            "fan-in; expected scope='layer'."
-        )
 
 
 def _best_of_columns(score: jax.Array, k: Any, where: jax.Array | None) -> jax.Array:

@@ -6,8 +6,9 @@ import jax
 import numpy as np
 
 from dstjax import masks
-from dstjax._arrays.trees import Tree, path_difference, path_name
-from dstjax.state import find
+from dstjax._arrays.leaves import MaskedLeaves, named
+from dstjax._arrays.trees import Tree
+from dstjax._engine.states import find
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,17 +84,14 @@ def summary(params: Tree, opt_state: Tree) -> Summary:
       ValueError: the masks do not fit the parameters.
     """
     state = find(opt_state)
-    by_path = masks.by_name(state.masks)
-    targets = iter(np.asarray(state.targets).tolist())
-    requested = {name: None if mask is None else next(targets) for name, mask in by_path.items()}
+    leaves = MaskedLeaves.of(state.masks)
+    leaves.find(params, "parameters")
+    requested = dict(zip(leaves.masked, np.asarray(state.targets).tolist(), strict=True))
     active = masks.count_active(state.masks)
     rows = []
-    for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]:
-        name, shape = path_name(path), tuple(np.shape(leaf))
+    for path, leaf in named(params).items():
+        shape = tuple(np.shape(leaf))
         size = int(np.prod(shape, dtype=np.int64))
-        rows.append(LeafSummary(name, shape, size, requested.pop(name, None), active.get(name, size)))
-    lost = [name for name, count in requested.items() if count is not None]
-    if lost:
-        raise ValueError(f"masks without parameters: {lost}; {path_difference(state.masks, params)}.")
+        rows.append(LeafSummary(path, shape, size, requested.get(path), active.get(path, size)))
     held = jax.tree_util.tree_leaves(state._replace(inner_state=None))
     return Summary(tuple(rows), sum(x.size * x.dtype.itemsize for x in held))

@@ -11,12 +11,12 @@ import numpy as np
 import optax
 
 from dstjax._arrays.trees import Tree
-from dstjax._engine.init import InitialMasks, start
-from dstjax._engine.leaves import Flat
-from dstjax._engine.update import Signals, take_step
+from dstjax._engine.call import Signals
+from dstjax._engine.init import InitialMasks, initial_state
+from dstjax._engine.states import SparseState
+from dstjax._engine.update import take_step
 from dstjax.checks import check_choice
 from dstjax.method import Method
-from dstjax.state import SparseState
 
 TRACKABLE = ("exploration", "survival", "error")
 
@@ -85,7 +85,7 @@ def sparsify(
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Tree) -> SparseState:
-        return start(inner, method, key_data(), track, params, initial_masks)
+        return initial_state(inner, method, key_data(), track, params, initial_masks)
 
     def update(
         updates: Tree,
@@ -107,9 +107,8 @@ def sparsify(
         if not isinstance(now, bool) and not isinstance(now, jax.core.Tracer):
             now = bool(now)
         signals = Signals.of(method, now, value, extra_args)
-        flat = Flat.of(updates, state, params)
         inner_update = functools.partial(inner.update, **extra_args)
-        return take_step(method, inner_update, flat, state._replace(step=step), now, signals)
+        return take_step(method, inner_update, updates, state._replace(step=step), params, now, signals)
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -1,26 +1,26 @@
 """Which leaves a method masks, and how many of their weights are active."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from dstjax import distributions
-from dstjax.method import Method
+from dstjax.method import Masking, Start
 
 
-def masked_leaves(method: Method, leaves: Mapping[str, Any]) -> list[str]:
+def masked_leaves(masking: Masking, leaves: Mapping[str, Any]) -> list[str]:
     """The paths of the leaves that a method masks, in the order of the tree.
 
     Raises:
       ValueError: no leaf is maskable, or one that should be masked is no real tensor, or empty.
     """
-    rule = method.maskable or _default_maskable
+    rule = masking.maskable or _default_maskable
     chosen = [name for name, leaf in leaves.items() if rule(name, leaf)]
-    if isinstance(method.distribution, Mapping):
-        chosen = distributions.masked_by_map(method.distribution, list(leaves), chosen)
+    if isinstance(masking.distribution, Mapping):
+        chosen = distributions.masked_by_map(masking.distribution, list(leaves), chosen)
     for name in chosen:
         if not jnp.issubdtype(leaves[name].dtype, jnp.floating):
             raise ValueError(
@@ -34,47 +34,43 @@ def masked_leaves(method: Method, leaves: Mapping[str, Any]) -> list[str]:
             )
     if not chosen:
         raise ValueError(
-            f"method {method.name!r} finds nothing to mask among {list(leaves)}; by default leaves of two or more "
-            "dimensions are masked, maskable= chooses others."
+            f"dstjax finds nothing to mask among {list(leaves)}; by default leaves of two or more dimensions are "
+            "masked, maskable= chooses others."
         )
     return chosen
 
 
-def active_counts(method: Method, leaves: Mapping[str, Any]) -> dict[str, int]:
+def active_counts(masking: Masking | None, leaves: Mapping[str, Any]) -> dict[str, Any]:
     """Which leaves a method masks, and how many active weights each of them has.
 
     Args:
-      method: the method.
+      masking: what is masked; None: nothing.
       leaves: path -> array, or its shape and dtype.
 
     Raises:
       ValueError: no leaf is maskable, one that should be masked is no real tensor, or one is too small.
     """
-    if not method.masked:
+    if masking is None:
         return {}
-    shapes = {name: tuple(leaves[name].shape) for name in masked_leaves(method, leaves)}
-    return distributions.active_counts(method.distribution, shapes, method.sparsity)
+    shapes = {name: tuple(leaves[name].shape) for name in masked_leaves(masking, leaves)}
+    counts = distributions.active_counts(masking.distribution, shapes, masking.sparsity)
+    return masking.structure.counts(shapes, counts)
+
+
+def initial_counts(masking: Masking | None, start: Start, leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Active weights of each masked leaf before the first step."""
+    if masking is None or start.sparsity is None:
+        return active_counts(masking, leaves)
+    if starts_dense(start):
+        return {name: math.prod(leaves[name].shape) for name in masked_leaves(masking, leaves)}
+    return active_counts(dataclasses.replace(masking, sparsity=start.sparsity), leaves)
+
+
+def starts_dense(start: Start) -> bool:
+    """Whether all weights are active at first."""
+    return isinstance(start.sparsity, int | float) and start.sparsity == 0
 
 
 def _default_maskable(path: str, leaf: Any) -> bool:
     del path
     return len(leaf.shape) >= 2
-
-
-def counts_of(method: Method, leaves: Mapping[str, Any], sparsity: Any) -> dict[str, Any]:
-    """Active weights of each masked leaf at a sparsity, as the structure of the method can have them."""
-    counts: dict[str, Any] = active_counts(dataclasses.replace(method, sparsity=sparsity), leaves)
-    return method.structure.counts({name: tuple(leaves[name].shape) for name in counts}, counts)
-
-
-def initial_counts(method: Method, leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Active weights of each masked leaf before the first step."""
-    if method.initial_sparsity is None:
-        return counts_of(method, leaves, method.sparsity)
-    if starts_dense(method):
-        return {name: int(np.prod(leaves[name].shape)) for name in active_counts(method, leaves)}
-    return counts_of(method, leaves, method.initial_sparsity)
-
-
-def starts_dense(method: Method) -> bool:
-    return isinstance(method.initial_sparsity, int | float) and method.initial_sparsity == 0

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from dstjax._arrays.selection import count_true
+from dstjax._engine import returned
 from dstjax.criteria import Criterion
 from dstjax.rules import Leaf
 from dstjax.structures import WEIGHT, Structure
 
-Regrow = Callable[[jax.Array], jax.Array]
+NGrown = Callable[[jax.Array], jax.Array]
 
 
 class MaskUpdate(NamedTuple):
@@ -52,8 +53,8 @@ def drop_and_grow_all(
     drop: Criterion,
     grow: Criterion,
     active: jax.Array | None = None,
-    keep: jax.Array | None = None,
-    regrow: Regrow | None = None,
+    n_kept: jax.Array | None = None,
+    n_grown: NGrown | None = None,
     target: jax.Array | None = None,
     scope: str = "layer",
     structure: Structure = WEIGHT,
@@ -62,52 +63,45 @@ def drop_and_grow_all(
     """Drops and grows in all leaves of a tree at once.
 
     Args:
-      leaves: what the criteria read. Their budgets say how many are dropped where ``keep`` does not.
+      leaves: what the criteria read. Their budgets say how many are dropped where ``n_kept`` does not.
       grow_keys: a PRNG key for the growth of each leaf.
       drop: the lowest-scored active weights go.
       grow: the highest-scored inactive weights come.
       active: int32[leaves], how many weights are active in each; counted if omitted.
-      keep: int32[leaves], how many active weights stay in each. By default all but the budget, and at least one.
-      regrow: from how many have stayed in each leaf, int32[leaves], to how many are grown, int32[leaves]; or int32[] in
-        one ranking over all leaves. Where there is no room for as many, fewer are grown. By default as many as
+      n_kept: int32[leaves], how many active weights stay in each. By default all but the budget, and at least one.
+      n_grown: from how many have stayed in each leaf, int32[leaves], to how many are grown, int32[leaves]; or int32[]
+        in one ranking over all leaves. Where there is no room for as many, fewer are grown. By default as many as
         were lost.
       target: int32[leaves], active weights asked for, which structures with a budget of their own read.
-      scope: 'global' drops in one ranking over all leaves, so that only the sum of ``keep`` counts; every leaf keeps
+      scope: 'global' drops in one ranking over all leaves, so that only the sum of ``n_kept`` counts; every leaf keeps
         its best one (Nowak et al., 2023, Section 5).
       structure: what is switched as one unit.
       regrow_dropped: whether what was just dropped may be grown again.
     """
     if active is None:
         active = count_true([leaf.mask for leaf in leaves])
-    if keep is None:
-        keep = active - jnp.clip(jnp.stack([leaf.budget for leaf in leaves]), 0, jnp.maximum(active - 1, 0))
-    together = jnp.clip(jnp.sum(keep), 0, jnp.sum(active))  # a leaf may have fewer than its share, others more
-    keep = jnp.clip(keep, 0, active)
+    if n_kept is None:
+        n_kept = active - jnp.clip(jnp.stack([leaf.budget for leaf in leaves]), 0, jnp.maximum(active - 1, 0))
+    together = jnp.clip(jnp.sum(n_kept), 0, jnp.sum(active))  # a leaf may have fewer than its share, others more
+    keep = jnp.clip(n_kept, 0, active)
     target = active if target is None else target
     leaves = [leaf._replace(budget=n) for leaf, n in zip(leaves, active - keep, strict=True)]
-    scores = [_scored(drop, leaf) for leaf in leaves]
+    scores = _scored("drop", drop, leaves)
     masks = [leaf.mask for leaf in leaves]
     stay = together if scope == "global" else keep
-    kept, room = structure.drop(scores, masks, stay, lambda: [_scored(grow, leaf) for leaf in leaves], target)
+    kept, room = structure.drop(scores, masks, stay, lambda: _scored("grow", grow, leaves), target)
     if not regrow_dropped:
         room = [r & ~m for r, m in zip(room, masks, strict=True)]
     stayed = keep if getattr(structure, "exact", False) and scope == "layer" else count_true(kept)
-    n = active - stayed if regrow is None else regrow(stayed)
+    n = active - stayed if n_grown is None else n_grown(stayed)
     budgets = n if jnp.ndim(n) else jnp.broadcast_to(n, active.shape)
     leaves = [
         leaf._replace(mask=k, key=key, budget=b)
         for leaf, k, key, b in zip(leaves, kept, grow_keys, budgets, strict=True)
     ]
-    grown = structure.grow([_scored(grow, leaf) for leaf in leaves], kept, room, n)
+    grown = structure.grow(_scored("grow", grow, leaves), kept, room, n)
     return [MaskUpdate(k | g, k) for k, g in zip(kept, grown, strict=True)]
 
 
-def _scored(criterion: Criterion, leaf: Leaf) -> jax.Array:
-    score = jnp.asarray(criterion(leaf))
-    if score.shape != leaf.weight.shape:
-        name = getattr(criterion, "__name__", repr(criterion))
-        raise ValueError(
-            f"the criterion {name} returned scores of shape {score.shape} for a leaf of shape {leaf.weight.shape}; "
-            "expected one score for each weight."
-        )
-    return score
+def _scored(what: str, criterion: Criterion, leaves: Sequence[Leaf]) -> list[jax.Array]:
+    return [returned.like_weight(criterion, what, criterion(leaf), leaf.weight) for leaf in leaves]

@@ -1,5 +1,6 @@
 """The state before the first step: which weights are active, and what the method remembers."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,23 +9,27 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dstjax import masks
+from dstjax._arrays.bits import pack
+from dstjax._arrays.keys import leaf_keys
+from dstjax._arrays.leaves import MaskedLeaves, named
+from dstjax._arrays.selection import count_true
 from dstjax._arrays.shares import floor_share
-from dstjax._arrays.trees import Tree, is_hole, path_name
+from dstjax._arrays.trees import Tree, is_traced
 from dstjax._arrays.varying import varying_as
-from dstjax._engine.counts import counts_of, initial_counts, starts_dense
+from dstjax._engine import measures, returned
+from dstjax._engine.counts import active_counts, initial_counts, starts_dense
 from dstjax._engine.draw import random_masks
 from dstjax._engine.moments import map_moments
 from dstjax._engine.rewire import counter_dtype
+from dstjax._engine.states import SparseState, Tracked
 from dstjax.method import Method
-from dstjax.rules import Memory
-from dstjax.state import SparseState, Tracked
+from dstjax.rules import Layers, Leaf, Memory
 from dstjax.structures import WEIGHT
 
 InitialMasks = Tree | Callable[[Tree], Tree] | None
 
 
-def start(
+def initial_state(
     inner: optax.GradientTransformationExtraArgs,
     method: Method,
     key: jax.Array,
@@ -33,71 +38,65 @@ def start(
     given: InitialMasks,
 ) -> SparseState:
     """The state of ``sparsify`` at step 0; its arguments are those of ``sparsify``, ``given`` its initial masks."""
-    treedef: Any
-    flat, treedef = jax.tree_util.tree_flatten_with_path(params)
-    names = [path_name(path) for path, _ in flat]
-    leaves = dict(zip(names, (leaf for _, leaf in flat), strict=True))
-    targets = counts_of(method, leaves, method.sparsity)
+    weights = named(params)
+    targets = active_counts(method.masking, weights)
+    leaves = MaskedLeaves.chosen(params, targets)
     if given is not None:
         found = given(params) if callable(given) else given
-        drawn, counts = _given(method, leaves, initial_counts(method, leaves), found)
-        if method.initial_sparsity is None:
+        drawn, counts = _given(method, leaves, weights, found)
+        if method.start.sparsity is None:
             targets = counts
-    elif method.pruner is not None and not method.prune_step:
+    elif method.start.pruner is not None and not method.start.prune_step:
         raise ValueError(
             f"method {method.name!r} needs initial masks: give dstjax.sparsify(..., initial_masks=masks) what "
-            f"dstjax.initial_masks.{method.pruner}(...) returns."
+            f"dstjax.initial_masks.{method.start.pruner}(...) returns."
         )
     else:
-        drawn = _drawn(method, key, leaves)
+        drawn = _drawn(method, key, weights)
+    masks: list[jax.Array] = varying_as(drawn, *weights.values())
+    target = [jnp.asarray(targets[n], jnp.int32) for n in leaves.masked]
+    counts_at_end = jnp.stack(target) if target else jnp.zeros(0, jnp.int32)
 
-    drawn = varying_as(drawn, *leaves.values())
-
-    def tree(of: Callable[[str], Any]) -> Tree:
-        return treedef.unflatten([of(n) if n in drawn else None for n in names])
-
-    def stored(of: Callable[[str], jax.Array]) -> Tree:
-        return tree(lambda n: masks.pack(of(n), leaves[n]))
+    def stored(flags: list[jax.Array]) -> Tree:
+        return leaves.tree([pack(f, weights[n]) for f, n in zip(flags, leaves.masked, strict=True)])
 
     counters = None
-    if method.counters:
-        assert method.updates is not None
-        dtype = counter_dtype(method.updates.count)
-        counters = tree(lambda n: drawn[n].astype(dtype))
+    if method.updates is not None and method.updates.counters:
+        dtype = counter_dtype(method.updates.schedule.count)
+        counters = leaves.tree([m.astype(dtype) for m in masks])
     tracked = None
     if track:
         survival = "survival" in track
         tracked = Tracked(
-            ever=stored(lambda n: jnp.array(drawn[n])) if "exploration" in track and counters is None else None,
-            grown=stored(lambda n: jnp.zeros_like(drawn[n])) if survival else None,
-            n_grown=jnp.zeros(len(drawn), jnp.int32) if survival else None,
-            n_survived=jnp.zeros(len(drawn), jnp.int32) if survival else None,
+            ever=stored([jnp.array(m) for m in masks]) if "exploration" in track and counters is None else None,
+            grown=stored([jnp.zeros_like(m) for m in masks]) if survival else None,
+            n_grown=jnp.zeros(len(masks), jnp.int32) if survival else None,
+            n_survived=jnp.zeros(len(masks), jnp.int32) if survival else None,
             error=jnp.zeros((), jnp.float32) if "error" in track else None,
         )
-        tracked = varying_as(tracked, *leaves.values())
-    memory, made = None, Memory()
-    if method.memory is not None:
-        weights = [jnp.asarray(_valued(leaves[n], n, method)) for n in drawn]
-        made = varying_as(method.memory(weights, list(drawn.values()), key), *weights)
-        of = dict(zip(drawn, made.leaves or [None] * len(drawn), strict=True))
-        memory = Memory(
-            None if made.leaves is None else tree(lambda n: of[n]),
-            None if made.sets is None else stored(dict(zip(drawn, made.sets, strict=True)).__getitem__),
-            made.shared,
-        )
+        tracked = varying_as(tracked, *weights.values())
+    memory = _remembered(method, key, {n: weights[n] for n in leaves.masked}, masks, counts_at_end)
     step = jnp.zeros((), jnp.int32)
-    view = None if method.view is None else method.view(step, made)
+    view = None
+    if method.seen.view is not None:
+        view = method.seen.view(step, (memory or Memory())._replace(second_mask=None))
+    if memory is not None:
+        kept = None if memory.leaves is None else leaves.tree(memory.leaves)
+        memory = memory._replace(
+            leaves=kept, second_mask=None if memory.second_mask is None else stored(memory.second_mask)
+        )
     # Optimisers that keep a copy of the weights (schedule_free, lookahead) start sparse too.
-    begin = [_masked(leaf, drawn.get(name) if view is None else None) for name, leaf in leaves.items()]
-    inner_state = inner.init(treedef.unflatten(begin))
+    flags = dict(zip(leaves.masked, masks, strict=True))
+    begin = [_masked(leaf, flags.get(name) if view is None else None) for name, leaf in weights.items()]
+    inner_state = inner.init(leaves.treedef.unflatten(begin))
     if view is None:  # not all moments start at zero (adagrad's do not); those of inactive weights do
-        shapes = {n: tuple(leaves[n].shape) if n in drawn else None for n in names}
-        inner_state = map_moments(lambda n, x: _masked(x, drawn[n]), shapes, inner_state)
+        shapes = {n: tuple(x.shape) if n in flags else None for n, x in weights.items()}
+        inner_state = map_moments(lambda n, x: _masked(x, flags[n]), shapes, inner_state)
     return SparseState(
         step=step,
-        masks=stored(lambda n: drawn[n]),
+        masks=stored(masks),
         counters=counters,
-        targets=jnp.stack([jnp.asarray(targets[n], jnp.int32) for n in drawn]) if drawn else jnp.zeros(0, jnp.int32),
+        targets=counts_at_end,
         key=key,
         tracked=tracked,
         memory=memory,
@@ -106,56 +105,79 @@ def start(
     )
 
 
-def _drawn(method: Method, key: jax.Array, leaves: Mapping[str, Any]) -> dict[str, jax.Array]:
+def _drawn(method: Method, key: jax.Array, weights: Mapping[str, Any]) -> list[jax.Array]:
     """The masks that the method begins with."""
-    counts = initial_counts(method, leaves)
-    if method.initial == "magnitude":
-        sizes = [jnp.abs(_valued(leaves[n], n, method)) for n in counts]
-        chosen = method.structure.best(sizes, list(counts.values())) if counts else []
-    else:
-        structure = WEIGHT if starts_dense(method) else method.structure  # n of m would be n of m at once
-        chosen = random_masks(key, [leaves[n] for n in counts], list(counts.values()), structure)
-    return dict(zip(counts, chosen, strict=True))
+    counts = initial_counts(method.masking, method.start, weights)
+    if method.masking is None:
+        return []
+    structure = method.masking.structure
+    if method.start.by == "magnitude":
+        return structure.best([jnp.abs(_valued(weights[n], n, method)) for n in counts], list(counts.values()))
+    if starts_dense(method.start):
+        structure = WEIGHT  # n of m would be n of m at once
+    return random_masks(key, [weights[n] for n in counts], list(counts.values()), structure)
 
 
 def _given(
-    method: Method, leaves: Mapping[str, Any], targets: Mapping[str, Any], tree: Tree
-) -> tuple[dict[str, jax.Array], dict[str, Any]]:
-    """The masks of the caller, by path in the order of the tree, checked, and their counts."""
-    found = {
-        path_name(path): mask
-        for path, mask in jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_hole)[0]
-        if not is_hole(mask)
-    }
-    if found.keys() != targets.keys():
-        raise ValueError(
-            f"initial_masks are missing for {sorted(targets.keys() - found.keys())} and unexpected for "
-            f"{sorted(found.keys() - targets.keys())}; expected a boolean array for each leaf that method "
-            f"{method.name!r} masks, None elsewhere."
-        )
-    for name, mask in found.items():
-        shape = tuple(leaves[name].shape)
-        if jnp.result_type(mask) != jnp.bool_ or jnp.shape(mask) != shape:
-            raise ValueError(
-                f"the initial mask of {name!r} has shape {jnp.shape(mask)} and dtype {jnp.result_type(mask)}; expected "
-                f"{shape} and bool."
-            )
-    given = {name: jnp.array(found[name]) for name in leaves if name in found}
-    if any(isinstance(mask, jax.core.Tracer) for mask in found.values()):  # made under the trace: nobody can count yet
-        return given, {name: jnp.sum(m, dtype=jnp.int32) for name, m in given.items()}
-    counts = {name: int(np.sum(np.asarray(found[name]))) for name in targets}
-    if empty := [name for name, n in counts.items() if not n]:
-        raise ValueError(f"the initial masks of {empty} have no active weight; expected at least one.")
-    size = sum(int(np.prod(leaves[n].shape)) for n in targets)
-    total, wanted = sum(counts.values()), {int(sum(targets.values()))}
-    if isinstance(method.sparsity, int | float) and method.initial_sparsity is None:
-        wanted.add(size - floor_share(size, method.sparsity))
-    if counts != dict(targets) and total not in wanted:
+    method: Method, leaves: MaskedLeaves, weights: Mapping[str, Any], tree: Tree
+) -> tuple[list[jax.Array], dict[str, Any]]:
+    """The masks of the caller in order, checked, and their counts."""
+    shapes = [tuple(weights[n].shape) for n in leaves.masked]
+    found = leaves.check_masks(named(tree), "initial masks", shapes)
+    masks = [jnp.array(mask) for mask in found]
+    if any(is_traced(mask) for mask in found):  # made under the trace: nobody can count yet
+        return masks, {n: jnp.sum(m, dtype=jnp.int32) for n, m in zip(leaves.masked, masks, strict=True)}
+    counts = {n: int(np.sum(np.asarray(m))) for n, m in zip(leaves.masked, found, strict=True)}
+    targets = initial_counts(method.masking, method.start, weights)
+    size, total = sum(math.prod(shape) for shape in shapes), sum(counts.values())
+    sparsity = None if method.masking is None else method.masking.sparsity
+    wanted = {int(sum(targets.values()))}
+    if isinstance(sparsity, int | float) and method.start.sparsity is None:
+        wanted.add(size - floor_share(size, sparsity))
+    if counts != targets and total not in wanted:
         raise ValueError(
             f"the initial masks have {total} active weights of {size}; method {method.name!r} with "
-            f"sparsity={method.sparsity} expects {' or '.join(map(str, sorted(wanted)))}."
+            f"sparsity={sparsity} expects {' or '.join(map(str, sorted(wanted)))}."
         )
-    return given, counts
+    return masks, counts
+
+
+def _remembered(
+    method: Method, key: jax.Array, weights: Mapping[str, Any], masks: list[jax.Array], target: jax.Array
+) -> Memory | None:
+    """What the method remembers at first, lists of masked leaves; masks are not packed yet."""
+    rules = method.remembered
+    if rules.leaf is None and rules.second_mask is None and rules.shared is None and rules.measure is None:
+        return None
+    memory = Memory(
+        shared=None if rules.shared is None else jax.tree.map(_small, rules.shared),
+        measured=None if rules.measure is None else measures.begun(rules.lag),
+    )
+    if rules.leaf is not None or rules.second_mask is not None:
+        step = jnp.zeros((), jnp.int32)
+        arrays = [jnp.asarray(_valued(x, n, method)) for n, x in weights.items()]
+        keys = [grow for _, grow in leaf_keys(key, 0, len(arrays))]
+        read = [
+            Leaf(w, None, m, None, step, k, jnp.zeros((), jnp.int32))  # type: ignore[arg-type]  # no gradient yet
+            for w, m, k in zip(arrays, masks, keys, strict=True)
+        ]
+        if rules.leaf is not None:
+            memory = memory._replace(leaves=[rules.leaf(leaf) for leaf in read])
+            read = [leaf._replace(memory=m) for leaf, m in zip(read, memory.leaves, strict=True)]
+        if rules.second_mask is not None:
+            sizes = jnp.array([w.size for w in arrays], jnp.int32)
+            active = count_true(masks)
+            layers = Layers(read, active, active, target, sizes, step, step, memory.shared)
+            second = returned.masks(rules.second_mask, "second_mask", rules.second_mask(layers, masks), masks)
+            memory = memory._replace(second_mask=second)
+    return varying_as(memory, *weights.values())
+
+
+def _small(x: Any) -> jax.Array:
+    """A fresh array of a number that all leaves have in common: int32 or float32."""
+    array = jnp.array(x)
+    kind = jnp.int32 if jnp.issubdtype(array.dtype, jnp.integer) else jnp.float32
+    return array if array.dtype == jnp.bool_ else array.astype(kind)
 
 
 def _valued(leaf: Any, name: str, method: Method) -> Any:

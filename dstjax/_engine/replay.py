@@ -25,7 +25,7 @@ CALLS = frozenset(("jit", "pjit", "closed_call"))  # of a jaxpr that the paramet
 
 
 @dataclasses.dataclass(frozen=True)
-class Recorded:
+class Replay:
     """``update(*args)``, a function that returns updates and a state, recorded to be run with its state replaced.
 
     Each leaf is replaced the moment that it is computed, and what is computed after that, the updates among it, reads
@@ -40,11 +40,11 @@ class Recorded:
     first: int  # the first output that is a leaf of the state
 
     @staticmethod
-    def of(update: Callable[..., tuple[Tree, Tree]], *args: Any) -> "Recorded":
+    def of(update: Callable[..., tuple[Tree, Tree]], *args: Any) -> "Replay":
         """Records ``update(*args)``."""
         closed, shapes = jax.make_jaxpr(update, return_shape=True)(*args)
         first = len(jax.tree_util.tree_leaves(shapes[0]))
-        return Recorded(closed, jax.tree_util.tree_structure(shapes), jax.tree_util.tree_leaves(args), first)
+        return Replay(closed, jax.tree_util.tree_structure(shapes), jax.tree_util.tree_leaves(args), first)
 
     @property
     def early(self) -> set[Any]:

@@ -1,83 +1,85 @@
 """The mask update of a whole tree, on lists of masked leaves: all that a branch of the step computes."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dstjax import masks
+from dstjax._arrays.bits import StoredMask, pack_like, unpack
 from dstjax._arrays.selection import count_true
+from dstjax._engine import measures, returned
 from dstjax._engine.drop_and_grow import drop_and_grow_all
-from dstjax.masks import StoredMask
-from dstjax.method import Method
-from dstjax.rules import Network
+from dstjax._engine.states import Topology
+from dstjax.method import Masking, Remembered, Updates
+from dstjax.rules import Layers
 
 
-class Topology(NamedTuple):
-    """Everything that a mask update changes, for the masked leaves in order. Never weights, never moments."""
-
-    masks: list[StoredMask]
-    counters: list[jax.Array] | None
-    ever: list[StoredMask] | None
-    grown: list[StoredMask] | None
-    n_grown: jax.Array | None
-    n_survived: jax.Array | None
-    error: jax.Array | None
-    sets: list[StoredMask] | None  # a second set of weights that the method keeps
-    shared: Any  # what it remembers of all leaves in common
-
-
-def rewire(method: Method, old: Topology, network: Network, grow_keys: list[jax.Array]) -> Topology:
-    """One mask update: drop and grow in every leaf, count, and track what is tracked.
+def rewire(
+    masking: Masking,
+    updates: Updates,
+    remembered: Remembered,
+    old: Topology,
+    layers: Layers,
+    grow_keys: list[jax.Array],
+) -> Topology:
+    """One mask update: drops and grows in every leaf, counts, and tracks what is tracked.
 
     Args:
-      method: a method with mask updates.
+      masking: what is masked.
+      updates: the rules of the update.
+      remembered: what the method remembers.
       old: the topology before.
-      network: what the rules of the method read.
+      layers: what the rules read.
       grow_keys: a PRNG key for the growth of each leaf.
 
     Returns:
       The topology after, of the same structure, shapes, dtypes and shardings.
     """
-    assert method.keep is not None
-    leaves = network.leaves
-    before = [leaf.mask for leaf in leaves]
-    regrow = method.regrow
+    leaves, before = layers.leaves, [leaf.mask for leaf in layers.leaves]
     heard: list[jax.Array] = []
 
-    def asked(kept: jax.Array) -> jax.Array:
+    def n_grown(kept: jax.Array) -> jax.Array:
         heard.append(kept)
-        return network.active - kept if regrow is None else jnp.maximum(regrow(network, kept), 0)
+        rule = updates.n_grown
+        if rule is None:
+            return layers.active - kept
+        pooled = getattr(masking.structure, "ranks_together", True)
+        return jnp.maximum(returned.counts(rule, "n_grown", rule(layers, kept), len(leaves), pooled=pooled), 0)
 
     moves = drop_and_grow_all(
         leaves,
         grow_keys,
-        drop=method.drop,
-        grow=method.grow,
-        active=network.active,
-        keep=method.keep(network),
-        regrow=asked,
-        target=network.target,
-        scope=method.scope,
-        structure=method.structure,
-        regrow_dropped=method.regrow_dropped,
+        drop=updates.drop_score,
+        grow=updates.grow_score,
+        active=layers.active,
+        n_kept=returned.counts(updates.n_kept, "n_kept", updates.n_kept(layers), len(leaves)),
+        n_grown=n_grown,
+        target=layers.target,
+        scope=updates.scope,
+        structure=masking.structure,
+        regrow_dropped=updates.regrow_dropped,
     )
     new = [move.mask for move in moves]
     result = old._replace(masks=_stored_like(old.masks, new))
-    if method.remember is not None:
-        memory = method.remember(network, heard[0], new)
-        if old.sets is not None:
-            result = result._replace(sets=_stored_like(old.sets, memory.sets or []))
-        result = result._replace(shared=memory.shared)
+    if remembered.second_mask is not None:
+        rule = remembered.second_mask
+        second = returned.masks(rule, "second_mask", rule(layers, new), new)
+        result = result._replace(second_mask=_stored_like(old.second_mask or [], second))
+    if remembered.after_update is not None:
+        after = remembered.after_update
+        shared = returned.like(after, "after_update", after(layers, heard[0], new), old.shared)
+        result = result._replace(shared=shared)
+    if layers.measured is not None:
+        result = result._replace(measured=measures.closed(old.measured, layers.measured))
     if old.counters is not None:
         result = result._replace(counters=[saturating_add(c, m) for c, m in zip(old.counters, new, strict=True)])
     if old.ever is not None:
         result = result._replace(
-            ever=_stored_like(old.ever, [masks.unpack(e) | m for e, m in zip(old.ever, new, strict=True)])
+            ever=_stored_like(old.ever, [unpack(e) | m for e, m in zip(old.ever, new, strict=True)])
         )
     if old.grown is not None:
-        last = [masks.unpack(g) for g in old.grown]
+        last = [unpack(g) for g in old.grown]
         result = result._replace(
             grown=_stored_like(old.grown, [m & ~b for m, b in zip(new, before, strict=True)]),
             n_grown=count_true(last),
@@ -89,7 +91,7 @@ def rewire(method: Method, old: Topology, network: Network, grow_keys: list[jax.
 
 
 def _stored_like(old: list[StoredMask], new: list[jax.Array]) -> list[StoredMask]:
-    return [masks.pack_like(m, o.dtype) for o, m in zip(old, new, strict=True)]
+    return [pack_like(m, o.dtype) for o, m in zip(old, new, strict=True)]
 
 
 def saturating_add(counter: jax.Array, mask: jax.Array) -> jax.Array:

@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dstjax import methods
 from dstjax.checks import check_choice, check_integer, check_number, suggest
 from dstjax.costs import formulas
 
@@ -26,63 +27,59 @@ CONVENTIONS = ("paper", "exact")
 
 Formula = Callable[..., float]
 
-_FORMULAS: dict[str, Formula] = {
-    "dense": formulas.always_dense,
-    **dict.fromkeys(
-        ("static", "magnitude", "snip", "grasp", "synflow", "iterative_snip", "force"), formulas.always_sparse
-    ),
-    **dict.fromkeys(("set", "deepr", "soft_deepr", "dsr"), formulas.always_sparse),
-    **dict.fromkeys(("accset", "lset", "dynset", "str"), formulas.always_sparse),
-    "mest": formulas.soft_memory_bound,
-    **dict.fromkeys(("rigl", "rigl_itop", "dst_ee", "srigl"), formulas.dense_gradient_at_updates),
-    "snfs": formulas.dense_gradient_always,
-    "granet": formulas.ramp_with_growth,
-    "gmp": formulas.cubic_ramp,
-    "gap": formulas.dense_partition,
-    **dict.fromkeys(("one_shot", "asp", "admm", "sis"), formulas.dense_then_sparse),
-    **dict.fromkeys(("dpf", "ste", "sr_ste"), formulas.dense_weights),
-    "dcil": formulas.two_networks,
-    "top_kast": formulas.forward_and_backward_sets,
-    "iee": formulas.explore_phases,
+# What is no method of the catalogue of its own.
+_BESIDE: dict[str, Formula] = {
     "iee_structured": functools.partial(formulas.explore_phases, update_share=5 / 130),
     "interspace": formulas.shared_basis,
 }
 
 # Of one stretch of a recorded run: what moves f_S is in the record already.
-_OF_A_STRETCH: dict[str, Formula] = {
-    **_FORMULAS,
-    **dict.fromkeys(("mest", "gmp", "gap", "one_shot", "asp", "admm", "sis"), formulas.always_sparse),
-    "granet": formulas.dense_gradient_at_updates,
+_OF_A_STRETCH: dict[Formula, Formula] = {
+    formulas.soft_memory_bound: formulas.always_sparse,
+    formulas.cubic_ramp: formulas.always_sparse,
+    formulas.dense_partition: formulas.always_sparse,
+    formulas.dense_then_sparse: formulas.always_sparse,
+    formulas.ramp_with_growth: formulas.dense_gradient_at_updates,
 }
+
+
+def _formula(name: str | methods.Entry, *, recorded: bool = False) -> Formula:
+    """The formula of a method: its entry in the catalogue says which."""
+    if isinstance(name, str) and name not in methods.CATALOGUE:
+        if name not in _BESIDE:
+            raise ValueError(f"the cost of method {name!r} is not known; {suggest(name, names())}")
+        return _BESIDE[name]
+    cost = methods.about(name).cost
+    formula: Formula | None = getattr(formulas, cost, None)
+    if formula is None:
+        raise ValueError(f"cost={cost!r} of method {name!r} is no function of dstjax.costs.formulas.")
+    return _OF_A_STRETCH.get(formula, formula) if recorded else formula
 
 
 def names() -> list[str]:
     """The methods whose cost is known: the catalogue, and the structured form of IEE and interspace pruning."""
-    return sorted(_FORMULAS)
+    return sorted([*methods.CATALOGUE, *_BESIDE])
 
 
-def needs(name: str, *, recorded: bool = False) -> dict[str, Any]:
+def needs(name: str | methods.Entry, *, recorded: bool = False) -> dict[str, Any]:
     """What the formula of a method takes beside f_S and f_D, with defaults; ``inspect.Parameter.empty`` if required.
 
     Args:
-      name: one of :func:`names`.
+      name: one of :func:`names`, or an entry of your own.
       recorded: of :func:`training_flops_of_run` instead of :func:`training_flops`.
 
     Raises:
       ValueError: there is no such method.
     """
-    table = _OF_A_STRETCH if recorded else _FORMULAS
-    if name not in table:
-        raise ValueError(f"the cost of method {name!r} is not known; {suggest(name, names())}")
-    parameters = inspect.signature(table[name]).parameters
+    parameters = inspect.signature(_formula(name, recorded=recorded)).parameters
     return {n: p.default for n, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
 
 
-def training_flops(name: str, *, sparse: float, dense: float, convention: str, **given: Any) -> float:
+def training_flops(name: str | methods.Entry, *, sparse: float, dense: float, convention: str, **given: Any) -> float:
     """FLOPs of training per sample, forward and backward, as a mean over training.
 
     Args:
-      name: one of :func:`names`.
+      name: one of :func:`names`, or an entry of your own.
       sparse: f_S, FLOPs of one forward pass at the method's density, for one sample; at the final density where it
         falls along a ramp.
       dense: f_D, the same of the dense network, in the same unit.
@@ -102,11 +99,11 @@ def training_flops(name: str, *, sparse: float, dense: float, convention: str, *
         raise ValueError(
             f"ramp_start={given['ramp_start']} is not accepted with ramp_end={given['ramp_end']}; expected it earlier."
         )
-    return float(_FORMULAS[name](sparse, dense, convention, **given))
+    return float(_formula(name)(sparse, dense, convention, **given))
 
 
 def training_flops_of_run(
-    name: str,
+    name: str | methods.Entry,
     *,
     sparse: Sequence[float],
     dense: float,
@@ -120,7 +117,7 @@ def training_flops_of_run(
     method's formula (gmp, granet, gap, mest, one_shot, ...) the record takes its place: gmp costs 3 times the mean.
 
     Args:
-      name: one of :func:`names`.
+      name: one of :func:`names`, or an entry of your own.
       sparse: f_S of each stretch between two changes of the mask, in order.
       dense: f_D.
       convention: 'paper' or 'exact'.
@@ -141,7 +138,12 @@ def training_flops_of_run(
     total = math.fsum(steps)
     if not total:
         raise ValueError("lengths are all 0; expected the steps of each stretch.")
-    formula, share, begin, cost = _OF_A_STRETCH[name], given.get("update_share", known.get("update_share")), 0.0, 0.0
+    formula, share, begin, cost = (
+        _formula(name, recorded=True),
+        given.get("update_share", known.get("update_share")),
+        0.0,
+        0.0,
+    )
     for f, length in zip(sparse, steps, strict=True):
         if length and share is not None:  # the part of this stretch that lies before the end of the updates
             given["update_share"] = min(max((share * total - begin) / length, 0.0), 1.0)
@@ -150,7 +152,7 @@ def training_flops_of_run(
     return float(cost)
 
 
-def inference_flops(name: str, *, sparse: float, dense: float) -> float:
+def inference_flops(name: str | methods.Entry, *, sparse: float, dense: float) -> float:
     """FLOPs of one forward pass of the trained network, per sample: f_S, but f_D if dense.
 
     Interspace pruning adds 0.07 f_D for the shared basis. Use the f_S of the final masks.
@@ -238,7 +240,9 @@ def storage_bits(weights: int, *, density: float = 1.0, bits: int = 32, biases: 
     return weights * bits * density + weights * (density < 1) + biases * bits
 
 
-def _check(name: str, dense: float, convention: str, given: Mapping[str, Any], known: Mapping[str, Any]) -> None:
+def _check(
+    name: str | methods.Entry, dense: float, convention: str, given: Mapping[str, Any], known: Mapping[str, Any]
+) -> None:
     check_choice("convention", convention, CONVENTIONS)
     _check_flops("dense", dense)
     for key, value in given.items():

@@ -23,22 +23,18 @@ Of equal scores the lower row-major index wins, and the earlier leaf; NaN ranks 
 weights.
 """
 
-from dstjax._arrays.keys import leaf_keys
-from dstjax._engine.counts import active_counts
 from dstjax._engine.draw import random_masks
 from dstjax.initial_masks.flow import synflow
 from dstjax.initial_masks.rounds import force, iterative_snip
 from dstjax.initial_masks.saliency import grasp, magnitude, snip
-from dstjax.initial_masks.subdifferential import Recorded, Sparsified, sis
+from dstjax.initial_masks.subdifferential import Activations, Sparsified, sis
 
 __all__ = [
-    "Recorded",
+    "Activations",
     "Sparsified",
-    "active_counts",
     "force",
     "grasp",
     "iterative_snip",
-    "leaf_keys",
     "magnitude",
     "random_masks",
     "sis",

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dstjax._arrays.trees import Tree, is_traced
-from dstjax.initial_masks._target import Target
+from dstjax.initial_masks._goal import Goal
 
 LossFn = Callable[[Tree, Any], jax.Array]
 Weights = list[jax.Array]
@@ -31,12 +31,12 @@ def read(batches: Iterable[Any]) -> list[Any]:
     return listed
 
 
-def summed_gradient(target: Target, loss_fn: LossFn, batches: list[Any]) -> Callable[[Weights], Weights]:
+def summed_gradient(goal: Goal, loss_fn: LossFn, batches: list[Any]) -> Callable[[Weights], Weights]:
     """``weights -> gradients`` of the loss with respect to the masked leaves, summed over the batches.
 
     The sums have at least float32. Compiled once for each shape of a batch.
     """
-    loss = _scalar(target, loss_fn)
+    loss = _scalar(goal, loss_fn)
 
     @jax.jit
     def add(total: Weights, weights: Weights, leaves: list[Any], batch: Any) -> tuple[jax.Array, Weights]:
@@ -46,18 +46,16 @@ def summed_gradient(target: Target, loss_fn: LossFn, batches: list[Any]) -> Call
     def at(weights: Weights) -> Weights:
         total = [jnp.zeros_like(wide(w)) for w in weights]
         for i, batch in enumerate(batches):
-            value, total = add(total, weights, target.leaves, batch)
+            value, total = add(total, weights, goal.leaves, batch)
             _check_finite(value, i)
         return total
 
     return at
 
 
-def summed_hessian_product(
-    target: Target, loss_fn: LossFn, batches: list[Any]
-) -> Callable[[Weights, Weights], Weights]:
+def summed_hessian_product(goal: Goal, loss_fn: LossFn, batches: list[Any]) -> Callable[[Weights, Weights], Weights]:
     """``weights, direction -> H direction``, with H the Hessian of the loss over the masked leaves, summed alike."""
-    loss = _scalar(target, loss_fn)
+    loss = _scalar(goal, loss_fn)
 
     @jax.jit
     def add(total: Weights, weights: Weights, direction: Weights, leaves: list[Any], batch: Any) -> Weights:
@@ -68,7 +66,7 @@ def summed_hessian_product(
     def at(weights: Weights, direction: Weights) -> Weights:
         total = [jnp.zeros_like(wide(w)) for w in weights]
         for batch in batches:
-            total = add(total, weights, direction, target.leaves, batch)
+            total = add(total, weights, direction, goal.leaves, batch)
         return total
 
     return at
@@ -79,12 +77,12 @@ def wide(x: jax.Array) -> jax.Array:
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
-def _scalar(target: Target, loss_fn: LossFn) -> Callable[[Weights, list[Any], Any], jax.Array]:
+def _scalar(goal: Goal, loss_fn: LossFn) -> Callable[[Weights, list[Any], Any], jax.Array]:
     if not callable(loss_fn):
         raise ValueError(f"loss_fn={loss_fn!r} is not accepted; expected a function (params, batch) -> scalar.")
 
     def loss(weights: Weights, leaves: list[Any], batch: Any) -> jax.Array:
-        value = loss_fn(target.params(leaves, weights), batch)
+        value = loss_fn(goal.params(leaves, weights), batch)
         if jax.tree_util.all_leaves([value]):
             if jnp.shape(value) == () and jnp.issubdtype(jnp.result_type(value), jnp.floating):
                 return jnp.asarray(value)

@@ -12,8 +12,8 @@ from jax.typing import ArrayLike
 from dstjax._arrays.trees import Tree, is_traced
 from dstjax.checks import check_integer
 from dstjax.distributions import Distribution
+from dstjax.initial_masks._goal import goal_of
 from dstjax.initial_masks._loss import Weights
-from dstjax.initial_masks._target import target
 from dstjax.method import Maskable
 
 
@@ -69,7 +69,7 @@ def synflow(
     check_integer("rounds", rounds, 1)
     if not callable(forward_fn):
         raise ValueError(f"forward_fn={forward_fn!r} is not accepted; expected a function (params, x) -> outputs.")
-    goal = target("synflow", params, sparsity=sparsity, distribution=distribution, scope=scope, maskable=maskable)
+    goal = goal_of("synflow", params, sparsity=sparsity, distribution=distribution, scope=scope, maskable=maskable)
     if any(is_traced(leaf) for leaf in goal.leaves):
         raise ValueError("the parameters are traced; synflow switches to float64, so call it outside jit and vmap.")
 
@@ -78,7 +78,7 @@ def synflow(
         leaves: list[Any], masks: Weights, x: jax.Array, counts: list[ArrayLike]
     ) -> tuple[Weights, jax.Array, jax.Array]:
         positive = [_absolute(leaf) for leaf in leaves]
-        dense = [positive[i] for i in goal.at.values()]
+        dense = goal.masked.pick(positive)
         weights = [jnp.where(m, w, jnp.zeros((), w.dtype)) for m, w in zip(masks, dense, strict=True)]
         (total, smallest), slopes = jax.value_and_grad(
             lambda w: _total(forward_fn(goal.params(positive, w), x)), has_aux=True

@@ -10,8 +10,8 @@ from jax.typing import ArrayLike
 from dstjax._arrays.trees import Tree
 from dstjax.checks import check_integer
 from dstjax.distributions import Distribution
+from dstjax.initial_masks._goal import Goal, goal_of
 from dstjax.initial_masks._loss import LossFn, Weights, read, summed_gradient, wide
-from dstjax.initial_masks._target import Target, target
 from dstjax.masks import zero_outside
 from dstjax.method import Maskable
 
@@ -52,7 +52,7 @@ def iterative_snip(
 
     Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization", 2021.
     """
-    goal = target(
+    goal = goal_of(
         "iterative_snip", params, sparsity=sparsity, distribution=distribution, scope=scope, maskable=maskable
     )
     return _in_rounds(goal, loss_fn, batches, rounds, returning=False)
@@ -93,11 +93,11 @@ def force(
 
     Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization", 2021.
     """
-    goal = target("force", params, sparsity=sparsity, distribution=distribution, scope=scope, maskable=maskable)
+    goal = goal_of("force", params, sparsity=sparsity, distribution=distribution, scope=scope, maskable=maskable)
     return _in_rounds(goal, loss_fn, batches, rounds, returning=True)
 
 
-def _in_rounds(goal: Target, loss_fn: LossFn, batches: Iterable[Any], rounds: int, *, returning: bool) -> Tree:
+def _in_rounds(goal: Goal, loss_fn: LossFn, batches: Iterable[Any], rounds: int, *, returning: bool) -> Tree:
     check_integer("rounds", rounds, 1)
     gradient = summed_gradient(goal, loss_fn, read(batches))
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from dstjax._arrays.trees import Tree
 from dstjax.distributions import Distribution
+from dstjax.initial_masks._goal import goal_of
 from dstjax.initial_masks._loss import LossFn, read, summed_gradient, summed_hessian_product, wide
-from dstjax.initial_masks._target import target
 from dstjax.method import Maskable
 
 
@@ -52,7 +52,7 @@ def magnitude(
             f"normalize={normalize!r} is not accepted with scope={scope!r}; expected False, or True with "
             "scope='global'."
         )
-    goal = target("magnitude", params, sparsity=sparsity, distribution=distribution, scope=scope, maskable=maskable)
+    goal = goal_of("magnitude", params, sparsity=sparsity, distribution=distribution, scope=scope, maskable=maskable)
     scores = [jnp.abs(w) for w in goal.weights]
     if normalize:
         scores = [wide(s) / (jnp.sqrt(jnp.sum(jnp.square(wide(s)))) + 1e-8) for s in scores]
@@ -93,7 +93,7 @@ def snip(
 
     Reference: Lee, Ajanthan and Torr, "SNIP: single-shot network pruning based on connection sensitivity", 2019.
     """
-    goal = target("snip", params, sparsity=sparsity, distribution=distribution, scope=scope, maskable=maskable)
+    goal = goal_of("snip", params, sparsity=sparsity, distribution=distribution, scope=scope, maskable=maskable)
     gradients = summed_gradient(goal, loss_fn, read(batches))(goal.weights)
     return goal.tree(goal.choose([jnp.abs(wide(w) * g) for w, g in zip(goal.weights, gradients, strict=True)]))
 
@@ -133,7 +133,7 @@ def grasp(
 
     Reference: Wang, Zhang and Grosse, "Picking winning tickets before training by preserving gradient flow", 2020.
     """
-    goal = target("grasp", params, sparsity=sparsity, distribution=distribution, scope=scope, maskable=maskable)
+    goal = goal_of("grasp", params, sparsity=sparsity, distribution=distribution, scope=scope, maskable=maskable)
     data = read(batches)
     gradients = summed_gradient(goal, loss_fn, data)(goal.weights)
     products = summed_hessian_product(goal, loss_fn, data)(goal.weights, gradients)

@@ -12,15 +12,15 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from dstjax._arrays.keys import placed_like
-from dstjax._arrays.trees import Tree, path_name
+from dstjax._arrays.trees import Tree
 from dstjax.checks import check_choice, check_integer
 from dstjax.distributions import Distribution
-from dstjax.initial_masks._target import target
+from dstjax.initial_masks._goal import goal_of
 from dstjax.method import Maskable
 from dstjax.selection import top_k_mask
 
 
-class Recorded(NamedTuple):
+class Activations(NamedTuple):
     """What one layer of the dense network took in and gave out, for k samples."""
 
     inputs: ArrayLike  # [k, n_in], real
@@ -37,7 +37,7 @@ class Sparsified(NamedTuple):
 
 
 def sis(
-    activations: Mapping[str, Recorded | tuple[Any, ...]],
+    activations: Mapping[str, Activations | tuple[Any, ...]],
     params: Tree,
     *,
     sparsity: float | None,
@@ -60,7 +60,7 @@ def sis(
     The bias is solved for without a penalty. The weights come out shrunk by the penalty, and fine-tuning undoes that.
 
     Args:
-      activations: path of a kernel -> :class:`Recorded`, or a tuple of its fields. A kernel of shape [..., n_out] is
+      activations: path of a kernel -> :class:`Activations`, or a tuple of its fields. A kernel of shape [..., n_out] is
         read as a matrix [n_in, n_out]; the inputs of a convolution are its patches in the order of the kernel's axes.
       params: tree of arrays, the trained dense network.
       sparsity: overall sparsity in [0, 1); None only with a ``{regex: density}`` map.
@@ -79,15 +79,15 @@ def sis(
     """
     check_integer("iterations", iterations, 1)
     check_integer("bisections", bisections, 1)
-    goal = target("sis", params, sparsity=sparsity, distribution=distribution, scope="layer", maskable=maskable)
-    if activations.keys() != goal.at.keys():
+    goal = goal_of("sis", params, sparsity=sparsity, distribution=distribution, scope="layer", maskable=maskable)
+    if activations.keys() != {*goal.masked.masked}:
         raise ValueError(
-            f"activations are given for {sorted(activations)}, and masked are {sorted(goal.at)}; expected the same "
-            "leaves. Exclude leaves with maskable=, or give their activations."
+            f"activations are given for {sorted(activations)}, and masked are {sorted(goal.masked.masked)}; expected "
+            "the same leaves. Exclude leaves with maskable=, or give their activations."
         )
-    places = {path_name(path): i for i, (path, _) in enumerate(jax.tree_util.tree_flatten_with_path(params)[0])}
+    places = {path: i for i, path in enumerate(goal.masked.names)}
     leaves, masks = list(goal.leaves), []
-    for (path, i), count in zip(goal.at.items(), goal.counts, strict=True):
+    for path, i, count in zip(goal.masked.masked, goal.masked.at, goal.counts, strict=True):
         kernel = leaves[i]
         at_bias, x, y, relu = _read(path, kernel, activations[path], places, leaves)
         # One layer is solved on one device, whatever its sharding.
@@ -101,7 +101,7 @@ def sis(
         masks.append(mask.reshape(kernel.shape))
         if at_bias is not None:
             leaves[at_bias] = placed_like(offset.astype(leaves[at_bias].dtype), leaves[at_bias])
-    return Sparsified(goal.tree(masks), goal.treedef.unflatten(leaves))
+    return Sparsified(goal.tree(masks), goal.masked.treedef.unflatten(leaves))
 
 
 def _read(
@@ -109,7 +109,7 @@ def _read(
 ) -> tuple[int | None, np.ndarray, np.ndarray, bool]:
     """The place of the bias, the inputs, the outputs and whether the layer has a ReLU; refuses what does not fit."""
     try:
-        layer = Recorded(*recorded)
+        layer = Activations(*recorded)
     except TypeError:
         raise ValueError(
             f"the activations of {path!r} are {recorded!r}; expected (inputs, outputs, activation, bias), the last two "

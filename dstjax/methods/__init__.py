@@ -1,86 +1,69 @@
 """The catalogue: every method is a short function that names its paper.
 
+A method is added in the file that it stands in, by :func:`catalogued` and its name in ``__all__`` there.
+
 >>> "dst_ee" in names()
 True
 >>> get("rigl", sparsity=0.9, update_period=100, end_step=1000).name
 'rigl'
+>>> about("dst_ee").family
+'sparse to sparse'
 """
 
 import builtins
 import inspect
-from collections.abc import Callable
 from typing import Any
 
 from dstjax.checks import suggest
 from dstjax.method import Method
-from dstjax.methods.adaptive import accset, dynset, lset
-from dstjax.methods.admm import admm
-from dstjax.methods.deep_rewiring import deepr, soft_deepr
-from dstjax.methods.dense_to_sparse import gap, gmp, granet, one_shot, sis
-from dstjax.methods.dynamic import dst_ee, mest, rigl, rigl_itop, set
-from dstjax.methods.iee import iee
-from dstjax.methods.redistributing import dsr, snfs
-from dstjax.methods.references import reference
-from dstjax.methods.shadow import dcil, dpf, str_, top_kast
-from dstjax.methods.static import dense, force, grasp, iterative_snip, magnitude, snip, static, synflow
-from dstjax.methods.structured import asp, sr_ste, srigl, ste
+from dstjax.methods.adaptive import *  # noqa: F403
+from dstjax.methods.admm import *  # noqa: F403
+from dstjax.methods.catalogue import FAMILIES as FAMILIES
+from dstjax.methods.catalogue import About as About
+from dstjax.methods.catalogue import Entry as Entry
+from dstjax.methods.catalogue import catalogued as catalogued
+from dstjax.methods.deep_rewiring import *  # noqa: F403
+from dstjax.methods.dense_to_sparse import *  # noqa: F403
+from dstjax.methods.dynamic import *  # noqa: F403
+from dstjax.methods.iee import *  # noqa: F403
+from dstjax.methods.redistributing import *  # noqa: F403
+from dstjax.methods.shadow import *  # noqa: F403
+from dstjax.methods.soft_threshold import *  # noqa: F403
+from dstjax.methods.static import *  # noqa: F403
+from dstjax.methods.structured import *  # noqa: F403
 
-CATALOGUE: dict[builtins.str, Callable[..., Method]] = {
-    method.__name__: method
-    for method in (
-        *(dense, static, magnitude, snip, grasp, synflow, iterative_snip, force),
-        *(gmp, one_shot, str_, sis, granet, gap, dpf, dcil, admm),
-        *(set, rigl, rigl_itop, mest, dst_ee, snfs, dsr, deepr, soft_deepr, top_kast),
-        *(accset, lset, dynset, iee, asp, ste, sr_ste, srigl),
-    )
+CATALOGUE: dict[builtins.str, Entry] = {
+    entry.about.name: entry for entry in [*globals().values()] if isinstance(getattr(entry, "about", None), About)
 }
-
-__all__ = [
-    "CATALOGUE",
-    "accset",
-    "admm",
-    "asp",
-    "dcil",
-    "deepr",
-    "dense",
-    "dpf",
-    "dsr",
-    "dst_ee",
-    "dynset",
-    "force",
-    "gap",
-    "get",
-    "gmp",
-    "granet",
-    "grasp",
-    "hyperparameters",
-    "iee",
-    "iterative_snip",
-    "lset",
-    "magnitude",
-    "mest",
-    "names",
-    "one_shot",
-    "reference",
-    "rigl",
-    "rigl_itop",
-    "set",
-    "sis",
-    "snfs",
-    "snip",
-    "soft_deepr",
-    "sr_ste",
-    "srigl",
-    "static",
-    "ste",
-    "synflow",
-    "top_kast",
-]
 
 
 def names() -> list[builtins.str]:
     """The names of all methods."""
     return sorted(CATALOGUE)
+
+
+def about(method: builtins.str | Entry) -> About:
+    """What the catalogue knows of a method, or of an entry of your own: family, label, papers, cost and needs.
+
+    Raises:
+      ValueError: there is no such method, or the function is no entry (:func:`catalogued` makes it one).
+    """
+    found = getattr(_method(method) if isinstance(method, builtins.str) else method, "about", None)
+    if not isinstance(found, About):
+        raise ValueError(f"{method!r} is no entry of a catalogue; decorate it with dstjax.methods.catalogued(...).")
+    return found
+
+
+def reference(method: builtins.str | Entry) -> builtins.str:
+    """The BibTeX entry of the paper that a method is from; several, with a blank line between, where it has more.
+
+    Raises:
+      ValueError: there is no such method.
+
+    >>> print(reference("dst_ee").splitlines()[0])
+    @inproceedings{huang2023,
+    """
+    return about(method).reference()
 
 
 def hyperparameters(name: builtins.str) -> dict[builtins.str, Any]:
@@ -101,7 +84,7 @@ def get(name: builtins.str, **hyperparameters: Any) -> Method:
     return _method(name)(**hyperparameters)
 
 
-def _method(name: builtins.str) -> Callable[..., Method]:
+def _method(name: builtins.str) -> Entry:
     if name not in CATALOGUE:
         raise ValueError(f"method {name!r} is not known; {suggest(name, names())}")
     return CATALOGUE[name]
@@ -110,5 +93,5 @@ def _method(name: builtins.str) -> Callable[..., Method]:
 def __getattr__(name: builtins.str) -> Any:
     """``dstjax.methods.str``: a global of this name would hide the type in this module."""
     if name == "str":
-        return str_
+        return CATALOGUE["str"]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

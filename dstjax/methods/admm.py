@@ -5,10 +5,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dstjax import criteria
+from dstjax import budgets, criteria, structures
 from dstjax.checks import check_number
-from dstjax.method import Method, catalogued, checked, several_densities
-from dstjax.rules import Leaf, Memory, Network
+from dstjax.masks import zero_outside
+from dstjax.method import Method, Remembered, Seen, Start, Updates, common_fields, refuse_n_m
+from dstjax.methods.catalogue import catalogued
+from dstjax.rules import Layers, Leaf, Value, value
+
+__all__ = ["admm"]
 
 
 class _Split(NamedTuple):
@@ -18,7 +22,66 @@ class _Split(NamedTuple):
     u: jax.Array
 
 
-@catalogued(distribution="uniform")
+def _begin(leaf: Leaf) -> _Split:
+    return _Split(jnp.zeros_like(leaf.weight), jnp.zeros_like(leaf.weight))
+
+
+@value
+class _PrunedAt(Value):
+    """All weights stay until the last update, which prunes."""
+
+    last: int
+
+    def __call__(self, layers: Layers) -> jax.Array:
+        return jnp.where(layers.step == self.last, layers.target, layers.active)
+
+
+@value
+class _Projected(Value):
+    """Where P(W + U) is not zero."""
+
+    structure: structures.Structure
+
+    def __call__(self, layers: Layers, masks: list[jax.Array]) -> list[jax.Array]:
+        del masks
+        sums = [jnp.abs(leaf.weight + leaf.memory.u) for leaf in layers.leaves]
+        nothing = [jnp.zeros(s.shape, bool) for s in sums]
+        return self.structure.grow(sums, nothing, [~n for n in nothing], layers.target)
+
+
+@value
+class _Dual(Value):
+    """Z = P(W + U) and U = U + W - Z after each update; the first begins with U = 0."""
+
+    first: int
+
+    def __call__(self, leaf: Leaf, is_update: Any) -> _Split:
+        z, u = leaf.memory
+        inside = zero_outside(leaf.weight + u, leaf.second_mask)
+        moved = jnp.where(leaf.step == self.first, u, u + leaf.weight - inside)
+        return _Split(jnp.where(is_update, inside, z), jnp.where(is_update, moved, u))
+
+
+@value
+class _Pulled(Value):
+    """dL/dW + rho * (W - Z + U) between the first update and the last."""
+
+    rho: float
+    first: int
+    last: int
+
+    def __call__(self, leaf: Leaf) -> jax.Array:
+        pulls = (leaf.step > self.first) & (leaf.step <= self.last)
+        return leaf.gradient + jnp.where(pulls, self.rho * (leaf.weight - leaf.memory.z + leaf.memory.u), 0)
+
+
+@catalogued(
+    family="dense to sparse",
+    label="ADMM",
+    papers=("zhang2018",),
+    cost="dense_then_sparse",
+    distribution="uniform",
+)
 def admm(*, rho: float = 0.01, **scheduled: Any) -> Method:
     """ADMM: trains dense, pulls the weights towards a sparse copy, prunes, and trains what is left.
 
@@ -36,64 +99,21 @@ def admm(*, rho: float = 0.01, **scheduled: Any) -> Method:
     Z and U an epoch; its code calls the second phase reweighted.
     """
     check_number("rho", rho, "a number >= 0", lambda v: 0 <= v < float("inf"))
-    fields = several_densities("admm", checked(**scheduled))
-    updates = fields["updates"]
-    if updates.count is None or updates.count < 2:
+    masking, schedule = common_fields(**scheduled)
+    refuse_n_m("admm", masking)
+    if schedule.count is None or schedule.count < 2:
         raise ValueError(
-            f"end_step={updates.end_step} is not accepted by 'admm': the first mask update begins the pull and the "
+            f"end_step={schedule.end_step} is not accepted by 'admm': the first mask update begins the pull and the "
             "last one prunes; expected an end_step with two updates before it at least."
         )
-    last = updates.first + (updates.count - 1) * updates.update_period
-    structure = fields["structure"]
-
-    def projected(network: Network) -> list[jax.Array]:
-        """Where P is not zero."""
-        begins = network.step == updates.first
-        sums = [
-            jnp.abs(leaf.weight + jnp.where(begins, jnp.zeros_like(leaf.weight), leaf.memory.u))
-            for leaf in network.leaves
-        ]
-        nothing = [jnp.zeros(s.shape, bool) for s in sums]
-        return structure.grow(sums, nothing, [~n for n in nothing], network.target)
-
-    def observe(network: Network) -> Memory:
-        """Z and U change at the beginning of the call after an update, when the weights are those after it."""
-        after_update = updates.is_update(network.step - 1)
-        begins = network.step - 1 == updates.first
-
-        def one(leaf: Leaf, inside: jax.Array) -> _Split:
-            z, u = leaf.memory
-            dual = jnp.where(begins, jnp.zeros_like(u), u)
-            copy = jnp.where(inside, leaf.weight + dual, jnp.zeros_like(u))
-            return _Split(
-                jnp.where(after_update, copy, z),
-                jnp.where(after_update & ~begins, dual + leaf.weight - copy, jnp.where(after_update, dual, u)),
-            )
-
-        assert network.memory.sets is not None
-        leaves = [one(leaf, s) for leaf, s in zip(network.leaves, network.memory.sets, strict=True)]
-        return network.memory._replace(leaves=leaves)
-
-    def seen(leaf: Leaf) -> jax.Array:
-        pulling = (leaf.step > updates.first) & (leaf.step <= last)
-        return leaf.gradient + jnp.where(pulling, rho * (leaf.weight - leaf.memory.z + leaf.memory.u), 0)
-
-    def begin(weights: list[jax.Array], masks: list[jax.Array], key: jax.Array) -> Memory:
-        del key
-        leaves = [_Split(jnp.zeros_like(w), jnp.zeros_like(w)) for w in weights]
-        return Memory(leaves, [jnp.ones_like(m) for m in masks])
-
+    first, last = schedule.first, schedule.steps[-1]
+    n_kept, n_grown = _PrunedAt(last), budgets.To(_PrunedAt(last))
     return Method(
         "admm",
-        **fields,
-        initial_sparsity=0,
-        keep=lambda network: jnp.where(network.step == last, network.target, network.active),
-        regrow=lambda network, kept: jnp.where(network.step == last, network.target - kept, 0),
-        grow=criteria.magnitude,
-        counts="reached",
-        update_order="step_then_update",
-        memory=begin,
-        observe=observe,
-        remember=lambda network, kept, new: network.memory._replace(sets=projected(network)),
-        gradient=seen,
+        masking,
+        Start(sparsity=0),
+        Updates(schedule, n_kept, n_grown, grow_score=criteria.magnitude, order="step_then_update"),
+        Remembered(_begin, after_step=_Dual(first), second_mask=_Projected(masking.structure)),
+        Seen(gradient=_Pulled(rho, first, last)),
+        promises="reached",
     )

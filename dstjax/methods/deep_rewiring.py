@@ -9,14 +9,14 @@ import jax
 import jax.numpy as jnp
 
 from dstjax import budgets, criteria, views
-from dstjax._arrays.keys import leaf_keys
 from dstjax.checks import check_number
 from dstjax.masks import zero_outside
-from dstjax.method import Method, catalogued, checked
-from dstjax.rules import Leaf, Memory, Network
+from dstjax.method import Method, Remembered, Seen, Updates, common_fields
+from dstjax.methods.catalogue import catalogued
+from dstjax.rules import Layers, Leaf, Value, value
 from dstjax.selection import count_true
 
-EVERY_STEP: dict[str, Any] = dict(update_period=1, start_step=0, end_step=None)
+__all__ = ["deepr", "soft_deepr"]
 
 
 class _Fixed(NamedTuple):
@@ -32,26 +32,71 @@ def _theta(leaf: Leaf) -> jax.Array:
     return leaf.weight * leaf.memory.sign.astype(leaf.weight.dtype)
 
 
-def _noise(leaf: Leaf) -> jax.Array:
-    w = leaf.weight
-    return jax.random.normal(leaf.key, w.shape, w.dtype, out_sharding=jax.typeof(w).sharding)
-
-
-def _signs(weights: list[jax.Array], key: jax.Array) -> list[jax.Array]:
+def _sign(leaf: Leaf) -> jax.Array:
     """1 or -1 for each weight, int8; random for zeros, such as the inactive weights of a network that is sparse."""
-    keys = [k for _, k in leaf_keys(key, 0, len(weights))]
-    drawn = [
-        jax.random.bernoulli(k, 0.5, w.shape, out_sharding=jax.typeof(w).sharding)
-        for k, w in zip(keys, weights, strict=True)
-    ]
-    return [jnp.where((w < 0) | ((w == 0) & d), -1, 1).astype(jnp.int8) for w, d in zip(weights, drawn, strict=True)]
+    w = leaf.weight
+    drawn = jax.random.bernoulli(leaf.key, 0.5, w.shape, out_sharding=jax.typeof(w).sharding)
+    return jnp.where((w < 0) | ((w == 0) & drawn), -1, 1).astype(jnp.int8)
 
 
-def _alive(network: Network) -> jax.Array:
-    return count_true([leaf.mask & (_theta(leaf) > 0) for leaf in network.leaves])
+def _fixed(leaf: Leaf) -> _Fixed:
+    return _Fixed(_sign(leaf))
 
 
-@catalogued()
+@value
+class _Depth(Value):
+    """Signs, and how far below zero a dormant connection may walk; dormant ones begin at the lowest value."""
+
+    depth: float  # T / l1
+
+    def __call__(self, leaf: Leaf) -> _Soft:
+        sign, density = _sign(leaf), jnp.mean(leaf.mask, dtype=jnp.float32)
+        return _Soft(jnp.where(leaf.mask, sign, -sign), -self.depth * (1 / density - 1))
+
+
+@value
+class _Noisy(Value):
+    """dE/dtheta + l1 - noise * nu; where connections are ``soft`` the pull is that of the active ones alone."""
+
+    noise: float
+    l1: float
+    soft: bool
+
+    def __call__(self, leaf: Leaf) -> jax.Array:
+        w = leaf.weight
+        pull = leaf.gradient + self.l1 * leaf.memory.sign.astype(w.dtype)
+        nu = jax.random.normal(leaf.key, w.shape, w.dtype, out_sharding=jax.typeof(w).sharding)
+        return (zero_outside(pull, leaf.mask) if self.soft else pull) - self.noise * nu
+
+
+def _alive(layers: Layers) -> jax.Array:
+    return count_true([leaf.mask & (_theta(leaf) > 0) for leaf in layers.leaves])
+
+
+def _woken(leaf: Leaf, grown: jax.Array) -> jax.Array:
+    """Connections that wake up begin at 1e-12."""
+    del grown
+    begin = 1e-12 * leaf.memory.sign.astype(leaf.weight.dtype)
+    return zero_outside(jnp.where(_theta(leaf) > 0, leaf.weight, begin), leaf.mask)
+
+
+def _positive(layers: Layers, kept: jax.Array) -> jax.Array:
+    del kept
+    return jnp.maximum(count_true([_theta(leaf) > 0 for leaf in layers.leaves]), 1)
+
+
+def _not_below(leaf: Leaf, grown: jax.Array) -> jax.Array:
+    del grown
+    lowest = leaf.memory.lowest.astype(leaf.weight.dtype)
+    return jnp.maximum(_theta(leaf), lowest) * leaf.memory.sign.astype(leaf.weight.dtype)
+
+
+@catalogued(
+    family="sparse to sparse",
+    label="DeepR",
+    papers=("bellec2018",),
+    cost="always_sparse",
+)
 def deepr(*, noise: float = 1e-5, l1: float = 1e-5, **common: Any) -> Method:
     """DeepR: noisy descent with fixed signs; connections that cross zero die, and as many random ones wake up.
 
@@ -68,34 +113,27 @@ def deepr(*, noise: float = 1e-5, l1: float = 1e-5, **common: Any) -> Method:
     the order of the terms from the authors' code.
     """
     _check(noise, l1)
-
-    def signs(weights: list[jax.Array], masks: list[jax.Array], key: jax.Array) -> Memory:
-        del masks
-        return Memory([_Fixed(sign) for sign in _signs(weights, key)])
-
-    def seen(leaf: Leaf) -> jax.Array:
-        return leaf.gradient + l1 * leaf.memory.sign.astype(leaf.weight.dtype) - noise * _noise(leaf)
-
-    def settle(leaf: Leaf, grown: jax.Array) -> jax.Array:
-        del grown
-        woken = 1e-12 * leaf.memory.sign.astype(leaf.weight.dtype)
-        return zero_outside(jnp.where(_theta(leaf) > 0, leaf.weight, woken), leaf.mask)
-
-    return Method(
-        "deepr",
-        **checked(**common, **EVERY_STEP),
-        keep=lambda network: _alive(network),
-        regrow=budgets.to_target,
-        drop=_theta,
-        grow=criteria.random,
-        update_order="step_then_update",
-        memory=signs,
-        gradient=seen,
-        settle=settle,
+    masking, every_step = common_fields(**common)
+    updates = Updates(
+        every_step,
+        n_kept=_alive,
+        n_grown=budgets.to_target,
+        drop_score=_theta,
+        grow_score=criteria.random,
+        order="step_then_update",
+        new_weights=_woken,
     )
+    seen = Seen(gradient=_Noisy(noise, l1, soft=False))
+    return Method("deepr", masking, updates=updates, remembered=Remembered(_fixed), seen=seen)
 
 
-@catalogued()
+@catalogued(
+    family="sparse to sparse",
+    label="Soft-DeepR",
+    papers=("bellec2018",),
+    cost="always_sparse",
+    needs=("forward_params",),
+)
 def soft_deepr(*, noise: float = 1e-5, l1: float = 1e-5, learning_rate: float = 0.05, **common: Any) -> Method:
     """Soft-DeepR: dormant connections walk at random below zero and wake up when they cross it.
 
@@ -116,42 +154,16 @@ def soft_deepr(*, noise: float = 1e-5, l1: float = 1e-5, learning_rate: float = 
     _check(noise, l1)
     check_number("l1", l1, "a number > 0", lambda v: v > 0)
     check_number("learning_rate", learning_rate, "a number > 0", lambda v: 0 < v < float("inf"))
-
-    def begin(weights: list[jax.Array], masks: list[jax.Array], key: jax.Array) -> Memory:
-        depth = learning_rate * noise**2 / 2 / l1
-        return Memory(
-            [
-                _Soft(jnp.where(m, s, -s), -depth * (1 / p - 1))
-                for s, m in zip(_signs(weights, key), masks, strict=True)
-                for p in [jnp.mean(m, dtype=jnp.float32)]
-            ]
-        )
-
-    def seen(leaf: Leaf) -> jax.Array:
-        pull = leaf.gradient + l1 * leaf.memory.sign.astype(leaf.weight.dtype)
-        return zero_outside(pull, leaf.mask) - noise * _noise(leaf)
-
-    def settle(leaf: Leaf, grown: jax.Array) -> jax.Array:
-        del grown
-        lowest = leaf.memory.lowest.astype(leaf.weight.dtype)
-        return jnp.maximum(_theta(leaf), lowest) * leaf.memory.sign.astype(leaf.weight.dtype)
-
-    def positive(network: Network, kept: jax.Array) -> jax.Array:
-        del kept
-        return jnp.maximum(count_true([_theta(leaf) > 0 for leaf in network.leaves]), 1)
-
+    masking, every_step = common_fields(**common)
     return Method(
         "soft_deepr",
-        **checked(**common, **EVERY_STEP),
-        keep=budgets.none,
-        regrow=positive,
-        grow=_theta,
-        counts="free",
-        update_order="step_then_update",
-        memory=begin,
-        gradient=seen,
-        settle=settle,
-        view=lambda step, memory: views.Masked(),
+        masking,
+        updates=Updates(
+            every_step, budgets.none, _positive, grow_score=_theta, order="step_then_update", new_weights=_not_below
+        ),
+        remembered=Remembered(_Depth(learning_rate * noise**2 / 2 / l1)),
+        seen=Seen(gradient=_Noisy(noise, l1, soft=True), view=views.masked),
+        promises="free",
     )
 
 

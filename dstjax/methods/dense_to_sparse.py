@@ -4,20 +4,29 @@ The masks change after the optimiser's step. Where the distribution is named the
 that of the papers.
 """
 
-import dataclasses
-from typing import Any
+from typing import Any, cast
 
+import jax
 import jax.numpy as jnp
 
 from dstjax import budgets, criteria, schedules
-from dstjax.checks import check_choice, check_integer, check_number
-from dstjax.method import SCOPES, Method, catalogued, checked, fixed, rewiring, several_densities
-from dstjax.rules import Network
+from dstjax.checks import check_choice, check_integer
+from dstjax.method import SCOPES, Method, Start, Updates, common_fields, fixed, refuse_map, refuse_n_m, rewiring
+from dstjax.methods.catalogue import catalogued
+from dstjax.rules import Layers, Value, value
 from dstjax.selection import count_true
 from dstjax.structures import WEIGHT
 
+__all__ = ["gap", "gmp", "granet", "one_shot", "sis"]
 
-@catalogued(distribution="uniform")
+
+@catalogued(
+    family="dense to sparse",
+    label="GMP",
+    papers=("zhu2017",),
+    cost="cubic_ramp",
+    distribution="uniform",
+)
 def gmp(*, scope: str = "layer", **scheduled: Any) -> Method:
     """Gradual magnitude pruning: the sparsity rises by a cubic from 0 at ``start_step`` to its end at the last update.
 
@@ -31,20 +40,22 @@ def gmp(*, scope: str = "layer", **scheduled: Any) -> Method:
     2017, Eq. 1. The last update is exactly at the target, where some code stops one update short.
     """
     check_choice("scope", scope, SCOPES)
-    fields = several_densities("gmp", checked(**scheduled))
-    return Method(
-        "gmp",
-        **fields,
-        initial_sparsity=0,
-        keep=budgets.ramp(schedules.cubic(fields["updates"])),
-        regrow=budgets.no_growth,
-        scope=scope,
-        counts="reached" if scope == "layer" else "total",
-        update_order="step_then_update",
-    )
+    masking, schedule = common_fields(**scheduled)
+    refuse_n_m("gmp", masking)
+    refuse_map("gmp", masking, scope)
+    ramp = budgets.Ramp(schedules.Cubic(schedule))
+    updates = Updates(schedule, ramp, n_grown=budgets.no_growth, scope=scope, order="step_then_update")
+    promises = "reached" if scope == "layer" else "total"
+    return Method("gmp", masking, Start(sparsity=0), updates, promises=promises)
 
 
-@catalogued(distribution="uniform")
+@catalogued(
+    family="dense to sparse",
+    label="one-shot",
+    papers=("han2015",),
+    cost="dense_then_sparse",
+    distribution="uniform",
+)
 def one_shot(*, prune_step: int, scope: str = "layer", **common: Any) -> Method:
     """Trains dense for ``prune_step`` steps, keeps the largest weights, and fine-tunes them.
 
@@ -57,21 +68,30 @@ def one_shot(*, prune_step: int, scope: str = "layer", **common: Any) -> Method:
     """
     check_choice("scope", scope, SCOPES)
     check_integer("prune_step", prune_step, 1)
-    return Method(
-        "one_shot",
-        **checked(**common, update_period=prune_step, start_step=prune_step, end_step=prune_step + 1),
-        initial_sparsity=0,
-        keep=budgets.target,
-        # Nothing, but where a structure needs whole units; leaves that are ranked together do not fill up each alone.
-        regrow=budgets.to_target if scope == "layer" else budgets.pooled(budgets.to_target),
-        grow=criteria.magnitude,
-        scope=scope,
-        counts="reached" if scope == "layer" else "total",
-        update_order="step_then_update",
+    masking, schedule = common_fields(
+        **common, update_period=prune_step, start_step=prune_step, end_step=prune_step + 1
     )
+    updates = Updates(
+        schedule,
+        n_kept=budgets.target,
+        # Nothing, but where a structure needs whole units; leaves that are ranked together do not fill up each alone.
+        n_grown=budgets.to_target if scope == "layer" else budgets.Pooled(budgets.to_target),
+        grow_score=criteria.magnitude,
+        scope=scope,
+        order="step_then_update",
+    )
+    promises = "reached" if scope == "layer" else "total"
+    return Method("one_shot", masking, Start(sparsity=0), updates, promises=promises)
 
 
-@catalogued(distribution="uniform")
+@catalogued(
+    family="dense to sparse",
+    label="SIS",
+    papers=("verma2021",),
+    cost="dense_then_sparse",
+    needs=("set_masks",),
+    distribution="uniform",
+)
 def sis(*, prune_step: int, **common: Any) -> Method:
     """Trains dense for ``prune_step`` steps, finds sparse layers with the same activations, and fine-tunes them.
 
@@ -87,12 +107,50 @@ def sis(*, prune_step: int, **common: Any) -> Method:
     general knowledge alone; the solver is a substitute.
     """
     check_integer("prune_step", prune_step, 1)
-    return fixed(
-        "sis", fields={"pruner": "sis", "prune_step": prune_step, "initial_sparsity": 0, "counts": "reached"}, **common
-    )
+    return fixed("sis", start=Start(sparsity=0, pruner="sis", prune_step=prune_step), promises="reached", **common)
+
+
+@value
+class _GloballyPruned(Value):
+    """Active weights of each layer after the smallest of the whole network went, as a ramp says."""
+
+    progress: schedules.Cubic
+
+    def __call__(self, layers: Layers) -> jax.Array:
+        whole = jnp.sum(layers.initial)
+        stay = whole - self.progress.of(whole - jnp.sum(layers.target), layers.update_index)
+        sizes, masks = [jnp.abs(leaf.weight) for leaf in layers.leaves], [leaf.mask for leaf in layers.leaves]
+        return count_true(WEIGHT.drop(sizes, masks, stay, list, layers.target)[0])
+
+
+@value
+class _OfThose(Value):
+    """How many stay of the active weights that another rule has left."""
+
+    left: budgets.NKept
+    n_kept: budgets.NKept
+
+    def __call__(self, layers: Layers) -> jax.Array:
+        return self.n_kept(layers._replace(active=self.left(layers)))
+
+
+@value
+class _Moved(Value):
+    """Grows as many as one rule leaves and the next does not keep, whatever a common ranking kept."""
+
+    left: budgets.NKept
+    n_kept: budgets.NKept
+
+    def __call__(self, layers: Layers, kept: jax.Array) -> jax.Array:
+        del kept
+        return self.left(layers) - self.n_kept(layers)
 
 
 @catalogued(
+    family="dense to sparse",
+    label="GraNet",
+    papers=("liu2021granet",),
+    cost="ramp_with_growth",
     update_period=1000,
     drop_fraction=0.5,
     drop_schedule="cosine_floor",
@@ -115,38 +173,42 @@ def granet(*, initial_sparsity: float = 0.5, prune_end_step: int | None = None, 
     Algorithm 1. Counts are exact, and the last pruning update reaches the target, where the authors' code stops one
     update short and loses a weight to a strict comparison.
     """
-    check_number("initial_sparsity", initial_sparsity, "a number in [0, 1)", lambda s: 0 <= s < 1)
     base = rewiring("granet", **shared)
-    several_densities("granet", {"structure": base.structure})
-    assert isinstance(base.updates, schedules.UpdateSchedule)
-    assert base.keep is not None
-    progress = schedules.cubic(base.updates, prune_end_step)
-    second = base.keep
-
-    def keep(network: Network) -> Any:
-        return second(network._replace(active=pruned(network)))
-
-    def pruned(network: Network) -> Any:
-        """Active weights of each layer after the global pruning."""
-        whole = jnp.sum(network.initial)
-        stay = whole - progress.of(whole - jnp.sum(network.target), network.update_index)
-        leaves = network.leaves
-        kept, _ = WEIGHT.drop(
-            [jnp.abs(leaf.weight) for leaf in leaves], [leaf.mask for leaf in leaves], stay, list, network.target
-        )
-        return count_true(kept)
-
-    return dataclasses.replace(
-        base,
-        counts="total",
-        initial_sparsity=initial_sparsity,
-        keep=keep,
-        # In a common ranking a leaf may keep more than it has left: it grows its drop fraction all the same.
-        regrow=lambda network, kept: pruned(network) - (kept if base.scope == "layer" else keep(network)),
-    )
+    refuse_n_m("granet", base.masking)
+    pruned = _GloballyPruned(schedules.Cubic(cast(schedules.UpdateSchedule, base.moving.schedule), prune_end_step))
+    n_kept = _OfThose(pruned, base.moving.n_kept)
+    # In a common ranking a leaf may keep more than it has left: it grows its drop fraction all the same.
+    n_grown = budgets.To(pruned) if base.moving.scope == "layer" else _Moved(pruned, n_kept)
+    start = Start(sparsity=initial_sparsity)
+    return base.but(promises="total", start=start, n_kept=n_kept, n_grown=n_grown)
 
 
-@catalogued(distribution="uniform")
+@value
+class _PartInTurn(Value):
+    """Grows all weights of the part of the network whose turn it is, and nothing in the last update."""
+
+    partitions: int | None
+    last: int  # index of the last update
+
+    def __call__(self, layers: Layers, kept: jax.Array) -> jax.Array:
+        leaves = len(layers.leaves)
+        parts = min(4, leaves) if self.partitions is None else self.partitions
+        if parts > leaves:
+            raise ValueError(
+                f"partitions={self.partitions} is not accepted; expected at most {leaves}, the masked leaves."
+            )
+        part = jnp.array([i * parts // leaves for i in range(leaves)])
+        turn = (part == layers.update_index % parts) & (layers.update_index < self.last)
+        return jnp.where(turn, layers.sizes - kept, 0)
+
+
+@catalogued(
+    family="dense to sparse",
+    label="GaP",
+    papers=("ma2022",),
+    cost="dense_partition",
+    distribution="uniform",
+)
 def gap(*, partitions: int | None = None, **scheduled: Any) -> Method:
     """GaP: one part of the network after the other is made dense, and pruned back when the next one's turn comes.
 
@@ -164,26 +226,15 @@ def gap(*, partitions: int | None = None, **scheduled: Any) -> Method:
     """
     if partitions is not None:
         check_integer("partitions", partitions, 1)
-    fields = several_densities("gap", checked(**scheduled))
-    updates = fields["updates"].count
-    if updates is None:
+    masking, schedule = common_fields(**scheduled)
+    refuse_n_m("gap", masking)
+    if schedule.count is None:
         raise ValueError("end_step=None is not accepted by 'gap', whose last update prunes; expected an end_step.")
-
-    def grown(network: Network, kept: Any) -> Any:
-        leaves = len(network.leaves)
-        parts = min(4, leaves) if partitions is None else partitions
-        if parts > leaves:
-            raise ValueError(f"partitions={partitions} is not accepted; expected at most {leaves}, the masked leaves.")
-        part = jnp.array([i * parts // leaves for i in range(leaves)])
-        turn = (part == network.update_index % parts) & (network.update_index < updates - 1)
-        return jnp.where(turn, network.sizes - kept, 0)
-
-    return Method(
-        "gap",
-        **fields,
-        keep=budgets.target,
-        regrow=grown,
-        grow=criteria.random,
-        counts="reached",
-        update_order="step_then_update",
+    updates = Updates(
+        schedule,
+        n_kept=budgets.target,
+        n_grown=_PartInTurn(partitions, schedule.count - 1),
+        grow_score=criteria.random,
+        order="step_then_update",
     )
+    return Method("gap", masking, updates=updates, promises="reached")

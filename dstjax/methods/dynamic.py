@@ -5,22 +5,30 @@ Decisions that the papers leave open, for every method here: the weights dropped
 update, and then keep their value and moments; other grown weights start at 0 with zero moments.
 """
 
-import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dstjax import budgets, criteria, distributions
-from dstjax.checks import check_number
-from dstjax.criteria import reads_counter
+from dstjax.checks import check_bool, check_number
 from dstjax.masks import zero_outside
-from dstjax.method import Method, catalogued, rewiring
-from dstjax.rules import Leaf, Network
+from dstjax.method import Method, rewiring
+from dstjax.methods.catalogue import catalogued
+from dstjax.rules import Layers, Leaf, Value, value
+
+__all__ = ["dst_ee", "mest", "rigl", "rigl_itop", "set"]
 
 
-@catalogued(drop="set_fraction", grow="random", drop_schedule="constant")
+@catalogued(
+    family="sparse to sparse",
+    label="SET",
+    papers=("mocanu2018", "nowak2023"),
+    cost="always_sparse",
+    drop="set_fraction",
+    grow="random",
+    drop_schedule="constant",
+)
 def set(*, epsilon: float | None = None, grown_std: float = 0.0, **shared: Any) -> Method:
     """SET: drops the weights closest to zero of each sign and grows random ones.
 
@@ -42,20 +50,27 @@ def set(*, epsilon: float | None = None, grown_std: float = 0.0, **shared: Any) 
             raise ValueError(f"epsilon={epsilon} is not accepted together with sparsity or distribution; give one.")
         shared["distribution"] = distributions.epsilon(epsilon)
     check_number("grown_std", grown_std, "a number >= 0", lambda v: 0 <= v < float("inf"))
-    method = rewiring("set", **shared)
-    return dataclasses.replace(method, settle=_normal(grown_std)) if grown_std else method
+    return rewiring("set", **shared).but(new_weights=_Normal(grown_std) if grown_std else None)
 
 
-def _normal(std: float) -> Callable[[Leaf, jax.Array], jax.Array]:
-    def settle(leaf: Leaf, grown: jax.Array) -> jax.Array:
+@value
+class _Normal(Value):
+    """Grown weights start at normal values."""
+
+    std: float
+
+    def __call__(self, leaf: Leaf, grown: jax.Array) -> jax.Array:
         w = leaf.weight
         drawn = jax.random.normal(leaf.key, w.shape, w.dtype, out_sharding=jax.typeof(w).sharding)
-        return jnp.where(grown, std * drawn, zero_outside(w, leaf.mask))
-
-    return settle
+        return jnp.where(grown, self.std * drawn, zero_outside(w, leaf.mask))
 
 
-@catalogued()
+@catalogued(
+    family="sparse to sparse",
+    label="RigL",
+    papers=("evci2020", "nowak2023"),
+    cost="dense_gradient_at_updates",
+)
 def rigl(**shared: Any) -> Method:
     """RigL: drops the smallest weights and grows where the gradient is largest.
 
@@ -73,6 +88,10 @@ def rigl(**shared: Any) -> Method:
 
 
 @catalogued(
+    family="sparse to sparse",
+    label="RigL-ITOP",
+    papers=("liu2021itop",),
+    cost="dense_gradient_at_updates",
     update_period=4000,
     drop_fraction=0.5,
     drop_schedule="cosine_floor",
@@ -92,7 +111,26 @@ def rigl_itop(**shared: Any) -> Method:
     return rewiring("rigl_itop", **shared)
 
 
-@catalogued(drop="mest", grow="random")
+@value
+class _WithSurplus(Value):
+    """Grows the drop fraction on top of the target, but in the last update."""
+
+    n_kept: budgets.NKept
+    last: int  # index of the last update
+
+    def __call__(self, layers: Layers, kept: jax.Array) -> jax.Array:
+        surplus = layers.target - self.n_kept(layers._replace(active=layers.target))
+        return layers.target - kept + jnp.where(layers.update_index < self.last, surplus, 0)
+
+
+@catalogued(
+    family="sparse to sparse",
+    label="MEST",
+    papers=("yuan2021",),
+    cost="soft_memory_bound",
+    drop="mest",
+    grow="random",
+)
 def mest(*, lambda_: float = 1.0, soft_bound: bool = False, **shared: Any) -> Method:
     """MEST: drops the smallest abs(w) + lambda * abs(g) and grows random weights.
 
@@ -109,29 +147,28 @@ def mest(*, lambda_: float = 1.0, soft_bound: bool = False, **shared: Any) -> Me
     Reference: Yuan et al., "MEST: accurate and fast memory-economic sparse training framework on the edge", NeurIPS
     2021.
     """
-    if not isinstance(soft_bound, bool):
-        raise ValueError(f"soft_bound={soft_bound!r} is not accepted; expected True or False.")
+    check_bool("soft_bound", soft_bound)
     if shared["drop"] == "mest":
-        shared = {"counters": reads_counter("grow", shared["grow"]), **shared, "drop": criteria.mest(lambda_)}
+        shared["drop"] = criteria.mest(lambda_)
     elif lambda_ != 1.0:
         raise ValueError(f"lambda_={lambda_} is not accepted together with drop={shared['drop']!r}; give one.")
     method = rewiring("mest", **shared)
     if not soft_bound:
         return method
-    assert method.updates is not None
-    updates, move = method.updates.count, method.keep
-    assert move is not None
+    updates = method.moving.schedule.count
     if updates is None:
         raise ValueError("end_step=None is not accepted with soft_bound=True, where the last update prunes.")
-
-    def regrow(network: Network, kept: jax.Array) -> jax.Array:
-        surplus = network.target - move(network._replace(active=network.target))
-        return network.target - kept + jnp.where(network.update_index < updates - 1, surplus, 0)
-
-    return dataclasses.replace(method, counts="reached", keep=budgets.target, regrow=regrow)
+    surplus = _WithSurplus(method.moving.n_kept, updates - 1)
+    return method.but(promises="reached", n_kept=budgets.target, n_grown=surplus)
 
 
-@catalogued(drop_fraction=0.5)
+@catalogued(
+    family="sparse to sparse",
+    label="DST-EE",
+    papers=("huang2023",),
+    cost="dense_gradient_at_updates",
+    drop_fraction=0.5,
+)
 def dst_ee(*, coefficient: float = 1e-3, epsilon: float = 1.0, signed: bool = False, **shared: Any) -> Method:
     """DST-EE: grows by exploitation (the gradient) plus exploration (weights seldom active before).
 
@@ -151,7 +188,5 @@ def dst_ee(*, coefficient: float = 1e-3, epsilon: float = 1.0, signed: bool = Fa
         raise ValueError(
             f"grow={shared['grow']!r} is not accepted by 'dst_ee', a growth rule itself; use rigl(grow=...)."
         )
-    if not isinstance(signed, bool):
-        raise ValueError(f"signed={signed!r} is not accepted; expected True or False.")
     grow = criteria.dst_ee(coefficient, epsilon, signed=signed)
     return rewiring("dst_ee", **{"grow": grow, "counters": True, **shared})

@@ -4,18 +4,93 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from dstjax import criteria, schedules, views
-from dstjax.checks import check_choice, check_integer, check_number
+from dstjax import budgets, criteria, schedules, views
+from dstjax.checks import check_bool, check_choice, check_integer
 from dstjax.masks import zero_outside
-from dstjax.method import SCOPES, Method, catalogued, checked
-from dstjax.rules import Leaf, Memory, Network
+from dstjax.method import Masking, Method, Seen, Updates
+from dstjax.methods.catalogue import catalogued
+from dstjax.rules import Layers, Leaf, Memory, Value, value
 
+__all__ = ["iee"]
+
+_PROMISES = {"layer": "reached", "global": "total"}
 IMPORTANCES = {"magnitude": criteria.magnitude, "taylor": criteria.snip}
 
 
-@catalogued()
+@value
+class _Pruned(Value):
+    """The budget of the cycle goes at the end of its first stage; later all that are left stay."""
+
+    stages: schedules.Stages
+    budget: schedules.Fractions  # of each cycle
+
+    def __call__(self, layers: Layers) -> jax.Array:
+        moving = self.budget.of(layers.target, layers.update_index // 2)
+        left = layers.active - jnp.minimum(moving, jnp.maximum(layers.active - 1, 0))
+        return jnp.where(self.stages.ends_first(layers.step), left, layers.active)
+
+
+@value
+class _GrownBack(Value):
+    """As many as are missing, at the end of a cycle."""
+
+    stages: schedules.Stages
+
+    def __call__(self, layers: Layers, kept: jax.Array) -> jax.Array:
+        return jnp.where(self.stages.ends_last(layers.step), layers.target - kept, 0)
+
+
+@value
+class _Explored(Value):
+    """Trains the active weights, and while the cycle explores the inactive ones; all then, without ``freeze``."""
+
+    stages: schedules.Stages
+    freeze: bool
+
+    def __call__(self, leaf: Leaf) -> jax.Array:
+        return jnp.where(self.stages.in_last(leaf.step), ~leaf.mask if self.freeze else True, leaf.mask)
+
+
+@value
+class _FromZero(Value):
+    """Inactive weights are zero after each prune."""
+
+    stages: schedules.Stages
+
+    def __call__(self, leaf: Leaf, grown: jax.Array) -> jax.Array:
+        del grown
+        return zero_outside(leaf.weight, leaf.mask | ~self.stages.ends_first(leaf.step))
+
+
+@value
+class _View(Value):
+    """All weights in steps that explore."""
+
+    stages: schedules.Stages
+
+    def __call__(self, step: jax.Array, memory: Memory) -> views.View:
+        del memory
+        return views.Exploring(jnp.asarray(self.stages.in_last(step + 1)))
+
+
+@value
+class _DenseStandStill(Value):
+    """Leaves without a mask are trained but in steps that explore."""
+
+    stages: schedules.Stages
+
+    def __call__(self, step: jax.Array) -> jax.Array:
+        return ~self.stages.in_last(step)
+
+
+@catalogued(
+    family="sparse to sparse",
+    label="IEE",
+    papers=("sun2025",),
+    cost="explore_phases",
+    needs=("forward_params",),
+)
 def iee(
     *,
     update_period: int = 450,
@@ -68,9 +143,7 @@ def iee(
     check_choice("importance", importance, IMPORTANCES)
     check_choice("growth", growth, ("importance", "random"))
     check_choice("explore_from", explore_from, ("mru", "zero"))
-    check_choice("scope", scope, SCOPES)
-    if not isinstance(freeze, bool):
-        raise ValueError(f"freeze={freeze!r} is not accepted; expected True or False.")
+    check_bool("freeze", freeze)
     if end_step is None:
         raise ValueError("end_step=None is not accepted by 'iee', whose budget decays; expected an end_step.")
     check_integer("end_step", end_step, 1)
@@ -80,60 +153,18 @@ def iee(
             f"update_period={update_period} is not accepted with end_step={end_step}: no cycle would end by then; "
             "expected a shorter period or a later end."
         )
-    updates = schedules.Stages(stages, cycles)
-    fractions = schedules.table(np.repeat(_budget(drop_fraction, drop_schedule, update_period, cycles), 2))
-
-    def keep(network: Network) -> jax.Array:
-        moving = fractions.of(network.target, network.update_index)
-        left = network.active - jnp.minimum(moving, jnp.maximum(network.active - 1, 0))
-        return jnp.where(updates.ends_first(network.step), left, network.active)
-
-    def regrow(network: Network, kept: jax.Array) -> jax.Array:
-        missing = jnp.where(updates.ends_last(network.step), network.target - kept, 0)
-        return jnp.sum(missing) if scope == "global" else missing
-
-    def trainable(leaf: Leaf) -> jax.Array:
-        return jnp.where(updates.in_last(leaf.step), ~leaf.mask if freeze else True, leaf.mask)
-
-    def from_zero(leaf: Leaf, grown: jax.Array) -> jax.Array:
-        del grown
-        return zero_outside(leaf.weight, leaf.mask | ~updates.ends_first(leaf.step))
-
-    def view(step: jax.Array, memory: Memory) -> views.View:
-        del memory
-        return views.Exploring(jnp.asarray(updates.in_last(step + 1)))
-
-    return Method(
-        "iee",
-        **checked(**common),
-        updates=updates,
-        keep=keep,
-        regrow=regrow,
-        drop=IMPORTANCES[importance],
-        grow=IMPORTANCES[importance] if growth == "importance" else criteria.random,
+    when, end = schedules.Stages(tuple(stages), cycles), cycles * update_period
+    budget = schedules.Fractions(drop_fraction, drop_schedule, range(0, end, update_period), end)
+    n_grown: budgets.NGrown = _GrownBack(when)
+    updates = Updates(
+        when,
+        n_kept=_Pruned(when, budget),
+        n_grown=budgets.Pooled(n_grown) if scope == "global" else n_grown,
+        drop_score=IMPORTANCES[importance],
+        grow_score=IMPORTANCES[importance] if growth == "importance" else criteria.random,
         scope=scope,
-        counts="reached" if scope == "layer" else "total",
-        update_order="step_then_update",
-        trainable=trainable,
-        trains_dense=(lambda step: ~updates.in_last(step)) if freeze else None,
-        settle=from_zero if explore_from == "zero" else None,
-        view=view,
+        order="step_then_update",
+        new_weights=_FromZero(when) if explore_from == "zero" else None,
     )
-
-
-class _Beginnings(schedules.UpdateSchedule):
-    """The steps at which cycles begin."""
-
-    @property
-    def first(self) -> int:
-        """The first step; the budget of the first cycle is not yet decayed."""
-        return 0
-
-
-def _budget(fraction: float, schedule: Any, period: int, cycles: int) -> Any:
-    """The share that each cycle exchanges, float64[cycles]."""
-    check_number("drop_fraction", fraction, "a number in [0, 1]", lambda f: 0 <= f <= 1)
-    if schedule == "exponential":
-        return fraction * 0.01 ** (np.arange(cycles) / cycles)
-    values = np.asarray(schedules.fractions(fraction, schedule, _Beginnings(period, 0, cycles * period)).values)
-    return np.resize(values, cycles) if len(values) == 1 else values
+    seen = Seen(None, _View(when), _Explored(when, freeze), _DenseStandStill(when) if freeze else None)
+    return Method("iee", Masking(**common), updates=updates, seen=seen, promises=_PROMISES[scope])

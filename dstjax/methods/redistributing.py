@@ -1,28 +1,86 @@
 """Methods that move weights from one layer to another."""
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dstjax import budgets, criteria, schedules
-from dstjax._arrays.shares import part_of
-from dstjax.checks import check_number
-from dstjax.method import Method, catalogued, checked, rewiring
-from dstjax.rules import Memory, Network
+from dstjax.budgets import part_of
+from dstjax.checks import check_choice, check_number
+from dstjax.method import Method, Remembered, Updates, common_fields, rewiring
+from dstjax.methods.catalogue import catalogued
+from dstjax.rules import Layers, Leaf, Value, value
 from dstjax.selection import count_true
+
+__all__ = ["dsr", "snfs"]
 
 
 class _Carry(NamedTuple):
     """Of SNFS: what later updates grow more or less, since rounding and full layers change the total."""
 
-    adjustment: jax.Array  # float32[]
-    total: jax.Array  # float32[], sum of all differences so far
-    rounds: jax.Array  # int32[]
+    adjustment: Any  # float32[]
+    total: Any  # float32[], sum of all differences so far
+    rounds: Any  # int32[]
+
+
+def _nothing(leaf: Leaf) -> jax.Array:
+    return jnp.zeros_like(leaf.weight)
+
+
+@value
+class _Average(Value):
+    """m <- momentum * m + (1 - momentum) * g, of all weights."""
+
+    momentum: float
+
+    def __call__(self, leaf: Leaf) -> jax.Array:
+        return (self.momentum * leaf.memory + (1 - self.momentum) * leaf.gradient).astype(leaf.memory.dtype)
+
+
+def _momentum_shares(layers: Layers) -> jax.Array:
+    """The share of each layer in the mean momentum of active weights, float32[leaves]."""
+    sums = [jnp.sum(jnp.where(leaf.mask, jnp.abs(leaf.memory), 0)) for leaf in layers.leaves]
+    means = jnp.stack(sums).astype(jnp.float32) / jnp.maximum(layers.active, 1).astype(jnp.float32)
+    return means / jnp.maximum(jnp.sum(means), jnp.finfo(jnp.float32).tiny)
+
+
+@value
+class _KeptIfNearlyDense(Value):
+    """Layers that are nearly dense and important drop no larger a share than their sparsity."""
+
+    n_kept: budgets.NKept
+
+    def __call__(self, layers: Layers) -> jax.Array:
+        moving, inactive = layers.active - self.n_kept(layers), layers.sizes - layers.active
+        nearly_dense = (inactive * 5 < layers.sizes) & (_momentum_shares(layers) > 1 / len(layers.leaves))
+        share = jax.vmap(part_of)(layers.active, inactive, layers.sizes)
+        whole = share * layers.sizes == layers.active * inactive
+        least = jnp.minimum(moving, share + jnp.where(whole, 0, 1))
+        return layers.active - jnp.where(nearly_dense, least, moving)
+
+
+def _by_momentum(layers: Layers, kept: jax.Array) -> jax.Array:
+    """What all layers lost, by their shares in the momentum; none beyond 99 % of its room."""
+    lost = jnp.sum(layers.active - kept).astype(jnp.float32) + layers.shared.adjustment
+    # Rounding, which is not the same on all meshes, must not lift an integer.
+    wanted = jnp.ceil(_momentum_shares(layers) * lost * (1 - 1e-5))
+    return budgets.fill(wanted, 0.99 * (layers.sizes - kept).astype(jnp.float32))
+
+
+def _carried(layers: Layers, kept: jax.Array, masks: list[jax.Array]) -> _Carry:
+    del kept
+    carry = layers.shared
+    missing = (jnp.sum(layers.target) - jnp.sum(count_true(masks))).astype(jnp.float32)
+    total, rounds = carry.total + missing, carry.rounds + 1
+    return _Carry(0.25 * carry.adjustment + 0.75 * missing + total / rounds.astype(jnp.float32), total, rounds)
 
 
 @catalogued(
+    family="sparse to sparse",
+    label="SNFS",
+    papers=("dettmers2019",),
+    cost="dense_gradient_always",
     grow="momentum",
     drop_fraction=0.5,
     drop_schedule="cosine_floor",
@@ -47,72 +105,60 @@ def snfs(*, momentum: float = 0.9, redistribution: str = "momentum", **shared: A
     here; the moving average is kept.
     """
     check_number("momentum", momentum, "a number in [0, 1)", lambda m: 0 <= m < 1)
-    schedules.check_choice("redistribution", redistribution, ("momentum", "none"))
-    base = rewiring("snfs", **{"counters": False, **shared})
-    assert base.keep is not None
-    move = base.keep
-
-    def observe(network: Network) -> Memory:
-        kept = [momentum * leaf.memory + (1 - momentum) * leaf.gradient for leaf in network.leaves]
-        kept = [k.astype(leaf.memory.dtype) for k, leaf in zip(kept, network.leaves, strict=True)]
-        return network.memory._replace(leaves=kept)
-
-    def values(network: Network) -> jax.Array:
-        """The share of each layer in the momentum."""
-        sums = [jnp.sum(jnp.where(leaf.mask, jnp.abs(leaf.memory), 0)) for leaf in network.leaves]
-        means = jnp.stack(sums).astype(jnp.float32) / jnp.maximum(network.active, 1).astype(jnp.float32)
-        return means / jnp.maximum(jnp.sum(means), jnp.finfo(jnp.float32).tiny)
-
-    def keep(network: Network) -> jax.Array:
-        """Layers that are nearly dense and important drop no larger a share than their sparsity."""
-        moving, inactive = network.active - move(network), network.sizes - network.active
-        nearly_dense = (inactive * 5 < network.sizes) & (values(network) > 1 / len(network.leaves))
-        share = jax.vmap(part_of)(network.active, inactive, network.sizes)
-        whole = share * network.sizes == network.active * inactive
-        least = jnp.minimum(moving, share + jnp.where(whole, 0, 1))
-        return network.active - jnp.where(nearly_dense, least, moving)
-
-    def regrow(network: Network, kept: jax.Array) -> jax.Array:
-        lost = network.active - kept
-        v = values(network)
-        exact = v * (jnp.sum(lost).astype(jnp.float32) + network.memory.shared.adjustment)
-        wanted = jnp.ceil(exact * (1 - 1e-5))  # rounding, which is not the same on all meshes, must not lift an integer
-        most = 0.99 * (network.sizes - kept).astype(jnp.float32)
-
-        def over(loop: tuple[jax.Array, jax.Array]) -> jax.Array:
-            return jnp.any(loop[0] > most) & (loop[1] < 1000)
-
-        def even(loop: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            excess = jnp.sum(jnp.maximum(loop[0] - most, 0))
-            return jnp.minimum(loop[0], most) + excess / len(network.leaves), loop[1] + 1
-
-        wanted, _ = jax.lax.while_loop(over, even, (jnp.maximum(wanted, 0), jnp.int32(0)))
-        return jnp.floor(jnp.minimum(wanted, most)).astype(jnp.int32)
-
-    def remember(network: Network, kept: jax.Array, new: list[jax.Array]) -> Memory:
-        carry = network.memory.shared
-        missing = (jnp.sum(network.target) - jnp.sum(count_true(new))).astype(jnp.float32)
-        total, rounds = carry.total + missing, carry.rounds + 1
-        adjustment = 0.25 * carry.adjustment + 0.75 * missing + total / rounds.astype(jnp.float32)
-        return network.memory._replace(shared=_Carry(adjustment, total, rounds))
-
-    def memory(weights: list[jax.Array], masks: list[jax.Array], key: jax.Array) -> Memory:
-        zero = jnp.zeros((), jnp.float32)
-        return Memory([jnp.zeros_like(w) for w in weights], shared=_Carry(zero, zero + 0, jnp.zeros((), jnp.int32)))
-
-    method = dataclasses.replace(base, memory=memory, observe=observe)
+    check_choice("redistribution", redistribution, ("momentum", "none"))
+    base = rewiring("snfs", **{"counters": False, **shared}).but(leaf=_nothing, before_step=_Average(momentum))
     if redistribution == "none":
-        return method
-    return dataclasses.replace(method, counts="free", keep=keep, regrow=regrow, remember=remember)
+        return base
+    return base.but(
+        promises="free",
+        n_kept=_KeptIfNearlyDense(base.moving.n_kept),
+        n_grown=_by_momentum,
+        shared=_Carry(0.0, 0.0, 0),
+        after_update=_carried,
+    )
 
 
 class _Adaptive(NamedTuple):
     """Of DSR: below which absolute value weights are dropped, in all layers."""
 
-    threshold: jax.Array  # float32[]
+    threshold: Any  # float32[]
 
 
-@catalogued(update_period=1000, distribution="uniform")
+def _above_threshold(layers: Layers) -> jax.Array:
+    """Weights with abs(w) >= H stay, and one of each layer at least."""
+    h = layers.shared.threshold
+    above = [leaf.mask & (jnp.abs(leaf.weight) >= h.astype(leaf.weight.dtype)) for leaf in layers.leaves]
+    return jnp.maximum(count_true(above), jnp.minimum(layers.active, 1))
+
+
+def _by_what_is_left(layers: Layers, kept: jax.Array) -> jax.Array:
+    """What is missing altogether, in proportion to what has stayed; not where something was just dropped."""
+    return budgets.deal(jnp.sum(layers.target - kept), kept, room=layers.sizes - layers.active)
+
+
+@value
+class _Threshold(Value):
+    """H is halved where too many weights went, and doubled where too few did."""
+
+    part: schedules.Fractions  # that should go
+    tolerance: float
+
+    def __call__(self, layers: Layers, kept: jax.Array, masks: list[jax.Array]) -> _Adaptive:
+        del masks
+        h, dropped = layers.shared.threshold, jnp.sum(layers.active - kept).astype(jnp.float32)
+        wanted = self.part.of(jnp.sum(layers.target), layers.update_index).astype(jnp.float32)
+        lower, higher = dropped > (1 + self.tolerance) * wanted, dropped < (1 - self.tolerance) * wanted
+        return _Adaptive(jnp.where(lower, h / 2, jnp.where(higher, 2 * h, h)))
+
+
+@catalogued(
+    family="sparse to sparse",
+    label="DSR",
+    papers=("mostafa2019",),
+    cost="always_sparse",
+    update_period=1000,
+    distribution="uniform",
+)
 def dsr(*, threshold: float = 1e-3, drop_fraction: float = 0.1, tolerance: float = 0.1, **scheduled: Any) -> Method:
     """DSR: one threshold for all layers drops weights, and layers grow in proportion to what they have left.
 
@@ -133,34 +179,18 @@ def dsr(*, threshold: float = 1e-3, drop_fraction: float = 0.1, tolerance: float
     """
     check_number("threshold", threshold, "a number > 0", lambda h: 0 < h < float("inf"))
     check_number("tolerance", tolerance, "a number in [0, 1)", lambda t: 0 <= t < 1)
-    fields = checked(**scheduled)
-    part = schedules.fractions(drop_fraction, "constant", fields["updates"])
-
-    def keep(network: Network) -> jax.Array:
-        h = network.memory.shared.threshold
-        above = [leaf.mask & (jnp.abs(leaf.weight) >= h.astype(leaf.weight.dtype)) for leaf in network.leaves]
-        return jnp.maximum(count_true(above), jnp.minimum(network.active, 1))
-
-    def regrow(network: Network, kept: jax.Array) -> jax.Array:
-        room = network.sizes - network.active  # not where something was just dropped
-        return budgets.deal(jnp.sum(network.target - kept), kept, room)
-
-    def remember(network: Network, kept: jax.Array, new: list[jax.Array]) -> Memory:
-        h = network.memory.shared.threshold
-        dropped = jnp.sum(network.active - kept).astype(jnp.float32)
-        wanted = part.of(jnp.sum(network.target), network.update_index).astype(jnp.float32)
-        lower, higher = dropped > (1 + tolerance) * wanted, dropped < (1 - tolerance) * wanted
-        return network.memory._replace(shared=_Adaptive(jnp.where(lower, h / 2, jnp.where(higher, 2 * h, h))))
-
-    return Method(
-        "dsr",
-        **fields,
-        keep=keep,
-        regrow=regrow,
-        grow=criteria.random,
+    masking, schedule = common_fields(**scheduled)
+    part = schedules.Fractions(drop_fraction, "constant", schedule.steps, schedule.end_step)
+    updates = Updates(
+        schedule,
+        n_kept=_above_threshold,
+        n_grown=_by_what_is_left,
+        grow_score=criteria.random,
         regrow_dropped=False,
-        counts="total",
-        update_order="step_then_update",
-        memory=lambda weights, masks, key: Memory(shared=_Adaptive(jnp.full((), threshold, jnp.float32))),
-        remember=remember,
+        order="step_then_update",
     )
+    remembered = Remembered(shared=_Adaptive(threshold), after_update=_Threshold(part, tolerance))
+    # Where more than half of the weights are active there may be no room for what was dropped.
+    has_room = not isinstance(masking.sparsity, int | float) or masking.sparsity >= 0.5
+    promises = "total" if has_room else "free"
+    return Method("dsr", masking, updates=updates, remembered=remembered, promises=promises)

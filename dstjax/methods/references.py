@@ -1,7 +1,5 @@
 """The papers behind the catalogue, as BibTeX. A field that we do not know is left out."""
 
-from dstjax.checks import suggest
-
 _BIBTEX = r"""
 @article{rumelhart1986,
   author = {Rumelhart, David E. and Hinton, Geoffrey E. and Williams, Ronald J.},
@@ -228,56 +226,3 @@ _BIBTEX = r"""
 """
 
 ENTRIES: dict[str, str] = {e.split("{")[1].split(",")[0]: e for e in _BIBTEX.strip().split("\n\n")}
-
-# Which papers a method is from, that of the equation first.
-PAPERS: dict[str, tuple[str, ...]] = {
-    "accset": ("lapshyna2020", "scholte2022"),
-    "admm": ("zhang2018",),
-    "asp": ("mishra2021",),
-    "dcil": ("kim2021",),
-    "deepr": ("bellec2018",),
-    "dense": ("rumelhart1986",),
-    "dpf": ("lin2020",),
-    "dsr": ("mostafa2019",),
-    "dst_ee": ("huang2023",),
-    "dynset": ("scholte2022",),
-    "force": ("dejorge2021",),
-    "gap": ("ma2022",),
-    "gmp": ("zhu2017",),
-    "granet": ("liu2021granet",),
-    "grasp": ("wang2020",),
-    "iee": ("sun2025",),
-    "iterative_snip": ("dejorge2021",),
-    "lset": ("scholte2022",),
-    "magnitude": ("han2015",),
-    "mest": ("yuan2021",),
-    "one_shot": ("han2015",),
-    "rigl": ("evci2020", "nowak2023"),
-    "rigl_itop": ("liu2021itop",),
-    "set": ("mocanu2018", "nowak2023"),
-    "sis": ("verma2021",),
-    "snfs": ("dettmers2019",),
-    "snip": ("lee2019",),
-    "soft_deepr": ("bellec2018",),
-    "sr_ste": ("zhou2021",),
-    "srigl": ("lasby2024",),
-    "static": ("liu2022",),
-    "ste": ("zhou2021",),
-    "str": ("kusupati2020",),
-    "synflow": ("tanaka2020",),
-    "top_kast": ("jayakumar2020",),
-}
-
-
-def reference(name: str) -> str:
-    """The BibTeX entry of the paper that a method is from; several, with a blank line between, where it has more.
-
-    Raises:
-      ValueError: there is no such method.
-
-    >>> print(reference("dst_ee").splitlines()[0])
-    @inproceedings{huang2023,
-    """
-    if name not in PAPERS:
-        raise ValueError(f"method {name!r} is not known; {suggest(name, sorted(PAPERS))}")
-    return "\n\n".join(ENTRIES[key] for key in PAPERS[name])

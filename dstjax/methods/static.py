@@ -2,19 +2,32 @@
 
 from typing import Any
 
-from dstjax.method import Method, catalogued, fixed
+from dstjax.method import Method, Start, fixed
+from dstjax.methods.catalogue import catalogued
+
+__all__ = ["dense", "force", "grasp", "iterative_snip", "magnitude", "snip", "static", "synflow"]
 
 
-@catalogued()
+@catalogued(
+    family="baseline",
+    label="dense",
+    papers=("rumelhart1986",),
+    cost="always_dense",
+)
 def dense() -> Method:
     """The dense baseline: nothing is masked, the inner optimiser works as without dstjax.
 
     Reference: Rumelhart et al., "Learning representations by back-propagating errors", Nature, 1986.
     """
-    return Method("dense", masked=False)
+    return Method("dense")
 
 
-@catalogued()
+@catalogued(
+    family="pruned at initialisation",
+    label="static",
+    papers=("liu2022",),
+    cost="always_sparse",
+)
 def static(**common: Any) -> Method:
     """A random mask that is drawn at init and never changes.
 
@@ -30,59 +43,94 @@ def static(**common: Any) -> Method:
     return fixed("static", **common)
 
 
-@catalogued()
+@catalogued(
+    family="pruned at initialisation",
+    label="Magnitude",
+    papers=("han2015",),
+    cost="always_sparse",
+)
 def magnitude(**common: Any) -> Method:
     """The largest weights at initialisation, layer by layer; :func:`dstjax.initial_masks.magnitude` ranks globally.
 
     Reference: Han et al., "Learning both weights and connections for efficient neural networks", NeurIPS 2015, for
     the score.
     """
-    return fixed("magnitude", fields={"initial": "magnitude"}, **common)
+    return fixed("magnitude", start=Start(by="magnitude"), **common)
 
 
-@catalogued()
+@catalogued(
+    family="pruned at initialisation",
+    label="SNIP",
+    papers=("lee2019",),
+    cost="always_sparse",
+    needs=("initial_masks=",),
+)
 def snip(**common: Any) -> Method:
     """The weights with the largest abs(w * g) at initialisation, from :func:`dstjax.initial_masks.snip`.
 
     Reference: Lee et al., "SNIP: single-shot network pruning based on connection sensitivity", ICLR 2019.
     """
-    return fixed("snip", fields={"pruner": "snip", "counts": "total"}, **common)
+    return fixed("snip", start=Start(pruner="snip"), promises="total", **common)
 
 
-@catalogued()
+@catalogued(
+    family="pruned at initialisation",
+    label="GraSP",
+    papers=("wang2020",),
+    cost="always_sparse",
+    needs=("initial_masks=",),
+)
 def grasp(**common: Any) -> Method:
     """The weights that carry the gradient flow at initialisation, from :func:`dstjax.initial_masks.grasp`.
 
     Reference: Wang et al., "Picking winning tickets before training by preserving gradient flow", ICLR 2020.
     """
-    return fixed("grasp", fields={"pruner": "grasp", "counts": "total"}, **common)
+    return fixed("grasp", start=Start(pruner="grasp"), promises="total", **common)
 
 
-@catalogued()
+@catalogued(
+    family="pruned at initialisation",
+    label="SynFlow",
+    papers=("tanaka2020",),
+    cost="always_sparse",
+    needs=("initial_masks=",),
+)
 def synflow(**common: Any) -> Method:
     """The weights that carry the synaptic flow, found without data by :func:`dstjax.initial_masks.synflow`.
 
     Reference: Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow",
     NeurIPS 2020.
     """
-    return fixed("synflow", fields={"pruner": "synflow", "counts": "total"}, **common)
+    return fixed("synflow", start=Start(pruner="synflow"), promises="total", **common)
 
 
-@catalogued()
+@catalogued(
+    family="pruned at initialisation",
+    label="Iterative SNIP",
+    papers=("dejorge2021",),
+    cost="always_sparse",
+    needs=("initial_masks=",),
+)
 def iterative_snip(**common: Any) -> Method:
     """SNIP in several rounds, from :func:`dstjax.initial_masks.iterative_snip`.
 
     Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization",
     ICLR 2021.
     """
-    return fixed("iterative_snip", fields={"pruner": "iterative_snip", "counts": "total"}, **common)
+    return fixed("iterative_snip", start=Start(pruner="iterative_snip"), promises="total", **common)
 
 
-@catalogued()
+@catalogued(
+    family="pruned at initialisation",
+    label="FORCE",
+    papers=("dejorge2021",),
+    cost="always_sparse",
+    needs=("initial_masks=",),
+)
 def force(**common: Any) -> Method:
     """SNIP in several rounds in which weights may come back, from :func:`dstjax.initial_masks.force`.
 
     Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization",
     ICLR 2021.
     """
-    return fixed("force", fields={"pruner": "force", "counts": "total"}, **common)
+    return fixed("force", start=Start(pruner="force"), promises="total", **common)

@@ -11,12 +11,20 @@ import jax.numpy as jnp
 
 from dstjax import budgets, criteria, structures, views
 from dstjax.checks import check_number
-from dstjax.method import Maskable, Method, catalogued, checked, rewiring
+from dstjax.method import Maskable, Method, Seen, Start, Updates, common_fields, rewiring
+from dstjax.methods.catalogue import catalogued
 from dstjax.methods.dense_to_sparse import one_shot
-from dstjax.rules import Leaf
+from dstjax.rules import Leaf, Value, value
+
+__all__ = ["asp", "sr_ste", "srigl", "ste"]
 
 
-@catalogued()
+@catalogued(
+    family="structured",
+    label="ASP",
+    papers=("mishra2021",),
+    cost="dense_then_sparse",
+)
 def asp(*, n: int = 2, m: int = 4, prune_step: int, maskable: Maskable | None = None) -> Method:
     """ASP: trains dense, keeps the n largest of every m weights along the inputs, and trains again.
 
@@ -38,7 +46,13 @@ def asp(*, n: int = 2, m: int = 4, prune_step: int, maskable: Maskable | None = 
     return dataclasses.replace(method, name="asp")
 
 
-@catalogued()
+@catalogued(
+    family="structured",
+    label="STE",
+    papers=("zhou2021",),
+    cost="dense_weights",
+    needs=("forward_params",),
+)
 def ste(*, n: int = 2, m: int = 4, maskable: Maskable | None = None) -> Method:
     """STE: the forward pass sees the n largest of every m weights; its gradient trains all of them.
 
@@ -53,7 +67,13 @@ def ste(*, n: int = 2, m: int = 4, maskable: Maskable | None = None) -> Method:
     return _refined("ste", n, m, 0.0, maskable)
 
 
-@catalogued()
+@catalogued(
+    family="structured",
+    label="SR-STE",
+    papers=("zhou2021",),
+    cost="dense_weights",
+    needs=("forward_params",),
+)
 def sr_ste(*, n: int = 2, m: int = 4, decay: float = 2e-4, maskable: Maskable | None = None) -> Method:
     """SR-STE: STE, with a decay of the weights that the mask leaves out, so that the masks settle.
 
@@ -73,26 +93,34 @@ def sr_ste(*, n: int = 2, m: int = 4, decay: float = 2e-4, maskable: Maskable | 
 
 
 def _refined(name: str, n: int, m: int, decay: float, maskable: Maskable | None) -> Method:
-    structure = structures.n_m(n, m)
-    common: dict[str, Any] = dict(sparsity=1 - n / m, distribution="uniform", maskable=maskable, structure=structure)
-
-    def seen(leaf: Leaf) -> jax.Array:
-        return leaf.gradient + decay * jnp.where(leaf.mask, 0, leaf.weight)
-
+    masking, every_step = common_fields(
+        sparsity=1 - n / m, distribution="uniform", maskable=maskable, structure=structures.n_m(n, m)
+    )
     return Method(
         name,
-        **checked(**common, update_period=1, start_step=0, end_step=None),
-        initial="magnitude",
-        keep=budgets.none,
-        regrow=budgets.to_target,
-        grow=criteria.magnitude,
-        update_order="step_then_update",
-        gradient=seen if decay else None,
-        view=lambda step, memory: views.Masked(),
+        masking,
+        Start(by="magnitude"),
+        Updates(every_step, budgets.none, budgets.to_target, grow_score=criteria.magnitude, order="step_then_update"),
+        seen=Seen(gradient=_DecayOutside(decay) if decay else None, view=views.masked),
     )
 
 
-@catalogued()
+@value
+class _DecayOutside(Value):
+    """dL/d(w * m) + decay * (1 - m) * w."""
+
+    decay: float
+
+    def __call__(self, leaf: Leaf) -> jax.Array:
+        return leaf.gradient + self.decay * jnp.where(leaf.mask, 0, leaf.weight)
+
+
+@catalogued(
+    family="structured",
+    label="SRigL",
+    papers=("lasby2024",),
+    cost="dense_gradient_at_updates",
+)
 def srigl(*, ablation: float = 0.3, **shared: Any) -> Method:
     """SRigL: RigL with the same number of inputs for every neuron, and without the neurons that few weights reach.
 
@@ -109,4 +137,4 @@ def srigl(*, ablation: float = 0.3, **shared: Any) -> Method:
     """
     if "structure" in shared:
         raise ValueError(f"structure={shared['structure']!r} is not accepted by 'srigl', which has its own.")
-    return dataclasses.replace(rewiring("srigl", structure=structures.fan_in(ablation), **shared), counts="free")
+    return rewiring("srigl", structure=structures.fan_in(ablation), **shared)

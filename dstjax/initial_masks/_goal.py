@@ -10,36 +10,33 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from dstjax._arrays.keys import placed_like
+from dstjax._arrays.leaves import MaskedLeaves, named
 from dstjax._arrays.shares import floor_share
-from dstjax._arrays.trees import Tree, is_traced, path_name
+from dstjax._arrays.trees import Tree, is_traced
 from dstjax._engine.counts import active_counts, masked_leaves
 from dstjax.checks import check_choice
 from dstjax.distributions import Distribution
-from dstjax.method import SCOPES, Maskable, Method, fixed
+from dstjax.method import SCOPES, Maskable, Masking
 from dstjax.selection import top_k_masks
 
 
 @dataclasses.dataclass(frozen=True)
-class Target:
+class Goal:
     """The leaves of a tree of parameters that get masks, and the number of weights to keep."""
 
-    treedef: Any
+    masked: MaskedLeaves
     leaves: list[Any]  # all leaves
-    at: dict[str, int]  # path of a masked leaf -> its place among all leaves
     counts: list[int]  # active weights of each masked leaf; with ``together`` of all in common, one number
     together: bool
 
     @property
     def weights(self) -> list[jax.Array]:
         """The masked leaves."""
-        return [self.leaves[i] for i in self.at.values()]
+        return self.masked.pick(self.leaves)
 
     def params(self, leaves: Sequence[Any], weights: Sequence[Any]) -> Tree:
         """The tree of parameters from all leaves, with ``weights`` at the masked ones."""
-        filled = list(leaves)
-        for i, weight in zip(self.at.values(), weights, strict=True):
-            filled[i] = weight
-        return self.treedef.unflatten(filled)
+        return self.masked.tree(weights, leaves)
 
     def choose(
         self,
@@ -51,7 +48,7 @@ class Target:
 
         Args:
           scores: real scores of each masked leaf, of its shape.
-          counts: other numbers to keep than those of the target; may be traced.
+          counts: other numbers to keep than those of the goal; may be traced.
           where: boolean candidates of each masked leaf; all weights if omitted.
         """
         counts = self.counts if counts is None else counts
@@ -76,11 +73,10 @@ class Target:
 
     def tree(self, masks: Sequence[jax.Array]) -> Tree:
         """The tree of masks, None at dense leaves, each mask where its weight is."""
-        holes: list[Any] = [None] * len(self.leaves)
-        return self.params(holes, [placed_like(m, w) for m, w in zip(masks, self.weights, strict=True)])
+        return self.masked.tree([placed_like(m, w) for m, w in zip(masks, self.weights, strict=True)])
 
 
-def target(
+def goal_of(
     name: str,
     params: Tree,
     *,
@@ -88,8 +84,8 @@ def target(
     distribution: Distribution | None,
     scope: str,
     maskable: Maskable | None,
-) -> Target:
-    """The target of a rule; ``name`` stands in error messages.
+) -> Goal:
+    """The goal of a rule; ``name`` stands in error messages.
 
     Raises:
       ValueError: a hyper-parameter is out of range, unknown or contradictory, a leaf cannot be masked or is too small.
@@ -104,26 +100,23 @@ def target(
         )
     if distribution is None:
         distribution = "uniform" if scope == "global" else "erk"
-    method = fixed(name, sparsity=sparsity, distribution=distribution, maskable=maskable)
-    treedef: Any
-    flat, treedef = jax.tree_util.tree_flatten_with_path(params)
-    leaves = {path_name(path): leaf for path, leaf in flat}
-    counts = _global_count(method, leaves) if scope == "global" else active_counts(method, leaves)
-    chosen = masked_leaves(method, leaves)
-    for path in chosen:
+    masking = Masking(sparsity, distribution, maskable)
+    leaves = named(params)
+    counts = _global_count(masking, leaves) if scope == "global" else active_counts(masking, leaves)
+    masked = MaskedLeaves.chosen(params, masked_leaves(masking, leaves))
+    for path in masked.masked:
         if isinstance(leaves[path], jax.ShapeDtypeStruct):
             raise ValueError(f"leaf {path!r} is a shape without values; {name} needs the parameters themselves.")
         leaves[path] = jnp.asarray(leaves[path])
-    at = {path: i for i, path in enumerate(leaves) if path in chosen}
-    return Target(treedef, list(leaves.values()), at, list(counts.values()), scope == "global")
+    return Goal(masked, list(leaves.values()), list(counts.values()), scope == "global")
 
 
-def _global_count(method: Method, leaves: dict[str, Any]) -> dict[str, int]:
+def _global_count(masking: Masking, leaves: dict[str, Any]) -> dict[str, int]:
     """The number of active weights that all masked leaves have in common, under one name."""
-    assert method.sparsity is not None
-    chosen = masked_leaves(method, leaves)
+    assert masking.sparsity is not None
+    chosen = masked_leaves(masking, leaves)
     total = sum(math.prod(leaves[path].shape) for path in chosen)
-    active = total - floor_share(total, method.sparsity)
+    active = total - floor_share(total, masking.sparsity)
     if total >= 2**32 or active >= 2**31:
         raise ValueError(
             f"scope='global' would rank {total} weights and keep {active}; at most 2**32 - 1 can be ranked together "
@@ -131,7 +124,7 @@ def _global_count(method: Method, leaves: dict[str, Any]) -> dict[str, int]:
         )
     if active < len(chosen):
         raise ValueError(
-            f"sparsity={method.sparsity!r} leaves {active} active weights for {len(chosen)} masked leaves, and each "
+            f"sparsity={masking.sparsity!r} leaves {active} active weights for {len(chosen)} masked leaves, and each "
             "needs one; choose a lower sparsity, or exclude leaves with maskable=."
         )
     return {"": active}

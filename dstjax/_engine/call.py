@@ -1,0 +1,183 @@
+"""What the parts of one call of ``update`` have in common: lists of masked leaves, and what rules read."""
+
+import copy
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dstjax import masks
+from dstjax._arrays.bits import StoredMask, unpack
+from dstjax._arrays.keys import leaf_keys
+from dstjax._arrays.leaves import MaskedLeaves
+from dstjax._arrays.selection import count_true
+from dstjax._arrays.trees import Tree, is_traced
+from dstjax._engine import measures, returned
+from dstjax._engine.counts import initial_counts
+from dstjax._engine.moments import Shapes
+from dstjax._engine.rewire import rewire
+from dstjax._engine.states import SparseState, Topology, topology_of
+from dstjax.checks import check_number
+from dstjax.method import Method
+from dstjax.rules import Layers, Leaf
+
+
+class Signals(NamedTuple):
+    """What a caller passes besides gradients, for the methods that read it."""
+
+    value: Any = None
+    metric: Any = None
+    full_gradient: Any = None
+
+    @staticmethod
+    def of(method: Method, now: Any, value: Any, extra_args: dict[str, Any]) -> "Signals":
+        """Takes what the method reads, and refuses its absence where it is needed.
+
+        Raises:
+          ValueError: something that the method needs is missing, or not a number.
+        """
+        given = {"value": value, "metric": extra_args.get("metric"), "full_gradient": None}
+        if "full_gradient" in method.needs:
+            given["full_gradient"] = extra_args.pop("full_gradient", None)
+        for name in method.needs:
+            found = given[name]
+            if found is None and (now is not False or name == "full_gradient"):
+                raise ValueError(f"method {method.name!r} needs {name}=; call tx.update(..., {name}=...).")
+            if name != "full_gradient" and found is not None and not _is_finite(found):
+                raise ValueError(f"{name}={found!r} is not accepted; expected a finite number.")
+            if name == "metric" and method.metric == "accuracy" and found is not None and not is_traced(found):
+                check_number("metric", found, "an accuracy in [0, 1]", lambda a: 0 <= a <= 1)
+        return Signals(**given)
+
+
+def _is_finite(x: Any) -> bool:
+    """Whether something is one finite number; of a traced one only that it is one number."""
+    try:
+        return not np.ndim(x) and (is_traced(x) or bool(np.isfinite(x)))
+    except TypeError:
+        return False
+
+
+class Call:
+    """One call. Lists are those of the masked leaves, but for ``params``, ``updates`` and ``dense_updates``."""
+
+    def __init__(
+        self, method: Method, updates: Tree, state: SparseState, params: Tree, now: Any, signals: Signals
+    ) -> None:
+        """Flattens the trees, and refuses those that are not the ones of init."""
+        if state.masks is None:
+            raise ValueError("the state was split; call dstjax.merge_state before tx.update.")
+        self.method, self.state, self.now, self.signals = method, state, now, signals
+        self.leaves = leaves = MaskedLeaves.like(params, state.masks)
+        self.params = leaves.treedef.flatten_up_to(params)
+        self.updates = leaves.flatten(updates, "updates", expected=params, found=updates)
+        self.old = topology_of(state, leaves)
+        self.weights, self.gradients = leaves.pick(self.params), leaves.pick(self.updates)
+        shapes = [masks.shape(m) for m in self.old.masks]
+        leaves.check_shapes(self.weights, "parameters", shapes)
+        leaves.check_shapes(self.gradients, "updates", shapes)
+        self.full: list[Any] = [None] * len(self.weights)
+        self.dense_updates = self.updates
+        if signals.full_gradient is not None:
+            found = signals.full_gradient
+            full = leaves.flatten(found, "full gradient", expected=params, found=found)
+            self.full = leaves.pick(full)
+            leaves.check_shapes(self.full, "full gradient", shapes)
+            self.dense_updates = [u + f for u, f in zip(self.updates, full, strict=True)]
+        if method.updates is not None and method.updates.new_weights is not None:
+            _ = self.keys  # made in the branch, they could not be read after it
+        memory = state.memory
+        is_kept = memory is not None and memory.leaves is not None
+        # What was remembered when the forward pass ran: rules for the gradient read it.
+        self.before: Sequence[Any] = leaves.read(memory.leaves) if is_kept else [None] * len(self.weights)  # type: ignore[union-attr]
+        self.remembered = self.before
+        if method.remembered.before_step is not None:
+            rule = method.remembered.before_step
+            new = [rule(leaf) for leaf in self.read(self.weights, self.old)]
+            self.remembered = [returned.like(rule, "before_step", n, b) for n, b in zip(new, self.before, strict=True)]
+        if method.remembered.measure == "value" and signals.value is not None:
+            self.old = self.old._replace(measured=measures.added(self.old.measured, signals.value))
+
+    @property
+    def shapes(self) -> Shapes:
+        """The shapes of the masked leaves by path, None for the others."""
+        found: Shapes = dict.fromkeys(self.leaves.names)
+        return found | {n: masks.shape(m) for n, m in zip(self.leaves.masked, self.old.masks, strict=True)}
+
+    @functools.cached_property
+    def keys(self) -> list[tuple[jax.Array, jax.Array]]:
+        """For each leaf the keys of this call: for the drop, and for the growth."""
+        return leaf_keys(self.state.key, self.state.step, len(self.weights))
+
+    def all_leaves(self, dense: Sequence[Any], masked: Sequence[Any]) -> list[Any]:
+        """All leaves, with ``masked`` at the masked ones."""
+        every = list(dense)
+        for i, x in zip(self.leaves.at, masked, strict=True):
+            every[i] = x
+        return every
+
+    def read(
+        self,
+        weights: Sequence[jax.Array],
+        topology: Topology,
+        salt: int | None = None,
+        remembered: Sequence[Any] | None = None,
+    ) -> list[Leaf]:
+        """What rules read of each leaf; ``salt`` makes other keys of those of the drop."""
+        counters: Sequence[Any] = topology.counters or [None] * len(weights)
+        second: Sequence[StoredMask | None] = topology.second_mask or [None] * len(weights)
+        keys = [k if salt is None else jax.random.fold_in(k, salt) for k, _ in self.keys]
+        memory = self.remembered if remembered is None else remembered
+        zero = jnp.zeros((), jnp.int32)
+        return [
+            Leaf(w, g, unpack(m), c, self.state.step, key, zero, x, None if b is None else unpack(b), f)
+            for w, g, m, c, key, x, b, f in zip(
+                weights, self.gradients, topology.masks, counters, keys, memory, second, self.full, strict=True
+            )
+        ]
+
+    def layers(self, weights: list[jax.Array]) -> Layers:
+        """What rules for the whole network read."""
+        method, target, step = self.method, self.state.targets, self.state.step
+        initial = target
+        if method.start.sparsity is not None:
+            shapes = {
+                n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in zip(self.leaves.names, self.params, strict=True)
+            }
+            counts = initial_counts(method.masking, method.start, shapes)
+            initial = jnp.stack([jnp.asarray(counts[n], jnp.int32) for n in self.leaves.masked])
+        metric = self.signals.metric
+        measure, measured = method.remembered.measure, None
+        if measure is not None:
+            measured = measures.measured(self.old.measured, metric if measure == "metric" else None)
+        return Layers(
+            self.read(weights, self.old),
+            active=count_true(self.old.masks),
+            initial=initial,
+            target=target,
+            sizes=jnp.array([w.size for w in weights], jnp.int32),
+            step=step,
+            update_index=jnp.zeros_like(step) if method.updates is None else method.updates.schedule.index(step),
+            shared=self.old.shared,
+            measured=measured,
+            value=self.signals.value,
+            metric=metric,
+        )
+
+    def rewired(self, weights: list[jax.Array]) -> Topology:
+        """The topology after a mask update at some weights."""
+        method = self.method
+        assert method.masking is not None and method.updates is not None  # noqa: PT018
+        call = copy.copy(self)  # keys that are made in the branch must not be kept after it
+        grow_keys = [grow for _, grow in call.keys]
+        return rewire(method.masking, method.updates, method.remembered, call.old, call.layers(weights), grow_keys)
+
+    def of_each(self, what: str, rule: Any, kind: Any = jnp.inexact) -> list[jax.Array] | None:
+        """What a rule gives for each leaf, as the forward pass saw it; None if there is no rule."""
+        if rule is None:
+            return None
+        leaves = self.read(self.weights, self.old, salt=2, remembered=self.before)
+        return [returned.like_weight(rule, what, rule(leaf), leaf.weight, kind) for leaf in leaves]

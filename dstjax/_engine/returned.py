@@ -1,0 +1,67 @@
+"""Checks of what the rules of a method return: each failure names the rule, what it gave and what is expected."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dstjax._arrays.trees import path_name
+from dstjax.rules import described
+
+
+def counts(rule: Any, what: str, found: Any, leaves: int, *, pooled: bool = False) -> jax.Array:
+    """Integers, one for each masked leaf, or one for all if ``pooled`` allows it."""
+    shapes = [(leaves,), ()] if pooled else [(leaves,)]
+    numbers = jnp.asarray(found)
+    if numbers.shape not in shapes or not jnp.issubdtype(numbers.dtype, jnp.integer):
+        expected = " or ".join(f"integers of shape {shape}" for shape in shapes)
+        raise ValueError(f"the rule {_shown(what, rule)} returned {_type(numbers)}; expected {expected}.")
+    return numbers
+
+
+def like_weight(rule: Any, what: str, found: Any, weight: jax.Array, kind: Any = None) -> jax.Array:
+    """An array of the shape of the weight, real, of a kind of dtypes if one is named."""
+    array = jnp.asarray(found)
+    wrong_kind = kind is not None and not jnp.issubdtype(array.dtype, kind)
+    if array.shape != weight.shape or wrong_kind or jnp.issubdtype(array.dtype, jnp.complexfloating):
+        name = "real numbers" if kind is None else jnp.dtype(kind).name if kind is jnp.bool_ else "floating numbers"
+        raise ValueError(
+            f"the rule {_shown(what, rule)} returned {_type(array)} for a leaf of shape {weight.shape}; expected "
+            f"{name}, one for each weight."
+        )
+    return array
+
+
+def like(rule: Any, what: str, found: Any, old: Any) -> Any:
+    """A tree of arrays with the shapes and dtypes of what was remembered."""
+    new_tree: Any = jax.tree.structure(found)
+    old_tree: Any = jax.tree.structure(old)
+    if new_tree != old_tree:
+        raise ValueError(f"the rule {_shown(what, rule)} returned {new_tree}; expected {old_tree}, as at first.")
+
+    def one(path: Any, new: Any, last: Any) -> Any:
+        if jnp.shape(new) != jnp.shape(last) or jnp.result_type(new) != jnp.result_type(last):
+            raise ValueError(
+                f"the rule {_shown(what, rule)} returned {_type(new)}{' at ' * bool(path)}{path_name(path)}; expected "
+                f"{_type(last)}, as at first."
+            )
+        return new
+
+    return jax.tree_util.tree_map_with_path(one, found, old)
+
+
+def masks(rule: Any, what: str, found: Any, old: list[jax.Array]) -> list[jax.Array]:
+    """Boolean arrays of the shapes of the masks."""
+    new = list(found)
+    if len(new) != len(old):
+        raise ValueError(f"the rule {_shown(what, rule)} returned {len(new)} masks; expected {len(old)}.")
+    return [like_weight(rule, what, n, o, jnp.bool_) for n, o in zip(new, old, strict=True)]
+
+
+def _shown(what: str, rule: Callable[..., Any]) -> str:
+    return f"{what}={described(rule)}"
+
+
+def _type(x: Any) -> str:
+    return f"{jnp.result_type(x)}{list(jnp.shape(x))}"
