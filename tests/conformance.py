@@ -85,10 +85,16 @@ REWIRING = ["set", "rigl", "rigl_itop", "mest", "dst_ee", "snfs", "srigl"]
 ORDERED = [name for name in METHODS if "update_order" in methods.hyperparameters(name)]
 
 
+def every():
+    """Parameters: all methods. The programs of one are those that a user would run, whose rounding is XLA's own."""
+    return [pytest.param(name, marks=pytest.mark.optimised if name == "dst_ee" else ()) for name in METHODS]
+
+
 def by_kind(check=None, *, quick=KINDS):
-    """Parameters: the methods that are not excused from the check, slow ones but for the representatives."""
-    names = [name for name in METHODS if not excused(name, check)]
-    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]
+    """The methods that are not excused from the check; slow ones, and as a user would run them, but for ``quick``."""
+    thorough = (pytest.mark.slow, pytest.mark.optimised)
+    names = [p for p in every() if not excused(*p.values, check)]
+    return [p if p.values[0] in quick else pytest.param(*p.values, marks=thorough) for p in names]
 
 
 def make(name, **changes):

@@ -27,6 +27,7 @@ from tests.conformance import (
     assert_valid,
     by_kind,
     draws_masks,
+    every,
     excused,
     grads_at,
     has_view,
@@ -90,7 +91,7 @@ def told(name):
     return history
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module", params=every())
 def run(request):
     return recorded(request.param)
 
