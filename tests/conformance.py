@@ -1,4 +1,8 @@
-"""The table of all methods, and how a user would run any of them: for the conformance battery."""
+"""The table of all methods, and how a user would run any of them: for the conformance battery.
+
+Every method goes through the core properties. What multiplies them by programs, optimisers, dtypes or orders runs for
+one representative of each kind of method in ``make test``, and for all in ``make slow``.
+"""
 
 import functools
 from collections.abc import Mapping
@@ -9,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import dstjax
 from dstjax import methods
@@ -24,10 +29,11 @@ GROUPS = dict(n=1, m=2, maskable=lambda path, leaf: len(leaf.shape) > 1 and leaf
 
 
 class Entry(NamedTuple):
-    """A method, and the checks that it is excused from, by name, each with the reason."""
+    """A method, the checks that it is excused from, by name, each with the reason, and the kind that it stands for."""
 
     hyperparameters: dict[str, Any]
     excused: Mapping[str, str] = MappingProxyType({})
+    represents: str = ""
 
 
 DENSE_START = {"masks differ by seed": "it starts from all weights"}
@@ -38,8 +44,8 @@ READS = {"from shapes": "what it remembers is made from the weights"}
 READS_WEIGHTS = {"from shapes": "the mask is chosen by the weights"}
 
 METHODS = {
-    "dense": Entry({}, {"masks differ by seed": "it has none"}),
-    "static": Entry(MASKED),
+    "dense": Entry({}, {"masks differ by seed": "it has none", "donation": "it is the optimiser itself"}),
+    "static": Entry(MASKED, represents="masks that stay"),
     "magnitude": Entry(MASKED, {**BY_WEIGHTS, **READS_WEIGHTS}),
     **dict.fromkeys(("snip", "grasp", "synflow", "iterative_snip", "force"), Entry(MASKED, GIVEN)),
     "gmp": Entry(TIMED, DENSE_START),
@@ -49,32 +55,46 @@ METHODS = {
     "granet": Entry(dict(MOVING, initial_sparsity=0.5)),
     "gap": Entry(TIMED),
     "dpf": Entry(TIMED, DENSE_START),
-    "dcil": Entry(TIMED, DENSE_START),
+    "dcil": Entry(TIMED, DENSE_START, "dense weights behind the masks"),
     "admm": Entry(TIMED, {**DENSE_START, **READS}),
-    "set": Entry(MOVING),
+    "set": Entry(MOVING, represents="random growth"),
     "rigl": Entry(MOVING),
     "rigl_itop": Entry(MOVING),
     "mest": Entry(MOVING),
-    "dst_ee": Entry({**MOVING, "coefficient": 0.1}),
-    "snfs": Entry(MOVING, READS),
+    "dst_ee": Entry({**MOVING, "coefficient": 0.1}, represents="growth by gradient and counters"),
+    "snfs": Entry(MOVING, READS, "memory of each weight; budgets that move between leaves"),
     "dsr": Entry(dict(**TIMED, threshold=0.2), READS),
     "deepr": Entry(dict(**MASKED, noise=0.1), {**READS, **NOISY}),
     "soft_deepr": Entry(dict(**MASKED, noise=0.3, l1=1e-3), {**READS, **NOISY}),
     "top_kast": Entry(TIMED, {**BY_WEIGHTS, **READS_WEIGHTS}),
     "accset": Entry(MOVING, READS),
-    "lset": Entry(MOVING, READS),
+    "lset": Entry(MOVING, READS, "what it measures decides"),
     "dynset": Entry(dict(**MOVING, performance="accuracy"), READS),
     "iee": Entry(
-        dict(**MASKED, update_period=4, stages=(2, 1, 1), end_step=10, drop_fraction=0.5, drop_schedule="constant")
+        dict(**MASKED, update_period=4, stages=(2, 1, 1), end_step=10, drop_fraction=0.5, drop_schedule="constant"),
+        represents="steps of several stages",
     ),
     "asp": Entry(dict(**GROUPS, prune_step=4), DENSE_START),
     "ste": Entry(GROUPS, {**BY_WEIGHTS, **READS_WEIGHTS}),
     "sr_ste": Entry(GROUPS, {**BY_WEIGHTS, **READS_WEIGHTS}),
     "srigl": Entry(MOVING),
 }
+KINDS = [name for name, entry in METHODS.items() if entry.represents]
 # Of these every scheduled update changes the masks.
 REWIRING = ["set", "rigl", "rigl_itop", "mest", "dst_ee", "snfs", "srigl"]
 ORDERED = [name for name in METHODS if "update_order" in methods.hyperparameters(name)]
+
+
+def every():
+    """Parameters: all methods. The programs of one are those that a user would run, whose rounding is XLA's own."""
+    return [pytest.param(name, marks=pytest.mark.optimised if name == "dst_ee" else ()) for name in METHODS]
+
+
+def by_kind(check=None, *, quick=KINDS):
+    """The methods that are not excused from the check; slow ones, and as a user would run them, but for ``quick``."""
+    thorough = (pytest.mark.slow, pytest.mark.optimised)
+    names = [p for p in every() if not excused(*p.values, check)]
+    return [p if p.values[0] in quick else pytest.param(*p.values, marks=thorough) for p in names]
 
 
 def make(name, **changes):
@@ -83,6 +103,43 @@ def make(name, **changes):
 
 def excused(name, check):
     return check in METHODS[name].excused
+
+
+# --- What the checks ask a method record ------------------------------------------------------------------------------
+
+
+def is_update(name, t):
+    return bool(make(name).is_update_step(t))
+
+
+def has_view(name):
+    """Weights live on behind the masks."""
+    return make(name).view is not None
+
+
+def needs_masks(name):
+    """Someone else chooses the masks, before the first step."""
+    method = make(name)
+    return method.pruner is not None and not method.prune_step
+
+
+def needs(name):
+    return make(name).needs
+
+
+def order_of(name):
+    return make(name).update_order
+
+
+def reads_weights(name):
+    """``init`` does."""
+    method = make(name)
+    return method.initial == "magnitude" or method.memory is not None
+
+
+def draws_masks(name):
+    method = make(name)
+    return method.masked and method.initial == "random" and method.pruner is None and method.initial_sparsity != 0
 
 
 @functools.cache
@@ -94,10 +151,9 @@ def masks_by_someone():
 
 def sparsified(inner, name, *, changes=None, **arguments):
     """``sparsify`` with all that the method needs to begin."""
-    method = make(name, **(changes or {}))
-    if method.pruner is not None and not method.prune_step:
+    if needs_masks(name):
         arguments["initial_masks"] = masks_by_someone()
-    return dstjax.sparsify(inner, method, **arguments)
+    return dstjax.sparsify(inner, make(name, **(changes or {})), **arguments)
 
 
 def started(tx, params=None):
@@ -117,7 +173,7 @@ def needed(name, grads):
         "metric": jnp.float32(0.6),
         "full_gradient": jax.tree.map(lambda g: g * jnp.asarray(0.5, g.dtype), grads),
     }
-    return {n: known[n] for n in make(name).needs}
+    return {n: known[n] for n in needs(name)}
 
 
 def step(tx, params, state, grads, rewire=None, **extra):

@@ -9,6 +9,9 @@ from pathlib import Path
 # Eight virtual devices, for the tests of sharding. XLA reads this when jax makes its first array.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Compiling is most of what the tests do, and few of them ask how good a program is: those are marked `optimised`.
+# Processes that a test starts compile cheaply too.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 import hypothesis
 import jax
@@ -27,12 +30,25 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Compiling is most of what the tests do: a second run takes the programs of the first.
+    # A second run takes the programs of the first, and so do the processes that a test starts.
     cache = getattr(config, "cache", None)
     if cache is not None:
-        jax.config.update("jax_compilation_cache_dir", str(cache.mkdir("jax")))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+        stored = {
+            "jax_compilation_cache_dir": str(cache.mkdir("jax")),
+            "jax_persistent_cache_min_compile_time_secs": 0.0,
+            "jax_persistent_cache_min_entry_size_bytes": -1,
+        }
+        for name, value in stored.items():
+            jax.config.update(name, value)
+            os.environ[name.upper()] = str(value)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Compiles cheaply, or as a user would. jax's key of programs in memory leaves this out, that on disk does not."""
+    cheap = item.get_closest_marker("optimised") is None
+    if cheap != jax.config.read("jax_disable_most_optimizations"):
+        jax.config.update("jax_disable_most_optimizations", cheap)
+        jax.clear_caches()
 
 
 @pytest.fixture(autouse=True, scope="module")

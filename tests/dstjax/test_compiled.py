@@ -13,6 +13,7 @@ import dstjax
 from dstjax import methods, selection
 from tests import trees
 
+pytestmark = pytest.mark.optimised
 MOVING = dict(sparsity=0.7, update_period=3, end_step=10, drop_fraction=0.5)
 METHODS = ["set", "rigl", "rigl_itop", "mest", "dst_ee"]
 TRACK = ("exploration", "survival", "error")

@@ -1,8 +1,9 @@
 """One table of methods times one product of checks, in the manner of optax's battery.
 
-Compiling is the cost here, so each method is compiled once (the fixture ``run``), a few of them in every rewire mode,
-and most checks read that one recorded run. The table is in ``tests/conformance.py``; any optimiser inside and any
-wrapper outside are in ``test_conformance_optimisers.py``, programs of other kinds in ``test_conformance_programs.py``.
+Compiling is the cost here, so each method is compiled once (the fixture ``run``), one of each kind in every rewire mode
+(the fixture ``kind``), and most checks read that one recorded run. The table is in ``tests/conformance.py``; any
+optimiser inside and any wrapper outside are in ``test_conformance_optimisers.py``, programs of other kinds in
+``test_conformance_programs.py``.
 """
 
 import functools
@@ -19,23 +20,30 @@ import dstjax
 from dstjax import methods
 from tests import trees
 from tests.conformance import (
+    KINDS,
     METHODS,
     REWIRING,
     STEPS,
     assert_valid,
+    by_kind,
+    draws_masks,
+    every,
     excused,
     grads_at,
+    has_view,
+    is_update,
     make,
     needed,
+    needs,
+    needs_masks,
+    order_of,
+    reads_weights,
     sparsified,
     started,
     step,
 )
 
 TRACK = ("exploration", "survival", "error")
-# Compiled in every rewire mode and run eagerly too: one of each kind of engine; the others are slow tests.
-KINDS = ["static", "dst_ee", "set", "snfs", "lset", "iee", "dcil"]
-BY_KIND = [pytest.param(name, marks=() if name in KINDS else pytest.mark.slow) for name in METHODS]
 
 
 def test_every_method_is_in_the_table():
@@ -51,7 +59,6 @@ class Run(NamedTuple):
 
     name: str
     tx: Any
-    method: Any
     jitted: Any
     history: list
     traces: dict
@@ -70,7 +77,7 @@ def recorded(name):
     history = [started(tx)]
     for t in range(1, STEPS + 1):
         history.append(jitted(*history[-1], grads_at(history[-1][0], t)))
-    return Run(name, tx, make(name), jitted, history, traces)
+    return Run(name, tx, jitted, history, traces)
 
 
 @functools.cache
@@ -79,22 +86,22 @@ def told(name):
     run = recorded(name)
     history = [run.history[0]]
     for t in range(1, STEPS + 1):
-        rewire = bool(run.method.is_update_step(t))
+        rewire = is_update(name, t)
         history.append(run.jitted(*history[-1], grads_at(history[-1][0], t), rewire=rewire))
     return history
 
 
-@pytest.fixture(scope="module", params=METHODS)
+@pytest.fixture(scope="module", params=every())
 def run(request):
     return recorded(request.param)
 
 
-@pytest.fixture(scope="module", params=BY_KIND)
+@pytest.fixture(scope="module", params=by_kind())
 def kind(request):
     return recorded(request.param)
 
 
-@pytest.fixture(scope="module", params=[p for p in BY_KIND if not excused(p.values[0], "rounding")])
+@pytest.fixture(scope="module", params=by_kind("rounding"))
 def steady(request):
     """Of a method whose masks are the same whatever the program."""
     return recorded(request.param)
@@ -110,7 +117,7 @@ def test_sparse_and_counted_after_every_step(run):
 def test_what_the_forward_pass_sees(run):
     """Sparse for evaluation; in training too, but for what is explored. Without a view it is the parameters."""
     for params, state in run.history[::2]:
-        if run.method.view is None:
+        if not has_view(run.name):
             assert dstjax.forward_params(params, state) is params
             continue
         masks = trees.names(dstjax.get_masks(state))
@@ -125,7 +132,7 @@ def test_what_the_forward_pass_sees(run):
             if not exploring:
                 np.testing.assert_array_equal(views[True][n], views[False][n])
     kept = [bool((w[~np.asarray(m)] != 0).any()) for w, m in pairs(*run.history[-1])]
-    assert any(kept) == (run.method.view is not None)  # weights live on behind the mask, or they do not
+    assert any(kept) == has_view(run.name)  # weights live on behind the mask, or they do not
 
 
 def pairs(params, state):
@@ -139,7 +146,7 @@ def test_one_compilation(run):
 
 def test_one_compilation_for_each_rewire_mode(kind):
     told(kind.name)
-    decisions = {bool(kind.method.is_update_step(t)) for t in range(1, STEPS + 1)}
+    decisions = {is_update(kind.name, t) for t in range(1, STEPS + 1)}
     assert kind.traces == {None: 1, True: int(True in decisions), False: int(False in decisions)}
 
 
@@ -218,7 +225,7 @@ def test_masks_change_when_the_method_says_so(run):
         both = zip(*(jax.tree.leaves(dstjax.get_masks(run.history[i][1])) for i in (t - 1, t)), strict=True)
         if any((a != b).any() for a, b in both):
             changed.append(t)
-    due = [t for t in range(1, STEPS + 1) if run.method.is_update_step(t)]
+    due = [t for t in range(1, STEPS + 1) if is_update(run.name, t)]
     assert {*changed} <= {*due}
     assert bool(changed) == bool(due)
     if run.name in REWIRING:
@@ -229,16 +236,16 @@ def test_extra_arguments_that_a_method_needs(run):
     """It says which ones, where they are missing at an update."""
     grads = grads_at(run.history[0][0], 0)
     known = needed(run.name, grads)
-    for name in run.method.needs:
+    for name in needs(run.name):
         extra = {n: x for n, x in known.items() if n != name}
         with pytest.raises(ValueError, match=f"method '{run.name}' needs {name}=; call tx.update"):
             step(run.tx, *run.history[0], grads, rewire=True, **extra)
 
 
 def test_masks_that_a_method_needs(run):
-    if run.method.pruner is None or run.method.prune_step:
+    if not needs_masks(run.name):
         return
-    tx = dstjax.sparsify(optax.sgd(0.1), run.method)
+    tx = dstjax.sparsify(optax.sgd(0.1), make(run.name))
     with pytest.raises(ValueError, match=f"method '{run.name}' needs initial masks: .*initial_masks.{run.name}"):
         tx.init(trees.everything())
 
@@ -246,9 +253,13 @@ def test_masks_that_a_method_needs(run):
 def test_the_table_excuses_for_reasons_that_hold():
     """An excuse that is no longer needed fails here, where it can be told without a run."""
     for name in METHODS:
-        method = make(name)
-        reads = method.initial == "magnitude" or method.memory is not None
-        assert excused(name, "from shapes") == reads, name
-        random = method.masked and method.initial == "random" and method.pruner is None and method.initial_sparsity != 0
-        assert excused(name, "masks differ by seed") == (not random), name
+        assert excused(name, "from shapes") == reads_weights(name), name
+        assert excused(name, "masks differ by seed") == (not draws_masks(name)), name
         assert all(reason for reason in METHODS[name].excused.values())
+
+
+def test_the_table_has_one_representative_of_a_kind():
+    kinds = [METHODS[name].represents for name in KINDS]
+    assert len({*kinds}) == len(kinds)
+    assert {has_view(name) for name in KINDS} == {reads_weights(name) for name in KINDS} == {True, False}
+    assert {order_of(name) for name in KINDS} == {order_of(name) for name in METHODS}

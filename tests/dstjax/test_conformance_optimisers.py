@@ -1,6 +1,7 @@
 """Conformance: any optimiser inside, and the wrappers outside that keep exact zeros or break them."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,10 @@ from tests.conformance import (
     assert_exact,
     assert_valid,
     grads_at,
+    is_update,
     make,
     needed,
+    order_of,
     sparsified,
     started,
     step,
@@ -83,9 +86,8 @@ INNER = {
         lambda p: None, lambda u, s, p=None: (jax.tree.map(lambda g: -0.1 * g, u), None)
     ),
 }  # fmt: skip
-FAST = {"dst_ee": "skip", "set": "update_then_step", "rigl_itop": "step_then_update"}
-# Inside a method that keeps dense weights and holds moments, and inside one with an average of its own.
-WITH_MEMORY = ["adamw", "momentum in bfloat16", "MultiSteps", "partition", "schedule_free_sgd", "adafactor"]
+# One of each order, one of stages, one that remembers.
+QUICK = {"dst_ee": "skip", "set": "update_then_step", "rigl_itop": "step_then_update", "iee": None, "snfs": None}
 
 
 def ordered(name, order):
@@ -112,32 +114,27 @@ def follow_inner(name, order, inner, jitted):
     assert all(np.isfinite(w).all() for w in jax.tree.leaves(params))
 
 
-@pytest.mark.parametrize("inner", INNER)
-@pytest.mark.parametrize("name", FAST)
+PAIRS = [*zip(itertools.cycle(QUICK), INNER)]
+# What counts steps or averages of its own, inside what remembers or stands still.
+PAIRS += [("iee", "MultiSteps"), ("iee", "schedule_free_sgd"), ("snfs", "momentum in bfloat16"), ("snfs", "adafactor")]
+
+
+@pytest.mark.parametrize(("name", "inner"), PAIRS)
 def test_inner_optimisers(name, inner):
-    follow_inner(name, FAST[name], inner, jitted=False)
-
-
-@pytest.mark.parametrize("inner", WITH_MEMORY)
-@pytest.mark.parametrize("name", ["iee", "snfs"])
-def test_inner_optimisers_of_methods_that_remember(name, inner):
-    follow_inner(name, None, inner, jitted=False)
+    """Each of them compiled, inside one of five methods; inside all of them traced below, and run as slow tests."""
+    follow_inner(name, QUICK[name], inner, jitted=True)
 
 
 @pytest.mark.parametrize("inner", INNER)
 def test_inner_optimisers_under_a_trace(inner):
-    """The program of a step that may be a mask update is made for every one of them; a few are run below."""
-    for name, order in {**FAST, "iee": None}.items():
+    """The program of a step that may be a mask update is made for every one of them."""
+    for name, order in QUICK.items():
         tx = sparsified(INNER[inner](), name, changes=ordered(name, order))
         carry = started(tx)
         types = jax.tree.map(lambda x: (x.shape, x.dtype), carry)
-        after = jax.eval_shape(functools.partial(step, tx), *carry, carry[0])
+        extra = needed(name, carry[0])
+        after = jax.eval_shape(functools.partial(step, tx, **extra), *carry, carry[0])
         assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == types
-
-
-@pytest.mark.parametrize("inner", ["adam", "muon", "MultiSteps", "partition", "adafactor", "optimistic"])
-def test_inner_optimisers_compiled(inner):
-    follow_inner("dst_ee", "skip", inner, jitted=True)
 
 
 # Each method with a seventh of the optimisers compiled, and with all of them eagerly.
@@ -167,9 +164,10 @@ def test_moments_of_inactive_weights_are_zero(inner):
     """Found by path and shape whatever the optimiser; also what schedule-free and MultiSteps keep."""
     tx = dstjax.sparsify(INNER[inner](), make("rigl", update_order="step_then_update"))
     params, state = started(tx)
+    one = jax.jit(functools.partial(step, tx))
     for t in range(1, STEPS + 1):
         before = trees.names(dstjax.get_masks(state))
-        params, state = step(tx, params, state, grads_at(params, t))
+        params, state = one(params, state, grads_at(params, t))
         if t in (3, 6, 9):
             masks = trees.names(dstjax.get_masks(state))
             found = 0
@@ -193,7 +191,7 @@ def test_moments_of_a_dense_leaf_whose_path_ends_like_that_of_a_masked_one(name)
     for t in range(1, STEPS + 1):
         grads = {"w": draw(10 + t), "head": {"w": draw(50 + t)}}
         exploring = bool(dstjax.is_exploring(state))
-        skipped = make(name).update_order == "skip" and make(name).is_update_step(t)
+        skipped = order_of(name) == "skip" and is_update(name, t)
         _, other = plain.update(grads["head"], expected)
         expected = expected if exploring or skipped else other
         params, state = step(tx, params, state, grads)
@@ -237,7 +235,7 @@ KEEPS_ZEROS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("jitted", [False, True])
+@pytest.mark.parametrize("jitted", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("wrapper", KEEPS_ZEROS)
 def test_wrappers_that_keep_exact_zeros(wrapper, jitted):
     tx = KEEPS_ZEROS[wrapper](dstjax.sparsify(optax.sgd(0.1, momentum=0.9), make("dst_ee")))
@@ -280,8 +278,9 @@ BREAKS_ZEROS = {
 def first_refusal(tx):
     """What check_sparse says about the first step that left the masks."""
     params, state = started(tx)
+    one = jax.jit(functools.partial(step, tx))
     for t in range(1, STEPS + 1):
-        params, state = step(tx, params, state, grads_at(params, t))
+        params, state = one(params, state, grads_at(params, t))
         dstjax.check_sparse(params, state)
 
 

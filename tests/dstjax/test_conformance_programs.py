@@ -11,14 +11,16 @@ import pytest
 import dstjax
 from tests import trees
 from tests.conformance import (
+    KINDS,
     METHODS,
     ORDERED,
     ORDERS,
     STEPS,
     assert_valid,
+    by_kind,
     excused,
     grads_at,
-    make,
+    is_update,
     needed,
     sparsified,
     started,
@@ -32,12 +34,7 @@ def assert_same(a, b):
     chex.assert_trees_all_equal(a, b, strict=True)
 
 
-DONATED = ["static", "rigl_itop", "dst_ee", "snfs", "iee"]
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=() if n in DONATED else pytest.mark.slow) for n in METHODS if n != "dense"]
-)
+@pytest.mark.parametrize("name", by_kind("donation"))
 def test_donation_of_the_whole_train_state(name):
     tx = sparsified(optax.adam(0.05), name, track=TRACK)
     donating = jax.jit(lambda carry, grads: step(tx, *carry, grads, **needed(name, grads)), donate_argnums=0)
@@ -54,15 +51,16 @@ def test_donation_of_the_whole_train_state(name):
         chex.assert_trees_all_close(carry, reference, rtol=1e-5, atol=1e-6)
 
 
-# Every method in its own order in bfloat16; three kinds of it in every order; the rest are slow tests.
+# Each kind in its own order in bfloat16, and one of each order in float16; all in all of them are slow tests.
 IN_HALF = [(name, None, jnp.bfloat16) for name in METHODS]
 IN_HALF += [(name, order, dtype) for name in ORDERED for order in ORDERS for dtype in (jnp.bfloat16, jnp.float16)]
-QUICK = [("dst_ee", "skip"), ("set", "update_then_step"), ("snfs", "step_then_update")]
+QUICK = [(name, None, jnp.bfloat16) for name in KINDS]
+QUICK += [(name, order, jnp.float16) for name, order in zip(["dst_ee", "snfs", "set"], ORDERS, strict=True)]
 
 
 @pytest.mark.parametrize(
     ("name", "order", "dtype"),
-    [pytest.param(n, o, d, marks=() if o is None or (n, o) in QUICK else pytest.mark.slow) for n, o, d in IN_HALF],
+    [pytest.param(*each, marks=() if each in QUICK else pytest.mark.slow) for each in IN_HALF],
 )
 def test_half_precision_is_kept(name, order, dtype):
     changes = {} if order is None else {"update_order": order}
@@ -99,13 +97,7 @@ def test_gradients_of_another_dtype_than_the_weights(name, weights, grads):
         assert_valid(name, params, state, t)
 
 
-VMAPPED = ["dst_ee", "iee"]
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=() if n in VMAPPED else pytest.mark.slow) for n in METHODS if not excused(n, "rounding")],
-)
+@pytest.mark.parametrize("name", by_kind("rounding", quick=["dst_ee", "iee"]))
 def test_vmap_over_seeds(name):
     """Each lane is the run of its own seed: masks bit for bit."""
 
@@ -123,7 +115,7 @@ def test_vmap_over_seeds(name):
             history = []
             for t, n in enumerate(noise, 1):
                 grads = jax.tree.map(jnp.add, params, n)
-                rewire = bool(make(name).is_update_step(t))
+                rewire = is_update(name, t)
                 params, state = step(tx, params, state, grads, rewire=rewire, **needed(name, grads))
                 history.append(dstjax.get_masks(state))
             return params, jax.tree.map(lambda *m: jnp.stack(m), *history)

@@ -98,6 +98,7 @@ def test_bits_of_bytes_and_booleans(dtype):
     np.testing.assert_array_equal(count_true([jnp.asarray(m) for m in masks]), expected)
 
 
+@pytest.mark.optimised
 def test_many_small_tensors_take_the_kernels_of_few():
     """The reductions in the compiled text: one a loop for all small tensors, where a few have one each."""
 
@@ -119,6 +120,7 @@ def test_tensors_without_entries():
     assert count_true([x.astype(bool) for x in empty]).tolist() == [0] * len(empty)
 
 
+@pytest.mark.optimised
 def test_a_number_is_unseen_by_the_compiler():
     """A kernel that reads at an unseen place holds no constant place, so that it can serve all."""
 

@@ -148,6 +148,7 @@ def test_under_vmap_each_row_has_its_own_k():
         np.testing.assert_array_equal(mask, oracles.best(s, k))
 
 
+@pytest.mark.optimised
 def test_eager_equals_jit():
     scores = jnp.asarray(np.random.default_rng(5).standard_normal((8, 9)), jnp.float32)
     with jax.disable_jit():

@@ -136,6 +136,7 @@ def moments_of(name, shape, inner_state):
     return found
 
 
+@pytest.mark.optimised
 @pytest.mark.parametrize("inner", ["sgd", "adamw after a clip"])
 def test_a_branch_copies_no_mask(inner):
     """Masks that were read after the branch as they were before it would be copied in each step, changed or not."""
