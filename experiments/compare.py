@@ -33,10 +33,11 @@ from ml_collections import ConfigDict
 
 import dstjax
 from dstjax.checks import check_choice
-from experiments import command_line, configuration, data, train
-from experiments.recording import write_atomically
+from experiments import command_line, data, train
 from experiments.report import collect, page, tables
 from experiments.report.cells import Comparison, method_label, percent
+from experiments.training import configuration
+from experiments.training.recording import write_atomically
 
 OPTIONS = {
     "methods": "dense,static,set,rigl,dst_ee",

@@ -28,10 +28,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import dstjax
-from experiments import command_line, configuration, hosts, results
-from experiments.checkpoint import Checkpoints
-from experiments.recording import Metrics, NoMetrics, Progress, to_json, write_atomically
-from experiments.training import Epoch, Trainer
+from experiments import command_line
+from experiments.training import configuration, hosts, results
+from experiments.training.checkpoint import Checkpoints
+from experiments.training.recording import Metrics, NoMetrics, Progress, to_json, write_atomically
+from experiments.training.trainer import Epoch, Trainer
 
 Summary = dict[str, Any]
 WARM_UP = 70 / 300  # the share of training before the two networks of DCIL learn from each other (its paper, 5.1)

@@ -44,7 +44,7 @@ class Updates:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Floating-point operations, see experiments.costing."""
+    """Floating-point operations, see experiments.training.costing."""
 
     dense_forward: float  # of the dense network, for one sample
     inference: float  # as a share of dense_forward

@@ -25,10 +25,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.recording import write_atomically
 from experiments.report.collect import read_json
 from experiments.reproduce import outcome, page, running
-from experiments.reproduce.tables import Table, get, tables
+from experiments.reproduce.papers.catalogue import get, tables
+from experiments.reproduce.papers.table import Table
+from experiments.training.recording import write_atomically
 
 
 @dataclasses.dataclass

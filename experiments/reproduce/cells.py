@@ -10,7 +10,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import dstjax
-from experiments import configuration
+from experiments.training import configuration
 
 
 @dataclasses.dataclass(frozen=True)

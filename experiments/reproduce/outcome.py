@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 import dstjax
-from experiments.recording import to_json
 from experiments.report.statistics import deviation, mean
 from experiments.reproduce import published
 from experiments.reproduce.claims import Verdict, judge
+from experiments.reproduce.papers.table import Table
 from experiments.reproduce.ranks import Ranking, rankings
 from experiments.reproduce.reading import Measured, metric_of
-from experiments.reproduce.tables import Table
+from experiments.training.recording import to_json
 
 
 class Row(dict[str, Any]):

@@ -19,11 +19,11 @@ from ml_collections import ConfigDict
 import dstjax
 from dstjax._engine.drop_and_grow import drop_and_grow
 from dstjax.criteria import Leaf
-from experiments import configuration
 from experiments.data import Data
 from experiments.reproduce.reading import setting
-from experiments.steps import TrainState, losses_of
-from experiments.training import Trainer
+from experiments.training import configuration
+from experiments.training.steps import TrainState, losses_of
+from experiments.training.trainer import Trainer
 
 CRITERIA = {
     "magnitude": dstjax.criteria.magnitude,

@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments import configuration, train
-from experiments.recording import to_json, write_atomically
+from experiments import train
 from experiments.reproduce import probes
 from experiments.reproduce.cells import Cell, config_of, folder_of
 from experiments.reproduce.reading import Measured, read
+from experiments.training import configuration
+from experiments.training.recording import to_json, write_atomically
 
 
 class Planned(NamedTuple):

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from experiments import hosts
+from experiments.training import hosts
 
 Tree = Any
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import dstjax
-from experiments.report import charts, counting, findings, names, page, rows, spending, style, tables
+from experiments.report import charts, cost_chart, counting, findings, names, page, rows, style, tables
 from experiments.report.cells import LABELS
-from tests.experiments.test_report import compare, make_cell
+from tests.experiments.report.test_report import compare, make_cell
 
 RANKED = ("grasp", "gmp", "granet", "rigl", "set", "static", "snip", "accset", "srigl")  # from the best to the worst
 
@@ -52,7 +52,7 @@ def test_families_are_those_of_the_documentation():
 
 
 @pytest.mark.parametrize(
-    "draw", [charts.accuracy, charts.differences, rows.ranks, spending.accuracy_against_cost, charts.turnover]
+    "draw", [charts.accuracy, charts.differences, rows.ranks, cost_chart.accuracy_against_cost, charts.turnover]
 )
 def test_charts_of_many_methods_are_whole_and_repeat(draw, many):
     svg = draw(many)
@@ -88,7 +88,7 @@ def test_a_method_with_a_pattern_is_never_at_a_sparsity_that_was_asked_for(many)
     text = tables.as_text(many)
     assert re.search(r"^STE +2:4, 50 % ", text, re.MULTILINE)
     assert "these rows are not at one that was asked for" in text
-    assert "2:4, 50\u00a0% by the pattern" in spending.accuracy_against_cost(many)
+    assert "2:4, 50\u00a0% by the pattern" in cost_chart.accuracy_against_cost(many)
 
 
 @pytest.mark.parametrize("grid", [["ste"], ["rigl", "ste"], ["rigl", "set", "sr_ste"]], ids=len)
@@ -107,7 +107,7 @@ def test_a_method_that_is_denser_than_asked_is_not_ranked_nor_called_the_best(ma
     assert "Soft-DeepR" not in found[0]
     assert any("Soft-DeepR kept more weights than asked for" in s for s in found)
     assert any("in place of 10\u00a0%, 30\u00a0% with Soft-DeepR" in s for s in found)
-    assert "soft_deepr" not in {c.method for c in spending.front(list(many.sparse))}
+    assert "soft_deepr" not in {c.method for c in cost_chart.front(list(many.sparse))}
     assert "The density is not the one that was asked for with Soft-DeepR." in tables.as_text(many)
 
 
@@ -182,7 +182,7 @@ def test_costs_are_in_every_table(many):
 
 def test_a_run_without_costs_still_has_a_report():
     comparison = compare([dataclasses.replace(make_cell("rigl", 0.9, 95), cost=None)])
-    assert spending.accuracy_against_cost(comparison) is None
+    assert cost_chart.accuracy_against_cost(comparison) is None
     assert "training cost" not in page.page(comparison)
     assert tables.as_csv(comparison)
     assert tables.as_text(comparison)
@@ -190,4 +190,4 @@ def test_a_run_without_costs_still_has_a_report():
 
 def test_the_front_is_what_none_beats_at_no_higher_cost():
     cells = [make_cell(m, 0.9, a) for m, a in (("static", 90), ("set", 95), ("rigl", 94), ("snip", 89))]
-    assert [c.method for c in spending.front(cells)] == ["static", "set"]
+    assert [c.method for c in cost_chart.front(cells)] == ["static", "set"]

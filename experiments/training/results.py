@@ -10,11 +10,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import dstjax
-from experiments import costing
-from experiments.configuration import Plan
 from experiments.data import Data
-from experiments.recording import Metrics, NoMetrics, to_json, write_atomically
-from experiments.training import Epoch, Trainer
+from experiments.training import costing
+from experiments.training.configuration import Plan
+from experiments.training.recording import Metrics, NoMetrics, to_json, write_atomically
+from experiments.training.trainer import Epoch, Trainer
 
 
 class Measured(NamedTuple):

@@ -1,4 +1,4 @@
-"""The cells of the pruning criteria's study, see :mod:`experiments.reproduce.tables_criteria`."""
+"""The cells of the pruning criteria's study, see :mod:`experiments.reproduce.papers.criteria`."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -3,11 +3,11 @@
 import itertools
 
 from experiments.reproduce.cells import Cell
-from experiments.reproduce.cells_criteria import GROWTHS, criteria, of_pair
 from experiments.reproduce.claims import Claim
+from experiments.reproduce.papers.criteria import PAPER
+from experiments.reproduce.papers.criteria_cells import GROWTHS, criteria, of_pair
+from experiments.reproduce.papers.table import Table
 from experiments.reproduce.probes import DROPS
-from experiments.reproduce.tables import Table
-from experiments.reproduce.tables_criteria import PAPER
 
 JACCARD = tuple(f"J({a}, {b})" for a, b in itertools.combinations(DROPS, 2))
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from experiments.reproduce.cells import Cell
 from experiments.reproduce.claims import Claim
-from experiments.reproduce.tables import Table
+from experiments.reproduce.papers.table import Table
 
 PAPER = "DST-EE"
 # Rows of Table 1. All but DST-EE are quoted there from other papers; here they are run.

@@ -16,8 +16,9 @@ from ml_collections import ConfigDict
 
 import dstjax
 from dstjax.checks import check_choice, check_integer, check_number, suggest
-from experiments import data, models, optimisers
-from experiments.training import MakeTransformation
+from experiments import data, models
+from experiments.training import optimisers
+from experiments.training.trainer import MakeTransformation
 
 # The fields that are no hyper-parameters of a method.
 RUN_FIELDS = (

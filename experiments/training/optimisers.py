@@ -8,7 +8,7 @@ import optax
 from ml_collections import ConfigDict
 
 from dstjax.checks import check_choice, check_integer, check_number
-from experiments.steps import scale_at_step
+from experiments.training.steps import scale_at_step
 
 Schedule = Callable[[Any], Any]
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from experiments.reproduce.cells import Cell
 from experiments.reproduce.claims import Claim
-from experiments.reproduce.tables import Table
+from experiments.reproduce.papers.table import Table
 
 PAPER = "IEE"
 RIGL = {"method": "rigl", "update_period": 100, "drop_schedule": "cosine"}

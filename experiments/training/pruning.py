@@ -10,7 +10,7 @@ import numpy as np
 
 import dstjax
 from dstjax.initial_masks import Recorded
-from experiments.steps import Source, Tree, losses_of
+from experiments.training.steps import Source, Tree, losses_of
 
 SAMPLES_PER_CLASS = 10  # that GraSP and SIS look at; SNIP and FORCE take one batch
 GRASP_TEMPERATURE = 200.0

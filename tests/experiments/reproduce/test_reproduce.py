@@ -10,8 +10,9 @@ from experiments.reproduce import __main__ as command
 from experiments.reproduce import outcome, probes, published, ranks, running
 from experiments.reproduce.cells import Cell, config_of, folder_of
 from experiments.reproduce.claims import Claim, judge
+from experiments.reproduce.papers.catalogue import get, tables
+from experiments.reproduce.papers.table import Table
 from experiments.reproduce.reading import METRICS, Measured
-from experiments.reproduce.tables import Table, get, tables
 
 NAMES = (
     *(f"dst_ee_table{i}" for i in (1, 2, 3, 4)),

@@ -12,13 +12,24 @@ import numpy as np
 import pytest
 
 import dstjax
-from experiments.report import charts, collect, findings, page, pictures, settings, spending, statistics, style, tables
+from experiments.report import (
+    charts,
+    collect,
+    cost_chart,
+    findings,
+    page,
+    pictures,
+    settings,
+    statistics,
+    style,
+    tables,
+)
 from experiments.report.cells import Cell, Comparison, Cost, Layer, Updates
 
 SHAPES = (("Dense_0/kernel", (64, 30)), ("Dense_1/kernel", (30, 10)))
 CHARTS = (
     *(charts.accuracy, charts.differences, charts.exploration, charts.layers, charts.turnover),
-    spending.accuracy_against_cost,
+    cost_chart.accuracy_against_cost,
 )
 NO_UPDATES = Updates(np.zeros(0, int), *(np.zeros((0, 5)),) * 3)
 

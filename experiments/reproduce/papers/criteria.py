@@ -1,8 +1,8 @@
 """Nowak et al., "Fantastic weights and how to find them: where to prune in dynamic sparse training", NeurIPS 2023."""
 
-from experiments.reproduce import cells_criteria
 from experiments.reproduce.claims import Claim
-from experiments.reproduce.tables import Table
+from experiments.reproduce.papers import criteria_cells
+from experiments.reproduce.papers.table import Table
 
 PAPER = "Fantastic weights"
 MAGNITUDE = {"method": "magnitude"}
@@ -24,7 +24,7 @@ TABLES = (
         "Test accuracy against density, eight pairs of network and data",
         PAPER,
         "Figure 1",
-        cells_criteria.figure1,
+        criteria_cells.figure1,
         claims=(
             ABOVE_STATIC,
             Claim(
@@ -47,7 +47,7 @@ TABLES = (
         "ResNet-50 on ImageNet, density 0.2, gradient growth",
         PAPER,
         "Figure 2",
-        cells_criteria.figure2,
+        criteria_cells.figure2,
         metrics=("validation accuracy", "accuracy", "training loss"),
         claims=(SNIP_BELOW, _close("RSensitivity")),
         proxy_seeds=3,
@@ -58,7 +58,7 @@ TABLES = (
         "Average ranks of the criteria and critical distances",
         PAPER,
         "Figure 3",
-        cells_criteria.figure3,
+        criteria_cells.figure3,
         seeds=5,
         proxy_seeds=3,
         ranks=True,
@@ -70,7 +70,7 @@ TABLES = (
         "Validation loss minus training loss, large-MLP at density 0.5",
         PAPER,
         "Figure 4",
-        cells_criteria.figure4,
+        criteria_cells.figure4,
         metrics=("gap", "accuracy"),
         claims=(
             Claim(
@@ -96,7 +96,7 @@ TABLES = (
         "Accuracy by the update period",
         PAPER,
         "Figure 5",
-        cells_criteria.figure5,
+        criteria_cells.figure5,
         metrics=("validation accuracy", "accuracy"),
         claims=(
             Claim(
@@ -121,7 +121,7 @@ TABLES = (
         "The lambda of MEST, large-MLP, random growth",
         PAPER,
         "Figure 7",
-        cells_criteria.figure7,
+        criteria_cells.figure7,
         claims=(
             Claim(
                 "A small lambda is like magnitude (0.001, within one point).",
@@ -145,7 +145,7 @@ TABLES = (
         "Sensitivity and its reciprocal, large-MLP, random growth",
         PAPER,
         "Figure 8",
-        cells_criteria.figure8,
+        criteria_cells.figure8,
         claims=(Claim("The reciprocal is more accurate.", {"method": "RSensitivity"}, {"method": "Sensitivity"}),),
         seeds=5,
         curve="validation accuracy",
@@ -155,7 +155,7 @@ TABLES = (
         "Exploration rate by the update period, large-MLP at density 0.1",
         PAPER,
         "Figure 11",
-        cells_criteria.figure11,
+        criteria_cells.figure11,
         metrics=("exploration", "accuracy"),
         claims=(
             Claim(
@@ -173,7 +173,7 @@ TABLES = (
         "A larger batch, LeNet-5-Caffe",
         PAPER,
         "Figure 12",
-        cells_criteria.figure12,
+        criteria_cells.figure12,
         claims=(
             Claim(
                 "With a large batch MEST is still like magnitude (within one point).",
@@ -191,7 +191,7 @@ TABLES = (
         "One ranking over all layers against one in each layer",
         PAPER,
         "Figure 15",
-        cells_criteria.figure15,
+        criteria_cells.figure15,
         claims=(
             Claim(
                 "Global and local pruning are alike (within one point).",
@@ -210,7 +210,7 @@ TABLES = (
         "Schedules of the drop fraction, and the batch, by the update period",
         PAPER,
         "Figure 16",
-        cells_criteria.figure16,
+        criteria_cells.figure16,
         metrics=("validation accuracy", "accuracy"),
         seeds=5,
         proxy_seeds=3,

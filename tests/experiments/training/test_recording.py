@@ -4,7 +4,7 @@ import sys
 import numpy as np
 import pytest
 
-from experiments.recording import Metrics, Progress, to_json, write_atomically
+from experiments.training.recording import Metrics, Progress, to_json, write_atomically
 
 LOSS = np.array([0.5, 1.5])
 

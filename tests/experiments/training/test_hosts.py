@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import data, hosts, train
+from experiments import data, train
 from experiments.data import Dataset, Stream
+from experiments.training import hosts
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FIELDS = {
     **{"model.sizes": "(16,)", "steps": "48", "update_period": "4", "sparsity": "0.8"},
     **{"eval_every_epochs": "1", "checkpoint_every_epochs": "1"},
@@ -22,7 +23,8 @@ FIELDS = {
 RUN = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from experiments import checkpoint, train
+from experiments import train
+from experiments.training import checkpoint
 import test_hosts
 if "streamed" in sys.argv[2]:
     test_hosts.stream_digits()

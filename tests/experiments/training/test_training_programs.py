@@ -3,18 +3,20 @@
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import train, training
+from experiments import train
+from experiments.training.steps import Sums
+from experiments.training.trainer import Program, Trainer
 
 
 def test_a_plain_step_has_no_branch_and_nothing_sorts(small):
     config = small(method="dst_ee")
     plan = train.configuration.plan(config)
     for mode in ("sequential", "vmap"):
-        trainer = training.Trainer(plan.model, plan.make_tx, plan.method, plan.data, [0, 1], mode, config.batch_size)
+        trainer = Trainer(plan.model, plan.make_tx, plan.method, plan.data, [0, 1], mode, config.batch_size)
         trainer.feed.begin(0)
         (span,) = trainer.feed.spans(0, 0, 3)
         zeros = np.zeros(span.order.shape[:-2], np.float32)
-        arguments = (trainer.states[0], training.Sums(zeros, zeros.astype(np.int32)))
+        arguments = (trainer.states[0], Sums(zeros, zeros.astype(np.int32)))
         plain = trainer.run.lower(*arguments, *span).compile().as_text()
         assert "while(" in plain
         assert "conditional(" not in plain
@@ -26,10 +28,10 @@ def test_a_plain_step_has_no_branch_and_nothing_sorts(small):
 
 def test_programs_are_shared_where_they_are_the_same_and_only_there(small, tmp_path):
     def masks(name, **fields):
-        before = set(training.Program.compiled)
+        before = set(Program.compiled)
         train.train_and_evaluate(small(**fields), tmp_path / name, quiet=True)
         with np.load(tmp_path / name / "masks.npz") as archive:
-            return archive["final"], len(training.Program.compiled.keys() - before)
+            return archive["final"], len(Program.compiled.keys() - before)
 
     masks("first", method="dst_ee", coefficient=0.25)
     assert masks("sparser", method="dst_ee", coefficient=0.25, sparsity=0.9)[1] == 0
@@ -44,15 +46,15 @@ def test_programs_are_shared_where_they_are_the_same_and_only_there(small, tmp_p
 
 def test_programs_that_do_not_read_their_arguments_are_not_shared_between_shapes():
     for n in (2, 3):
-        assert training.Program(lambda x: jnp.zeros(3))(np.zeros(n)).shape == (3,)
-    assert training.Program(lambda x: {"a": x})(np.zeros(2)).keys() == {"a"}
-    assert training.Program(lambda x: {"b": x})(np.zeros(2)).keys() == {"b"}
+        assert Program(lambda x: jnp.zeros(3))(np.zeros(n)).shape == (3,)
+    assert Program(lambda x: {"a": x})(np.zeros(2)).keys() == {"a"}
+    assert Program(lambda x: {"b": x})(np.zeros(2)).keys() == {"b"}
 
 
 def test_the_programs_that_were_used_last_are_kept(monkeypatch):
-    monkeypatch.setattr(training.Program, "compiled", {})
-    monkeypatch.setattr(training.Program, "most", 2)
+    monkeypatch.setattr(Program, "compiled", {})
+    monkeypatch.setattr(Program, "most", 2)
     for power in (1, 2, 1, 3):
-        training.Program(lambda x, power=power: x**power)(np.ones(2))
-    first, last = training.Program.compiled.values()
+        Program(lambda x, power=power: x**power)(np.ones(2))
+    first, last = Program.compiled.values()
     assert [float(kept(np.full(2, 2.0))[0]) for kept in (first, last)] == [2, 8]

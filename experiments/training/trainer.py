@@ -12,9 +12,9 @@ import numpy as np
 import optax
 
 import dstjax
-from experiments import feeds, hosts, pruning, steps
 from experiments.data import Data, Stream
-from experiments.steps import Recipe, Source, Sums, TrainState, Tree
+from experiments.training import feeds, hosts, pruning, steps
+from experiments.training.steps import Recipe, Source, Sums, TrainState, Tree
 
 MakeTransformation = Callable[..., optax.GradientTransformationExtraArgs]  # of a seed or key, and initial masks
 

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import hosts
 from experiments.data import Data, Position, Stream, batches, evaluation_batches
-from experiments.steps import Source
+from experiments.training import hosts
+from experiments.training.steps import Source
 
 EVALUATION_BATCH = 256
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import dstjax
-from experiments import train, training
+from experiments import train
 from experiments.configs import digits
+from experiments.training.trainer import Trainer
 
 DIGITS = "experiments/configs/digits.py"
 TINY = [
@@ -184,7 +185,7 @@ def test_vmap_and_one_after_the_other_give_the_same_bits_for_the_network_of_the_
     plan = train.configuration.plan(small(model__sizes=(300, 100), seeds=2))
     states = []
     for mode in ("vmap", "sequential"):
-        trainer = training.Trainer(plan.model, plan.make_tx, plan.method, plan.data, plan.seeds, mode, 64)
+        trainer = Trainer(plan.model, plan.make_tx, plan.method, plan.data, plan.seeds, mode, 64)
         trainer.epoch(0, 16)
         state = trainer.state()
         tracked = state.opt_state.tracked._replace(error=None)  # a sum over whole layers
@@ -205,7 +206,7 @@ def test_the_convolutional_network_trains(small, tmp_path):
 def test_the_data_order_depends_on_seed_and_epoch_alone(small):
     plan = train.configuration.plan(small(seeds=(5, 6)))
     trainer, again = (
-        training.Trainer(plan.model, plan.make_tx, plan.method, plan.data, seeds, "sequential", 64).feed
+        Trainer(plan.model, plan.make_tx, plan.method, plan.data, seeds, "sequential", 64).feed
         for seeds in (plan.seeds, [6])
     )
     np.testing.assert_array_equal(trainer.order(1, 7), again.order(0, 7))

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import configs, configuration, data, feeds, models, train
+from experiments import configs, data, models, train
 from experiments.data import Data, Stream
+from experiments.training import configuration, feeds
 
 FILES = sorted(Path(configs.__file__).parent.glob("*.py"))
 NAMES = [p.stem for p in FILES if p.stem not in ("__init__", "base", "fields", "families", "digits")]

@@ -12,10 +12,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import configuration, train
-from experiments.checkpoint import Checkpoints
-from experiments.recording import Metrics
-from experiments.training import Trainer
+from experiments import train
+from experiments.training import configuration
+from experiments.training.checkpoint import Checkpoints
+from experiments.training.recording import Metrics
+from experiments.training.trainer import Trainer
 
 COMMAND = [
     *(sys.executable, "-m", "experiments.train", "--config", "experiments/configs/digits.py"),

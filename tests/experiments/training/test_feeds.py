@@ -6,8 +6,10 @@ import optax
 import pytest
 
 import dstjax
-from experiments import feeds, models, steps, training
+from experiments import models
 from experiments.data import Stream
+from experiments.training import feeds, steps
+from experiments.training.trainer import Trainer
 
 METHOD = dstjax.methods.rigl(sparsity=0.5, update_period=3, end_step=20)
 
@@ -35,7 +37,7 @@ def trainer(seeds=(0, 1), devices=None, **options):
         return dstjax.sparsify(rate, METHOD, seed=seed, track=("exploration", "survival", "error"))
 
     model = models.make("mlp", classes=3, sizes=(8,))
-    return training.Trainer(model, make_tx, METHOD, stream(), seeds, "sequential", 8, devices=devices, **options)
+    return Trainer(model, make_tx, METHOD, stream(), seeds, "sequential", 8, devices=devices, **options)
 
 
 @pytest.fixture(scope="module")

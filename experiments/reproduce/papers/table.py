@@ -1,9 +1,8 @@
-"""What a table is, and all of them by name."""
+"""What a table is."""
 
 import dataclasses
 from collections.abc import Callable
 
-from dstjax.checks import suggest
 from experiments.reproduce.cells import Cell
 from experiments.reproduce.claims import Claim
 
@@ -26,23 +25,3 @@ class Table:
     ranks: bool = False  # whether average ranks and a critical distance are made
     note: str = ""  # what our cells leave out, or do in another way
     proxy_only: str = ""  # why there is no full run
-
-
-def tables() -> dict[str, Table]:
-    """All tables, in the order of the papers."""
-    from experiments.reproduce import tables_criteria, tables_dst_ee, tables_iee, tables_overlap, tables_regrowing
-
-    modules = tables_dst_ee, tables_iee, tables_criteria, tables_overlap, tables_regrowing
-    return {t.name: t for module in modules for t in module.TABLES}
-
-
-def get(name: str) -> Table:
-    """The table of a name.
-
-    Raises:
-      ValueError: there is none.
-    """
-    found = tables()
-    if name not in found:
-        raise ValueError(f"table {name!r} is not known; {suggest(name, list(found))}")
-    return found[name]
