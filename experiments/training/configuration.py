@@ -6,7 +6,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -112,10 +112,8 @@ def without_display(identity: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in identity.items() if name not in DISPLAY_FIELDS}
 
 
-def differences(ours: dict[str, Any], theirs: Any) -> list[str]:
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """The fields in which two identities differ, other than what only concerns the display."""
-    if not isinstance(theirs, dict):
-        return ["everything"]
     found = []
     for name in sorted((ours.keys() | theirs.keys()) - set(DISPLAY_FIELDS)):
         a, b = ours.get(name), theirs.get(name)
@@ -124,6 +122,24 @@ def differences(ours: dict[str, Any], theirs: Any) -> list[str]:
         elif a != b:
             found.append(f"{name} ({b!r} there, {a!r} now)")
     return found
+
+
+def hyperparameters(methods: Iterable[str]) -> set[str]:
+    """Those that at least one of the methods has."""
+    return {name for method in methods for name in dstjax.methods.hyperparameters(method)}
+
+
+def foreign(config: ConfigDict, methods: Iterable[str]) -> set[str]:
+    """The fields of a config that are hyper-parameters, but of none of the methods."""
+    return (hyperparameters(dstjax.methods.names()) - hyperparameters(methods)) & {*config.keys()}
+
+
+def change_method(config: ConfigDict, method: str, instead: Mapping[str, Any] | None = None) -> None:
+    """Sets the method; a hyper-parameter that it does not have becomes None, or what it is in ``instead``."""
+    with config.unlocked():
+        config.method = method
+        for name in foreign(config, [method]):
+            config[name] = None if instead is None else instead[name]
 
 
 def rule(field: str, text: str) -> Any:
@@ -148,8 +164,7 @@ def rule(field: str, text: str) -> Any:
 
 
 def _check_fields(config: ConfigDict) -> None:
-    hyperparameters = {n for m in dstjax.methods.names() for n in dstjax.methods.hyperparameters(m)}
-    known = {*RUN_FIELDS, *hyperparameters}
+    known = {*RUN_FIELDS, *hyperparameters(dstjax.methods.names())}
     for name in config:
         if name not in known:
             raise ValueError(f"config field {name!r} is not known; {suggest(name, sorted(known))}")

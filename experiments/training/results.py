@@ -13,6 +13,7 @@ import dstjax
 from experiments.data import Data
 from experiments.training import costing
 from experiments.training.configuration import Plan
+from experiments.training.finished import read_records
 from experiments.training.recording import Metrics, NoMetrics, to_json, write_atomically
 from experiments.training.trainer import Epoch, Trainer
 
@@ -129,8 +130,7 @@ def summarise(
 
 def _cost(config: ConfigDict, plan: Plan, table: dstjax.Summary, records: Path) -> dict[str, float]:
     """What the run cost, from the densities at the end of each epoch; means over the seeds."""
-    lines = (json.loads(line) for line in records.read_text().splitlines())
-    epochs = [r for r in lines if r["kind"] == "train"]
+    epochs = [r for r in read_records(records) if r["kind"] == "train"]
     ends = [r["step"] for r in epochs]
     sizes = {row.path: row.size for row in table.masked}
     densities = [{n: float(np.mean(a)) / sizes[n] for n, a in r["active"].items()} for r in epochs]

@@ -25,6 +25,7 @@ from experiments.report import (
     tables,
 )
 from experiments.report.cells import Cell, Comparison, Cost, Layer, Updates
+from experiments.training.finished import UnreadableError
 
 SHAPES = (("Dense_0/kernel", (64, 30)), ("Dense_1/kernel", (30, 10)))
 CHARTS = (
@@ -275,5 +276,5 @@ def test_files_that_are_no_run_are_named(tmp_path, name, content, message):
     for file in ("summary.json", "config.json", "metrics.jsonl"):
         (tmp_path / file).write_text("{}" if file != "metrics.jsonl" else "")
     (tmp_path / name).write_text(content)
-    with pytest.raises(collect.UnreadableError, match=message):
+    with pytest.raises(UnreadableError, match=message):
         collect.cell(tmp_path, dstjax.methods.get("dense"))

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from experiments.reproduce import __main__ as command
-from experiments.reproduce import outcome, probes, published, ranks, running
+from experiments.reproduce import outcome, planning, probes, published, ranks
 from experiments.reproduce.cells import Cell, config_of, folder_of
 from experiments.reproduce.claims import Claim, judge
 from experiments.reproduce.papers.catalogue import get, tables
 from experiments.reproduce.papers.table import Table
-from experiments.reproduce.reading import METRICS, Measured
+from experiments.reproduce.reading import METRICS, Measured, read
 
 NAMES = (
     *(f"dst_ee_table{i}" for i in (1, 2, 3, 4)),
@@ -241,7 +241,8 @@ def test_probes_measure_shares(finished):
 def test_a_second_call_runs_nothing(finished, monkeypatch, capsys):
     table, options = finished
     before = (options.workdir / "tiny" / "results.json").read_bytes()
-    monkeypatch.setattr(running, "_run", lambda planned: pytest.fail("a finished cell was run"))
+    monkeypatch.setattr(planning.run, "train_and_evaluate", lambda *_, **__: pytest.fail("a finished cell was run"))
+    monkeypatch.setattr(planning.probes, "PROBES", {})
     assert command.reproduce(table, options) is False
     assert (options.workdir / "tiny" / "results.json").read_bytes() == before
     assert "5 cells, 5 of them finished before" in capsys.readouterr().out
@@ -249,9 +250,9 @@ def test_a_second_call_runs_nothing(finished, monkeypatch, capsys):
 
 def test_differences_to_the_paper_in_a_full_run(finished):
     table, options = finished
-    planned = running.plan(table.cells(True), options.workdir, seeds=2, proxy=True)
-    cells, failures = running.run(planned)
-    full = outcome.outcome(table, cells, failures, proxy=False, command="")
+    jobs = planning.plan(table.cells(True), options.workdir, seeds=2, proxy=True)
+    cells = [read(cell, job.folder) for cell, job in zip(table.cells(True), jobs, strict=True)]
+    full = outcome.outcome(table, cells, {}, proxy=False, command="")
     row = outcome.rows(full)[0]
     assert row["difference"] == pytest.approx(row["ours"] - 93.38)
     assert "the paper's" in outcome.as_text(full)

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import configs, data, models, train
+from experiments import configs, data, models
 from experiments.data import Data, Stream
 from experiments.training import configuration, feeds
+from experiments.training.run import train_and_evaluate
 
 FILES = sorted(Path(configs.__file__).parent.glob("*.py"))
 NAMES = [p.stem for p in FILES if p.stem not in ("__init__", "base", "fields", "families", "digits")]
@@ -124,14 +125,14 @@ def trained_too(name):
     [pytest.param(n, marks=pytest.mark.slow if trained_too(n) else ()) for n in NAMES if WHOLE not in n],
 )
 def test_trains_on_data_of_the_true_shape(name, tmp_path, tiny_data):
-    summary = train.train_and_evaluate(shrunk(get(name), narrow=True), tmp_path, quiet=True)
+    summary = train_and_evaluate(shrunk(get(name), narrow=True), tmp_path, quiet=True)
     assert np.isfinite(summary["test_loss"]).all()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_trains_the_whole_network(name, tmp_path, tiny_data):
-    summary = train.train_and_evaluate(shrunk(get(name), narrow=False), tmp_path, quiet=True)
+    summary = train_and_evaluate(shrunk(get(name), narrow=False), tmp_path, quiet=True)
     assert np.isfinite(summary["test_loss"]).all()
 
 
@@ -157,6 +158,6 @@ def test_no_proxy_has_the_settings_of_the_full_run_changed_in_the_module():
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_proxy_trains_to_its_end(name, tmp_path):
-    summary = train.train_and_evaluate(get(name, proxy=True), tmp_path, quiet=True)
+    summary = train_and_evaluate(get(name, proxy=True), tmp_path, quiet=True)
     assert summary["steps"] == configuration.plan(get(name, proxy=True)).steps
     assert np.isfinite(summary["test_loss"]).all()

@@ -12,7 +12,8 @@ import pytest
 
 from experiments import data, train
 from experiments.data import Dataset, Stream
-from experiments.training import hosts
+from experiments.training import configuration, hosts
+from experiments.training.run import claim
 
 ROOT = Path(__file__).parents[3]
 FIELDS = {
@@ -24,7 +25,7 @@ RUN = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 from experiments import train
-from experiments.training import checkpoint
+from experiments.training import checkpoint, hosts
 import test_hosts
 if "streamed" in sys.argv[2]:
     test_hosts.stream_digits()
@@ -34,7 +35,7 @@ if "killed" in sys.argv[2]:
         save(self, step, *rest)
         if step == 32:
             self.wait()
-            train.hosts.together(lambda: None)
+            hosts.together(lambda: None)
             os._exit(9)
     checkpoint.Checkpoints.save = save_and_die
 sys.exit(train.main(sys.argv[3:]))
@@ -162,7 +163,7 @@ def test_two_processes_share_streamed_data_and_go_on_where_they_were_killed(kill
 @pytest.mark.slow
 def test_a_workdir_in_use_ends_both_processes(tmp_path):
     config, _, _ = train.parse(arguments(tmp_path))
-    with train.claim(tmp_path, train.configuration.identity(config)):
+    with claim(tmp_path, configuration.identity(config)):
         first, second = two([arguments(tmp_path)] * 2)
     assert (first[0], second[0]) == (2, 2)
     assert f"error: workdir {tmp_path} is in use by another process.\n" in first[2]

@@ -16,6 +16,7 @@ from experiments import train
 from experiments.training import configuration
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.recording import Metrics
+from experiments.training.run import train_and_evaluate
 from experiments.training.trainer import Trainer
 
 COMMAND = [
@@ -68,7 +69,7 @@ def images(monkeypatch, tmp_path):
         with monkeypatch.context() as patch:
             patch.setattr(Metrics, "write", after(Metrics.write))
             patch.setattr(Checkpoints, "save", after(Checkpoints.save))
-            train.train_and_evaluate(config, workdir, quiet=True)
+            train_and_evaluate(config, workdir, quiet=True)
         return places
 
     return run
@@ -79,7 +80,7 @@ def check_images(config, workdir, places, files):
         if int(place.name) % 2:  # a line half written
             with (place / "metrics.jsonl").open("ab") as file:
                 file.write(b'{"kind": "tra')
-        train.train_and_evaluate(config, place, quiet=True)
+        train_and_evaluate(config, place, quiet=True)
         assert_same(config, place, workdir, files)
 
 
@@ -160,7 +161,7 @@ def test_a_run_killed_at_random_times_ends_as_one_that_was_not(files, tmp_path):
 def interrupted(small, tmp_path):
     """A run that has checkpoints at steps 16, 32 and 48 and was killed before its summary."""
     config = small(method="dst_ee")
-    train.train_and_evaluate(config, tmp_path / "whole", quiet=True)
+    train_and_evaluate(config, tmp_path / "whole", quiet=True)
     shutil.copytree(tmp_path / "whole", tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
     (tmp_path / "run" / "masks.npz").unlink()
@@ -192,7 +193,7 @@ def damage(checkpoint, how):
 def test_a_damaged_checkpoint_is_named_and_the_newest_whole_one_taken(how, interrupted, files, capsys):
     config, workdir, whole = interrupted
     damage(workdir / "checkpoints" / "48", how)
-    train.train_and_evaluate(config, workdir)
+    train_and_evaluate(config, workdir)
     output = capsys.readouterr()
     assert f"checkpoint {workdir}/checkpoints/48 is not usable" in output.err
     assert f"going on from {workdir}/checkpoints/32" in output.err
@@ -206,17 +207,17 @@ def test_without_a_whole_checkpoint_the_run_does_not_start_over(interrupted, cap
         damage(workdir / "checkpoints" / str(step), "truncated")
     before = (workdir / "metrics.jsonl").read_bytes()
     with pytest.raises(ValueError, match=r"(?s)checkpoints/48 is not usable.*No whole checkpoint is left"):
-        train.train_and_evaluate(config, workdir)
+        train_and_evaluate(config, workdir)
     assert (workdir / "metrics.jsonl").read_bytes() == before
     assert "Traceback" not in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_run_is_refused(small, interrupted, files, tmp_path, capsys):
     config, workdir, whole = interrupted
-    train.train_and_evaluate(small(method="dst_ee", coefficient=0.5), tmp_path / "other", quiet=True)
+    train_and_evaluate(small(method="dst_ee", coefficient=0.5), tmp_path / "other", quiet=True)
     shutil.rmtree(workdir / "checkpoints" / "48")
     shutil.copytree(tmp_path / "other" / "checkpoints" / "48", workdir / "checkpoints" / "48")
-    train.train_and_evaluate(config, workdir)
+    train_and_evaluate(config, workdir)
     assert "checkpoints/48 is not usable: it belongs to another run" in capsys.readouterr().err
     assert_same(config, workdir, whole, files)
 
@@ -224,7 +225,7 @@ def test_a_checkpoint_of_another_run_is_refused(small, interrupted, files, tmp_p
 def test_a_run_without_checkpoints_says_that_it_starts_from_the_beginning(interrupted, files, capsys):
     config, workdir, whole = interrupted
     shutil.rmtree(workdir / "checkpoints")
-    train.train_and_evaluate(config, workdir)
+    train_and_evaluate(config, workdir)
     assert "starting from step 0" in capsys.readouterr().out
     assert_same(config, workdir, whole, files)
 
@@ -233,7 +234,7 @@ def test_a_shortened_record_is_refused(interrupted):
     config, workdir, _ = interrupted
     (workdir / "metrics.jsonl").write_text("")
     with pytest.raises(ValueError, match=r"metrics\.jsonl is shorter than the checkpoint at step 48"):
-        train.train_and_evaluate(config, workdir)
+        train_and_evaluate(config, workdir)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,8 @@ import pytest
 import dstjax
 from experiments import train
 from experiments.configs import digits
+from experiments.training import configuration
+from experiments.training.run import train_and_evaluate
 from experiments.training.trainer import Trainer
 
 DIGITS = "experiments/configs/digits.py"
@@ -25,7 +28,7 @@ def records(workdir, kind=None):
 @pytest.mark.parametrize("method", ["dense", "static", "set", "rigl", "rigl_itop", "mest", "dst_ee"])
 def test_every_method_has_the_requested_number_of_active_weights_at_every_record(method, small, tmp_path):
     config = small(method=method, seeds=2)
-    summary = train.train_and_evaluate(config, tmp_path, quiet=True)
+    summary = train_and_evaluate(config, tmp_path, quiet=True)
     assert summary == json.loads((tmp_path / "summary.json").read_text())
     total = 64 * 16 + 16 * 10
     if method == "dense":
@@ -61,7 +64,7 @@ OTHERS = sorted({*dstjax.methods.names()} - {*KINDS})
 
 def follow(method, small, tmp_path):
     """A run, checked by what the method promises of its numbers of active weights."""
-    summary = train.train_and_evaluate(small(method=method), tmp_path, quiet=True)
+    summary = train_and_evaluate(small(method=method), tmp_path, quiet=True)
     counts = dstjax.methods.get(method, **arguments(method)).counts
     asked = sum(layer["requested"] for layer in summary["layers"])
     active = sum(layer["active"][0] for layer in summary["layers"])
@@ -99,11 +102,11 @@ def test_every_other_method_trains(method, small, tmp_path):
 @pytest.mark.parametrize("devices", [8])
 def test_eight_devices_give_the_masks_and_the_numbers_of_one(devices, small, tmp_path):
     """The batch spread over them, and the parameters too; metrics to rounding."""
-    alone = train.train_and_evaluate(small(method="dst_ee"), tmp_path / "one", quiet=True)
+    alone = train_and_evaluate(small(method="dst_ee"), tmp_path / "one", quiet=True)
     for shard_params in (False, True):
         name = f"spread {shard_params}"
         config = small(method="dst_ee", devices=devices, shard_params=shard_params)
-        together = train.train_and_evaluate(config, tmp_path / name, quiet=True)
+        together = train_and_evaluate(config, tmp_path / name, quiet=True)
         assert together["layers"] == alone["layers"]
         assert together["test_accuracy"] == alone["test_accuracy"]
         np.testing.assert_allclose(together["test_loss"], alone["test_loss"], rtol=1e-4)
@@ -112,20 +115,20 @@ def test_eight_devices_give_the_masks_and_the_numbers_of_one(devices, small, tmp
 
 
 def test_micro_batches_give_the_same_step(small, tmp_path):
-    whole = train.train_and_evaluate(small(method="rigl"), tmp_path / "whole", quiet=True)
-    parts = train.train_and_evaluate(small(method="rigl", accumulate=4), tmp_path / "parts", quiet=True)
+    whole = train_and_evaluate(small(method="rigl"), tmp_path / "whole", quiet=True)
+    parts = train_and_evaluate(small(method="rigl", accumulate=4), tmp_path / "parts", quiet=True)
     np.testing.assert_allclose(parts["test_loss"], whole["test_loss"], rtol=1e-3)
 
 
 def test_computing_in_bfloat16(small, tmp_path):
-    summary = train.train_and_evaluate(small(method="rigl", model__dtype="bfloat16"), tmp_path, quiet=True)
+    summary = train_and_evaluate(small(method="rigl", model__dtype="bfloat16"), tmp_path, quiet=True)
     assert np.isfinite(summary["test_loss"]).all()
 
 
 def test_epochs_warm_up_and_steps_of_the_learning_rate(small):
     config = small(steps=None, epochs=2.5, optimizer__schedule="steps", optimizer__warmup_steps=4)
     config.optimizer.milestones, config.optimizer.factor = (0.5, 0.75), 0.1
-    plan = train.configuration.plan(config)
+    plan = configuration.plan(config)
     assert plan.steps == 40  # 16 batches in an epoch
     rates = [float(plan.schedule(t)) for t in (0, 2, 4, 19, 21, 31)]
     np.testing.assert_allclose(rates, [0, 0.05, 0.1, 0.1, 0.01, 0.001], rtol=1e-5)
@@ -134,7 +137,7 @@ def test_epochs_warm_up_and_steps_of_the_learning_rate(small):
         for name, value in wrong.items():
             bad[name] = value
         with pytest.raises(ValueError, match=message):
-            train.configuration.plan(bad)
+            configuration.plan(bad)
 
 
 @pytest.mark.parametrize(
@@ -152,11 +155,11 @@ def test_epochs_warm_up_and_steps_of_the_learning_rate(small):
 )
 def test_what_is_wrong_with_a_config_of_the_loop(fields, message, small):
     with pytest.raises(ValueError, match=message):
-        train.configuration.plan(small(**fields))
+        configuration.plan(small(**fields))
 
 
 def test_maskable_is_a_pattern_of_paths(small):
-    plan = train.configuration.plan(small(maskable="^(?!Dense_1/)"))
+    plan = configuration.plan(small(maskable="^(?!Dense_1/)"))
     params = {"Dense_0": {"kernel": jnp.ones((8, 8)), "bias": jnp.ones(8)}, "Dense_1": {"kernel": jnp.ones((8, 8))}}
     masks = dstjax.get_masks(plan.make_tx(0).init(params))
     assert masks["Dense_0"]["kernel"] is not None
@@ -168,7 +171,7 @@ def test_maskable_is_a_pattern_of_paths(small):
 def test_vmap_and_one_after_the_other_give_the_same_numbers(method, small, files, tmp_path):
     """The same masks and answers; losses and sums over whole layers to the rounding of differently fused programs."""
     for mode in ("vmap", "sequential"):
-        train.train_and_evaluate(small(method=method, seeds=(3, 1), seeds_mode=mode), tmp_path / mode, quiet=True)
+        train_and_evaluate(small(method=method, seeds=(3, 1), seeds_mode=mode), tmp_path / mode, quiet=True)
     vmap, sequential = files(tmp_path / "vmap"), files(tmp_path / "sequential")
     assert vmap["masks"] == sequential["masks"]
     assert vmap["summary"].pop("seeds_mode") == "vmap"
@@ -182,7 +185,7 @@ def test_vmap_and_one_after_the_other_give_the_same_numbers(method, small, files
 
 
 def test_vmap_and_one_after_the_other_give_the_same_bits_for_the_network_of_the_digits_config(small):
-    plan = train.configuration.plan(small(model__sizes=(300, 100), seeds=2))
+    plan = configuration.plan(small(model__sizes=(300, 100), seeds=2))
     states = []
     for mode in ("vmap", "sequential"):
         trainer = Trainer(plan.model, plan.make_tx, plan.method, plan.data, plan.seeds, mode, 64)
@@ -196,7 +199,7 @@ def test_vmap_and_one_after_the_other_give_the_same_bits_for_the_network_of_the_
 def test_the_convolutional_network_trains(small, tmp_path):
     config = small(model__name="conv", model__sizes=(16,), optimizer__name="adamw", optimizer__learning_rate=0.03)
     config.steps, config.update_period, config.sparsity = 96, 32, 0.5
-    summary = train.train_and_evaluate(config, tmp_path, quiet=True)
+    summary = train_and_evaluate(config, tmp_path, quiet=True)
     assert summary["test_accuracy"][0] > 0.5
     shapes = {layer["path"]: layer["shape"] for layer in summary["layers"]}
     first, second = "ShiftedConv_0/kernel", "ShiftedConv_1/kernel"
@@ -204,7 +207,7 @@ def test_the_convolutional_network_trains(small, tmp_path):
 
 
 def test_the_data_order_depends_on_seed_and_epoch_alone(small):
-    plan = train.configuration.plan(small(seeds=(5, 6)))
+    plan = configuration.plan(small(seeds=(5, 6)))
     trainer, again = (
         Trainer(plan.model, plan.make_tx, plan.method, plan.data, seeds, "sequential", 64).feed
         for seeds in (plan.seeds, [6])
@@ -225,17 +228,17 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_status_1(tmp_path, capsys)
 
 
 def test_tensorboard_events_are_written_when_asked(small, tmp_path):
-    train.train_and_evaluate(small(seeds=(0, 7), tensorboard=True), tmp_path / "with", quiet=True)
+    train_and_evaluate(small(seeds=(0, 7), tensorboard=True), tmp_path / "with", quiet=True)
     (events,) = (tmp_path / "with" / "tensorboard").iterdir()
     content = events.read_bytes()
     for tag in (b"train/loss/seed_7", b"eval_test/accuracy/seed_0", b"mask_update/exploration_rate/seed_7"):
         assert tag in content
-    train.train_and_evaluate(small(), tmp_path / "without", quiet=True)
+    train_and_evaluate(small(), tmp_path / "without", quiet=True)
     assert not (tmp_path / "without" / "tensorboard").exists()
 
 
 def test_a_growth_rule_of_three_lines(tmp_path, monkeypatch, capsys):
-    config = f"{train.Path(DIGITS).absolute()}"
+    config = f"{Path(DIGITS).absolute()}"
     (tmp_path / "my_rules.py").write_text(
         "import jax.numpy as jnp\n"
         "def top_left(leaf):\n"
@@ -262,7 +265,7 @@ def test_the_config_is_locked_and_serialisable():
 
 def test_hyperparameters_reach_the_method(small):
     def made(**fields):
-        return train.configuration.plan(small(**fields)).method
+        return configuration.plan(small(**fields)).method
 
     assert made(distribution='{"Dense_0/kernel": 0.25, ".*": 0.5}').distribution == {"Dense_0/kernel": 0.25, ".*": 0.5}
     assert made(method="set", epsilon=5.0).sparsity is None

@@ -3,14 +3,15 @@
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import train
+from experiments.training import configuration
+from experiments.training.run import train_and_evaluate
 from experiments.training.steps import Sums
 from experiments.training.trainer import Program, Trainer
 
 
 def test_a_plain_step_has_no_branch_and_nothing_sorts(small):
     config = small(method="dst_ee")
-    plan = train.configuration.plan(config)
+    plan = configuration.plan(config)
     for mode in ("sequential", "vmap"):
         trainer = Trainer(plan.model, plan.make_tx, plan.method, plan.data, [0, 1], mode, config.batch_size)
         trainer.feed.begin(0)
@@ -29,7 +30,7 @@ def test_a_plain_step_has_no_branch_and_nothing_sorts(small):
 def test_programs_are_shared_where_they_are_the_same_and_only_there(small, tmp_path):
     def masks(name, **fields):
         before = set(Program.compiled)
-        train.train_and_evaluate(small(**fields), tmp_path / name, quiet=True)
+        train_and_evaluate(small(**fields), tmp_path / name, quiet=True)
         with np.load(tmp_path / name / "masks.npz") as archive:
             return archive["final"], len(Program.compiled.keys() - before)
 
