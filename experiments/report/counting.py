@@ -1,7 +1,7 @@
 """Sentences about the numbers of active weights: which methods promise them, and which came out otherwise."""
 
 from experiments.report.cells import Cell, Comparison, percent
-from experiments.report.markup import listed
+from experiments.report.document import listed
 
 PROMISES = {  # Method.counts
     "kept": ("every layer had exactly", "of a layer"),

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 from experiments.report import charts, cost_chart, pictures, rows
 from experiments.report.cells import Comparison, percent
-from experiments.report.markup import command, escaped, listed
+from experiments.report.document import escaped, listed
+from experiments.report.markup import command
 from experiments.report.names import method_label
 
 OF_LINES = (

@@ -6,7 +6,7 @@ import numpy as np
 
 from experiments.report import counting, tables
 from experiments.report.cells import Cell, Comparison, method_label, percent
-from experiments.report.markup import listed, signed
+from experiments.report.document import listed, signed
 from experiments.report.names import by_family
 from experiments.report.pictures import middle_shares
 from experiments.report.statistics import Difference, chance_of_clear, correlation, mean, paired

@@ -130,13 +130,14 @@ def as_text(found: Outcome) -> str:
     return "\n".join(lines)
 
 
+def headings(found: Outcome) -> list[str]:
+    """The columns of the table of all numbers; of a proxy without the paper's, which are of another network."""
+    return (
+        ["stands for", "metric", "ours"] if found.proxy else ["setting", "metric", "ours", "the paper's", "difference"]
+    )
+
+
 def _table_text(found: Outcome) -> list[str]:
-    head = [
-        "stands for" if found.proxy else "setting",
-        "metric",
-        "ours",
-        *([] if found.proxy else ["the paper's", "difference"]),
-    ]
     body = []
     for m, row in _with_cells(found):
         digits = metric_of(row["metric"]).digits
@@ -145,8 +146,9 @@ def _table_text(found: Outcome) -> list[str]:
             shown.append("-" if row["paper"] is None else _spread(row["paper"], row["paper_std"], digits))
             shown.append("" if row["difference"] is None else f"{row['difference']:+.{digits}f}")
         body.append(shown)
-    widths = [max(len(r[i]) for r in [head, *body]) for i in range(len(head))]
-    return ["  ".join(v.ljust(w) for v, w in zip(r, widths, strict=True)).rstrip() for r in [head, *body]]
+    lines = [headings(found), *body]
+    widths = [max(len(r[i]) for r in lines) for i in range(len(lines[0]))]
+    return ["  ".join(v.ljust(w) for v, w in zip(r, widths, strict=True)).rstrip() for r in lines]
 
 
 def _with_cells(found: Outcome) -> list[tuple[Measured, Row]]:

@@ -1,16 +1,13 @@
 """What a run cost: floating-point operations a sample, from the densities that it really had."""
 
-import functools
 from collections.abc import Sequence
 from typing import Any
 
 import flax.linen as nn
-import jax
-import numpy as np
 
 import dstjax
 from dstjax import costs, schedules
-from dstjax.program import flops
+from experiments.models import shapes
 
 CONVENTIONS = ("paper", "exact")
 
@@ -39,7 +36,7 @@ def of_run(
       'dense_forward', operations a sample; 'inference', of the last densities as a share of it; 'training_paper' and
       'training_exact' as shares of dense training, by both conventions of :mod:`dstjax.costs`.
     """
-    counted = count(model, sample)
+    counted = shapes.network(model, sample).flops
     dense = float(counted.dense())
     sparse = [float(counted.sparse(d)) for d in densities]
     steps = sum(lengths)
@@ -66,19 +63,6 @@ def of_run(
         for convention in CONVENTIONS
     }
     return {"dense_forward": dense, "inference": sparse[-1] / dense, **training}
-
-
-@functools.cache
-def count(model: nn.Module, sample: tuple[int, ...]) -> flops.Flops:
-    """Multiply-adds of one forward pass of a network on one sample."""
-    x = jax.ShapeDtypeStruct((1, *sample), np.float32)
-    variables = jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, *sample), np.float32), train=False))
-    rest = {k: v for k, v in variables.items() if k != "params"}
-
-    def forward(params: Any, statistics: Any, x: Any) -> Any:
-        return model.apply({"params": params, **statistics}, x, train=False)
-
-    return flops.count(forward, variables["params"], rest, x)
 
 
 def _period(method: dstjax.Method) -> int:

@@ -10,7 +10,8 @@ import numpy as np
 
 import dstjax
 from dstjax.initial_masks import Recorded
-from experiments.training.steps import Source, Tree, losses_of
+from experiments import tasks
+from experiments.training.steps import Source, Tree
 
 SAMPLES_PER_CLASS = 10  # that GraSP and SIS look at; SNIP and FORCE take one batch
 GRASP_TEMPERATURE = 200.0
@@ -49,7 +50,8 @@ def masks(
     temperature = GRASP_TEMPERATURE if method.pruner == "grasp" else 1.0
 
     def loss(weights: Tree, batch: Any) -> Any:
-        return losses_of(forward(weights, source.x[batch] - source.mean[None]) / temperature, source.y[batch]).mean()
+        logits = forward(weights, source.x[batch] - source.mean[None])
+        return tasks.losses(logits / temperature, source.y[batch]).mean()
 
     batches = [jnp.asarray(rows)]
     if method.pruner == "grasp":

@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import dstjax
+from experiments.tasks import mutual
 from experiments.training import configuration, hosts, results
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.finished import read_json
@@ -20,7 +21,6 @@ from experiments.training.recording import Metrics, NoMetrics, Progress, to_json
 from experiments.training.trainer import Epoch, Trainer
 
 Summary = dict[str, Any]
-WARM_UP = 70 / 300  # the share of training before the two networks of DCIL learn from each other (its paper, 5.1)
 
 
 class Done(NamedTuple):
@@ -65,20 +65,7 @@ def train_and_evaluate(
         if not quiet:
             print(f"{workdir}: this run is finished; nothing to do.")
         return finished
-    trainer = Trainer(
-        plan.model,
-        plan.make_tx,
-        plan.method,
-        plan.data,
-        plan.seeds,
-        plan.mode,
-        config.batch_size,
-        devices=plan.devices,
-        shard_params=config.shard_params,
-        warm_up=round(WARM_UP * plan.steps),
-        label_smoothing=config.label_smoothing,
-        accumulate=config.accumulate,
-    )
+    trainer = make_trainer(config, plan)
     with contextlib.ExitStack() as stack:
         stack.enter_context(hosts.together(lambda: claim(workdir, identity)))
         table = dstjax.summary(trainer.network(0).params, trainer.network(0).opt_state)
@@ -126,6 +113,13 @@ def train_and_evaluate(
             return summary
 
         return hosts.from_first(finish)
+
+
+def make_trainer(config: ConfigDict, plan: configuration.Plan, **others: Any) -> Trainer:
+    """What trains the networks of a plan; ``others`` are arguments of :class:`Trainer`, in place of the plan's too."""
+    planned = dict(data=plan.data, mode=plan.mode, devices=plan.devices, warm_up=round(mutual.WARM_UP * plan.steps))
+    named = {name: config[name] for name in ("batch_size", "shard_params", "label_smoothing", "accumulate")}
+    return Trainer(plan.model, plan.make_tx, plan.method, seeds=plan.seeds, **{**planned, **named, **others})
 
 
 def plan_of_all(config: ConfigDict, defaults: ConfigDict | None) -> configuration.Plan:

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 
 import dstjax
+from experiments import tasks
+from experiments.tasks import mutual
 
 Tree = Any
 
@@ -49,9 +51,6 @@ class Recipe(NamedTuple):
     accumulate: int = 1  # micro-batches in a step
 
 
-TEMPERATURE = 2.0  # of the divergences of DCIL
-
-
 def scale_at_step(schedule: Callable[[Any], Any]) -> optax.GradientTransformationExtraArgs:
     """Scales by minus the learning rate at the step of the run, which the loop passes as ``step=``.
 
@@ -70,26 +69,11 @@ def initial_parameters(model: nn.Module, seed: Any, sample: Any) -> tuple[Tree, 
     return variables["params"], {name: tree for name, tree in variables.items() if name != "params"}
 
 
-def losses_of(logits: Any, y: Any, smoothing: float = 0.0) -> Any:
-    """The cross entropy of each sample; a single logit is that of class 1 of two."""
-    if logits.shape[-1] == 1:
-        return optax.sigmoid_binary_cross_entropy(logits[:, 0], y * (1 - smoothing) + smoothing / 2)
-    if smoothing:
-        targets = optax.smooth_labels(jax.nn.one_hot(y, logits.shape[-1]), smoothing)
-        return optax.softmax_cross_entropy(logits, targets)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, y)
-
-
-def answers(logits: Any) -> Any:
-    """The class of each sample."""
-    return (logits[:, 0] > 0).astype(jnp.int32) if logits.shape[-1] == 1 else logits.argmax(-1)
-
-
 def step(
     recipe: Recipe, rewire: bool | None, state: TrainState, sums: Sums, source: Source, rows: Any, metric: Any = None
 ) -> tuple[TrainState, Sums]:
     """One step on the samples ``rows``; ``metric`` is the validation performance, for the methods that read it."""
-    call = state.opt_state.step
+    call, needs = state.opt_state.step, recipe.method.needs
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(source.seed), 3), call)
     view = dstjax.forward_params(state.params, state.opt_state)
 
@@ -107,19 +91,13 @@ def step(
 
         def loss_of(view: Tree) -> Any:
             logits, after = forward(view)
-            loss = losses_of(logits, y, recipe.label_smoothing).mean()
-            return loss, (loss, after, jnp.sum(answers(logits) == y, dtype=jnp.int32))
+            loss, correct = tasks.measured(logits, y, recipe.label_smoothing)
+            return loss, (loss, after, correct)
 
         def loss_of_both(view: Tree, full: Tree) -> Any:
-            logits, after = forward(view)
-            others, _ = forward(full)
-            own = losses_of(logits, y, recipe.label_smoothing).mean()
-            mutual = _divergence(logits, others) + _divergence(others, logits)
-            loss = own + losses_of(others, y, recipe.label_smoothing).mean()
-            loss += jnp.where(call < recipe.warm_up, 0.0, mutual)
-            return loss, (own, after, jnp.sum(answers(logits) == y, dtype=jnp.int32))
+            return mutual.loss(forward, view, full, y, recipe.label_smoothing, call >= recipe.warm_up)
 
-        if "full_gradient" in recipe.method.needs:
+        if "full_gradient" in needs:
             take = jax.grad(loss_of_both, argnums=(0, 1), has_aux=True)
             gradients, (loss, after, correct) = take(view, state.params)
         else:
@@ -128,9 +106,9 @@ def step(
 
     model_state, (gradients, loss, correct) = _in_parts(recipe.accumulate, part, state.model_state, rows, key)
     extra = {}
-    if "full_gradient" in recipe.method.needs:
+    if "full_gradient" in needs:
         gradients, extra["full_gradient"] = gradients
-    if "metric" in recipe.method.needs and metric is not None:
+    if "metric" in needs and metric is not None:
         extra["metric"] = metric
     updates, opt_state = recipe.tx.update(
         gradients, state.opt_state, state.params, rewire=rewire, value=loss, step=call, **extra
@@ -152,12 +130,6 @@ def _in_parts(parts: int, part: Callable[..., Any], model_state: Tree, rows: Any
     model_state, results = jax.lax.scan(lambda s, xs: part(s, *xs), model_state, (split, keys))
     gradients, loss, correct = results
     return model_state, (jax.tree.map(lambda g: g.mean(axis=0), gradients), loss.mean(), correct.sum())
-
-
-def _divergence(student: Any, teacher: Any) -> Any:
-    """The Kullback-Leibler divergence of softened outputs; the teacher does not learn from it."""
-    target = jax.nn.softmax(jax.lax.stop_gradient(teacher) / TEMPERATURE)
-    return TEMPERATURE**2 * optax.kl_divergence(jax.nn.log_softmax(student / TEMPERATURE), target).mean()
 
 
 def run(
@@ -197,7 +169,7 @@ def evaluate(model: nn.Module, state: TrainState, source: Source, rows: Any, sto
     def body(i: Any, carry: tuple[Any, Any]) -> tuple[Any, Any]:
         logits: Any = model.apply(variables, source.x[rows[i]] - source.mean[None], train=False)
         y = source.y[rows[i]]
-        return carry[0].at[i].set(losses_of(logits, y)), carry[1].at[i].set(answers(logits) == y)
+        return carry[0].at[i].set(tasks.losses(logits, y)), carry[1].at[i].set(tasks.answers(logits) == y)
 
     return jax.lax.fori_loop(0, stop, body, (jnp.zeros(rows.shape), jnp.zeros(rows.shape, bool)))
 

@@ -17,6 +17,8 @@ from experiments.training import feeds, hosts, pruning, steps
 from experiments.training.steps import Recipe, Source, Sums, TrainState, Tree
 
 MakeTransformation = Callable[..., optax.GradientTransformationExtraArgs]  # of a seed or key, and initial masks
+# Makes a mask update: of the number of the group and of the step, the program and its arguments; returns its results.
+UpdateHook = Callable[[int, int, Callable[..., Any], tuple[Any, ...]], Any]
 
 
 class Epoch(NamedTuple):
@@ -52,7 +54,9 @@ class Trainer:
         warm_up: int = 0,
         label_smoothing: float = 0.0,
         accumulate: int = 1,
+        on_update: UpdateHook = lambda group, step, program, arguments: program(*arguments),
     ) -> None:
+        self.on_update = on_update
         self.model, self.make_tx, self.method, self.seeds = model, make_tx, method, seeds
         self.batched, self.batch_size = mode == "vmap", batch_size
         devices = jax.devices()[:1] if devices is None else devices
@@ -105,7 +109,8 @@ class Trainer:
                 metrics = self._metrics()
                 for g in range(len(self.states)):
                     (span,) = self.feed.spans(g, i, i + 1)
-                    self.states[g], sums[g], after = self.rewire(self.states[g], sums[g], *span[:3], metrics[g])
+                    arguments = (self.states[g], sums[g], *span[:3], metrics[g])
+                    self.states[g], sums[g], after = self.on_update(g, first + i + 1, self.rewire, arguments)
                     topology.append(after)
                 updates.append((first + i + 1, topology))
                 done = i + 1

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from experiments.reproduce.cells import Cell
-from experiments.reproduce.probes import DROPS
+from experiments.reproduce.criteria import DROPS
 
 PAIRS = {
     "small-MLP": ("criteria_small_mlp_higgs", "Higgs"),

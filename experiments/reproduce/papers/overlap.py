@@ -4,10 +4,10 @@ import itertools
 
 from experiments.reproduce.cells import Cell
 from experiments.reproduce.claims import Claim
+from experiments.reproduce.criteria import DROPS
 from experiments.reproduce.papers.criteria import PAPER
 from experiments.reproduce.papers.criteria_cells import GROWTHS, criteria, of_pair
 from experiments.reproduce.papers.table import Table
-from experiments.reproduce.probes import DROPS
 
 JACCARD = tuple(f"J({a}, {b})" for a, b in itertools.combinations(DROPS, 2))
 

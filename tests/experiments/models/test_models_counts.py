@@ -10,7 +10,8 @@ import pytest
 from dstjax import distributions
 from dstjax.program import flops
 from experiments import models
-from experiments.flops import Network, network, with_bias_and_relu
+from experiments.flops import network, with_bias_and_relu
+from experiments.models.shapes import Network
 
 # Name, classes and shape of the input (None: the paper's), masked tensors, weights, all parameters, multiply-adds.
 # "The pruning-criteria study" prints the totals of the small networks and of ResNet-56 and the weights of ResNet-50,

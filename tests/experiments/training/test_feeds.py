@@ -6,7 +6,7 @@ import optax
 import pytest
 
 import dstjax
-from experiments import models
+from experiments import models, tasks
 from experiments.data import Stream
 from experiments.training import feeds, steps
 from experiments.training.trainer import Trainer
@@ -59,7 +59,7 @@ def test_a_stream_trains_and_every_sample_is_evaluated_once(whole):
         x, y = (np.stack(v) for v in zip(*images(13, 2), strict=True))
         logits = run.model.apply({"params": params}, x, train=False)
         assert accuracy[i] == pytest.approx(np.mean(np.argmax(logits, -1) == y))
-        assert loss[i] == pytest.approx(float(steps.losses_of(logits, y).mean()), rel=1e-5)
+        assert loss[i] == pytest.approx(float(tasks.losses(logits, y).mean()), rel=1e-5)
 
 
 def test_a_stream_goes_on_where_another_run_has_stopped(whole):
