@@ -1,5 +1,6 @@
 """Commands, and their command lines of the form ``--config FILE --config.field=value --option=value``."""
 
+import argparse
 import ast
 import importlib.util
 import inspect
@@ -31,6 +32,13 @@ def failed(error: Exception, status: int) -> int:
     """Prints an error on one line; returns the exit status."""
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return status
+
+
+def parser(command: str, doc: str | None) -> argparse.ArgumentParser:
+    """For commands without a config, whose options have types and help of their own."""
+    return argparse.ArgumentParser(
+        f"python -m experiments.{command}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def read(arguments: Sequence[str], names: Iterable[str], flags: Iterable[str] = ()) -> dict[str, str]:

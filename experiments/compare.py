@@ -20,11 +20,9 @@ the arguments, the config or DIR.
 import copy
 import json
 import os
-import platform
 import shlex
 import sys
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,10 +32,11 @@ import dstjax
 from dstjax.checks import check_choice
 from experiments import command_line, data, queue
 from experiments.report import collect, page, tables
-from experiments.report.cells import Comparison, method_label, percent
+from experiments.report.cells import Comparison, percent
+from experiments.report.names import method_label
 from experiments.training import configuration, run
 from experiments.training.finished import read_json
-from experiments.training.recording import write_atomically
+from experiments.training.recording import versions, write_atomically
 
 OPTIONS = {
     "methods": "dense,static,set,rigl,dst_ee",
@@ -49,7 +48,6 @@ OPTIONS = {
 }
 COEFFICIENTS = "1e-4,1e-3,1e-2,1e-1"
 SET_BY = {"method": "--methods", "sparsity": "--sparsities", "seeds": "--seeds"}
-PACKAGES = ("jax", "jaxlib", "optax", "numpy")
 
 
 class Grid(NamedTuple):
@@ -136,7 +134,7 @@ def _job(grid: Grid, name: str) -> queue.Job:
 
     def work() -> str:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "versions.json", json.dumps(_versions()).encode())
+        write_atomically(folder / "versions.json", json.dumps({"dstjax": dstjax.__version__, **versions()}).encode())
         return f"{_result(run.train_and_evaluate(grid.cells[name], folder, quiet=True))}   "
 
     return queue.Job(name, grid.titles[name], folder, work)
@@ -237,14 +235,6 @@ def _result(summary: dict[str, Any]) -> str:
     spread = summary["test_accuracy_std"]
     shown = f"{100 * summary['test_accuracy_mean']:6.2f}" + (f" ± {100 * spread:5.2f}" if spread is not None else "")
     return f"{shown} %   R {summary['exploration_rate_mean']:.3f}"
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "dstjax": dstjax.__version__,
-        **{p: metadata.version(p) for p in PACKAGES},
-        "python": platform.python_version(),
-    }
 
 
 def _command(arguments: Sequence[str]) -> str:

@@ -6,7 +6,6 @@ Nothing is trained or computed: the shapes come from ``jax.eval_shape``, the FLO
 (dstjax.program.flops), the formulas of training from dstjax.costs. Takes a second.
 """
 
-import argparse
 import ast
 import json
 import math
@@ -15,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dstjax import costs, distributions
-from experiments import models
+from experiments import command_line, models
 from experiments.models import shapes
 from experiments.models.shapes import Network
 
@@ -78,7 +77,6 @@ def report(
     densities = {path: counts[path] / math.prod(shape) for path, shape in masked.items()}
     weights = sum(math.prod(shape) for shape in masked.values())
     dense, sparse = net.flops.dense(), net.flops.sparse(densities)
-    dense_more, sparse_more = with_bias_and_relu(net, densities)
     training = {}
     for convention in costs.CONVENTIONS:
         cost = costs.training_flops(method, sparse=sparse, dense=dense, convention=convention, **options)
@@ -92,14 +90,8 @@ def report(
         "distribution": distribution,
         "sparsity": sparsity,
         "inference": {
-            "dense_flops": dense,
-            "sparse_flops": sparse,
-            "of_dense": sparse / dense,
-            "with_bias_and_relu": {
-                "dense_flops": dense_more,
-                "sparse_flops": sparse_more,
-                "of_dense": sparse_more / dense_more,
-            },
+            **_both(dense, sparse),
+            "with_bias_and_relu": _both(*with_bias_and_relu(net, densities)),
         },
         "method": method,
         "method_options": options,
@@ -110,6 +102,10 @@ def report(
             if net.flops.multiply_adds[p]
         ],
     }
+
+
+def _both(dense: float, sparse: float) -> dict[str, float]:
+    return {"dense_flops": dense, "sparse_flops": sparse, "of_dense": sparse / dense}
 
 
 def text(found: Mapping[str, Any], *, layers: bool = False) -> str:
@@ -145,9 +141,7 @@ def text(found: Mapping[str, Any], *, layers: bool = False) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the report and returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "python -m experiments.flops", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser("flops", __doc__)
     parser.add_argument("--model", required=True, help=", ".join(models.names()))
     parser.add_argument("--method", default="static", help=f"one of {', '.join(costs.names())} (default: static)")
     parser.add_argument("--distribution", default="erk", help="uniform, er or erk (default: erk)")

@@ -7,12 +7,12 @@ import numpy as np
 
 import dstjax
 from experiments.report import settings
-from experiments.report.cells import Cell, Cost, Layer, Updates
+from experiments.report.cells import CellResult, Cost, Layer, UpdateRecords
 from experiments.training import finished
 from experiments.training.finished import UnreadableError, read_json
 
 
-def cell(workdir: Path, method: dstjax.Method) -> Cell:
+def cell(workdir: Path, method: dstjax.Method) -> CellResult:
     """The finished run in a folder.
 
     Args:
@@ -29,7 +29,7 @@ def cell(workdir: Path, method: dstjax.Method) -> Cell:
             Layer(x["path"], tuple(x["shape"]), x["requested"], np.asarray(x["active"])) for x in summary["layers"]
         )
         active = float(np.mean(np.sum([x.active for x in layers], axis=0))) if layers else summary["active_weights"]
-        return Cell(
+        return CellResult(
             name=workdir.name,
             method=summary["method"],
             sparsity=summary["sparsity"],
@@ -66,11 +66,11 @@ def _pattern(method: str, hyperparameters: dict[str, Any]) -> str:
     return f"{hyperparameters['n']}:{hyperparameters['m']}" if "n" in hyperparameters else "its own"
 
 
-def _updates(records: list[dict[str, Any]], n_seeds: int) -> Updates:
+def _updates(records: list[dict[str, Any]], n_seeds: int) -> UpdateRecords:
     def column(name: str) -> np.ndarray:
         return finished.floats([r[name] for r in records]).reshape(len(records), n_seeds)
 
-    return Updates(
+    return UpdateRecords(
         np.asarray([r["step"] for r in records], np.int64),
         column("exploration_rate"),
         column("survival_rate"),

@@ -8,7 +8,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from experiments.report import style
-from experiments.report.cells import Cell, Comparison, percent
+from experiments.report.cells import CellResult, Comparison, percent
 from experiments.report.names import family, method_label
 
 WIDTH = 9.0  # inches
@@ -47,27 +47,26 @@ def accuracy_against_cost(comparison: Comparison) -> str | None:
         return style.to_svg(figure, "cost", "Test accuracy against the cost of training, one marker per method")
 
 
-def _legend(figure: Figure, comparison: Comparison, cells: list[Cell]) -> None:
+def _legend(figure: Figure, comparison: Comparison, cells: list[CellResult]) -> None:
     methods = comparison.all_methods
     handles: dict[str, Line2D] = {}
     for method in [m for m in ("dense", *methods) if m in {c.method for c in (*cells, *comparison.grid)}]:
         name = family(method) if comparison.many and method != "dense" else method_label(method)
-        of, mark = style.colour(method, methods), style.marker(method, methods)
-        handles.setdefault(name, Line2D([], [], ls="none", color=of, marker=mark))
+        handles.setdefault(name, Line2D([], [], ls="none", **style.look(method, methods)))
     figure.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=6)
 
 
-def spans(cells: list[Cell]) -> list[float]:
+def spans(cells: list[CellResult]) -> list[float]:
     """The sparsities that were asked for, rising."""
     return sorted({c.sparsity for c in cells if not c.pattern})
 
 
-def patterns(cells: list[Cell]) -> list[str]:
+def patterns(cells: list[CellResult]) -> list[str]:
     """The patterns that give a sparsity of their own."""
     return sorted({c.place for c in cells if c.pattern})
 
 
-def front(cells: list[Cell]) -> list[Cell]:
+def front(cells: list[CellResult]) -> list[CellResult]:
     """The cells that none of the others beats at no higher cost, the cheapest first; too dense ones do not count."""
     best, found = -math.inf, []
     for cell in sorted((c for c in cells if not c.too_dense), key=lambda c: (_cost(c), -c.mean)):
@@ -77,7 +76,7 @@ def front(cells: list[Cell]) -> list[Cell]:
     return found
 
 
-def _panel(axes: Axes, comparison: Comparison, cells: list[Cell]) -> None:
+def _panel(axes: Axes, comparison: Comparison, cells: list[CellResult]) -> None:
     dense = comparison.dense if comparison.dense and comparison.dense.cost else None
     drawn = [*cells, *([dense] if dense else [])]
     errors = [100 - c.accuracy for c in drawn]
@@ -89,8 +88,7 @@ def _panel(axes: Axes, comparison: Comparison, cells: list[Cell]) -> None:
         axes.errorbar(
             _cost(cell),
             _error(cell, floor),
-            color=style.colour(cell.method, comparison.all_methods),
-            marker=style.marker(cell.method, comparison.all_methods),
+            **style.look(cell.method, comparison.all_methods),
             fillstyle="none" if cell.off_density else "full",
             ls="none",
         )
@@ -104,7 +102,7 @@ def _panel(axes: Axes, comparison: Comparison, cells: list[Cell]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
 
 
-def _name_front(axes: Axes, comparison: Comparison, cells: list[Cell]) -> None:
+def _name_front(axes: Axes, comparison: Comparison, cells: list[CellResult]) -> None:
     """Names the cells of the front, the reference and those that are denser than asked; of few cells all."""
     chosen = front(cells)
     chosen += [c for c in cells if c not in chosen and (c.method == comparison.reference or c.too_dense or c.pattern)]
@@ -116,9 +114,9 @@ def _name_front(axes: Axes, comparison: Comparison, cells: list[Cell]) -> None:
     style.point_labels(axes, points, [(c.label, style.MUTED) for c in chosen])
 
 
-def _cost(cell: Cell) -> float:
+def _cost(cell: CellResult) -> float:
     return cell.cost.training_exact if cell.cost is not None else math.nan
 
 
-def _error(cell: Cell, floor: float) -> float:
+def _error(cell: CellResult, floor: float) -> float:
     return max(100 - cell.mean, floor)

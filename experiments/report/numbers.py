@@ -3,7 +3,7 @@
 import json
 
 from experiments.report import tables
-from experiments.report.cells import Cell, Comparison
+from experiments.report.cells import CellResult, Comparison
 from experiments.report.document import escaped, row, signed, table
 from experiments.report.markup import command, dot
 from experiments.report.names import method_label
@@ -96,7 +96,7 @@ def _per_seed(comparison: Comparison) -> str:
     return table(["", *(f"seed {s}" for s in seeds)], body)
 
 
-def _full_name(cell: Cell, comparison: Comparison) -> str:
+def _full_name(cell: CellResult, comparison: Comparison) -> str:
     return escaped(tables.name_of(cell, comparison)) + ("" if cell.method == "dense" else f", {cell.place}")
 
 
@@ -123,5 +123,5 @@ def made_with(comparison: Comparison) -> str:
     )
 
 
-def _settings(cell: Cell) -> str:
+def _settings(cell: CellResult) -> str:
     return ", ".join(f"{k}: {v}" for k, v in cell.settings.items())

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from dstjax import methods
 from experiments.report import findings
-from experiments.report.cells import Cell, Comparison, percent
+from experiments.report.cells import CellResult, Comparison, percent
 from experiments.report.document import bullets, document, escaped, listed
 from experiments.report.figures import figures
 from experiments.report.markup import dot
@@ -105,7 +105,7 @@ def _span(values: Iterable[int]) -> str:
     return "" if not found else f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
 
 
-def _network(cell: Cell) -> str:
+def _network(cell: CellResult) -> str:
     """'64-300-100-10' where the layers form a chain."""
     shapes = [layer.shape for layer in cell.layers]
     chain = all(len(s) == 2 for s in shapes) and all(a[1] == b[0] for a, b in itertools.pairwise(shapes))

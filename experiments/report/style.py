@@ -96,6 +96,19 @@ def marker(method: str, methods: list[str]) -> str:
     return MARKERS.get(method) or MORE_MARKERS[unknown.index(method) % len(MORE_MARKERS)]
 
 
+def look(method: str, methods: list[str]) -> dict[str, Any]:
+    """Colour and marker of a method, as matplotlib names them."""
+    return {"color": colour(method, methods), "marker": marker(method, methods)}
+
+
+def in_rows(axes: Axes) -> None:
+    """A row for each thing: no axis at the left, lines to read its numbers along."""
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+
+
 def ramp(n: int) -> list[str]:
     """n shades of DST-EE's colour, from faint to strong on a light and on a dark page."""
     return [f"#0103{round(i / max(n - 1, 1) * (SHADES - 1)):02x}" for i in range(n)]

@@ -17,9 +17,8 @@ from experiments.reproduce.ranks import Ranking, rankings
 from experiments.reproduce.reading import Measured, metric_of
 from experiments.training.recording import to_json
 
-
-class Row(dict[str, Any]):
-    """One metric of one cell, as JSON values."""
+Row = dict[str, Any]  # one metric of one cell, JSON values
+CELL = ("model", "dataset", "group", "method", "sparsity", "epochs", "x")  # what a row says of its cell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +62,7 @@ def rows(found: Outcome) -> list[Row]:
             figure = published.find(table.paper, table.printed, m.cell, name)
             ours = mean(m.values[name])
             row = Row(
-                model=m.cell.model,
-                dataset=m.cell.dataset,
-                group=m.cell.group,
-                method=m.cell.method,
-                sparsity=m.cell.sparsity,
-                epochs=m.cell.epochs,
-                x=m.cell.x,
+                {field: getattr(m.cell, field) for field in CELL},
                 metric=name,
                 ours=ours,
                 ours_std=deviation(m.values[name]),
@@ -169,9 +162,7 @@ def as_json(found: Outcome) -> str:
     table = found.table
     content = {
         "table": table.name,
-        "title": table.title,
-        "paper": table.paper,
-        "printed": table.printed,
+        **{field: getattr(table, field) for field in ("title", "paper", "printed")},
         "proxy": found.proxy,
         "command": found.command,
         "version": dstjax.__version__,
@@ -190,14 +181,7 @@ def as_json(found: Outcome) -> str:
 def as_csv(found: Outcome) -> str:
     """results.csv: a row for each metric, cell and seed; the paper's numbers in columns of their own."""
     out = io.StringIO()
-    names = [
-        *("model", "dataset", "group", "method", "sparsity", "epochs", "x", "metric"),
-        "seed",
-        "ours",
-        "paper",
-        "paper_std",
-        "run",
-    ]
+    names = [*CELL, "metric", "seed", "ours", "paper", "paper_std", "run"]
     writer = csv.DictWriter(out, names, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for m, row in _with_cells(found):

@@ -183,14 +183,12 @@ def _check_fields(config: ConfigDict) -> None:
         raise ValueError(f"accumulate={config.accumulate} is not accepted; expected a divisor of the batch size, "
                          f"{config.batch_size}.")  # fmt: skip
     check_number("label_smoothing", config.label_smoothing, "a number in [0, 1)", lambda v: 0 <= v < 1)
-    for name in ("shard_params", "proxy"):
+    for name in ("shard_params", "proxy", "tensorboard"):
         if not isinstance(config[name], bool):
             raise ValueError(f"{name}={config[name]!r} is not accepted; expected True or False.")
     for name in STANDS_FOR:
         check_number(name, config[name], "a number in (0, 100]", lambda p: 0 < p <= 100)
     check_choice("seeds_mode", config.seeds_mode, ("auto", "vmap", "sequential"))
-    if not isinstance(config.tensorboard, bool):
-        raise ValueError(f"tensorboard={config.tensorboard!r} is not accepted; expected True or False.")
 
 
 def _method(config: ConfigDict, defaults: ConfigDict, steps: int) -> tuple[dstjax.Method, dict[str, Any]]:

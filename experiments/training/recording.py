@@ -3,15 +3,17 @@
 import json
 import math
 import os
+import platform
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-Record = dict[str, Any]
+PACKAGES = ("jax", "jaxlib", "optax", "numpy")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -27,6 +29,11 @@ def write_atomically(path: Path, data: bytes) -> None:
 def to_json(value: Any, indent: int | None = None) -> str:
     """JSON of numbers, NumPy arrays and containers; what is not finite becomes null."""
     return json.dumps(_plain(value), indent=indent, allow_nan=False)
+
+
+def versions() -> dict[str, str]:
+    """The versions of what decides the numbers."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
 
 
 class Metrics:

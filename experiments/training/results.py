@@ -18,7 +18,7 @@ from experiments.training.recording import Metrics, NoMetrics, to_json, write_at
 from experiments.training.trainer import Epoch, Trainer
 
 
-class Measured(NamedTuple):
+class FinalState(NamedTuple):
     """What the networks are at the end; arrays have a leading axis of seeds."""
 
     topology: dict[str, np.ndarray]
@@ -26,9 +26,9 @@ class Measured(NamedTuple):
     validation: tuple[np.ndarray, np.ndarray]
 
 
-def measure(trainer: Trainer) -> Measured:
+def measure(trainer: Trainer) -> FinalState:
     """Looks at the networks, on all processes together."""
-    return Measured(trainer.topology(), trainer.evaluate("test"), trainer.evaluate("validation"))
+    return FinalState(trainer.topology(), trainer.evaluate("test"), trainer.evaluate("validation"))
 
 
 def record_epoch(
@@ -77,7 +77,7 @@ def record_evaluation(metrics: Metrics | NoMetrics, trainer: Trainer, split: str
 def summarise(
     config: ConfigDict,
     plan: Plan,
-    measured: Measured,
+    measured: FinalState,
     batches: int,
     table: dstjax.Summary,
     updates: int,

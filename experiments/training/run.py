@@ -20,7 +20,7 @@ from experiments.training.finished import read_json
 from experiments.training.recording import Metrics, NoMetrics, Progress, to_json, write_atomically
 from experiments.training.trainer import Epoch, Trainer
 
-Summary = dict[str, Any]
+Results = dict[str, Any]  # what summary.json holds
 
 
 class Done(NamedTuple):
@@ -38,7 +38,7 @@ class DivergedError(RuntimeError):
 
 def train_and_evaluate(
     config: ConfigDict, workdir: str | Path, *, defaults: ConfigDict | None = None, quiet: bool = False
-) -> Summary:
+) -> Results:
     """Trains, or goes on training, or finds that all is done already.
 
     Args:
@@ -102,7 +102,7 @@ def train_and_evaluate(
         measured = results.measure(trainer)
         final = trainer.pictures() if initial else {}
 
-        def finish() -> Summary:
+        def finish() -> Results:
             summary = results.summarise(
                 config, plan, measured, trainer.batches, table, updates, workdir / "metrics.jsonl"
             )
@@ -168,7 +168,7 @@ def resume(trainer: Trainer, checkpoints: Checkpoints, workdir: Path, quiet: boo
     return Done(**record)
 
 
-def look(workdir: Path, identity: dict[str, Any]) -> Summary | None:
+def look(workdir: Path, identity: dict[str, Any]) -> Results | None:
     """Finds out what a workdir holds: the summary if it is this run and finished, None if it is this run or nothing.
 
     Raises:

@@ -1,5 +1,8 @@
 """Nowak et al., "Fantastic weights and how to find them: where to prune in dynamic sparse training", NeurIPS 2023."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from experiments.reproduce.claims import Claim
 from experiments.reproduce.papers import criteria_cells
 from experiments.reproduce.papers.table import Table
@@ -16,6 +19,15 @@ SNIP_BELOW = Claim("SNIP is less accurate than magnitude.", {"method": "SNIP"}, 
 
 def _close(rule: str) -> Claim:
     return Claim(f"{rule} is within one point of magnitude.", {"method": rule}, MAGNITUDE, kind="close", margin=1.0)
+
+
+def _alike(text: str, left: Mapping[str, Any], right: Mapping[str, Any], metric: str = "accuracy") -> Claim:
+    return Claim(f"{text} (within one point).", left, right, kind="close", metric=metric, margin=1.0)
+
+
+def _smaller_gap(what: str, method: str) -> Claim:
+    text = f"{what} has a smaller gap than dense training."
+    return Claim(text, {"method": method}, {"method": "dense"}, kind="below", metric="gap")
 
 
 TABLES = (
@@ -73,20 +85,8 @@ TABLES = (
         criteria_cells.figure4,
         metrics=("gap", "accuracy"),
         claims=(
-            Claim(
-                "Dynamic sparse training has a smaller gap than dense training.",
-                {"method": "magnitude"},
-                {"method": "dense"},
-                kind="below",
-                metric="gap",
-            ),
-            Claim(
-                "A static mask has a smaller gap than dense training.",
-                {"method": "static"},
-                {"method": "dense"},
-                kind="below",
-                metric="gap",
-            ),
+            _smaller_gap("Dynamic sparse training", "magnitude"),
+            _smaller_gap("A static mask", "static"),
         ),
         seeds=5,
         note="Dense training with dropout is left out: large-MLP has none here.",
@@ -175,12 +175,10 @@ TABLES = (
         "Figure 12",
         criteria_cells.figure12,
         claims=(
-            Claim(
-                "With a large batch MEST is still like magnitude (within one point).",
+            _alike(
+                "With a large batch MEST is still like magnitude",
                 {"method": "MEST", "group": ("large batch, random growth", "large batch, gradient growth")},
                 {"method": "magnitude"},
-                kind="close",
-                margin=1.0,
             ),
         ),
         proxy_seeds=3,
@@ -193,13 +191,7 @@ TABLES = (
         "Figure 15",
         criteria_cells.figure15,
         claims=(
-            Claim(
-                "Global and local pruning are alike (within one point).",
-                {"group": "global"},
-                {"group": "local"},
-                kind="close",
-                margin=1.0,
-            ),
+            _alike("Global and local pruning are alike", {"group": "global"}, {"group": "local"}),
             Claim("There is a slight preference for global pruning.", {"group": "global"}, {"group": "local"}),
         ),
         proxy_seeds=3,
@@ -216,21 +208,14 @@ TABLES = (
         proxy_seeds=3,
         axis="update period (steps)",
         claims=(
-            Claim(
-                "A constant fraction is like the cosine (within one point).",
+            _alike(
+                "A constant fraction is like the cosine",
                 {"group": "constant"},
                 {"group": "cosine"},
-                kind="close",
-                metric="validation accuracy",
-                margin=1.0,
+                "validation accuracy",
             ),
-            Claim(
-                "A linear schedule is like the cosine (within one point).",
-                {"group": "linear"},
-                {"group": "cosine"},
-                kind="close",
-                metric="validation accuracy",
-                margin=1.0,
+            _alike(
+                "A linear schedule is like the cosine", {"group": "linear"}, {"group": "cosine"}, "validation accuracy"
             ),
         ),
         note="The linear schedule falls in equal steps; that of the paper is a factor of 0.99 each 600 steps.",

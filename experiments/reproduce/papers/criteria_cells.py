@@ -20,6 +20,7 @@ DENSITIES = (0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5)
 GROWTHS = ("random", "gradient")
 PERIODS = tuple(25 * 2**k for k in range(9))
 SPARSE = tuple(DROPS)
+RULES = {**DROPS, "Sensitivity": "sensitivity"}
 STATIC = {"method": "static"}
 DENSE = {"method": "dense"}
 
@@ -45,7 +46,7 @@ def criteria(
         Cell(
             **of_pair(model),
             method=rule,
-            changes={"drop": DROPS[rule], "grow": growth, "sparsity": round(1 - d, 4), **changes},
+            changes={"drop": RULES[rule], "grow": growth, "sparsity": round(1 - d, 4), **changes},
             sparsity=round(1 - d, 4),
             group=f"{growth} growth" if group is None else group,
             x=x,
@@ -111,36 +112,16 @@ def figure7(proxy: bool) -> list[Cell]:
     cells = criteria("large-MLP", densities, ("random",), ("magnitude",))
     for exponent in range(-3, 4):
         value = 10.0**exponent
-        changes = {"method": "mest", "lambda_": value, "drop": None}
-        cells += [
-            Cell(
-                **of_pair("large-MLP"),
-                method="MEST",
-                changes={**changes, "sparsity": round(1 - d, 4)},
-                sparsity=round(1 - d, 4),
-                group="random growth",
-                x=value,
-            )
-            for d in densities
-        ]
+        changes: dict[str, Any] = {"method": "mest", "lambda_": value, "drop": None}
+        cells += criteria("large-MLP", densities, ("random",), ("MEST",), x=value, **changes)
     return cells
 
 
 def figure8(proxy: bool) -> list[Cell]:
     """Sensitivity and its reciprocal."""
     densities = (0.05, 0.2) if proxy else DENSITIES
-    cells = criteria("large-MLP", densities, ("random",), ("RSensitivity",))
-    changes = {"drop": "sensitivity", "grow": "random"}
-    return cells + [
-        Cell(
-            **of_pair("large-MLP"),
-            method="Sensitivity",
-            changes={**changes, "sparsity": round(1 - d, 4)},
-            sparsity=round(1 - d, 4),
-            group="random growth",
-        )
-        for d in densities
-    ]
+    rules = "RSensitivity", "Sensitivity"
+    return [c for rule in rules for c in criteria("large-MLP", densities, ("random",), (rule,))]
 
 
 def figure11(proxy: bool) -> list[Cell]:

@@ -24,7 +24,7 @@ from experiments.report import (
     style,
     tables,
 )
-from experiments.report.cells import Cell, Comparison, Cost, Layer, Updates
+from experiments.report.cells import CellResult, Comparison, Cost, Layer, UpdateRecords
 from experiments.training.finished import UnreadableError
 
 SHAPES = (("Dense_0/kernel", (64, 30)), ("Dense_1/kernel", (30, 10)))
@@ -32,7 +32,7 @@ CHARTS = (
     *(charts.accuracy, charts.differences, charts.exploration, charts.layers, charts.turnover),
     cost_chart.accuracy_against_cost,
 )
-NO_UPDATES = Updates(np.zeros(0, int), *(np.zeros((0, 5)),) * 3)
+NO_UPDATES = UpdateRecords(np.zeros(0, int), *(np.zeros((0, 5)),) * 3)
 
 
 def make_cell(method, sparsity, accuracy, exploration=0.1, coefficient=None, seeds=5):
@@ -48,10 +48,10 @@ def make_cell(method, sparsity, accuracy, exploration=0.1, coefficient=None, see
         rounds = np.linspace(1 - sparsity, exploration, 8)[:, None] + np.zeros(seeds)
         survival = draw.uniform(0, 1, (8, seeds))
         survival[0] = np.nan
-        updates = Updates(np.arange(8) * 10 + 10, rounds, survival, draw.uniform(0, 0.1, (8, seeds)))
+        updates = UpdateRecords(np.arange(8) * 10 + 10, rounds, survival, draw.uniform(0, 0.1, (8, seeds)))
     weights = sum(math.prod(shape) for _, shape in SHAPES)
     active_weights = sum(layer.requested for layer in layers) or weights
-    return Cell(
+    return CellResult(
         name="-".join([method, f"{sparsity:g}", *([f"c{coefficient:g}"] if coefficient else [])]),
         method=method,
         sparsity=sparsity,

@@ -11,7 +11,7 @@ import pytest
 
 import dstjax
 from experiments.report import charts, cost_chart, counting, findings, names, page, rows, style, tables
-from experiments.report.cells import LABELS
+from experiments.report.names import LABELS
 from tests.experiments.report.test_report import compare, make_cell
 
 RANKED = ("grasp", "gmp", "granet", "rigl", "set", "static", "snip", "accset", "srigl")  # from the best to the worst
