@@ -18,6 +18,11 @@ GRASP_TEMPERATURE = 200.0
 ROUNDS = {"iterative_snip": 10, "force": 10, "synflow": 100}
 
 
+def before_training(method: dstjax.Method) -> bool:
+    """Whether a method is pruned before the first step, which needs the network and its data."""
+    return method.pruner is not None and not method.prune_step
+
+
 def masks(
     method: dstjax.Method, model: nn.Module, params: Tree, model_state: Tree, source: Source, rows: np.ndarray, y: Any
 ) -> Tree:
@@ -32,29 +37,30 @@ def masks(
       rows: those of the first batch of training.
       y: the classes of all training samples, to pick some of each; int32[n] with the rows in ``source``.
     """
-    assert method.pruner is not None
-    make = getattr(dstjax.initial_masks, method.pruner)
+    pruner = method.pruner
+    assert pruner is not None
+    make = getattr(dstjax.initial_masks, pruner)
     common: dict[str, Any] = dict(sparsity=method.sparsity, maskable=method.maskable)
     if isinstance(method.distribution, dict) or method.sparsity is None:
         common |= dict(distribution=method.distribution, scope="layer")
     else:
         common["scope"] = "global"
-    if method.pruner in ROUNDS:
-        common["rounds"] = ROUNDS[method.pruner]
+    if pruner in ROUNDS:
+        common["rounds"] = ROUNDS[pruner]
 
     def forward(weights: Tree, x: Any) -> Any:
         return model.apply({"params": weights, **model_state}, x, train=False)
 
-    if method.pruner == "synflow":
+    if pruner == "synflow":
         return make(forward, params, source.x.shape[1:], **common)
-    temperature = GRASP_TEMPERATURE if method.pruner == "grasp" else 1.0
+    temperature = GRASP_TEMPERATURE if pruner == "grasp" else 1.0
 
     def loss(weights: Tree, batch: Any) -> Any:
         logits = forward(weights, source.x[batch] - source.mean[None])
         return tasks.losses(logits / temperature, source.y[batch]).mean()
 
     batches = [jnp.asarray(rows)]
-    if method.pruner == "grasp":
+    if pruner == "grasp":
         chosen = some_of_each_class(*y)
         batches = [jnp.asarray(half) for half in (chosen[::2], chosen[1::2])]
     return make(loss, params, batches, **common)

@@ -71,7 +71,9 @@ class Trainer:
             self.feed = feeds.InMemory(data, seeds, batch_size, self.batched, place)
             shape, augment = data.x.shape[1:], data.augment
         self.batches = self.feed.batches
-        source, metric = Source(None, None, 0, 0), 0 if "metric" in method.needs else None
+        self.metric = method.metric if "metric" in method.needs else None
+        self.prune_step = method.prune_step
+        source, metric = Source(None, None, 0, 0), None if self.metric is None else 0
         # Where nearly every step is a mask update the state decides, since the host would be the slower one.
         due = [bool(method.is_update_step(t)) for t in range(1, 101)]
         self.often = sum(due) > len(due) // 2 and metric is None
@@ -93,7 +95,7 @@ class Trainer:
         updates: list[tuple[int, Any]] = []
         done = 0
         for i in range(batches + 1):
-            pruned = self.method.prune_step > 0 and first + i == self.method.prune_step and i < batches
+            pruned = self.prune_step > 0 and first + i == self.prune_step and i < batches
             rewired = i < batches and not self.often and bool(self.method.is_update_step(first + i + 1))
             if not (i == batches or pruned or rewired):
                 continue
@@ -169,7 +171,7 @@ class Trainer:
             params, model_state = make(np.uint32(seed), np.zeros((1, *shape), np.float32))
             params = self.place_params(params)
             given = None
-            if self.method.pruner is not None and not self.method.prune_step:
+            if pruning.before_training(self.method):
                 source, rows, known = self.feed.first(i)
                 weights, source = hosts.local((params, source))
                 labels = known, np.asarray(source.y)[known]
@@ -201,10 +203,10 @@ class Trainer:
 
     def _metrics(self) -> list[Any]:
         """What the methods read that adapt to the validation performance: accuracy, or the loss; None for others."""
-        if "metric" not in self.method.needs:
+        if self.metric is None:
             return [None] * len(self.states)
         loss, accuracy = self.evaluate("validation")
-        wanted = accuracy if self.method.metric == "accuracy" else loss
+        wanted = accuracy if self.metric == "accuracy" else loss
         return self._groups([np.float32(v) for v in wanted])
 
     def _groups(self, values: list[Any]) -> list[Any]:
