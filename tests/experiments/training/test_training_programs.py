@@ -59,3 +59,21 @@ def test_the_programs_that_were_used_last_are_kept(monkeypatch):
         Program(lambda x, power=power: x**power)(np.ones(2))
     first, last = Program.compiled.values()
     assert [float(kept(np.full(2, 2.0))[0]) for kept in (first, last)] == [2, 8]
+
+
+def test_a_hook_makes_each_mask_update_of_each_network(small):
+    plan = configuration.plan(small(seeds=2))
+    seen = []
+
+    def hook(group, step, program, arguments):
+        seen.append((step, group))
+        assert int(arguments[0].opt_state.step) == step - 1
+        return program(*arguments)
+
+    def trained(**options):
+        trainer = Trainer(plan.model, plan.make_tx, plan.method, plan.data, [0, 1], "sequential", 64, **options)
+        return trainer.epoch(0, 9)
+
+    hooked, plain = trained(on_update=hook), trained()
+    assert seen == [(4, 0), (4, 1), (8, 0), (8, 1)]
+    np.testing.assert_array_equal(hooked.loss, plain.loss)
