@@ -1,9 +1,11 @@
-"""Command lines of the form ``--config FILE --config.field=value --option=value``."""
+"""Commands, and their command lines of the form ``--config FILE --config.field=value --option=value``."""
 
+import argparse
 import ast
 import importlib.util
 import inspect
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +14,72 @@ from ml_collections import ConfigDict
 from dstjax.checks import suggest
 
 
-def parse(arguments: Sequence[str], options: Mapping[str, str | None]) -> tuple[ConfigDict, ConfigDict, dict[str, str]]:
-    """Reads a command line; the last of several equal options wins.
+def run(arguments: Sequence[str], doc: str | None, work: Callable[[Sequence[str]], int], interrupted: str) -> int:
+    """Runs a command and returns its exit status; ``--help`` prints ``doc``, a ValueError is a line and status 2."""
+    if {"-h", "--help"} & {*arguments}:
+        print(doc)
+        return 0
+    try:
+        return work(arguments)
+    except ValueError as error:
+        return failed(error, 2)
+    except KeyboardInterrupt:
+        print(interrupted, file=sys.stderr)
+        return 130
+
+
+def failed(error: Exception, status: int) -> int:
+    """Prints an error on one line; returns the exit status."""
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    return status
+
+
+def parser(command: str, doc: str | None) -> argparse.ArgumentParser:
+    """For commands without a config, whose options have types and help of their own."""
+    return argparse.ArgumentParser(
+        f"python -m experiments.{command}", description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def read(arguments: Sequence[str], names: Iterable[str], flags: Iterable[str] = ()) -> dict[str, str]:
+    """The options of a command line by name; the last of several equal ones wins.
 
     Args:
-      arguments: ``--name=value`` or ``--name value``.
+      arguments: ``--name=value`` or ``--name value``, and flags ``--name``.
+      names: options with a value; one that ends in a dot stands for all names that begin so.
+      flags: options without one, which are '' where they are given.
+
+    Raises:
+      ValueError: an argument is unknown, has no value, or is a flag with one.
+    """
+    names, flags = list(names), list(flags)
+    sections = tuple(name for name in names if name.endswith("."))
+    given = {}
+    rest = iter(arguments)
+    for argument in rest:
+        option, equals, value = argument.partition("=")
+        if not option.startswith("--"):
+            raise ValueError(f"unexpected argument {argument!r}; every option is written --name=value.")
+        name = option[2:]
+        if name in flags:
+            if equals:
+                raise ValueError(f"option {option} takes no value; got {value!r}.")
+        elif name in names or name.startswith(sections):
+            value = value if equals else next(rest, "--")
+            if not equals and value.startswith("--"):
+                raise ValueError(f"option {option} has no value; write {option}=value.")
+        else:
+            known = [f"--{n}" for n in (*names, *flags) if n not in sections]
+            raise ValueError(f"option {option!r} is not known; {suggest(option, known)}")
+        given[name] = value
+    return given
+
+
+def parse(arguments: Sequence[str], options: Mapping[str, str | None]) -> tuple[ConfigDict, ConfigDict, dict[str, str]]:
+    """Reads a command line with a config.
+
+    Args:
+      arguments: see :func:`read`.
       options: the options beside ``--config`` and their default values; None where one must be given.
 
     Returns:
@@ -25,23 +88,8 @@ def parse(arguments: Sequence[str], options: Mapping[str, str | None]) -> tuple[
     Raises:
       ValueError: an argument is missing, unknown or has a value that is not accepted.
     """
-    fields, given = {}, {}
-    rest = iter(arguments)
-    for argument in rest:
-        name, equals, value = argument.partition("=")
-        if not name.startswith("--"):
-            raise ValueError(f"unexpected argument {argument!r}; every option is written --name=value.")
-        value = value if equals else next(rest, "--")
-        if not equals and value.startswith("--"):
-            raise ValueError(f"option {name} has no value; write {name}=value.")
-        if name.startswith("--config."):
-            fields[name.removeprefix("--config.")] = value
-        elif name == "--config" or name[2:] in options:
-            given[name[2:]] = value
-        else:
-            raise ValueError(
-                f"option {name!r} is not known; {suggest(name, ['--config', *(f'--{o}' for o in options)])}"
-            )
+    given = read(arguments, ["config", *options, "config."])
+    fields = {n.removeprefix("config."): given.pop(n) for n in [*given] if n.startswith("config.")}
     for name in ("config", *options):
         if not given.get(name) and not (name not in given and options.get(name)):
             raise ValueError(f"option --{name} is missing.")

@@ -20,12 +20,9 @@ the arguments, the config or DIR.
 import copy
 import json
 import os
-import platform
 import shlex
 import sys
-import time
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,10 +30,13 @@ from ml_collections import ConfigDict
 
 import dstjax
 from dstjax.checks import check_choice
-from experiments import command_line, configuration, data, train
-from experiments.recording import write_atomically
+from experiments import command_line, data, queue
 from experiments.report import collect, page, tables
-from experiments.report.cells import Comparison, method_label, percent
+from experiments.report.cells import Comparison, percent
+from experiments.report.names import method_label
+from experiments.training import configuration, run
+from experiments.training.finished import read_json
+from experiments.training.recording import versions, write_atomically
 
 OPTIONS = {
     "methods": "dense,static,set,rigl,dst_ee",
@@ -48,21 +48,13 @@ OPTIONS = {
 }
 COEFFICIENTS = "1e-4,1e-3,1e-2,1e-1"
 SET_BY = {"method": "--methods", "sparsity": "--sparsities", "seeds": "--seeds"}
-PACKAGES = ("jax", "jaxlib", "optax", "numpy")
-
-
-class Planned(NamedTuple):
-    """A cell that is to be run."""
-
-    name: str  # its folder
-    title: str
-    config: ConfigDict
 
 
 class Grid(NamedTuple):
     """What a command asks for."""
 
-    cells: list[Planned]  # each once, in the order in which they are run
+    cells: dict[str, ConfigDict]  # by the name of their folder, in the order in which they are run
+    titles: dict[str, str]
     grid: list[str]  # names of the cells of methods x sparsities
     sweep: list[str]  # names of the cells of DST-EE by rising coefficient
     workdir: Path
@@ -71,21 +63,13 @@ class Grid(NamedTuple):
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command and returns its exit status."""
-    if {"-h", "--help"} & {*arguments}:
-        print(__doc__)
-        return 0
-    try:
-        grid = plan(arguments)
-        failures = run(grid)
-        if not report(grid, failures):
-            return 1
-    except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues here.", file=sys.stderr)
-        return 130
-    return 1 if failures else 0
+    return command_line.run(arguments, __doc__, _compare, "\ninterrupted; the same command continues here.")
+
+
+def _compare(arguments: Sequence[str]) -> int:
+    grid = plan(arguments)
+    failures = queue.run([_job(grid, name) for name in grid.cells], place=f" in {grid.workdir}")
+    return 1 if not report(grid, failures) or failures else 0
 
 
 def plan(arguments: Sequence[str]) -> Grid:
@@ -115,14 +99,17 @@ def plan(arguments: Sequence[str]) -> Grid:
     _check_changes(config, defaults, [*methods, "dst_ee"] if coefficients else methods)
     command_line.set_field(config, "seeds", options["seeds"])
 
-    cells: dict[str, Planned] = {}
+    cells: dict[str, ConfigDict] = {}
+    titles: dict[str, str] = {}
 
     def add(name: str, method: str, sparsity: float | None, coefficient: float | None = None) -> str:
         own = _config_of(config, defaults, method, sparsity, coefficient)
         configuration.plan(own)
         title = method_label(method) + ("" if sparsity is None else f" at {percent(sparsity)}")
         title += "" if coefficient is None else f", c = {coefficient:g}"
-        return cells.setdefault(name, Planned(name, title, own)).name
+        cells.setdefault(name, own)
+        titles.setdefault(name, title)
+        return name
 
     names = [
         add(method if s is None else f"{method}-{s:g}", method, s)
@@ -137,43 +124,20 @@ def plan(arguments: Sequence[str]) -> Grid:
         name = f"dst_ee-{at:g}"
         sweep.append(name if c == usual and name in names else add(f"{name}-c{c:g}", "dst_ee", at, c))
     workdir = Path(options["workdir"])
-    for cell in cells.values():
-        _check_folder(workdir / cell.name, cell.config)
-    return Grid(list(cells.values()), names, sweep, workdir, _command(arguments))
+    for name, own in cells.items():
+        _check_folder(workdir / name, own)
+    return Grid(cells, titles, names, sweep, workdir, _command(arguments))
 
 
-def run(grid: Grid) -> dict[str, str]:
-    """Runs what is not finished; returns why cells failed, by name.
+def _job(grid: Grid, name: str) -> queue.Job:
+    folder = grid.workdir / name
 
-    Raises:
-      ValueError: of a cell's config or folder.
-    """
-    waiting = [c for c in grid.cells if not (grid.workdir / c.name / "summary.json").exists()]
-    done = len(grid.cells) - len(waiting)
-    print(
-        f"{len(grid.cells)} cells in {grid.workdir}" + (f", {done} of them finished before" if done else ""), flush=True
-    )
-    failures: dict[str, str] = {}
-    width = max(len(c.title) for c in grid.cells)
-    start = time.perf_counter()
-    for i, cell in enumerate(waiting, 1):
-        print(f"[{done + i:>{len(str(len(grid.cells)))}}/{len(grid.cells)}] {cell.title:<{width}} ", end="", flush=True)
-        folder = grid.workdir / cell.name
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / "versions.json", json.dumps(_versions()).encode())
-            summary = train.train_and_evaluate(cell.config, folder, quiet=True)
-        except train.DivergedError as error:
-            failures[cell.name] = f"{cell.title}: {error}"
-            print(f"failed: {error}", flush=True)
-            continue
-        except (ValueError, OSError) as error:
-            print(flush=True)
-            raise ValueError(f"cell {cell.name}: {error}") from error
-        elapsed = time.perf_counter() - start
-        rest = f", about {_clock(elapsed / i * (len(waiting) - i))} to go" if i < len(waiting) else ""
-        print(f"{_result(summary)}   {_clock(elapsed)} gone{rest}", flush=True)
-    return failures
+    def work() -> str:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "versions.json", json.dumps({"dstjax": dstjax.__version__, **versions()}).encode())
+        return f"{_result(run.train_and_evaluate(grid.cells[name], folder, quiet=True))}   "
+
+    return queue.Job(name, grid.titles[name], folder, work)
 
 
 def report(grid: Grid, failures: dict[str, str]) -> bool:
@@ -183,14 +147,14 @@ def report(grid: Grid, failures: dict[str, str]) -> bool:
       ValueError: a file of a cell cannot be read, or a report cannot be written.
     """
     found = {
-        c.name: collect.cell(grid.workdir / c.name, configuration.plan(c.config).method)
-        for c in grid.cells
-        if c.name not in failures
+        name: collect.cell(grid.workdir / name, configuration.plan(config).method)
+        for name, config in grid.cells.items()
+        if grid.titles[name] not in failures
     }
     cells = [found[name] for name in grid.grid if name in found]
     if not cells:
         return False
-    dataset = grid.cells[0].config.dataset
+    dataset = grid.cells[grid.grid[0]].dataset
     loaded = data.load(dataset)
     comparison = Comparison(
         grid=tuple(cells),
@@ -199,7 +163,7 @@ def report(grid: Grid, failures: dict[str, str]) -> bool:
         data=loaded.provenance,
         n_test=loaded.sizes[2],
         command=grid.command,
-        failures=tuple(failures.values()),
+        failures=tuple(f"{title}: {why}" for title, why in failures.items()),
     )
     print(f"\n{tables.as_text(comparison)}\n")
     try:
@@ -237,13 +201,9 @@ def _number(name: str, text: str) -> float:
         raise ValueError(f"--{name}: {text!r} is not accepted; expected a number.") from None
 
 
-def _hyperparameters(methods: Sequence[str]) -> set[str]:
-    return {name for method in methods for name in dstjax.methods.hyperparameters(method)}
-
-
 def _check_changes(config: ConfigDict, defaults: ConfigDict, methods: Sequence[str]) -> None:
     """Refuses a changed hyper-parameter that none of the methods has."""
-    for name in (_hyperparameters(dstjax.methods.names()) - _hyperparameters(methods)) & {*config.keys()}:
+    for name in configuration.foreign(config, methods):
         if config[name] != defaults[name]:
             raise ValueError(f"config field {name!r} is not accepted; none of {', '.join(methods)} has it.")
 
@@ -253,9 +213,7 @@ def _config_of(
 ) -> ConfigDict:
     """The config of one cell: without the changes of hyper-parameters that its method does not have."""
     own = copy.deepcopy(config)
-    own.method = method
-    for name in (_hyperparameters(dstjax.methods.names()) - _hyperparameters([method])) & {*own.keys()}:
-        own[name] = defaults[name]
+    configuration.change_method(own, method, defaults)
     with own.unlocked():
         if sparsity is not None:
             own.sparsity = sparsity
@@ -268,7 +226,7 @@ def _check_folder(folder: Path, config: ConfigDict) -> None:
     """Refuses the folder of another run before anything runs."""
     if not (folder / "config.json").exists():
         return
-    different = configuration.differences(configuration.identity(config), collect.read_json(folder / "config.json"))
+    different = configuration.differences(configuration.identity(config), read_json(folder / "config.json"))
     if different:
         raise ValueError(f"cell {folder} is that of another run; it differs in {', '.join(different)}.")
 
@@ -277,14 +235,6 @@ def _result(summary: dict[str, Any]) -> str:
     spread = summary["test_accuracy_std"]
     shown = f"{100 * summary['test_accuracy_mean']:6.2f}" + (f" ± {100 * spread:5.2f}" if spread is not None else "")
     return f"{shown} %   R {summary['exploration_rate_mean']:.3f}"
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "dstjax": dstjax.__version__,
-        **{p: metadata.version(p) for p in PACKAGES},
-        "python": platform.python_version(),
-    }
 
 
 def _command(arguments: Sequence[str]) -> str:
@@ -299,10 +249,6 @@ def _command(arguments: Sequence[str]) -> str:
             value = Path(value).name if os.path.isabs(value) and relative.startswith("..") else relative
         parts.append(f"{name}={shlex.quote(value)}" if name.startswith("--config.") else f"{name} {shlex.quote(value)}")
     return " ".join(parts)
-
-
-def _clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 if __name__ == "__main__":

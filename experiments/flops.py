@@ -6,86 +6,31 @@ Nothing is trained or computed: the shapes come from ``jax.eval_shape``, the FLO
 (dstjax.program.flops), the formulas of training from dstjax.costs. Takes a second.
 """
 
-import argparse
 import ast
 import json
 import math
-import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
-
-import jax
-import jax.numpy as jnp
+from typing import Any
 
 from dstjax import costs, distributions
-from dstjax._arrays.trees import path_name
-from dstjax.program import flops
-from experiments import models
+from experiments import command_line, models
+from experiments.models import shapes
+from experiments.models.shapes import Network
 
 RIGL_UPDATE_PERIOD = 100  # on ImageNet, the default of its authors
-
-
-class Network(NamedTuple):
-    """A network by its shapes alone."""
-
-    input: tuple[int, ...]  # of one example
-    shapes: dict[str, tuple[int, ...]]  # by path of the leaf
-    flops: flops.Flops  # of inference, for one example
-
-    @property
-    def parameters(self) -> int:
-        """How many there are, without running statistics."""
-        return sum(math.prod(shape) for shape in self.shapes.values())
-
-    def maskable(self, keep_dense: Sequence[str] = ()) -> dict[str, tuple[int, ...]]:
-        """The leaves of two or more axes, without those whose path holds one of the regular expressions.
-
-        Raises:
-          ValueError: one that is no regular expression or is found in no such leaf, or no leaf is left.
-        """
-        left = {path: shape for path, shape in self.shapes.items() if len(shape) >= 2}
-        for pattern in keep_dense:
-            try:
-                found = [path for path in left if re.search(pattern, path)]
-            except re.error as error:
-                raise ValueError(f"keep-dense={pattern!r} is no regular expression: {error}.") from None
-            if not found or len(found) == len(left):
-                raise ValueError(
-                    f"keep-dense={pattern!r} matches {'every' if found else 'no'} leaf of {', '.join(left)}; expected "
-                    "some of them."
-                )
-            left = {path: shape for path, shape in left.items() if path not in found}
-        return left
 
 
 def network(
     name: str, *, classes: int | None = None, sizes: Any = None, shape: tuple[int, ...] | None = None
 ) -> Network:
-    """The shapes and multiply-adds of a network of ``experiments.models``.
-
-    Args:
-      name: one of ``models.names()``.
-      classes: None for as many as the paper has.
-      sizes: None for its own.
-      shape: of one example; None for that of the paper's data.
+    """The network of a name of ``experiments.models``; what is None is the paper's, or the network's own.
 
     Raises:
       ValueError: a name, number or shape that is not accepted.
     """
     model = models.make(name, classes=classes, sizes=sizes)
-    example = models.MODELS[name].shape if shape is None else shape
-    x = jax.ShapeDtypeStruct((1, *example), jnp.float32)
-    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), x)
-    params = variables.pop("params")
-
-    def forward(params: Any, rest: Any, x: Any) -> Any:
-        return model.apply({"params": params, **rest}, x, train=False)
-
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    return Network(
-        example, {path_name(p): leaf.shape for p, leaf in leaves}, flops.count(forward, params, variables, x)
-    )
+    return shapes.network(model, models.MODELS[name].shape if shape is None else shape)
 
 
 def with_bias_and_relu(net: Network, densities: Mapping[str, float]) -> tuple[float, float]:
@@ -132,7 +77,6 @@ def report(
     densities = {path: counts[path] / math.prod(shape) for path, shape in masked.items()}
     weights = sum(math.prod(shape) for shape in masked.values())
     dense, sparse = net.flops.dense(), net.flops.sparse(densities)
-    dense_more, sparse_more = with_bias_and_relu(net, densities)
     training = {}
     for convention in costs.CONVENTIONS:
         cost = costs.training_flops(method, sparse=sparse, dense=dense, convention=convention, **options)
@@ -146,14 +90,8 @@ def report(
         "distribution": distribution,
         "sparsity": sparsity,
         "inference": {
-            "dense_flops": dense,
-            "sparse_flops": sparse,
-            "of_dense": sparse / dense,
-            "with_bias_and_relu": {
-                "dense_flops": dense_more,
-                "sparse_flops": sparse_more,
-                "of_dense": sparse_more / dense_more,
-            },
+            **_both(dense, sparse),
+            "with_bias_and_relu": _both(*with_bias_and_relu(net, densities)),
         },
         "method": method,
         "method_options": options,
@@ -164,6 +102,10 @@ def report(
             if net.flops.multiply_adds[p]
         ],
     }
+
+
+def _both(dense: float, sparse: float) -> dict[str, float]:
+    return {"dense_flops": dense, "sparse_flops": sparse, "of_dense": sparse / dense}
 
 
 def text(found: Mapping[str, Any], *, layers: bool = False) -> str:
@@ -199,9 +141,7 @@ def text(found: Mapping[str, Any], *, layers: bool = False) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Prints the report and returns the exit status."""
-    parser = argparse.ArgumentParser(
-        "python -m experiments.flops", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser("flops", __doc__)
     parser.add_argument("--model", required=True, help=", ".join(models.names()))
     parser.add_argument("--method", default="static", help=f"one of {', '.join(costs.names())} (default: static)")
     parser.add_argument("--distribution", default="erk", help="uniform, er or erk (default: erk)")

@@ -15,246 +15,13 @@ JAX_PROCESS_ID in the environment or, where JAX knows the cluster (Slurm, Open M
 Exit status: 0; 1 where the loss is no longer finite; 2 for anything wrong with the arguments, the config or DIR.
 """
 
-import contextlib
-import fcntl
-import json
 import sys
-import time
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
 from ml_collections import ConfigDict
 
-import dstjax
-from experiments import command_line, configuration, hosts, results
-from experiments.checkpoint import Checkpoints
-from experiments.recording import Metrics, NoMetrics, Progress, to_json, write_atomically
-from experiments.training import Epoch, Trainer
-
-Summary = dict[str, Any]
-WARM_UP = 70 / 300  # the share of training before the two networks of DCIL learn from each other (its paper, 5.1)
-
-
-class Done(NamedTuple):
-    """How far a run has come when a checkpoint is saved, beside the state of the networks."""
-
-    step: int
-    seconds: float
-    metrics_bytes: int
-    mask_updates: int
-
-
-class DivergedError(RuntimeError):
-    """The loss is no longer finite."""
-
-
-def train_and_evaluate(
-    config: ConfigDict, workdir: str | Path, *, defaults: ConfigDict | None = None, quiet: bool = False
-) -> Summary:
-    """Trains, or goes on training, or finds that all is done already.
-
-    Args:
-      config: as ``experiments/configs/digits.py`` makes it.
-      workdir: directory of this run alone; made if it is not there.
-      defaults: the config before it was changed for this run. Hyper-parameters that the method does not have are left
-        aside where they equal these, and are an error otherwise; without ``defaults`` nothing counts as changed.
-      quiet: print nothing.
-
-    Returns:
-      What summary.json holds.
-
-    Raises:
-      ValueError: of the config, or of a workdir that is not this run's or has no whole checkpoint left.
-      DivergedError: the loss is no longer finite.
-    """
-    start = time.perf_counter()
-    workdir = Path(workdir)
-    identity = configuration.identity(config)
-    quiet = quiet or not hosts.is_first()
-    plan = hosts.together(lambda: plan_of_all(config, defaults))
-    finished = hosts.from_first(lambda: look(workdir, identity))
-    if finished is not None:
-        if not quiet:
-            print(f"{workdir}: this run is finished; nothing to do.")
-        return finished
-    trainer = Trainer(
-        plan.model,
-        plan.make_tx,
-        plan.method,
-        plan.data,
-        plan.seeds,
-        plan.mode,
-        config.batch_size,
-        devices=plan.devices,
-        shard_params=config.shard_params,
-        warm_up=round(WARM_UP * plan.steps),
-        label_smoothing=config.label_smoothing,
-        accumulate=config.accumulate,
-    )
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(hosts.together(lambda: claim(workdir, identity)))
-        table = dstjax.summary(trainer.network(0).params, trainer.network(0).opt_state)
-        if not quiet:
-            print(
-                f"{config.method}, {len(plan.seeds)} seed(s), {plan.mode}; {plan.data.provenance}\n{table}", flush=True
-            )
-        initial = trainer.pictures() if table.masked else {}
-        run = configuration.without_display(identity)
-        checkpoints = hosts.together(lambda: Checkpoints(workdir / "checkpoints", run))
-        stack.callback(checkpoints.close)
-        done = resume(trainer, checkpoints, workdir, quiet)
-        metrics = hosts.together(lambda: records(workdir, done, config.tensorboard, plan.seeds))
-        stack.callback(metrics.close)
-        progress = Progress(plan.steps, done.step, config.log_every_epochs, quiet)
-        stack.callback(progress.close)
-        step, updates = done.step, done.mask_updates
-        while step < plan.steps:
-            number, first = step // trainer.batches, step + 1
-            epoch = trainer.epoch(number, min(trainer.batches, plan.steps - step))
-            step = min(step + trainer.batches, plan.steps)
-            check(epoch, first, step, plan.seeds, table, plan.method.counts, ended=step == plan.steps)
-            results.record_epoch(metrics, epoch, step, trainer.batches, updates, plan, table)
-            updates += epoch.updates
-            progress.update(step, epoch.loss, epoch.accuracy, epoch.topology["exploration_rate"])
-            last = step == plan.steps
-            if last or (number + 1) % config.eval_every_epochs == 0:
-                results.record_evaluation(metrics, trainer, "validation", step)
-            if last or (number + 1) % config.checkpoint_every_epochs == 0:
-                seconds = done.seconds + time.perf_counter() - start
-                checkpoints.save(step, trainer.state(), Done(step, seconds, metrics.size(), updates)._asdict())
-        results.record_evaluation(metrics, trainer, "test", step)
-        hosts.together(checkpoints.wait)
-        measured = results.measure(trainer)
-        final = trainer.pictures() if initial else {}
-
-        def finish() -> Summary:
-            summary = results.summarise(
-                config, plan, measured, trainer.batches, table, updates, workdir / "metrics.jsonl"
-            )
-            summary["seconds"] = round(done.seconds + time.perf_counter() - start, 3)
-            if initial:
-                results.save_pictures(workdir / "masks.npz", table.masked[0].path, initial, final)
-            write_atomically(workdir / "summary.json", to_json(summary, indent=1).encode() + b"\n")
-            return summary
-
-        return hosts.from_first(finish)
-
-
-def plan_of_all(config: ConfigDict, defaults: ConfigDict | None) -> configuration.Plan:
-    """The plan of a run, the same on all of its processes.
-
-    Raises:
-      ValueError: of the config, or the processes were started with different ones or with devices left out.
-    """
-    identity = configuration.identity(config)
-    different = configuration.differences(identity, hosts.from_first(lambda: identity))
-    if hosts.several() and different:  # one process differs from itself where a number is not one
-        raise ValueError(f"this process and process 0 differ in {', '.join(different)}; give all the same command.")
-    plan = configuration.plan(config, defaults)
-    hosts.check_devices(plan.devices)
-    return plan
-
-
-def records(workdir: Path, done: Done, tensorboard: bool, seeds: Sequence[int]) -> Metrics | NoMetrics:
-    """Where the records of this process go from the last checkpoint on.
-
-    Raises:
-      ValueError: there are fewer than the checkpoint has seen.
-    """
-    if not hosts.is_first():
-        return NoMetrics()
-    return Metrics(workdir, done.metrics_bytes, done.step, tensorboard, seeds)
-
-
-def resume(trainer: Trainer, checkpoints: Checkpoints, workdir: Path, quiet: bool) -> Done:
-    """Puts the trainer where the newest whole checkpoint left it, and says so.
-
-    Raises:
-      ValueError: there are checkpoints, and none is whole.
-    """
-    restored = checkpoints.restore(trainer.state())
-    if restored is None:
-        if not quiet and (workdir / "metrics.jsonl").exists():
-            print(f"{workdir}: interrupted before its first checkpoint; starting from step 0.")
-        return Done(0, 0.0, 0, 0)
-    step, state, record, damaged = restored
-    for line in damaged if hosts.is_first() else []:  # even when quiet: it is not what the caller thinks it is
-        print(f"{line}; going on from {checkpoints.directory / str(step)}.", file=sys.stderr)
-    if not quiet:
-        print(f"{workdir}: going on from the checkpoint at step {step}.")
-    trainer.set_state(state)
-    return Done(**record)
-
-
-def look(workdir: Path, identity: dict[str, Any]) -> Summary | None:
-    """Finds out what a workdir holds: the summary if it is this run and finished, None if it is this run or nothing.
-
-    Raises:
-      ValueError: it holds something else.
-    """
-    if not (workdir / "config.json").exists():
-        if any((workdir / name).exists() for name in ("metrics.jsonl", "summary.json", "checkpoints")):
-            raise ValueError(f"workdir {workdir} holds a run without its config.json; give another directory.")
-        return None
-    different = configuration.differences(identity, _read_json(workdir / "config.json"))
-    if different:
-        raise ValueError(f"workdir {workdir} holds another run; it differs in {', '.join(different)}.")
-    path = workdir / "summary.json"
-    return _read_json(path) if path.exists() else None
-
-
-def claim(workdir: Path, identity: dict[str, Any]) -> contextlib.AbstractContextManager[Any]:
-    """Makes the workdir this run's, and this process's for as long as the file that is returned stays open.
-
-    Of several processes the first one does so for all; its host alone has to see the workdir.
-
-    Raises:
-      ValueError: it cannot be made or written to, or another process trains in it.
-    """
-    if not hosts.is_first():
-        return contextlib.nullcontext()
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not (workdir / "config.json").exists():
-            write_atomically(workdir / "config.json", json.dumps(identity, indent=1).encode() + b"\n")
-        lock = (workdir / "config.json").open()
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it however the process ends
-        except BlockingIOError:
-            lock.close()
-            raise ValueError(f"workdir {workdir} is in use by another process.") from None
-        return lock
-    except OSError as error:
-        raise ValueError(f"workdir {workdir} is not usable: {error.strerror}.") from error
-
-
-def check(
-    epoch: Epoch, first: int, last: int, seeds: Sequence[int], table: dstjax.Summary, counts: str, *, ended: bool
-) -> None:
-    """Stops where the loss is not finite, or where there are not as many active weights as the method promises.
-
-    Raises:
-      DivergedError: of the loss.
-      RuntimeError: of the weights, which is a bug.
-    """
-    lost = [seed for seed, loss in zip(seeds, epoch.loss, strict=True) if not np.isfinite(loss)]
-    if lost:
-        raise DivergedError(f"the loss is not finite for seed(s) {lost} between step {first} and step {last}.")
-    requested = np.array([row.requested for row in table.masked])
-    for step, topology in [*epoch.mask_updates, (last, epoch.topology)]:
-        active = topology["active"]
-        wrong = (
-            (counts == "kept" and (active != requested).any())
-            or (counts == "reached" and ended and step == last and (active != requested).any())
-            or (counts == "total" and ended and step == last and (active.sum(axis=1) != requested.sum()).any())
-        )
-        if wrong or topology["strays"].any():
-            raise RuntimeError(
-                f"step {step}: active weights {active.tolist()}, requested {requested.tolist()}; inactive weights "
-                f"that are not zero: {topology['strays'].tolist()}."
-            )
+from experiments import command_line
+from experiments.training import hosts, run
 
 
 def parse(arguments: Sequence[str]) -> tuple[ConfigDict, ConfigDict, dict[str, str]]:
@@ -268,31 +35,22 @@ def parse(arguments: Sequence[str]) -> tuple[ConfigDict, ConfigDict, dict[str, s
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command and returns its exit status."""
-    if {"-h", "--help"} & {*arguments}:
-        print(__doc__)
-        return 0
+    again = "interrupted; the same command goes on from the last checkpoint."
+    return command_line.run(arguments, __doc__, _train, again)
+
+
+def _train(arguments: Sequence[str]) -> int:
+    config, defaults, options = parse(arguments)
+    hosts.join(options["distributed"])
     try:
-        config, defaults, options = parse(arguments)
-        hosts.join(options["distributed"])
-        summary = train_and_evaluate(config, options["workdir"], defaults=defaults)
-    except (ValueError, DivergedError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1 if isinstance(error, DivergedError) else 2
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint.", file=sys.stderr)
-        return 130
+        summary = run.train_and_evaluate(config, options["workdir"], defaults=defaults)
+    except run.DivergedError as error:
+        return command_line.failed(error, 1)
     if hosts.is_first():
         accuracy = ", ".join(f"{100 * a:.2f}" for a in summary["test_accuracy"])
         mean, place = 100 * summary["test_accuracy_mean"], options["workdir"]
         print(f"test accuracy {accuracy} % (mean {mean:.2f} %); see {place}/summary.json")
     return 0
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is not readable as JSON: {error}.") from error
 
 
 if __name__ == "__main__":

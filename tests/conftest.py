@@ -57,9 +57,9 @@ def few_programs() -> Iterator[None]:
     yield
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > MANY_MAPS:
-        training = sys.modules.get("experiments.training")
-        if training is not None:
-            training.Program.compiled.clear()
+        trainer = sys.modules.get("experiments.training.trainer")
+        if trainer is not None:
+            trainer.Program.compiled.clear()
         jax.clear_caches()
         gc.collect()
 

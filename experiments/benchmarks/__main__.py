@@ -25,6 +25,7 @@ from pathlib import Path
 
 import jax
 
+from experiments import command_line
 from experiments.benchmarks import (
     collectives,
     compilation,
@@ -52,9 +53,7 @@ ANYWHERE = ("collectives",)  # needs no device, so it runs once
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m experiments.benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser("benchmarks", __doc__)
     parser.add_argument("--only", default=",".join(BENCHMARKS))
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))

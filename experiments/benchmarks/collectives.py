@@ -5,7 +5,6 @@ With 8 devices the updates are run too, and the masks compared bit by bit with t
     python -m experiments.benchmarks.collectives --devices 8   (on that many virtual devices; see virtual.py)
 """
 
-import argparse
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from jax.sharding import NamedSharding
 
 import dstjax
+from experiments import command_line
 from experiments.benchmarks import contenders, hlo, layouts, records, shapes, virtual
 from experiments.benchmarks.timing import Settings
 
@@ -31,7 +31,7 @@ def run(settings: Settings) -> Iterator[records.Row]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.parser("benchmarks.collectives", __doc__)
     parser.add_argument("--devices", type=int, required=True)
     parser.add_argument("--quick", action="store_true", help="two layouts of small tensors")
     given = parser.parse_args()

@@ -41,12 +41,15 @@ class Arena:
     """
 
     def __init__(self, params: Any, grads: Any, inner: optax.GradientTransformation) -> None:
-        self.inner, self.params, self.grads = inner, params, grads
+        """``grads`` are gradients, or a function that makes them from the parameters inside the program."""
+        self.inner, self.params = inner, params
+        self.gradient: Callable[[Any], Any] | None = grads if callable(grads) else None
+        self.grads = None if callable(grads) else grads
         self.moments = inner.init(params)
 
     def dense(self) -> Run:
         """A step of the inner optimiser alone."""
-        step = jitted_step(self.inner, {})
+        step = jitted_step(self.inner, {}, self.gradient)
 
         def run() -> Any:
             self.params, self.moments = step(self.params, self.moments, self.grads)
@@ -57,85 +60,67 @@ class Arena:
     def sparse(self, of: Method, rewire: bool | None) -> Run:
         """A step with a method, that changes the masks (True) or does not (False), or that decides inside (None)."""
         tx = dstjax.sparsify(self.inner, of)
-        whole = tx.init(self.params)
-        held = [whole._replace(inner_state=None)]
-        del whole
-        step = jitted_step(tx, {"rewire": rewire})
-
-        def run() -> Any:
-            self.params, state = step(self.params, held[0]._replace(inner_state=self.moments), self.grads)
-            self.moments = state.inner_state
-            held[0] = state._replace(inner_state=None)
-            return self.params, state
-
-        return run
+        return self._holding(tx.init(self.params), jitted_step(tx, {"rewire": rewire}, self.gradient))
 
     def plain(self, of: Method) -> Run:
-        """A step between mask updates, with the masks set aside."""
+        """A step between mask updates, of the moving part of a state."""
         tx = dstjax.sparsify(self.inner, of)
-        moving, aside = dstjax.set_aside(tx.init(self.params))
-        held = [moving._replace(inner_state=None)]
-        step = jitted_plain_step(tx)
-
-        def run() -> Any:
-            state = held[0]._replace(inner_state=self.moments)
-            self.params, state = step(self.params, state, self.grads, aside)
-            self.moments, held[0] = state.inner_state, state._replace(inner_state=None)
-            return self.params, state
-
-        return run
+        moving, still = dstjax.split_state(tx.init(self.params))
+        return self._holding(moving, jitted_plain_step(tx), still)
 
     def jaxpruner_update(self, library: ModuleType) -> Run:
         """The mask update of jaxpruner's RigL alone, without an optimiser step."""
         updater = _jaxpruner_rigl(library)
-        held = [updater.init_state(self.params)]
         update = jax.jit(updater.update_state, donate_argnums=0)
-
-        def run() -> Any:
-            state = update(held[0]._replace(inner_state=self.moments), self.params, self.grads)
-            self.moments = state.inner_state
-            held[0] = state._replace(inner_state=None)
-            return state
-
-        return run
+        state = updater.init_state(self.params)
+        return self._holding(state, lambda params, state, grads: (params, update(state, params, grads)))
 
     def jaxpruner_step(self, library: ModuleType) -> Run:
         """A step with jaxpruner's RigL that leaves the masks as they are, and its masking of the parameters."""
         updater = _jaxpruner_rigl(library)
         tx = updater.wrap_optax(self.inner)
-        held = [updater.init_state(self.params)._replace(count=jnp.ones((), jnp.int32))]
 
         def step(params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
-            params, state = _step(tx, {}, params, state, grads)
+            params, state = _step(tx, {}, None, params, state, grads)
             return updater.post_gradient_update(params, state), state
 
-        donating = jax.jit(step, donate_argnums=(0, 1))
+        state = updater.init_state(self.params)._replace(count=jnp.ones((), jnp.int32))
+        return self._holding(state, jax.jit(step, donate_argnums=(0, 1)))
+
+    def _holding(self, state: Any, step: Callable[..., Any], *others: Any) -> Run:
+        """Calls a step again and again, its state held here, but for the moments."""
+        held = [state._replace(inner_state=None)]
+        del state
 
         def run() -> Any:
-            self.params, state = donating(self.params, held[0]._replace(inner_state=self.moments), self.grads)
-            self.moments = state.inner_state
-            held[0] = state._replace(inner_state=None)
-            return self.params, state
+            whole = held[0]._replace(inner_state=self.moments)
+            self.params, after = step(self.params, whole, self.grads, *others)
+            self.moments, held[0] = after.inner_state, after._replace(inner_state=None)
+            return self.params, after
 
         return run
 
 
-def jitted_step(tx: Any, options: dict[str, Any]) -> Any:
-    """``step(params, state, grads) -> params, state``, parameters and state donated."""
-    return jax.jit(functools.partial(_step, tx, options), donate_argnums=(0, 1))
+def jitted_step(tx: Any, options: dict[str, Any], gradient: Callable[[Any], Any] | None = None) -> Any:
+    """``step(params, state, grads) -> params, state``, parameters and state donated.
+
+    Where a ``gradient`` is given it makes the gradients inside, from the parameters.
+    """
+    return jax.jit(functools.partial(_step, tx, options, gradient), donate_argnums=(0, 1))
 
 
 def jitted_plain_step(tx: Any) -> Any:
-    """``step(params, state, grads, aside) -> params, state`` between mask updates, with the masks set aside."""
+    """``step(params, state, grads, still) -> params, state`` between mask updates, of the moving part of a state."""
 
-    def step(params: Any, state: Any, grads: Any, aside: Any) -> tuple[Any, Any]:
-        params, state = _step(tx, {"rewire": False}, params, dstjax.put_back(state, aside), grads)
-        return params, dstjax.set_aside(state, aside)[0]
+    def step(params: Any, state: Any, grads: Any, still: Any) -> tuple[Any, Any]:
+        params, state = _step(tx, {"rewire": False}, None, params, dstjax.merge_state(state, still), grads)
+        return params, dstjax.split_state(state, still)[0]
 
     return jax.jit(step, donate_argnums=(0, 1))
 
 
-def _step(tx: Any, options: dict[str, Any], params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
+def _step(tx: Any, options: dict[str, Any], gradient: Any, params: Any, state: Any, grads: Any) -> tuple[Any, Any]:
+    grads = grads if gradient is None else gradient(params)
     updates, state = tx.update(grads, state, params, **options)
     return optax.apply_updates(params, updates), state
 

@@ -7,7 +7,7 @@ import optax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from dstjax._arrays.trees import path_name
+from experiments.models.shapes import path_name
 
 # layout -> mesh axes that split the rows, and the columns
 LAYOUTS: dict[str, tuple[Any, Any]] = {

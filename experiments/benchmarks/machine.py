@@ -5,13 +5,13 @@ import platform
 import subprocess
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 
-PACKAGES = ("jax", "jaxlib", "optax", "numpy")
+from experiments.training.recording import versions
+
 SETTINGS = ("XLA_FLAGS", "GLIBC_TUNABLES", "LD_PRELOAD", "OMP_NUM_THREADS")  # and all that begin with MALLOC_
 HERE = Path(__file__).parent
 
@@ -28,7 +28,7 @@ def facts(device: jax.Device, command: str) -> dict[str, Any]:
             "memory_bytes": _meminfo("MemTotal"),
             "system": f"{platform.system()} {platform.release()}",
         },
-        "versions": {"python": platform.python_version(), **{p: metadata.version(p) for p in PACKAGES}},
+        "versions": versions(),
         "commit": commit(),
         "malloc": malloc(),
         "environment": {k: v for k, v in sorted(os.environ.items()) if k in SETTINGS or k.startswith("MALLOC_")},

@@ -1,11 +1,10 @@
-"""The page of charts: one HTML file that holds everything it shows and asks the network for nothing."""
+"""The page of charts."""
 
-import html
 from collections.abc import Callable, Sequence
 
 from experiments.benchmarks import charts, scaling, targets
 from experiments.benchmarks.records import Row, duration, line
-from experiments.report.page import STYLESHEET
+from experiments.report.document import document, escaped, table
 
 CHARTS: dict[str, tuple[str, Callable[[Sequence[Row]], str | None], str]] = {
     "selection": (
@@ -57,15 +56,12 @@ def page(rows: Sequence[Row]) -> str:
     every = [row for _, figures in runs for row in figures]
     sections = [_targets(every)] + [_section(name, run, runs) for name in CHARTS for run in [_of(name, runs)] if run]
     warning = '<p class="lead"><b>A quick run: its figures mean nothing.</b></p>' if _quick(runs) else ""
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>dstjax: what it costs</title>\n<style>\n{STYLESHEET.read_text()}</style>\n</head>\n<body>\n<main>\n"
-        "<h1>dstjax: what it costs</h1>\n"
+    lead = (
         '<p class="lead">Run time, compile time, memory and communication, each beside an optimiser without a mask. '
         "The contenders of a race run in turn in one process, on the same parameters; ratios are taken round by "
-        f"round and their median is shown.</p>\n{warning}" + "\n".join(sections) + "\n</main>\n</body>\n</html>\n"
+        "round and their median is shown.</p>"
     )
+    return document("dstjax: what it costs", [lead, warning, *sections])
 
 
 def _of(name: str, runs: list[tuple[Row, list[Row]]]) -> list[tuple[Row, list[Row]]]:
@@ -81,41 +77,35 @@ def _quick(runs: list[tuple[Row, list[Row]]]) -> bool:
 def _targets(rows: list[Row]) -> str:
     words = {True: "reached", False: "missed", None: ""}
     body = "".join(
-        f"<tr><th>{_text(o.target.name)}</th><td>{_text(o.target.wanted)}</td>"
-        f'<td class="clear">{_text(o.measured)}</td><td>{words[o.reached]}</td></tr>'
+        f"<tr><th>{escaped(o.target.name)}</th><td>{escaped(o.target.wanted)}</td>"
+        f'<td class="clear">{escaped(o.measured)}</td><td>{words[o.reached]}</td></tr>'
         for o in targets.outcomes(rows)
     )
-    return (
-        '<section id="targets"><h2>Targets</h2><div class="wide"><table class="numbers"><thead><tr><th>figure</th>'
-        f"<th>target</th><th>measured</th><th></th></tr></thead><tbody>{body}</tbody></table></div></section>"
-    )
+    columns = "figure", "target", "measured", ""
+    return f'<section id="targets"><h2>Targets</h2>{table(columns, body)}</section>'
 
 
 def _section(name: str, found: list[tuple[Row, list[Row]]], runs: list[tuple[Row, list[Row]]]) -> str:
     title, chart, note = CHARTS[name]
-    parts = [f'<section id="{name}"><h2>{_text(title)}</h2>']
+    parts = [f'<section id="{name}"><h2>{escaped(title)}</h2>']
     for number, (run, rows) in enumerate(found):
         if len(found) > 1:
-            parts.append(f"<h3>{_text(run['device']['kind'])}</h3>")
+            parts.append(f"<h3>{escaped(run['device']['kind'])}</h3>")
         svg = chart(rows)
         if svg:
             svg = svg if number == 0 else svg.replace(f"{name}-", f"{name}{number}-")
-            parts.append(f"<figure>{svg}<figcaption>{_text(note)}</figcaption></figure>")
+            parts.append(f"<figure>{svg}<figcaption>{escaped(note)}</figcaption></figure>")
         elif note:
-            parts.append(f'<p class="note">{_text(note)}</p>')
+            parts.append(f'<p class="note">{escaped(note)}</p>')
         if name == "scaling":
-            parts.append(_table(scaling.cells(rows)))
-        listed = "\n".join(_text(line(row)) for row in rows)
+            lines = scaling.cells(rows)
+            body = "".join("<tr>" + "".join(f"<td>{escaped(v)}</td>" for v in x.values()) + "</tr>" for x in lines)
+            parts.append(table(lines[0], body))
+        listed = "\n".join(escaped(line(row)) for row in rows)
         opened = "" if svg or name == "scaling" else " open"
         parts.append(f"<details{opened}><summary>{len(rows)} figures</summary><pre>{listed}</pre></details>")
-        parts.append(f'<p class="note">{_text(_provenance(run, rows))}</p>')
+        parts.append(f'<p class="note">{escaped(_provenance(run, rows))}</p>')
     return "".join([*parts, "</section>"])
-
-
-def _table(lines: list[dict[str, str]]) -> str:
-    head = "".join(f"<th>{_text(name)}</th>" for name in lines[0])
-    body = "".join("<tr>" + "".join(f"<td>{_text(cell)}</td>" for cell in line.values()) + "</tr>" for line in lines)
-    return f'<div class="wide"><table class="numbers"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
 def _provenance(run: Row, rows: list[Row]) -> str:
@@ -136,7 +126,3 @@ def _provenance(run: Row, rows: list[Row]) -> str:
     if others:
         words.append(f"other processes used {max(others):.2f} cores at most")
     return "; ".join(words) + "."
-
-
-def _text(text: str) -> str:
-    return html.escape(str(text), quote=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmarks.timing import Settings, Times, ratios, spread
-from experiments.recording import write_atomically
+from experiments.training.recording import write_atomically
 
 Row = dict[str, Any]
 KINDS = ("run", "time", "value", "skipped")

@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 
 import dstjax
+from experiments import command_line
 from experiments.benchmarks import contenders, hlo, layouts, machine, records, shapes, virtual
 from experiments.benchmarks.traffic import traffic
 
@@ -134,11 +135,7 @@ def predicted(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m experiments.benchmarks.scaling",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line.parser("benchmarks.scaling", __doc__)
     parser.add_argument("--models", default=",".join(m for m in MODELS if m != "tiny"))
     parser.add_argument("--devices", type=int)
     parser.add_argument("--mesh", choices=layouts.MESHES, default="explicit")

@@ -1,13 +1,10 @@
 """The step between mask updates, against the same optimiser without a mask, alone and in a whole training step."""
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
 import jax
-import optax
 
-import dstjax
 from experiments.benchmarks import records, shapes
 from experiments.benchmarks.contenders import OPTIMISERS, SPARSITY, Arena, jaxpruner, method, moved
 from experiments.benchmarks.timing import Run, Settings
@@ -45,44 +42,18 @@ def _optimiser_step(settings: Settings, tree: str, optimiser: str) -> Iterator[r
 
 
 def _training_step(settings: Settings) -> Iterator[records.Row]:
-    """Forward, backward and optimiser of a convolutional network, parameters and moments shared as in Arena."""
+    """Forward, backward and optimiser of a convolutional network."""
     batch = settings.pick(64, 2)
     of_tree = shapes.conv() if not settings.quick else shapes.conv((8, 8))
     images = jax.random.normal(jax.random.key(2), (batch, 32, 32, 3))
     labels = jax.random.randint(jax.random.key(3), (batch,), 0, 10)
-    inner = OPTIMISERS["sgd"]()
-    params = shapes.arrays(of_tree, 0)
-    shared: dict[str, Any] = {"params": params, "moments": inner.init(params)}
 
-    def dense(params: Any, moments: Any) -> tuple[Any, Any]:
-        grads = jax.grad(shapes.conv_loss)(params, images, labels)
-        updates, moments = inner.update(grads, moments, params)
-        return optax.apply_updates(params, updates), moments
+    def gradient(params: Any) -> Any:
+        return jax.grad(shapes.conv_loss)(params, images, labels)
 
-    def contender(rewire: bool | None) -> Run:
-        tx = dstjax.sparsify(inner, method("rigl"))
-        held = [tx.init(shared["params"])._replace(inner_state=None)]
-
-        @functools.partial(jax.jit, donate_argnums=(0, 1))
-        def step(params: Any, state: Any) -> tuple[Any, Any]:
-            grads = jax.grad(shapes.conv_loss)(params, images, labels)
-            updates, state = tx.update(grads, state, params, rewire=rewire)
-            return optax.apply_updates(params, updates), state
-
-        def run() -> Any:
-            shared["params"], state = step(shared["params"], held[0]._replace(inner_state=shared["moments"]))
-            shared["moments"], held[0] = state.inner_state, state._replace(inner_state=None)
-            return shared["params"], state
-
-        return run
-
-    donating = jax.jit(dense, donate_argnums=(0, 1))
-
-    def run_dense() -> Any:
-        shared["params"], shared["moments"] = donating(shared["params"], shared["moments"])
-        return shared["params"], shared["moments"]
-
-    runs = {"dense": run_dense} | {f"rigl, {how}": contender(rewire) for how, rewire in REWIRE.items()}
+    arena = Arena(shapes.arrays(of_tree, 0), gradient, OPTIMISERS["sgd"]())
+    runs = {"dense": arena.dense()}
+    runs |= {f"rigl, {how}": arena.sparse(method("rigl"), rewire) for how, rewire in REWIRE.items()}
     times = settings.race(runs, rounds=settings.pick(41, 3), warmup=3)
     case = {"tree": "conv", "weights": shapes.weights(of_tree), "optimiser": "sgd", "batch": batch, "training": True}
     for name in times:

@@ -32,7 +32,7 @@ class Target:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class TargetOutcome:
     """What was measured for a target; nothing where no row has it."""
 
     target: Target
@@ -50,9 +50,11 @@ class Outcome:
         return low if low == high else f"{low} to {high}"
 
 
-def outcomes(rows: Sequence[Row]) -> list[Outcome]:
+def outcomes(rows: Sequence[Row]) -> list[TargetOutcome]:
     picked = [[t.pick(row) for row in rows if row["kind"] in ("time", "value")] for t in TARGETS]
-    return [Outcome(t, tuple(v for v in values if v is not None)) for t, values in zip(TARGETS, picked, strict=True)]
+    return [
+        TargetOutcome(t, tuple(v for v in values if v is not None)) for t, values in zip(TARGETS, picked, strict=True)
+    ]
 
 
 def markdown(rows: Sequence[Row]) -> str:
@@ -94,30 +96,6 @@ def _times(x: float) -> str:
     return f"{x:.3g}x" if x >= 10 else f"{x:.2f}x"
 
 
-def _percent(x: float) -> str:
-    return f"{100 * x:.2g} %"
-
-
-def _seconds(x: float) -> str:
-    return f"{x:.1f} s"
-
-
-def _bytes(x: float) -> str:
-    return f"{x:.2g} byte"
-
-
-def _kibibytes(x: float) -> str:
-    return f"{x / 1024:.3g} KiB"
-
-
-def _whole(x: float) -> str:
-    return f"{x:.0f}"
-
-
-def _plain(x: float) -> str:
-    return f"{x:.2f}"
-
-
 def _share(x: float) -> str:
     return "yes" if x else "no"
 
@@ -152,32 +130,32 @@ TARGETS = (
     Target(
         "exact selection of 3 % of 10⁷ float32, against argsort",
         _ratio("selection", "argsort", "counting", entries=10**7, dtype="float32"),
-        _percent,
+        lambda x: f"{100 * x:.2g} %",
         high=0.03,
     ),
     Target(
         "tracing and compiling the update of 54 leaves",
         _value("compile", "seconds", tree="resnet50", program="mask update"),
-        _seconds,
+        "{:.1f} s".format,
         high=6,
     ),
     Target(
         "sparse state of RigL, a weight",
         _value("state", "bytes_per_weight", method="rigl", mask_updates=249),
-        _bytes,
+        "{:.2g} byte".format,
         high=0.2,
     ),
     Target(
         "sparse state of DST-EE, a weight",
         _value("state", "bytes_per_weight", method="dst_ee", mask_updates=249),
-        _bytes,
+        "{:.2g} byte".format,
         high=1.2,
     ),
     Target("8 devices: a tensor is moved", _value("collectives", "moves_a_tensor", devices=8), _share, high=0),
     Target(
         "8 devices: sent for a leaf and update",
         _value("collectives", "bytes_per_leaf", devices=8),
-        _kibibytes,
+        lambda x: f"{x / 1024:.3g} KiB",
         high=65535,
     ),
     Target(
@@ -188,11 +166,11 @@ TARGETS = (
         high=1,
     ),
     Target("4 and 16 seeds under vmap in a scan, against dense", _ratio("seeds", "dense", ""), _times, high=1.15),
-    Target("branches in that program", _value("seeds", "conditionals"), _whole, low=1, high=1),
+    Target("branches in that program", _value("seeds", "conditionals"), "{:.0f}".format, low=1, high=1),
     Target(
         "update time grows with the size to the power of, 10⁶ to 10⁸ weights",
         _value("update", "exponent"),
-        _plain,
+        "{:.2f}".format,
         low=0.9,
         high=1.1,
     ),

@@ -10,20 +10,17 @@ environment's DSTJAX_DATA, else ~/dstjax_data.
 Exit status: 0; 1 where the data set is not there in the end; 2 for wrong arguments.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from dstjax.checks import check_choice
-from experiments import data
+from experiments import command_line, data
 from experiments.data import downloads, files
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        "python -m experiments.data", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.parser("data", __doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     for command in ("list", "prepare"):
         options = commands.add_parser(command)

@@ -146,11 +146,7 @@ def read(name: str, root: Path, samples: tuple[int, int] = SAMPLES) -> Pixels:
         train, test = _archive(variant, folder)
     else:
         raise files.missing(name, root, variant.accepted(name))
-    result = Pixels(*train, *test, folder)
-    for what, labels, expected in zip(("training", "test"), (train[1], test[1]), samples, strict=True):
-        files.check_count(f"{what} samples", len(labels), expected, folder)
-        pixels.check_labels(labels, variant.classes, folder)
-    return result
+    return pixels.checked(train, test, folder, samples, variant.classes)
 
 
 def _binary(variant: Variant, paths: dict[str, Path]) -> list[tuple[np.ndarray, np.ndarray]]:

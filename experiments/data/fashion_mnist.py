@@ -56,10 +56,7 @@ def read(root: Path, samples: tuple[int, int] = SAMPLES) -> Pixels:
         train, test = (_part(folder, prefix) for prefix in FILES.values())
     else:
         raise files.missing("fashion_mnist", root, ACCEPTED)
-    for what, labels, expected in zip(("training", "test"), (train[1], test[1]), samples, strict=True):
-        files.check_count(f"{what} samples", len(labels), expected, folder)
-        pixels.check_labels(labels, CLASSES, folder)
-    return Pixels(*train, *test, folder)
+    return pixels.checked(train, test, folder, samples, CLASSES)
 
 
 def idx(path: Path, dimensions: int) -> np.ndarray:

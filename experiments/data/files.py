@@ -44,9 +44,10 @@ def reading(path: Path, expected: str) -> Iterator[None]:
         raise damaged(path, f"{type(error).__name__}: {error}", expected) from error
 
 
-def check_count(what: str, found: int, expected: int, where: Path) -> None:
-    """Refuses another number of samples than the data set has."""
-    if found != expected:
-        raise ValueError(
-            f"{str(where)!r} holds {found:,} {what}; expected {expected:,}. Get it again, or pass samples= for a part."
-        )
+def check_counts(whats: Sequence[str], found: Sequence[int], expected: Sequence[int], where: Path) -> None:
+    """Refuses other numbers of samples than the data set has."""
+    for what, count, n in zip(whats, found, expected, strict=True):
+        if count != n:
+            raise ValueError(
+                f"{str(where)!r} holds {count:,} {what}; expected {n:,}. Get it again, or pass samples= for a part."
+            )

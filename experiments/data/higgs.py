@@ -48,7 +48,7 @@ def load(root: Path, protocol: str, samples: int = ROWS) -> Data:
     if len(found) > 1:
         raise ValueError(f"{str(folder)!r} holds {', '.join(p.name for p in found)}; expected one of them alone.")
     x, y = read(found[0])
-    files.check_count("rows", len(y), samples, found[0])
+    files.check_counts(["rows"], [len(y)], [samples], found[0])
     return _data(x, y, f"Higgs (OpenML 44129, {found[0]})")
 
 

@@ -44,8 +44,7 @@ def stream(root: Path, protocol: str, samples: tuple[int, int] = SAMPLES) -> Str
         train, validation = (folders.by_class(folder / part, CLASSES) for part in ("train", "val"))
     else:
         raise files.missing("imagenet", root, ACCEPTED)
-    for what, source, expected in zip(("training", "validation"), (train, validation), samples, strict=True):
-        files.check_count(f"{what} pictures", len(source), expected, folder)
+    files.check_counts(("training pictures", "validation pictures"), (len(train), len(validation)), samples, folder)
     return Stream(
         train=train,
         validation=validation,

@@ -48,10 +48,7 @@ def load(
     if path is None:
         raise files.missing(name, root, accepted(name))
     found = edge_lists.read(path)
-    for what, count, expected in zip(
-        ("nodes", "edges"), (found.nodes, len(found.source)), samples or SIZES[name], strict=True
-    ):
-        files.check_count(what, count, expected, path)
+    files.check_counts(("nodes", "edges"), (found.nodes, len(found.source)), samples or SIZES[name], path)
     return of_edges(found, f"{name}, protocol {protocol} ({path})", protocol, embedding, root / "embeddings")
 
 

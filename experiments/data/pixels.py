@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from experiments.data import files
 from experiments.data.arrays import Data, Split
 from experiments.data.augment import Augment
 
@@ -22,12 +23,26 @@ class Pixels(NamedTuple):
     origin: Path
 
 
-def check_labels(labels: np.ndarray, classes: int, where: Path) -> None:
-    """Refuses labels of another number of classes.
+def checked(
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    origin: Path,
+    samples: tuple[int, int],
+    classes: int,
+) -> Pixels:
+    """The images and labels of both parts, if there are as many as there should be, of each class some.
 
     Raises:
-      ValueError: a label is too large, or a class has no sample.
+      ValueError: there are not.
     """
+    for what, (_, labels), n in zip(("training samples", "test samples"), (train, test), samples, strict=True):
+        files.check_counts([what], [len(labels)], [n], origin)
+        _check_labels(labels, classes, origin)
+    return Pixels(*train, *test, origin)
+
+
+def _check_labels(labels: np.ndarray, classes: int, where: Path) -> None:
+    """Refuses labels that are too large, and a class without a sample."""
     wrong = np.flatnonzero((labels < 0) | (labels >= classes))
     if wrong.size:
         raise ValueError(

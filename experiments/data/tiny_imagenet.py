@@ -43,8 +43,7 @@ def stream(root: Path, protocol: str, samples: tuple[int, int] = SAMPLES) -> Str
     wnids = _wnids(folder / "wnids.txt")
     train = folders.of_classes(folder / "train", wnids, "images", SHAPE[:2])
     test = _annotated(folder / "val", wnids)
-    for what, source, expected in zip(("training", "validation"), (train, test), samples, strict=True):
-        files.check_count(f"{what} pictures", len(source), expected, folder)
+    files.check_counts(("training pictures", "validation pictures"), (len(train), len(test)), samples, folder)
     validation = test
     if protocol == "held-out":
         starts = np.searchsorted(train.labels, np.arange(CLASSES + 1))

@@ -104,8 +104,7 @@ def stream(root: Path, protocol: str, samples: tuple[int, int, int] = SAMPLES, s
     else:
         raise files.missing("voc", root, ACCEPTED)
     whole = ("trainval pictures of 2007", "trainval pictures of 2012", "test pictures of 2007")
-    for what, part, expected in zip(whole, parts, samples, strict=True):
-        files.check_count(what, len(part), expected, folder)
+    files.check_counts(whole, [len(part) for part in parts], samples, folder)
     train = Joined(parts[:2])
     return Stream(
         train=train,

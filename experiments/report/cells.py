@@ -5,11 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from experiments.report.names import LABELS, method_label
+from experiments.report.names import method_label
 from experiments.report.statistics import deviation, mean
 from experiments.report.style import MANY
-
-__all__ = ["LABELS", "Cell", "Comparison", "Cost", "Layer", "Updates", "method_label", "percent"]
 
 PICTURED = 4  # methods whose masks are shown where there are many
 
@@ -30,7 +28,7 @@ class Layer:
 
 
 @dataclasses.dataclass(frozen=True)
-class Updates:
+class UpdateRecords:
     """What was recorded at each mask update; empty where the topology never changes. NaN: not defined yet."""
 
     step: np.ndarray  # int[updates]
@@ -44,7 +42,7 @@ class Updates:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """Floating-point operations, see experiments.costing."""
+    """Floating-point operations, see experiments.training.costing."""
 
     dense_forward: float  # of the dense network, for one sample
     inference: float  # as a share of dense_forward
@@ -53,7 +51,7 @@ class Cost:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class CellResult:
     """Everything that the report says about one cell."""
 
     name: str  # its folder
@@ -72,7 +70,7 @@ class Cell:
     config: dict[str, Any]
     versions: dict[str, str]
     off_count: int  # largest distance of a recorded count of active weights from the requested one
-    updates: Updates
+    updates: UpdateRecords
     layers: tuple[Layer, ...]
     first_masks: tuple[np.ndarray, np.ndarray] | None  # first masked leaf, initial and final: bool[seeds, ...]
     counts: str = "kept"  # Method.counts: which numbers of active weights the method promises
@@ -123,8 +121,8 @@ class Cell:
 class Comparison:
     """The cells of one command, in the order in which they were asked for."""
 
-    grid: tuple[Cell, ...]  # methods x sparsities
-    sweep: tuple[Cell, ...]  # DST-EE at one sparsity, by rising coefficient
+    grid: tuple[CellResult, ...]  # methods x sparsities
+    sweep: tuple[CellResult, ...]  # DST-EE at one sparsity, by rising coefficient
     dataset: str
     data: str  # one line: what the data are, how many, from where
     n_test: int  # test examples
@@ -132,17 +130,17 @@ class Comparison:
     failures: tuple[str, ...] = ()  # cells that are missing, and why
 
     @property
-    def dense(self) -> Cell | None:
+    def dense(self) -> CellResult | None:
         """The dense reference."""
         return next((c for c in self.grid if c.method == "dense"), None)
 
     @property
-    def sparse(self) -> tuple[Cell, ...]:
+    def sparse(self) -> tuple[CellResult, ...]:
         """The cells of the grid at the sparsities that were asked for."""
         return tuple(c for c in self.grid if c.method != "dense" and not c.pattern)
 
     @property
-    def patterned(self) -> tuple[Cell, ...]:
+    def patterned(self) -> tuple[CellResult, ...]:
         """The cells of methods whose sparsity is that of their pattern."""
         return tuple(c for c in self.grid if c.pattern)
 
@@ -197,12 +195,12 @@ class Comparison:
         """The method that the others are compared with: RigL where it is there, else the first sparse one."""
         return "rigl" if "rigl" in self.methods else next(iter(self.methods), None)
 
-    def find(self, method: str | None, sparsity: float) -> Cell | None:
+    def find(self, method: str | None, sparsity: float) -> CellResult | None:
         """The cell of the grid at a place."""
         return next((c for c in self.grid if c.method == method and c.sparsity == sparsity), None)
 
     @property
-    def every(self) -> tuple[Cell, ...]:
+    def every(self) -> tuple[CellResult, ...]:
         """All cells once."""
         return tuple({c.name: c for c in (*self.grid, *self.sweep)}.values())
 

@@ -9,8 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from experiments.report import rows, style
-from experiments.report.cells import Cell, Comparison, Updates, method_label, percent
-from experiments.report.statistics import deviation, mean, paired
+from experiments.report.cells import CellResult, Comparison, UpdateRecords, percent
+from experiments.report.names import method_label
+from experiments.report.statistics import deviation, mean
 
 WIDTH = 9.0  # inches
 MOVING = 6  # methods whose mask updates are drawn where there are many
@@ -48,8 +49,8 @@ def accuracy(comparison: Comparison) -> str | None:
             for place, cell in zip(x, cells, strict=True):
                 dots = np.maximum(100 - cell.accuracy, floor)
                 axes.plot([place] * len(dots), dots, "o", ms=3, color=of, alpha=0.35, mew=0)
-            mark = style.marker(method, comparison.all_methods)
-            axes.errorbar(x, y, bars, color=of, marker=mark, capsize=3, elinewidth=1.2, label=method_label(method))
+            look = style.look(method, comparison.all_methods)
+            axes.errorbar(x, y, bars, **look, capsize=3, elinewidth=1.2, label=method_label(method))
         axes.set_yscale("log")
         axes.set_xlim(*edges)
         top = max(2 * floor, *(float(e.max()) for e in errors))
@@ -81,20 +82,9 @@ def differences(comparison: Comparison) -> str | None:
                 cell = comparison.find(method, sparsity)
                 if cell is None or reference is None:
                     continue
-                difference = paired(cell.accuracy, reference.accuracy)
-                of = style.colour(method, comparison.all_methods)
-                axes.errorbar(
-                    difference.mean,
-                    y,
-                    xerr=2 * difference.standard_error,
-                    color=of,
-                    marker=style.marker(method, comparison.all_methods),
-                    capsize=3,
-                    elinewidth=1.4,
-                    fillstyle="full" if difference.clear else "none",
-                )
+                reach = rows.mark_difference(axes, comparison, cell, reference, y, capsize=3, elinewidth=1.4)
                 ticks.append((y, f"{method_label(method)}, {percent(sparsity)}"))
-                largest = max(largest, abs(difference.mean) + 2 * difference.standard_error)
+                largest = max(largest, reach)
                 y += 1
             if top:
                 axes.axhline(top - 0.85, color=style.GRID, lw=0.8)
@@ -103,10 +93,7 @@ def differences(comparison: Comparison) -> str | None:
         style.signed_axis(axes, largest)
         axes.set_yticks([t[0] for t in ticks], [t[1] for t in ticks])
         axes.set_ylim(y - 0.9, -0.8)
-        axes.tick_params(axis="y", length=0)
-        axes.grid(axis="x")
-        axes.grid(visible=False, axis="y")
-        axes.spines["left"].set_visible(False)
+        style.in_rows(axes)
         name = method_label(comparison.reference or "")
         axes.set_xlabel(f"test accuracy minus that of {name} on the same seeds, percentage points")
         return style.to_svg(figure, "differences", f"Paired differences in test accuracy to {name}")
@@ -118,7 +105,7 @@ def exploration(comparison: Comparison) -> str | None:
     if not sweep:
         return None
     sparsity = sweep[0].sparsity
-    lines: list[tuple[Cell, str, str, str]] = [
+    lines: list[tuple[CellResult, str, str, str]] = [
         (c, f"c = {c.coefficient:g}", of, "D") for c, of in zip(sweep, style.ramp(len(sweep)), strict=True)
     ]
     for method in ("set", "rigl"):
@@ -205,10 +192,7 @@ def layers(comparison: Comparison) -> str | None:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: percent(v)))
         axes.set_yticks([t[0] for t in ticks], [t[1] for t in ticks])
         axes.set_ylim(y - 0.8, -0.8)
-        axes.tick_params(axis="y", length=0)
-        axes.grid(axis="x")
-        axes.grid(visible=False, axis="y")
-        axes.spines["left"].set_visible(False)
+        style.in_rows(axes)
         axes.set_xlabel("density: share of the layer's weights that are active (log scale)")
         axes.plot([], [], "o", ms=11, mfc="none", mec=style.TEXT, label="requested")
         axes.plot(
@@ -234,7 +218,7 @@ def turnover(comparison: Comparison) -> str | None:
         sparsities = sorted({c.sparsity for c in cells})
         figure = Figure(figsize=(WIDTH, 5.2))
         grid = figure.subplots(2, len(sparsities), squeeze=False, sharex=True, sharey="row")
-        measures: list[tuple[str, Callable[[Updates], np.ndarray]]] = [
+        measures: list[tuple[str, Callable[[UpdateRecords], np.ndarray]]] = [
             ("survival rate (share)", lambda u: u.survival),
             ("mask error \u03c4\u00b2 (share)", lambda u: u.mask_error),
         ]

@@ -1,6 +1,5 @@
 """Reads the files of finished runs into cells."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +7,12 @@ import numpy as np
 
 import dstjax
 from experiments.report import settings
-from experiments.report.cells import Cell, Cost, Layer, Updates
+from experiments.report.cells import CellResult, Cost, Layer, UpdateRecords
+from experiments.training import finished
+from experiments.training.finished import UnreadableError, read_json
 
 
-class UnreadableError(ValueError):
-    """A file of a run is not what training writes; the message names it."""
-
-
-def cell(workdir: Path, method: dstjax.Method) -> Cell:
+def cell(workdir: Path, method: dstjax.Method) -> CellResult:
     """The finished run in a folder.
 
     Args:
@@ -25,16 +22,14 @@ def cell(workdir: Path, method: dstjax.Method) -> Cell:
     Raises:
       UnreadableError: a file is missing, cut short or of another format.
     """
-    summary = read_json(workdir / "summary.json")
-    config = read_json(workdir / "config.json")
+    run = finished.read(workdir)
+    summary = run.summary
     try:
-        records = _records(workdir / "metrics.jsonl")
-        updates = [r for r in records if r["kind"] == "mask_update"]
         layers = tuple(
             Layer(x["path"], tuple(x["shape"]), x["requested"], np.asarray(x["active"])) for x in summary["layers"]
         )
         active = float(np.mean(np.sum([x.active for x in layers], axis=0))) if layers else summary["active_weights"]
-        return Cell(
+        return CellResult(
             name=workdir.name,
             method=summary["method"],
             sparsity=summary["sparsity"],
@@ -48,13 +43,13 @@ def cell(workdir: Path, method: dstjax.Method) -> Cell:
             steps=summary["steps"],
             seconds=summary["seconds"],
             settings=settings.describe(method, summary["hyperparameters"].get("coefficient")),
-            config=config,
+            config=run.config,
             versions=read_json(workdir / "versions.json") if (workdir / "versions.json").exists() else {},
-            off_count=_off_count(layers, records, method.counts),
-            updates=_updates(updates, len(summary["seeds"])),
+            off_count=_off_count(layers, run.records, method.promises),
+            updates=_updates(run.of("mask_update"), len(summary["seeds"])),
             layers=layers,
             first_masks=_first_masks(workdir / "masks.npz"),
-            counts=method.counts,
+            counts=method.promises,
             pattern=_pattern(summary["method"], summary["hyperparameters"]),
             cost=Cost(**summary["cost"]) if summary.get("cost") else None,
         )
@@ -71,34 +66,11 @@ def _pattern(method: str, hyperparameters: dict[str, Any]) -> str:
     return f"{hyperparameters['n']}:{hyperparameters['m']}" if "n" in hyperparameters else "its own"
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-      UnreadableError: there is none.
-    """
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UnreadableError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(content, dict):
-        raise UnreadableError(f"{path} holds no JSON object.")
-    return content
-
-
-def _records(path: Path) -> list[dict[str, Any]]:
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise UnreadableError(f"{path} cannot be read: {error}.") from error
-
-
-def _updates(records: list[dict[str, Any]], n_seeds: int) -> Updates:
+def _updates(records: list[dict[str, Any]], n_seeds: int) -> UpdateRecords:
     def column(name: str) -> np.ndarray:
-        values = [[np.nan if v is None else v for v in r[name]] for r in records]
-        return np.asarray(values, np.float64).reshape(len(records), n_seeds)
+        return finished.floats([r[name] for r in records]).reshape(len(records), n_seeds)
 
-    return Updates(
+    return UpdateRecords(
         np.asarray([r["step"] for r in records], np.int64),
         column("exploration_rate"),
         column("survival_rate"),

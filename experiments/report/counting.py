@@ -1,7 +1,7 @@
 """Sentences about the numbers of active weights: which methods promise them, and which came out otherwise."""
 
-from experiments.report.cells import Cell, Comparison, percent
-from experiments.report.markup import listed
+from experiments.report.cells import CellResult, Comparison, percent
+from experiments.report.document import listed
 
 PROMISES = {  # Method.counts
     "kept": ("every layer had exactly", "of a layer"),
@@ -57,16 +57,16 @@ def missed(comparison: Comparison) -> list[str]:
     return found
 
 
-def _when(promise: str, cells: list[Cell], whose: str) -> str:
+def _when(promise: str, cells: list[CellResult], whose: str) -> str:
     if promise != "kept":
         return "After the last step"
     rounds = sum(len(c.updates) * len(c.seeds) for c in cells)
     return f"At every recorded step ({rounds:,} mask updates over {whose} runs)"
 
 
-def _who(cells: list[Cell]) -> str:
+def _who(cells: list[CellResult]) -> str:
     return f" with {listed(list(dict.fromkeys(c.label for c in cells)))}"
 
 
-def _density(cell: Cell) -> str:
+def _density(cell: CellResult) -> str:
     return percent(float(f"{cell.density:.2g}"))

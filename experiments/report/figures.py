@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
-from experiments.report import charts, pictures, rows, spending
+from experiments.report import charts, cost_chart, pictures, rows
 from experiments.report.cells import Comparison, percent
-from experiments.report.markup import command, escaped, listed
+from experiments.report.document import escaped, listed
+from experiments.report.markup import command
 from experiments.report.names import method_label
 
 OF_LINES = (
@@ -50,7 +51,7 @@ def figures(comparison: Comparison) -> list[str]:
         (
             "cost",
             "Test accuracy against the cost of training",
-            lambda: spending.accuracy_against_cost(comparison),
+            lambda: cost_chart.accuracy_against_cost(comparison),
             "Up and to the left is better. The cost is that of the floating-point operations of training by the exact "
             "convention, as a share of dense training of as many steps; what it counts is said below the table of all "
             "numbers. The line joins the methods that none of the others beats at no higher cost"

@@ -5,9 +5,9 @@ import math
 import numpy as np
 
 from experiments.report import counting, tables
-from experiments.report.cells import Cell, Comparison, method_label, percent
-from experiments.report.markup import listed, signed
-from experiments.report.names import by_family
+from experiments.report.cells import CellResult, Comparison, percent
+from experiments.report.document import listed, signed
+from experiments.report.names import by_family, method_label
 from experiments.report.pictures import middle_shares
 from experiments.report.statistics import Difference, chance_of_clear, correlation, mean, paired
 
@@ -23,7 +23,7 @@ def shows(comparison: Comparison) -> list[str]:
     """Statements about what was measured."""
     found = [
         *_against_dense(comparison),
-        *(_many_against_reference(comparison) if comparison.many else _against_reference(comparison)),
+        *_clearly(comparison),
         *_families(comparison),
         *_exploration(comparison),
         *_pictured(comparison),
@@ -112,6 +112,14 @@ def _against_dense(comparison: Comparison) -> list[str]:
     return [reached]
 
 
+def _clearly(comparison: Comparison) -> list[str]:
+    """How the methods compare with the reference, the word explained where it is first used."""
+    found = _many_against_reference(comparison) if comparison.many else _against_reference(comparison)
+    if found and len(comparison.grid[0].seeds) > 1:
+        found[0] += " (Clearly means: by more than 2 standard errors of the paired difference.)"
+    return found
+
+
 def _against_reference(comparison: Comparison) -> list[str]:
     reference = comparison.reference
     found = []
@@ -136,8 +144,6 @@ def _against_reference(comparison: Comparison) -> list[str]:
             parts.append(f"does not differ clearly from {base} {listed(unclear)}")
         if parts:
             found.append(f"{name} {'; it '.join(parts)}.")
-    if found and len(comparison.grid[0].seeds) > 1:
-        found[0] += " (Clearly means: by more than 2 standard errors of the paired difference.)"
     return found
 
 
@@ -163,8 +169,6 @@ def _many_against_reference(comparison: Comparison) -> list[str]:
                 parts.append(f"{len(members)} do not differ clearly ({names})")
         if parts:
             found.append(f"Of the methods at {percent(sparsity)}, {'; '.join(parts)}.")
-    if found and len(comparison.grid[0].seeds) > 1:
-        found[0] += " (Clearly means: by more than 2 standard errors of the paired difference.)"
     return found
 
 
@@ -198,7 +202,7 @@ def _exploration(comparison: Comparison) -> list[str]:
     first = f"At {sparsity}, the exploration rate of DST-EE {ordered}: {spans}"
     rigl = comparison.find("rigl", sweep[0].sparsity)
     first += f" (RigL: {mean(rigl.exploration):.3f})." if rigl is not None else "."
-    best: Cell = sweep[int(accuracies.argmax())]
+    best: CellResult = sweep[int(accuracies.argmax())]
     linked = correlation(rates, accuracies)
     second = f"The most accurate of these coefficients is c = {best.coefficient:g} ({best.mean:.2f}\u00a0%"
     if rigl is not None:

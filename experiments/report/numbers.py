@@ -3,8 +3,9 @@
 import json
 
 from experiments.report import tables
-from experiments.report.cells import Cell, Comparison
-from experiments.report.markup import command, dot, escaped, signed
+from experiments.report.cells import CellResult, Comparison
+from experiments.report.document import escaped, row, signed, table
+from experiments.report.markup import command, dot
 from experiments.report.names import method_label
 from experiments.report.statistics import deviation, mean
 
@@ -43,13 +44,12 @@ def numbers(comparison: Comparison) -> str:
                 ["", ""] if cell.cost is None else [f"{cell.cost.training_exact:.3f}", f"{cell.cost.inference:.3f}"]
             )
         name = dot(cell.method, comparison) + escaped(tables.name_of(cell, comparison))
-        body.append(f'<tr{group}><th scope="row">{name}</th>{"".join(f"<td>{v}</td>" for v in values)}</tr>')
-    head = "".join(f'<th scope="col">{escaped(c)}</th>' for c in columns)
+        body.append(row(name, values, group))
     return (
         '<section id="numbers"><h2>All numbers</h2><p class="note">Test accuracy after the last epoch and exploration '
         "rate R: mean ± standard deviation over seeds. Differences: mean ± standard error over the same seeds, bold "
         f"beyond 2 standard errors.{_patterns(comparison)}</p>{_costs(comparison) if costed else ''}"
-        f"{_table(head, ''.join(body))}"
+        f"{table(columns, ''.join(body))}"
         f"<details><summary>Test accuracy (%) of every seed</summary>{_per_seed(comparison)}</details></section>"
     )
 
@@ -68,13 +68,10 @@ def _costs(comparison: Comparison) -> str:
     dense = next(c.cost.dense_forward for c in comparison.every if c.cost is not None)
     columns = ("method", "training, paper", "training, exact", "inference")
     body = "".join(
-        f'<tr><th scope="row">{escaped(tables.name_of(c, comparison))}'
-        f"{'' if c.method == 'dense' else ', ' + c.place}</th>"
-        f"<td>{c.cost.training_paper:.4f}</td><td>{c.cost.training_exact:.4f}</td><td>{c.cost.inference:.4f}</td></tr>"
+        row(_full_name(c, comparison), [f"{v:.4f}" for v in (cost.training_paper, cost.training_exact, cost.inference)])
         for c, _ in tables.rows(comparison)
-        if c.cost is not None
+        if (cost := c.cost) is not None
     )
-    head = "".join(f'<th scope="col">{c}</th>' for c in columns)
     return (
         '<p class="note">Costs are floating-point operations a sample relative to the dense network, from the '
         'densities that each run really had; training is counted by the <a href="#conventions">exact '
@@ -89,25 +86,18 @@ def _costs(comparison: Comparison) -> str:
         "SynFlow, FORCE), and that the first layer needs no gradient of its input. They say what sparse arithmetic "
         "would cost, not what dense hardware that multiplies by zeros does. After training, inference costs one "
         "forward pass of the sparse network. The formula of every method is in <code>docs/costs.md</code>.</p>"
-        f"{_table(head, body)}</details>"
+        f"{table(columns, body)}</details>"
     )
 
 
 def _per_seed(comparison: Comparison) -> str:
     seeds = comparison.grid[0].seeds
-    head = "".join(f'<th scope="col">seed {s}</th>' for s in seeds)
-    body = "".join(
-        f'<tr><th scope="row">{escaped(tables.name_of(c, comparison))}'
-        f"{'' if c.method == 'dense' else ', ' + c.place}</th>"
-        + "".join(f"<td>{a:.2f}</td>" for a in c.accuracy)
-        + "</tr>"
-        for c, _ in tables.rows(comparison)
-    )
-    return _table(f"<th></th>{head}", body)
+    body = "".join(row(_full_name(c, comparison), [f"{a:.2f}" for a in c.accuracy]) for c, _ in tables.rows(comparison))
+    return table(["", *(f"seed {s}" for s in seeds)], body)
 
 
-def _table(head: str, body: str) -> str:
-    return f'<div class="wide"><table class="numbers"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+def _full_name(cell: CellResult, comparison: Comparison) -> str:
+    return escaped(tables.name_of(cell, comparison)) + ("" if cell.method == "dense" else f", {cell.place}")
 
 
 def made_with(comparison: Comparison) -> str:
@@ -120,7 +110,7 @@ def made_with(comparison: Comparison) -> str:
         f'<td class="settings">{escaped(_settings(c))}</td></tr>'
         for c in comparison.every
     )
-    head = '<th scope="col">cell</th><th scope="col">config hash</th><th scope="col" class="settings">made with</th>'
+    columns = "cell", "config hash", "made with"
     return (
         f'<section id="made"><h2>How this was made</h2><p>One command, run from the root of the repository:</p>'
         f"{command(comparison)}"
@@ -128,9 +118,10 @@ def made_with(comparison: Comparison) -> str:
         "<p>Finished cells are kept: the same command again draws this page from them without training. The same "
         "numbers are in <code>results.csv</code> next to this page.</p>"
         f"<details><summary>Config that all cells share</summary><pre>{escaped(json.dumps(common, indent=2))}</pre>"
-        f"</details><details><summary>Settings of each cell</summary>{_table(head, settings)}</details></section>"
+        "</details><details><summary>Settings of each cell</summary>"
+        f"{table(columns, settings, columns[-1])}</details></section>"
     )
 
 
-def _settings(cell: Cell) -> str:
+def _settings(cell: CellResult) -> str:
     return ", ".join(f"{k}: {v}" for k, v in cell.settings.items())

@@ -1,33 +1,26 @@
-"""The report: one HTML file that holds everything it shows and asks the network for nothing."""
+"""The report of a comparison."""
 
 import inspect
 import itertools
 import re
 from collections.abc import Iterable
-from pathlib import Path
 
 from dstjax import methods
 from experiments.report import findings
-from experiments.report.cells import Cell, Comparison, percent
+from experiments.report.cells import CellResult, Comparison, percent
+from experiments.report.document import bullets, document, escaped, listed
 from experiments.report.figures import figures
-from experiments.report.markup import dot, escaped, listed
+from experiments.report.markup import dot
 from experiments.report.names import DO, by_family, method_label
 from experiments.report.numbers import made_with, numbers
 
-STYLESHEET = Path(__file__).with_name("page.css")
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 def page(comparison: Comparison) -> str:
     """The whole report."""
     sections = [_summary(comparison), *figures(comparison), numbers(comparison), made_with(comparison)]
-    title = _title(comparison)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escaped(title)}</title>\n<style>\n{STYLESHEET.read_text()}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{escaped(title)}</h1>\n{_lead(comparison)}\n" + "\n".join(sections) + "\n</main>\n</body>\n</html>\n"
-    )
+    return document(_title(comparison), [_lead(comparison), *sections])
 
 
 def _title(comparison: Comparison) -> str:
@@ -91,9 +84,6 @@ def _methods(comparison: Comparison) -> str:
 
 
 def _summary(comparison: Comparison) -> str:
-    def bullets(texts: list[str]) -> str:
-        return "<ul>" + "".join(f"<li>{escaped(t)}</li>" for t in texts) + "</ul>"
-
     return (
         f'<section id="findings"><div class="findings"><div><h2>What this shows</h2>'
         f"{bullets(findings.shows(comparison))}</div><div><h2>What it does not show</h2>"
@@ -115,7 +105,7 @@ def _span(values: Iterable[int]) -> str:
     return "" if not found else f"{found[0]:,}" if len(found) == 1 else f"{found[0]:,} to {found[-1]:,}"
 
 
-def _network(cell: Cell) -> str:
+def _network(cell: CellResult) -> str:
     """'64-300-100-10' where the layers form a chain."""
     shapes = [layer.shape for layer in cell.layers]
     chain = all(len(s) == 2 for s in shapes) and all(a[1] == b[0] for a, b in itertools.pairwise(shapes))

@@ -7,7 +7,8 @@ import zlib
 
 import numpy as np
 
-from experiments.report.cells import Cell, Comparison, method_label, percent
+from experiments.report.cells import CellResult, Comparison, percent
+from experiments.report.names import method_label
 
 INK = (0x2F, 0x86, 0xD6)  # of raw masks: visible on light and on dark paper
 
@@ -75,7 +76,7 @@ def idle_units(mask: np.ndarray) -> int:
     return int((~mask.any(0)).sum())
 
 
-def middle_shares(cell: Cell) -> tuple[float, float] | None:
+def middle_shares(cell: CellResult) -> tuple[float, float] | None:
     """Share of the connections that come from the middle of the input image, at the first and at the last step."""
     side = side_of(cell.first_masks[0].shape[1]) if cell.first_masks is not None and _flat(cell) else None
     if side is None or cell.first_masks is None:
@@ -84,11 +85,11 @@ def middle_shares(cell: Cell) -> tuple[float, float] | None:
     return first, last
 
 
-def _flat(cell: Cell) -> bool:
+def _flat(cell: CellResult) -> bool:
     return cell.first_masks is not None and cell.first_masks[0].ndim == 3
 
 
-def _same_start(cells: list[Cell]) -> bool:
+def _same_start(cells: list[CellResult]) -> bool:
     first = [c.first_masks[0] for c in cells if c.first_masks is not None]
     return all(f.shape == first[0].shape and np.array_equal(f, first[0]) for f in first)
 

@@ -26,7 +26,7 @@ class Friedman(NamedTuple):
     f_p_value: float  # of f, k - 1 and (k - 1) (N - 1) degrees of freedom
 
 
-class Comparison(NamedTuple):
+class RankComparison(NamedTuple):
     """Result of :func:`compare`, with the best method first."""
 
     names: tuple[str, ...]
@@ -126,7 +126,9 @@ def groups(mean_ranks: Mapping[str, float], distance: float) -> tuple[tuple[str,
     return tuple(found)
 
 
-def compare(scores: Mapping[str, Sequence[float]], *, higher_is_better: bool = True, alpha: float = 0.05) -> Comparison:
+def compare(
+    scores: Mapping[str, Sequence[float]], *, higher_is_better: bool = True, alpha: float = 0.05
+) -> RankComparison:
     """Ranks methods over blocks and says which of them do not differ.
 
     Nemenyi's test is made only where Iman and Davenport's F rejects at ``alpha``; where it does not, all methods are
@@ -150,7 +152,7 @@ def compare(scores: Mapping[str, Sequence[float]], *, higher_is_better: bool = T
     by_name = dict(zip(names, test.ranks.tolist(), strict=True))
     order = tuple(sorted(names, key=lambda name: by_name[name]))
     alike = groups(by_name, distance) if test.f_p_value < alpha else (order,)
-    return Comparison(order, tuple(by_name[name] for name in order), test, distance, alike)
+    return RankComparison(order, tuple(by_name[name] for name in order), test, distance, alike)
 
 
 def _table(scores: Any) -> np.ndarray:

@@ -7,7 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.report import rank_tests, style
-from experiments.report.cells import Cell, Comparison, percent
+from experiments.report.cells import CellResult, Comparison, percent
+from experiments.report.document import listed
 from experiments.report.names import by_family, method_label
 from experiments.report.statistics import paired
 
@@ -35,7 +36,7 @@ def accuracy(comparison: Comparison) -> str | None:
             cells = list(comparison.patterned)
             order = sorted({c.method for c in cells}, key=lambda m: -max(c.mean for c in cells if c.method == m))
             _errors(below, comparison, cells, {m: i for i, m in enumerate(order)}, LABEL)
-            below.set_title(f"sparsity given by the pattern: {_and(list(dict.fromkeys(c.place for c in cells)))}")
+            below.set_title(f"sparsity given by the pattern: {listed(list(dict.fromkeys(c.place for c in cells)))}")
             _name_rows([below], [(i, m) for i, m in enumerate(order)], len(order))
         for axes in (below,) if below is not None else panels:
             axes.set_xlabel("test accuracy (log scale of the error)")
@@ -55,22 +56,8 @@ def differences(comparison: Comparison) -> str | None:
                 cell = comparison.find(method, sparsity)
                 if cell is None or reference is None:
                     continue
-                gap = paired(cell.accuracy, reference.accuracy)
-                axes.errorbar(
-                    gap.mean,
-                    y,
-                    xerr=2 * gap.standard_error,
-                    color=style.colour(method, comparison.all_methods),
-                    marker=style.marker(method, comparison.all_methods),
-                    ms=5,
-                    capsize=2,
-                    elinewidth=1.2,
-                    fillstyle="full" if gap.clear else "none",
-                )
-                end = gap.mean + 2 * gap.standard_error
-                largest = max(largest, abs(gap.mean) + 2 * gap.standard_error)
-                if cell.too_dense:
-                    _beside(axes, cell, end, y)
+                reach = mark_difference(axes, comparison, cell, reference, y, ms=5, capsize=2, elinewidth=1.2)
+                largest = max(largest, reach)
             axes.axvline(0, color=style.MUTED, lw=1)
             style.signed_axis(axes, largest)
             axes.set_title(f"{percent(sparsity)} sparsity")
@@ -80,6 +67,18 @@ def differences(comparison: Comparison) -> str | None:
         _name_rows(panels, ticks, height)
         name = method_label(comparison.reference or "")
         return style.to_svg(figure, "differences", f"Paired differences in test accuracy to {name}")
+
+
+def mark_difference(
+    axes: Axes, comparison: Comparison, cell: CellResult, reference: CellResult, y: float, **sizes: float
+) -> float:
+    """Draws a paired difference with two standard errors to each side; returns how far from 0 it reaches."""
+    gap = paired(cell.accuracy, reference.accuracy)
+    look = {**style.look(cell.method, comparison.all_methods), **sizes, "fillstyle": "full" if gap.clear else "none"}
+    axes.errorbar(gap.mean, y, xerr=2 * gap.standard_error, **look)
+    if comparison.many and cell.too_dense:
+        _beside(axes, cell, gap.mean + 2 * gap.standard_error, y)
+    return abs(gap.mean) + 2 * gap.standard_error
 
 
 def blocks(comparison: Comparison) -> dict[str, list[float]]:
@@ -154,7 +153,7 @@ def _panels(comparison: Comparison, height: float) -> tuple[Figure, list[Axes], 
     return figure, panels, figure.add_subplot(grid[len(sizes) - 1, :]) if extra else None
 
 
-def _errors(axes: Axes, comparison: Comparison, cells: list[Cell], places: dict[str, float], room: float) -> None:
+def _errors(axes: Axes, comparison: Comparison, cells: list[CellResult], places: dict[str, float], room: float) -> None:
     """A marker per cell at its error, on a log scale that runs to the right as the error falls."""
     axes.set_xscale("log")
     dense = comparison.dense
@@ -167,17 +166,16 @@ def _errors(axes: Axes, comparison: Comparison, cells: list[Cell], places: dict[
         axes.axvspan(low, high, color=style.colour("dense", []), alpha=0.22, lw=0)
         axes.axvline(level, color=style.colour("dense", []), ls=(0, (5, 2)), lw=1.2)
     for cell in cells:
-        y, of = places[cell.method], style.colour(cell.method, comparison.all_methods)
+        y, look = places[cell.method], style.look(cell.method, comparison.all_methods)
         dots = np.maximum(100 - cell.accuracy, floor)
-        axes.plot(dots, [y] * len(dots), "o", ms=3, color=of, alpha=0.35, mew=0)
+        axes.plot(dots, [y] * len(dots), "o", ms=3, color=look["color"], alpha=0.35, mew=0)
         error = max(100 - cell.mean, floor)
         bars = np.array([[min(cell.deviation, error - floor)], [cell.deviation]])
         axes.errorbar(
             error,
             y,
             xerr=bars,
-            color=of,
-            marker=style.marker(cell.method, comparison.all_methods),
+            **look,
             ms=5.5,
             elinewidth=1,
             fillstyle="none" if cell.off_density else "full",
@@ -195,7 +193,7 @@ def _errors(axes: Axes, comparison: Comparison, cells: list[Cell], places: dict[
     axes.set_xticks(kept, minor=False)
 
 
-def _beside(axes: Axes, cell: Cell, x: float, y: float) -> None:
+def _beside(axes: Axes, cell: CellResult, x: float, y: float) -> None:
     """Says at the right of a marker which density a cell has."""
     text = density_label(cell)
     axes.annotate(
@@ -203,7 +201,7 @@ def _beside(axes: Axes, cell: Cell, x: float, y: float) -> None:
     ).set_annotation_clip(False)
 
 
-def density_label(cell: Cell) -> str:
+def density_label(cell: CellResult) -> str:
     """'23 % dense': the density that a cell has in place of the one that was asked for."""
     digits = 1 - math.floor(math.log10(max(cell.density, 1e-6) * 100))
     return f"{percent(round(cell.density, max(digits + 2, 2)))} dense"
@@ -212,16 +210,10 @@ def density_label(cell: Cell) -> str:
 def _name_rows(panels: list[Axes], ticks: list[tuple[float, str]], height: float, top: float = -0.8) -> None:
     for axes in panels:
         axes.set_ylim(height - 0.3, top)
-        axes.tick_params(axis="y", length=0, labelleft=axes is panels[0])
-        axes.spines["left"].set_visible(False)
-        axes.grid(axis="x")
-        axes.grid(visible=False, axis="y")
+        style.in_rows(axes)
+        axes.tick_params(axis="y", labelleft=axes is panels[0])
     names = [t.removeprefix("family ") if t.startswith("family ") else method_label(t) for _, t in ticks]
     panels[0].set_yticks([y for y, _ in ticks], names)
     for (_, what), label in zip(ticks, panels[0].get_yticklabels(), strict=True):
         if what.startswith("family "):
             label.set(fontweight="bold", fontsize=9)
-
-
-def _and(parts: list[str]) -> str:
-    return " and ".join(parts)

@@ -4,35 +4,37 @@ from typing import Any
 
 import dstjax
 from dstjax import budgets, criteria, schedules
+from dstjax.rules import Value
 
 
 def describe(method: dstjax.Method, coefficient: float | None = None) -> dict[str, str]:
     """Name and value of every setting of a method that matters to it."""
-    if not method.masked:
+    masking, updates = method.masking, method.updates
+    if masking is None:
         return {}
-    given: dict[str, Any] = {"distribution": getattr(method.distribution, "__name__", method.distribution)}
-    if method.pruner is not None:
-        when = f", after {method.prune_step} steps" if method.prune_step else " before the first step"
-        given["pruned by"] = method.pruner + when
-    if method.updates is not None:
+    given: dict[str, Any] = {"distribution": getattr(masking.distribution, "__name__", masking.distribution)}
+    if method.start.pruner is not None:
+        step = method.start.prune_step
+        given["pruned by"] = method.start.pruner + (f", after {step} steps" if step else " before the first step")
+    if updates is not None:
         given |= {
-            "drops": _name(method.drop, criteria.DROP),
-            "grows": _name(method.grow, criteria.GROW),
+            "drops": _name(updates.drop_score, criteria.DROP),
+            "grows": _name(updates.grow_score, criteria.GROW),
             "coefficient": coefficient,
-            "mask updates": _schedule(method.updates),
-            "scope": method.scope,
-            "order": method.update_order,
+            "mask updates": _schedule(updates.schedule),
+            "scope": updates.scope,
+            "order": updates.order,
         }
-        if isinstance(method.keep, budgets.Move):
-            values = method.keep.fractions.values
+        if isinstance(updates.n_kept, budgets.Move):
+            values = updates.n_kept.fractions.values
             given["share that moves"] = f"{values[0]:.3g}" + (
                 " always" if len(values) == 1 else f" falling to {values[-1]:.2g}"
             )
-            given["rounding"] = "ceil" if method.keep.ceil else "floor"
+            given["rounding"] = "ceil" if updates.n_kept.ceil else "floor"
     return {name: str(value) for name, value in given.items() if value is not None}
 
 
-def _schedule(updates: schedules.Updates) -> str:
+def _schedule(updates: schedules.Schedule) -> str:
     last = "" if updates.count is None else f", {updates.count} in all"
     if isinstance(updates, schedules.UpdateSchedule):
         return f"every {updates.update_period} steps from step {updates.first}{last}"
@@ -40,9 +42,10 @@ def _schedule(updates: schedules.Updates) -> str:
 
 
 def _name(criterion: criteria.Criterion, known: dict[str, Any]) -> str:
-    """The name of a criterion in the catalogue, or of a user's function; those made on demand go by their method."""
+    """The name of a criterion in the catalogue, whatever its constants, or of a user's function."""
     for name, make in known.items():
-        if make() is criterion:
+        made: Any = make()
+        if made == criterion or (isinstance(made, Value) and type(made) is type(criterion)):
             return name
     name = getattr(criterion, "__name__", "")
     return name if name.isidentifier() and name != "score" else "by its own score"

@@ -24,14 +24,14 @@ MORE_COLOURS = ["#2b9c7e", "#d1457f", "#6d8a1f", "#4c9fb8", "#b5543f", "#5a6fd8"
 MARKERS = {"dense": "s", "static": "v", "set": "s", "rigl": "o", "dst_ee": "D"}
 MORE_MARKERS = ["^", "P", "X", "<", ">", "*"]
 FAMILY_COLOURS = {
-    "static": "#a8742a",
+    "pruned at initialisation": "#a8742a",
     "dense to sparse": "#2b9c7e",
     "sparse to sparse": "#2f86d6",
     "performance-driven": "#d1457f",
     "structured": "#8f5bd0",
 }
 FAMILY_MARKERS = {
-    "static": "v",
+    "pruned at initialisation": "v",
     "dense to sparse": "^",
     "sparse to sparse": "o",
     "performance-driven": "P",
@@ -94,6 +94,19 @@ def marker(method: str, methods: list[str]) -> str:
         return FAMILY_MARKERS.get(family(method), "*")
     unknown = [m for m in methods if m not in MARKERS]
     return MARKERS.get(method) or MORE_MARKERS[unknown.index(method) % len(MORE_MARKERS)]
+
+
+def look(method: str, methods: list[str]) -> dict[str, Any]:
+    """Colour and marker of a method, as matplotlib names them."""
+    return {"color": colour(method, methods), "marker": marker(method, methods)}
+
+
+def in_rows(axes: Axes) -> None:
+    """A row for each thing: no axis at the left, lines to read its numbers along."""
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
 
 
 def ramp(n: int) -> list[str]:

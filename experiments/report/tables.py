@@ -6,7 +6,8 @@ import io
 import json
 from typing import Any
 
-from experiments.report.cells import Cell, Comparison, Cost, method_label
+from experiments.report.cells import CellResult, Comparison, Cost
+from experiments.report.names import method_label
 from experiments.report.statistics import Difference, deviation, mean, paired
 
 VERSIONED = ("dstjax", "jax", "jaxlib", "optax", "numpy", "python")
@@ -20,7 +21,7 @@ COLUMNS = (
 )
 
 
-def difference(comparison: Comparison, cell: Cell) -> Difference | None:
+def difference(comparison: Comparison, cell: CellResult) -> Difference | None:
     """The paired difference of a sparse cell to the reference method, None for the reference itself and for dense."""
     if cell.pattern or (cell.method in ("dense", comparison.reference) and cell not in comparison.sweep):
         return None  # a pattern's sparsity may by chance be one that was asked for: still another question
@@ -28,7 +29,7 @@ def difference(comparison: Comparison, cell: Cell) -> Difference | None:
     return None if other is None or other is cell else paired(cell.accuracy, other.accuracy)
 
 
-def rows(comparison: Comparison) -> list[tuple[Cell, Difference | None]]:
+def rows(comparison: Comparison) -> list[tuple[CellResult, Difference | None]]:
     """The cells in the order of the table: dense, patterns, then by sparsity and method, then the coefficients."""
     by_place = sorted(comparison.sparse, key=lambda c: (c.sparsity, comparison.methods.index(c.method)))
     in_grid = {c.name for c in comparison.grid}
@@ -37,7 +38,7 @@ def rows(comparison: Comparison) -> list[tuple[Cell, Difference | None]]:
     return [(c, difference(comparison, c)) for c in (*dense, *comparison.patterned, *by_place, *extra)]
 
 
-def name_of(cell: Cell, comparison: Comparison) -> str:
+def name_of(cell: CellResult, comparison: Comparison) -> str:
     """The method, with the coefficient where several were run."""
     swept = cell.coefficient is not None and len(comparison.sweep) > 1
     return f"{cell.label}, c = {cell.coefficient:g}" if swept else cell.label

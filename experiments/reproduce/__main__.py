@@ -25,10 +25,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.recording import write_atomically
-from experiments.report.collect import read_json
-from experiments.reproduce import outcome, page, running
-from experiments.reproduce.tables import Table, get, tables
+from experiments import command_line, queue
+from experiments.reproduce import outcome, page, planning
+from experiments.reproduce.papers.catalogue import get, tables
+from experiments.reproduce.papers.table import Table
+from experiments.reproduce.reading import read
+from experiments.training.finished import read_json
+from experiments.training.recording import write_atomically
 
 
 @dataclasses.dataclass
@@ -46,24 +49,18 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command and returns its exit status."""
-    if {"-h", "--help"} & {*arguments}:
-        print(__doc__)
+    return command_line.run(arguments, __doc__, _reproduce, "\ninterrupted; the same command continues here.")
+
+
+def _reproduce(arguments: Sequence[str]) -> int:
+    options = parse(arguments)
+    if options.listed:
+        print(listing())
         return 0
-    try:
-        options = parse(arguments)
-        if options.listed:
-            print(listing())
-            return 0
-        if options.summary:
-            print(summary(options.workdir))
-            return 0
-        failed = [reproduce(get(name), options) for name in options.names]
-    except ValueError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\ninterrupted; the same command continues here.", file=sys.stderr)
-        return 130
+    if options.summary:
+        print(summary(options.workdir))
+        return 0
+    failed = [reproduce(get(name), options) for name in options.names]
     return 1 if any(failed) else 0
 
 
@@ -73,36 +70,22 @@ def parse(arguments: Sequence[str]) -> Options:
     Raises:
       ValueError: an option is missing, unknown or has a value that is not accepted.
     """
-    options = Options()
-    given: dict[str, str] = {}
-    rest = iter(arguments)
-    for argument in rest:
-        name, equals, value = argument.partition("=")
-        if name in ("--list", "--proxy", "--summary"):
-            if equals:
-                raise ValueError(f"option {name} takes no value; got {value!r}.")
-            setattr(options, {"--list": "listed"}.get(name, name[2:]), True)
-            continue
-        if name not in ("--table", "--workdir", "--seeds", "--only"):
-            raise ValueError(f"option {name!r} is not known; see --help.")
-        value = value if equals else next(rest, "")
-        if not value or (not equals and value.startswith("--")):
-            raise ValueError(f"option {name} has no value; write {name}=value.")
-        given[name] = value
+    given = command_line.read(arguments, ("table", "workdir", "seeds", "only"), ("list", "proxy", "summary"))
+    options = Options(listed="list" in given, summary="summary" in given, proxy="proxy" in given)
     if options.listed:
         return options
     default = "runs/reproduce-proxy" if options.proxy else "runs/reproduce"
-    options.workdir, options.only = Path(given.get("--workdir", default)), given.get("--only", "")
+    options.workdir, options.only = Path(given.get("workdir", default)), given.get("only", "")
     if options.summary:
         return options
-    if "--table" not in given:
+    if not given.get("table"):
         raise ValueError("option --table is missing; --list shows the tables.")
-    every = tuple(tables()) if given["--table"] == "all" else tuple(given["--table"].split(","))
+    every = tuple(tables()) if given["table"] == "all" else tuple(given["table"].split(","))
     options.names = tuple(get(name.strip()).name for name in every)
-    if "--seeds" in given:
-        if not given["--seeds"].isdecimal() or int(given["--seeds"]) < 1:
-            raise ValueError(f"--seeds={given['--seeds']!r} is not accepted; expected an integer >= 1.")
-        options.seeds = int(given["--seeds"])
+    if "seeds" in given:
+        if not given["seeds"].isdecimal() or int(given["seeds"]) < 1:
+            raise ValueError(f"--seeds={given['seeds']!r} is not accepted; expected an integer >= 1.")
+        options.seeds = int(given["seeds"])
     return options
 
 
@@ -148,8 +131,9 @@ def reproduce(table: Table, options: Options) -> bool:
         raise ValueError(f"--only={options.only!r} fits no cell of {table.name!r}; expected a part of a title.")
     seeds = options.seeds or (table.proxy_seeds if options.proxy else table.seeds)
     print(f"{table.name}: {table.title}", flush=True)
-    planned = running.plan(cells, options.workdir, seeds=seeds, proxy=options.proxy)
-    measured, failures = running.run(planned)
+    jobs = planning.plan(cells, options.workdir, seeds=seeds, proxy=options.proxy)
+    failures = queue.run(jobs, failed="diverged")
+    measured = [read(cell, job.folder) for cell, job in zip(cells, jobs, strict=True) if job.finished]
     found = outcome.outcome(table, measured, failures, proxy=options.proxy, command=_command(table, options))
     folder = options.workdir / table.name
     try:
@@ -159,7 +143,7 @@ def reproduce(table: Table, options: Options) -> bool:
         write_atomically(folder / "report.html", page.page(found).encode())
     except OSError as error:
         raise ValueError(f"workdir {folder} is not writable: {error.strerror}.") from error
-    print(f"\n{outcome.as_text(found)}\n\n{folder}/report.html, {running.clock(time.perf_counter() - start)}\n")
+    print(f"\n{outcome.as_text(found)}\n\n{folder}/report.html, {queue.clock(time.perf_counter() - start)}\n")
     return bool(failures)
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-import dstjax
-from experiments import configuration
+from experiments.training import configuration
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,11 +55,7 @@ def config_of(cell: Cell, *, seeds: int, proxy: bool) -> ConfigDict:
     """
     config = importlib.import_module(f"experiments.configs.{cell.config}").get_config(proxy=proxy)
     with config.unlocked():
-        method = cell.changes.get("method", config.method)
-        config.method = method
-        lacks = all_hyperparameters() - {*dstjax.methods.hyperparameters(method)}
-        for name in lacks & {*config.keys()}:
-            config[name] = None
+        configuration.change_method(config, cell.changes.get("method", config.method))
         for name, value in cell.changes.items():
             section, _, field = name.rpartition(".")
             place = config[section] if section else config
@@ -69,11 +64,6 @@ def config_of(cell: Cell, *, seeds: int, proxy: bool) -> ConfigDict:
             place[field] = value
         config.seeds = seeds
     return config.lock()
-
-
-def all_hyperparameters() -> set[str]:
-    """Those of every method."""
-    return {name for method in dstjax.methods.names() for name in dstjax.methods.hyperparameters(method)}
 
 
 def folder_of(cell: Cell, config: ConfigDict) -> str:

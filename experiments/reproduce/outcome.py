@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 
 import dstjax
-from experiments.recording import to_json
 from experiments.report.statistics import deviation, mean
 from experiments.reproduce import published
 from experiments.reproduce.claims import Verdict, judge
+from experiments.reproduce.papers.table import Table
 from experiments.reproduce.ranks import Ranking, rankings
 from experiments.reproduce.reading import Measured, metric_of
-from experiments.reproduce.tables import Table
+from experiments.training.recording import to_json
 
-
-class Row(dict[str, Any]):
-    """One metric of one cell, as JSON values."""
+Row = dict[str, Any]  # one metric of one cell, JSON values
+CELL = ("model", "dataset", "group", "method", "sparsity", "epochs", "x")  # what a row says of its cell
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,13 +62,7 @@ def rows(found: Outcome) -> list[Row]:
             figure = published.find(table.paper, table.printed, m.cell, name)
             ours = mean(m.values[name])
             row = Row(
-                model=m.cell.model,
-                dataset=m.cell.dataset,
-                group=m.cell.group,
-                method=m.cell.method,
-                sparsity=m.cell.sparsity,
-                epochs=m.cell.epochs,
-                x=m.cell.x,
+                {field: getattr(m.cell, field) for field in CELL},
                 metric=name,
                 ours=ours,
                 ours_std=deviation(m.values[name]),
@@ -130,13 +123,14 @@ def as_text(found: Outcome) -> str:
     return "\n".join(lines)
 
 
+def headings(found: Outcome) -> list[str]:
+    """The columns of the table of all numbers; of a proxy without the paper's, which are of another network."""
+    return (
+        ["stands for", "metric", "ours"] if found.proxy else ["setting", "metric", "ours", "the paper's", "difference"]
+    )
+
+
 def _table_text(found: Outcome) -> list[str]:
-    head = [
-        "stands for" if found.proxy else "setting",
-        "metric",
-        "ours",
-        *([] if found.proxy else ["the paper's", "difference"]),
-    ]
     body = []
     for m, row in _with_cells(found):
         digits = metric_of(row["metric"]).digits
@@ -145,8 +139,9 @@ def _table_text(found: Outcome) -> list[str]:
             shown.append("-" if row["paper"] is None else _spread(row["paper"], row["paper_std"], digits))
             shown.append("" if row["difference"] is None else f"{row['difference']:+.{digits}f}")
         body.append(shown)
-    widths = [max(len(r[i]) for r in [head, *body]) for i in range(len(head))]
-    return ["  ".join(v.ljust(w) for v, w in zip(r, widths, strict=True)).rstrip() for r in [head, *body]]
+    lines = [headings(found), *body]
+    widths = [max(len(r[i]) for r in lines) for i in range(len(lines[0]))]
+    return ["  ".join(v.ljust(w) for v, w in zip(r, widths, strict=True)).rstrip() for r in lines]
 
 
 def _with_cells(found: Outcome) -> list[tuple[Measured, Row]]:
@@ -167,9 +162,7 @@ def as_json(found: Outcome) -> str:
     table = found.table
     content = {
         "table": table.name,
-        "title": table.title,
-        "paper": table.paper,
-        "printed": table.printed,
+        **{field: getattr(table, field) for field in ("title", "paper", "printed")},
         "proxy": found.proxy,
         "command": found.command,
         "version": dstjax.__version__,
@@ -188,14 +181,7 @@ def as_json(found: Outcome) -> str:
 def as_csv(found: Outcome) -> str:
     """results.csv: a row for each metric, cell and seed; the paper's numbers in columns of their own."""
     out = io.StringIO()
-    names = [
-        *("model", "dataset", "group", "method", "sparsity", "epochs", "x", "metric"),
-        "seed",
-        "ours",
-        "paper",
-        "paper_std",
-        "run",
-    ]
+    names = [*CELL, "metric", "seed", "ours", "paper", "paper_std", "run"]
     writer = csv.DictWriter(out, names, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     for m, row in _with_cells(found):

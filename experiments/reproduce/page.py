@@ -1,11 +1,10 @@
 """report.html of a table: one file that holds everything it shows."""
 
-import html
 from typing import Any
 
-from experiments.report.page import STYLESHEET
+from experiments.report.document import bullets, document, escaped, row, signed, table
 from experiments.reproduce import charts, ranks
-from experiments.reproduce.outcome import Outcome, orderings, rows
+from experiments.reproduce.outcome import Outcome, headings, orderings, rows
 from experiments.reproduce.reading import metric_of
 
 
@@ -13,12 +12,7 @@ def page(found: Outcome) -> str:
     """The whole report."""
     title = f"{found.table.name}: {found.table.title}"
     sections = [_lead(found), _claims(found), *_ranks(found), *_figures(found), _orders(found), _numbers(found)]
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{_text(title)}</title>\n<style>\n{STYLESHEET.read_text()}</style>\n</head>\n<body>\n<main>\n"
-        f"<h1>{_text(found.table.title)}</h1>\n" + "\n".join(s for s in sections if s) + "\n</main>\n</body>\n</html>\n"
-    )
+    return document(title, sections, found.table.title)
 
 
 def _lead(found: Outcome) -> str:
@@ -29,11 +23,10 @@ def _lead(found: Outcome) -> str:
         if found.proxy
         else "Numbers of the paper are labelled as the paper's; all others were measured here."
     )
-    runs = "".join(f"<li>{_text(s)}</li>" for s in found.settings)
-    note = f'<p class="note">{_text(table.note)}</p>' if table.note else ""
+    note = f'<p class="note">{escaped(table.note)}</p>' if table.note else ""
     return (
-        f'<p class="lead">{_text(table.paper)}, {_text(table.printed)}. {_text(kind)}</p><p>What was run, with '
-        f"{found.seeds} seed(s):</p><ul>{runs}</ul>{note}<pre>{_text(found.command)}</pre>"
+        f'<p class="lead">{escaped(table.paper)}, {escaped(table.printed)}. {escaped(kind)}</p><p>What was run, with '
+        f"{found.seeds} seed(s):</p>{bullets(found.settings)}{note}<pre>{escaped(found.command)}</pre>"
     )
 
 
@@ -42,15 +35,14 @@ def _claims(found: Outcome) -> str:
         return ""
     body = ""
     for v in found.verdicts:
-        inner = "".join(f"<li>{_text(b)}</li>" for b in v.blocks)
-        more = f"<details><summary>each setting</summary><ul>{inner}</ul></details>" if len(v.blocks) > 1 else ""
+        more = f"<details><summary>each setting</summary>{bullets(v.blocks)}</details>" if len(v.blocks) > 1 else ""
         body += (
-            f'<tr><th scope="row" class="settings">{_text(v.claim)}</th><td>{_text(v.verdict)}</td>'
-            f'<td class="settings">{_text(v.evidence)}{more}</td></tr>'
+            f'<tr><th scope="row" class="settings">{escaped(v.claim)}</th><td>{escaped(v.verdict)}</td>'
+            f'<td class="settings">{escaped(v.evidence)}{more}</td></tr>'
         )
-    head = '<th scope="col">claim of the paper</th><th scope="col">here</th><th scope="col">evidence</th>'
+    columns = "claim of the paper", "here", "evidence"
     return (
-        f'<section id="claims"><h2>Claims</h2>{_table(head, body)}<p class="note">Evidence: the mean of the paired '
+        f'<section id="claims"><h2>Claims</h2>{table(columns, body)}<p class="note">Evidence: the mean of the paired '
         "differences over the seeds ± its standard error. Shown: beyond 2 standard errors in the direction of the "
         "claim; reversed: beyond 2 in the other; not shown: neither.</p></section>"
     )
@@ -58,8 +50,9 @@ def _claims(found: Outcome) -> str:
 
 def _ranks(found: Outcome) -> list[str]:
     return [
-        f"<section><h2>Average ranks, {_text(r.name)}</h2><figure>{ranks.diagram(r)}<figcaption>{_text(r.as_text())}. "
-        "Rank 1 is best; a bar joins those that are not told apart at 5 %.</figcaption></figure></section>"
+        f"<section><h2>Average ranks, {escaped(r.name)}</h2><figure>{ranks.diagram(r)}<figcaption>"
+        f"{escaped(r.as_text())}. Rank 1 is best; a bar joins those that are not told apart at 5 %.</figcaption>"
+        "</figure></section>"
         for r in found.ranks
     ]
 
@@ -70,8 +63,8 @@ def _figures(found: Outcome) -> list[str]:
         drawn.append((f"{metric_of(found.table.curve).label} over training", charts.curves(found, found.table.curve)))
     over = f"Means over {found.seeds} seeds, bars are one standard deviation." if found.seeds > 1 else "One seed."
     return [
-        f"<section><h2>{_text(title[:1].upper() + title[1:])}</h2><figure>{svg}<figcaption>{over}</figcaption></figure>"
-        "</section>"
+        f"<section><h2>{escaped(title[:1].upper() + title[1:])}</h2><figure>{svg}<figcaption>{over}</figcaption>"
+        "</figure></section>"
         for title, svg in drawn
         if svg is not None
     ]
@@ -82,49 +75,34 @@ def _orders(found: Outcome) -> str:
     if not found_orders:
         return ""
     body = "".join(
-        f'<tr><th scope="row">{_text(b)}</th><td class="settings">{_text(p)}</td>'
-        f'<td class="settings">{_text(o)}</td></tr>'
+        f'<tr><th scope="row">{escaped(b)}</th><td class="settings">{escaped(p)}</td>'
+        f'<td class="settings">{escaped(o)}</td></tr>'
         for b, p, o in found_orders
     )
-    head = '<th scope="col">setting</th><th scope="col">the paper\'s order</th><th scope="col">ours</th>'
-    return f'<section id="orders"><h2>Order of the methods, best first</h2>{_table(head, body)}</section>'
+    columns = "setting", "the paper's order", "ours"
+    return f'<section id="orders"><h2>Order of the methods, best first</h2>{table(columns, body)}</section>'
 
 
 def _numbers(found: Outcome) -> str:
-    columns = [
-        "stands for" if found.proxy else "setting",
-        "metric",
-        "ours",
-        *([] if found.proxy else ["the paper's", "difference"]),
-    ]
     body = ""
-    for row in rows(found):
-        digits = metric_of(row["metric"]).digits
-        parts = [row["model"], row["dataset"], row["group"], row["method"]]
+    for figure in rows(found):
+        digits = metric_of(figure["metric"]).digits
+        parts = [figure["model"], figure["dataset"], figure["group"], figure["method"]]
         parts += [
-            f"{100 * row['sparsity']:g} %" if row["sparsity"] else "",
-            "" if row["x"] is None else f"{row['x']:g}",
+            f"{100 * figure['sparsity']:g} %" if figure["sparsity"] else "",
+            "" if figure["x"] is None else f"{figure['x']:g}",
         ]
-        values: list[Any] = [metric_of(row["metric"]).label, f"{row['ours']:.{digits}f} ± {row['ours_std']:.{digits}f}"]
+        values: list[Any] = [
+            metric_of(figure["metric"]).label,
+            f"{figure['ours']:.{digits}f} ± {figure['ours_std']:.{digits}f}",
+        ]
         if not found.proxy:
-            spread = f" ± {row['paper_std']:.{digits}f}" if row["paper_std"] else ""
-            values.append("–" if row["paper"] is None else f"{row['paper']:.{digits}f}{spread}")
-            values.append(
-                "" if row["difference"] is None else f"{row['difference']:+.{digits}f}".replace("-", "\u2212")
-            )
-        cells = "".join(f"<td>{_text(v)}</td>" for v in values)
-        body += f'<tr><th scope="row">{_text(", ".join(p for p in parts if p))}</th>{cells}</tr>'
-    failed = "".join(f"<li>{_text(t)}: {_text(w)}</li>" for t, w in found.failures.items())
-    head = "".join(f'<th scope="col">{_text(c)}</th>' for c in columns)
+            spread = f" ± {figure['paper_std']:.{digits}f}" if figure["paper_std"] else ""
+            values.append("–" if figure["paper"] is None else f"{figure['paper']:.{digits}f}{spread}")
+            values.append("" if figure["difference"] is None else signed(figure["difference"], digits))
+        body += row(escaped(", ".join(p for p in parts if p)), map(escaped, values))
+    failed = bullets(f"{title}: {why}" for title, why in found.failures.items())
     return (
-        f'<section id="numbers"><h2>All numbers</h2>{_table(head, body)}'
-        f"{f'<h3>Cells that failed</h3><ul>{failed}</ul>' if failed else ''}</section>"
+        f'<section id="numbers"><h2>All numbers</h2>{table(headings(found), body)}'
+        f"{f'<h3>Cells that failed</h3>{failed}' if found.failures else ''}</section>"
     )
-
-
-def _table(head: str, body: str) -> str:
-    return f'<div class="wide"><table class="numbers"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value), quote=False)

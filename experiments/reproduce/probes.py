@@ -1,7 +1,7 @@
 """What training alone does not record: which weights criteria would drop, how masks overlap, other beginnings.
 
-A probe trains by :class:`experiments.training.Trainer`, all seeds in turn, from the first step to the last: it does not
-go on where it was interrupted. It returns values and curves as :mod:`experiments.reproduce.reading` reads them.
+A probe trains by :class:`experiments.training.trainer.Trainer`, all seeds in turn, from the first step to the last: it
+does not go on where it was interrupted. It returns what :mod:`experiments.reproduce.reading` reads.
 """
 
 import copy
@@ -17,25 +17,19 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import dstjax
-from dstjax._engine.drop_and_grow import drop_and_grow
 from dstjax.rules import Leaf
-from experiments import configuration
+from dstjax.selection import top_k_mask
+from experiments import tasks
 from experiments.data import Data
+from experiments.reproduce.criteria import DROPS
 from experiments.reproduce.reading import setting
-from experiments.steps import TrainState, losses_of
-from experiments.training import Trainer
+from experiments.training import configuration
+from experiments.training.run import make_trainer
+from experiments.training.steps import TrainState
+from experiments.training.trainer import Trainer
 
-CRITERIA = {
-    "magnitude": dstjax.criteria.magnitude,
-    "SET": dstjax.criteria.set_signs,
-    "MEST": dstjax.criteria.mest(1.0),
-    "SNIP": dstjax.criteria.snip,
-    "RSensitivity": dstjax.criteria.rsensitivity,
-}
-DROPS = {"magnitude": "magnitude", "SET": "set", "MEST": "mest", "SNIP": "snip", "RSensitivity": "rsensitivity"}
 Found = dict[str, Any]
 Masks = dict[str, np.ndarray]
-Program = Callable[..., Any]
 
 
 def stability(config: ConfigDict) -> Found:
@@ -48,7 +42,7 @@ def stability(config: ConfigDict) -> Found:
     survival: dict[int, list[float]] = {}
     seen: dict[int, list[Masks]] = {}
 
-    def hook(network: int, step: int, program: Program, arguments: tuple[Any, ...]) -> Any:
+    def hook(network: int, step: int, program: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         out = program(*arguments)
         now = _masks(out[0])
         survival.setdefault(step, []).append(float(out[2]["survival_rate"]))
@@ -58,8 +52,8 @@ def stability(config: ConfigDict) -> Found:
         seen[network] = [*before[-kinds + 1 :], now] if kinds > 1 else [now]
         return out
 
-    trainer = _trainer(config)
-    _train(trainer, config, hook)
+    trainer = _trainer(config, on_update=hook)
+    _train(trainer, config)
     values = _end(trainer)
     last = [iou[step] for step in sorted(iou)[-kinds:]]
     values["final IoU"] = np.mean(last, axis=0).tolist()
@@ -75,16 +69,15 @@ def first_drops(config: ConfigDict) -> Found:
 
     All see the same weights and gradients. 'chance' is that of two random sets of the same sizes.
     """
-    pairs = [*itertools.combinations(CRITERIA, 2)]
+    rules = {name: dstjax.criteria.resolve("drop", drop) for name, drop in DROPS.items()}
+    pairs = [*itertools.combinations(rules, 2)]
     values: dict[str, list[float]] = {f"J({a}, {b})": [] for a, b in pairs}
     values["chance"] = []
-    trainer = _trainer(config)
-    first = trainer.method.updates
 
-    def hook(network: int, step: int, program: Program, arguments: tuple[Any, ...]) -> Any:
+    def hook(network: int, step: int, program: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         state, _, source, order, i, _ = arguments
         leaves = _leaves(trainer, config, state, source, order[i], step)
-        sets = {name: [_dropped(leaf, rule) for leaf in leaves] for name, rule in CRITERIA.items()}
+        sets = {name: [_dropped(leaf, rule) for leaf in leaves] for name, rule in rules.items()}
         for a, b in pairs:
             values[f"J({a}, {b})"].append(
                 float(np.mean([_jaccard(x, y) for x, y in zip(sets[a], sets[b], strict=True)]))
@@ -93,9 +86,9 @@ def first_drops(config: ConfigDict) -> Found:
         values["chance"].append(float(np.mean([s / (2 - s) for s in shares])))
         return program(*arguments)
 
-    assert first is not None
-    until = next(t for t in itertools.count(1) if trainer.method.is_update_step(t))
-    _train(trainer, config, hook, until)
+    trainer = _trainer(config, on_update=hook)
+    steps = configuration.plan(config).steps
+    _train(trainer, config, next(t for t in range(1, steps + 1) if trainer.method.is_update_step(t)))
     return _found(config, trainer, values, {})
 
 
@@ -122,18 +115,17 @@ def final_masks(config: ConfigDict) -> Found:
 
 def scores_of(config: ConfigDict, batches: int) -> Found:
     """Training whose mask updates read the gradient of several batches, and take no step of their own."""
-    trainer = _trainer(config)
-    if not hasattr(trainer.feed, "splits"):
-        raise ValueError(f"dataset={config.dataset!r} is not accepted by this probe; expected one that fits in memory.")
+    data = _in_memory(config)
 
-    def hook(network: int, step: int, program: Program, arguments: tuple[Any, ...]) -> Any:
+    def hook(network: int, step: int, program: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         state, sums, source, _, _, metric = arguments
-        rows = trainer.feed.splits[network].train  # type: ignore[attr-defined]
+        rows = data.split(trainer.seeds[network]).train
         drawn = np.random.default_rng((4, trainer.seeds[network], step)).permutation(rows)
         order = jnp.array(np.resize(drawn, batches * config.batch_size)[None])
         return program(state, sums, source, order, np.int32(0), metric)
 
-    _train(trainer, config, hook)
+    trainer = _trainer(config, on_update=hook)
+    _train(trainer, config)
     return _found(config, trainer, _end(trainer), {})
 
 
@@ -143,17 +135,11 @@ def fine_tuned(config: ConfigDict) -> Found:
     The last layer starts anew.
     """
     dense = copy.deepcopy(config)
-    with dense.unlocked():
-        for name in dstjax.methods.hyperparameters(config.method):
-            if name in dense:
-                dense[name] = None
-        dense.method = "dense"
-    data = configuration.plan(config).data
-    if not isinstance(data, Data):
-        raise ValueError(f"dataset={config.dataset!r} is not accepted by this probe; expected one that fits in memory.")
-    before = _trainer(dense, _half(data, first=True))
+    configuration.change_method(dense, "dense")
+    data = _in_memory(config)
+    before = _trainer(dense, data=_half(data, first=True))
     _train(before, dense)
-    trainer = _trainer(config, _half(data, first=False))
+    trainer = _trainer(config, data=_half(data, first=False))
     for i, state in enumerate(trainer.states):
         learnt = before.states[i]
         head = [*state.params][-1]
@@ -167,10 +153,7 @@ def fine_tuned(config: ConfigDict) -> Found:
 
 def from_scratch(config: ConfigDict) -> Found:
     """Training on the second half of the classes: what fine-tuning is compared with."""
-    data = configuration.plan(config).data
-    if not isinstance(data, Data):
-        raise ValueError(f"dataset={config.dataset!r} is not accepted by this probe; expected one that fits in memory.")
-    trainer = _trainer(config, _half(data, first=False))
+    trainer = _trainer(config, data=_half(_in_memory(config), first=False))
     _train(trainer, config)
     return _found(config, trainer, _end(trainer), {})
 
@@ -186,36 +169,23 @@ PROBES: dict[str, Callable[[ConfigDict], Found]] = {
 }
 
 
-def _trainer(config: ConfigDict, data: Data | None = None) -> Trainer:
-    plan = configuration.plan(config)
-    return Trainer(
-        plan.model,
-        plan.make_tx,
-        plan.method,
-        plan.data if data is None else data,
-        plan.seeds,
-        "sequential",  # so that a hook sees one network
-        config.batch_size,
-        devices=plan.devices,
-        shard_params=config.shard_params,
-        label_smoothing=config.label_smoothing,
-        accumulate=config.accumulate,
-    )
+def _trainer(config: ConfigDict, **others: Any) -> Trainer:
+    # One network at a time, so that a hook sees one.
+    return make_trainer(config, configuration.plan(config), mode="sequential", **others)
 
 
-def _train(trainer: Trainer, config: ConfigDict, hook: Any = None, until: int | None = None) -> None:
-    """Trains to the end, or to a step; ``hook`` makes each mask update of each network."""
+def _train(trainer: Trainer, config: ConfigDict, until: int | None = None) -> None:
+    """Trains to the end, or to a step."""
     steps = configuration.plan(config).steps if until is None else until
-    program, calls = trainer.rewire, itertools.count()
-    if hook is not None:
-
-        def rewire(*arguments: Any) -> Any:
-            network = next(calls) % len(trainer.seeds)
-            return hook(network, int(arguments[0].opt_state.step) + 1, program, arguments)
-
-        trainer.rewire = rewire  # type: ignore[assignment]
     for number in range(-(-steps // trainer.batches)):
         trainer.epoch(number, min(trainer.batches, steps - number * trainer.batches))
+
+
+def _in_memory(config: ConfigDict) -> Data:
+    data = configuration.plan(config).data
+    if not isinstance(data, Data):
+        raise ValueError(f"dataset={config.dataset!r} is not accepted by this probe; expected one that fits in memory.")
+    return data
 
 
 def _found(config: ConfigDict, trainer: Trainer, values: Any, curves: dict[str, dict[int, list[float]]]) -> Found:
@@ -271,7 +241,7 @@ def _leaves(trainer: Trainer, config: ConfigDict, state: TrainState, source: Any
         rngs = {"dropout": jax.random.key(0)}
         x = source.x[rows] - source.mean[None]
         logits, _ = trainer.model.apply(variables, x, train=True, mutable=["batch_stats"], rngs=rngs)
-        return losses_of(logits, source.y[rows], config.label_smoothing).mean()
+        return tasks.losses(logits, source.y[rows], config.label_smoothing).mean()
 
     gradients: Any = dstjax.masks.by_name(jax.jit(jax.grad(loss))(state.params))
     weights: Any = dstjax.masks.by_name(state.params)
@@ -294,5 +264,5 @@ def _leaves(trainer: Trainer, config: ConfigDict, state: TrainState, source: Any
 
 
 def _dropped(leaf: Leaf, rule: dstjax.criteria.Criterion) -> np.ndarray:
-    kept = drop_and_grow(leaf, drop=rule, grow=dstjax.criteria.random).kept
+    kept = top_k_mask(rule(leaf), leaf.mask.sum() - leaf.budget, where=leaf.mask)
     return np.asarray(leaf.mask & ~kept)

@@ -3,7 +3,7 @@
 import csv
 import functools
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from experiments.reproduce.cells import Cell
 
@@ -30,22 +30,14 @@ class Figure(NamedTuple):
 def figures() -> tuple[Figure, ...]:
     """All of published.csv."""
     with FILE.open(newline="") as file:
-        return tuple(
-            Figure(
-                row["paper"],
-                row["table"],
-                row["model"],
-                row["dataset"],
-                row["method"],
-                row["epochs"],
-                float(row["sparsity"]) if row["sparsity"] else None,
-                row["metric"],
-                float(row["value"]),
-                float(row["std"]) if row["std"] else None,
-                row["note"],
-            )
-            for row in csv.DictReader(file)
-        )
+        return tuple(_figure(row) for row in csv.DictReader(file))
+
+
+def _figure(row: dict[str, str]) -> Figure:
+    values: dict[str, Any] = {**row, "value": float(row["value"])}
+    for name in ("sparsity", "std"):
+        values[name] = float(row[name]) if row[name] else None
+    return Figure(**values)
 
 
 def of_table(paper: str, table: str) -> list[Figure]:

@@ -19,7 +19,7 @@ class Ranking:
 
     name: str
     blocks: int
-    comparison: rank_tests.Comparison
+    comparison: rank_tests.RankComparison
 
     def as_text(self) -> str:
         """Methods by rank, and which do not differ."""

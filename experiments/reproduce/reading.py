@@ -1,14 +1,14 @@
 """What a finished cell measured."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments.report.collect import UnreadableError, read_json
 from experiments.reproduce.cells import Cell
+from experiments.training import finished
+from experiments.training.finished import FinishedRun, UnreadableError, floats, read_json
 
 
 class Metric(NamedTuple):
@@ -68,7 +68,7 @@ def _probed(cell: Cell, folder: Path) -> Measured:
             cell,
             tuple(found["seeds"]),
             {name: np.asarray(v, np.float64) for name, v in found["values"].items()},
-            {name: (np.asarray(x), _floats(y)) for name, (x, y) in found["curves"].items()},
+            {name: (np.asarray(x), floats(y)) for name, (x, y) in found["curves"].items()},
             found["setting"],
             found["seconds"],
         )
@@ -77,20 +77,15 @@ def _probed(cell: Cell, folder: Path) -> Measured:
 
 
 def _trained(cell: Cell, folder: Path) -> Measured:
-    summary, config = read_json(folder / "summary.json"), read_json(folder / "config.json")
-    path = folder / "metrics.jsonl"
-    try:
-        records = [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
-        raise UnreadableError(f"{path} cannot be read: {error}.") from error
+    run = finished.read(folder)
     try:
         return Measured(
             cell,
-            tuple(summary["seeds"]),
-            _values(cell, summary, records),
-            _curves(records),
-            setting(config, summary["steps"]),
-            summary["seconds"],
+            tuple(run.summary["seeds"]),
+            _values(cell, run),
+            _curves(run),
+            setting(run.config, run.summary["steps"]),
+            run.summary["seconds"],
         )
     except (KeyError, TypeError, IndexError) as error:
         raise UnreadableError(f"{folder} does not hold a run of this version ({error!r}).") from error
@@ -103,25 +98,23 @@ def setting(config: dict[str, Any], steps: int) -> str:
     return f"{model['name']}{sizes} on {config['dataset']}, {steps:,} steps of batch {config['batch_size']}"
 
 
-def _values(cell: Cell, summary: dict[str, Any], records: list[dict[str, Any]]) -> dict[str, np.ndarray]:
-    n = len(summary["seeds"])
-    last = [r for r in records if r["kind"] == "train"][-1]
-    updates = [r for r in records if r["kind"] == "mask_update"]
-    layers = summary["layers"]
+def _values(cell: Cell, run: FinishedRun) -> dict[str, np.ndarray]:
+    summary, last, updates = run.summary, run.of("train")[-1], run.of("mask_update")
+    n, layers = len(summary["seeds"]), summary["layers"]
     connections = np.sum([x["active"] for x in layers], axis=0) if layers else np.full(n, summary["weights"])
     values = {
-        "accuracy": 100 * _floats(summary["test_accuracy"]),
-        "validation accuracy": 100 * _floats(summary["validation_accuracy"]),
-        "loss": _floats(summary["test_loss"]),
-        "training loss": _floats(last["loss"]),
-        "gap": _floats(summary["validation_loss"]) - _floats(last["loss"]),
-        "exploration": _floats(summary["exploration_rate"]),
-        "connections": _floats(connections),
+        "accuracy": 100 * floats(summary["test_accuracy"]),
+        "validation accuracy": 100 * floats(summary["validation_accuracy"]),
+        "loss": floats(summary["test_loss"]),
+        "training loss": floats(last["loss"]),
+        "gap": floats(summary["validation_loss"]) - floats(last["loss"]),
+        "exploration": floats(summary["exploration_rate"]),
+        "connections": floats(connections),
         "inference share": np.full(n, float(summary["cost"]["inference"])),
         "training share": np.full(n, cell.times * float(summary["cost"]["training_paper"])),
     }
     if updates:
-        survival = _floats([r["survival_rate"] for r in updates])
+        survival = floats([r["survival_rate"] for r in updates])
         known = np.isfinite(survival)
         if known.any(axis=0).all():
             values["survival"] = np.where(known, survival, 0.0).sum(axis=0) / known.sum(axis=0)
@@ -130,20 +123,14 @@ def _values(cell: Cell, summary: dict[str, Any], records: list[dict[str, Any]]) 
     return values
 
 
-def _curves(records: list[dict[str, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    updates = [r for r in records if r["kind"] == "mask_update"]
-    epochs = [r for r in records if r["kind"] == "train"]
-    validation = [r for r in records if r["kind"] == "eval" and r["split"] == "validation"]
+def _curves(run: FinishedRun) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    updates, epochs = run.of("mask_update"), run.of("train")
+    validation = [r for r in run.of("eval") if r["split"] == "validation"]
     found = {
         "exploration": [(r["step"], r["exploration_rate"]) for r in epochs],
         "survival": [(r["step"], r["survival_rate"]) for r in updates],
         "connections": [(r["step"], r["active_weights"]) for r in epochs],
         "training loss": [(r["step"], r["loss"]) for r in epochs],
-        "validation accuracy": [(r["step"], (100 * _floats(r["accuracy"])).tolist()) for r in validation],
+        "validation accuracy": [(r["step"], (100 * floats(r["accuracy"])).tolist()) for r in validation],
     }
-    return {n: (np.array([s for s, _ in c]), _floats([v for _, v in c])) for n, c in found.items() if c}
-
-
-def _floats(values: Any) -> np.ndarray:
-    """float64, null as NaN."""
-    return np.asarray(np.asarray(values, object), np.float64)
+    return {n: (np.array([s for s, _ in c]), floats([v for _, v in c])) for n, c in found.items() if c}

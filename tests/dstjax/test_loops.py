@@ -1,4 +1,4 @@
-"""Setting aside what a step between mask updates does not change."""
+"""Setting still what a step between mask updates does not change."""
 
 import jax
 import jax.numpy as jnp
@@ -56,22 +56,22 @@ def test_training_is_the_same_bit_for_bit(name, wrapper):
         updates, state = tx.update(gradients(tx, params, state, t), state, params, rewire=rewire)
         return optax.apply_updates(params, updates), state
 
-    def plain(params, moving, aside, t):
-        params, state = whole(params, dstjax.put_back(moving, aside), t, False)
-        return params, dstjax.set_aside(state, aside)[0]
+    def plain(params, moving, still, t):
+        params, state = whole(params, dstjax.merge_state(moving, still), t, False)
+        return params, dstjax.split_state(state, still)[0]
 
     step, plain = jax.jit(whole, static_argnames="rewire"), jax.jit(plain)
     other, other_state = params, state
-    moving, aside = dstjax.set_aside(state)
+    moving, still = dstjax.split_state(state)
     for t in range(1, 10):
         now = method.is_update_step(t)
         if now:
-            params, state = step(params, dstjax.put_back(moving, aside), float(t), True)
-            moving, aside = dstjax.set_aside(state)
+            params, state = step(params, dstjax.merge_state(moving, still), float(t), True)
+            moving, still = dstjax.split_state(state)
         else:
-            params, moving = plain(params, moving, aside, float(t))
+            params, moving = plain(params, moving, still, float(t))
         other, other_state = step(other, other_state, float(t), now)
-    ours, theirs = (params, dstjax.put_back(moving, aside)), (other, other_state)
+    ours, theirs = (params, dstjax.merge_state(moving, still)), (other, other_state)
     assert jax.tree.structure(ours) == jax.tree.structure(theirs)
     for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -81,45 +81,45 @@ def test_training_is_the_same_bit_for_bit(name, wrapper):
 def test_what_is_set_aside_is_neither_read_nor_returned():
     """Counters are not even passed to the program, and no mask comes out of it."""
     _, tx, params, state = made("dst_ee")
-    moving, aside = dstjax.set_aside(state)
-    assert not set(map(id, jax.tree.leaves(moving))) & set(map(id, jax.tree.leaves(aside)))
+    moving, still = dstjax.split_state(state)
+    assert not set(map(id, jax.tree.leaves(moving))) & set(map(id, jax.tree.leaves(still)))
 
-    def plain(params, moving, aside):
-        _, state = tx.update(params, dstjax.put_back(moving, aside), params, rewire=False)
-        return dstjax.set_aside(state, aside)[0]
+    def plain(params, moving, still):
+        _, state = tx.update(params, dstjax.merge_state(moving, still), params, rewire=False)
+        return dstjax.split_state(state, still)[0]
 
-    compiled = jax.jit(plain).lower(params, moving, aside).compile()
-    assert {x.dtype for x in jax.tree.leaves(jax.eval_shape(plain, params, moving, aside))} == {
+    compiled = jax.jit(plain).lower(params, moving, still).compile()
+    assert {x.dtype for x in jax.tree.leaves(jax.eval_shape(plain, params, moving, still))} == {
         jnp.dtype("int32"),
         jnp.dtype("float32"),
     }
     text = compiled.as_text()
     entry = text[text.index("\nENTRY") :].split("\n")[1]
-    counters = {f"u8[{','.join(map(str, x.shape))}]" for x in jax.tree.leaves(aside.counters)}
+    counters = {f"u8[{','.join(map(str, x.shape))}]" for x in jax.tree.leaves(still.counters)}
     assert not any(f" {shape}" in entry for shape in counters)
 
 
 def test_a_step_that_changes_the_masks_is_refused():
     _, tx, params, state = made("rigl")
-    moving, aside = dstjax.set_aside(state)
+    moving, still = dstjax.split_state(state)
     for rewire in (None, True):
 
-        def step(moving, aside, rewire=rewire):
-            _, state = tx.update(params, dstjax.put_back(moving, aside), params, rewire=rewire)
-            return dstjax.set_aside(state, aside)[0]
+        def step(moving, still, rewire=rewire):
+            _, state = tx.update(params, dstjax.merge_state(moving, still), params, rewire=rewire)
+            return dstjax.split_state(state, still)[0]
 
         with pytest.raises(ValueError, match="rewire=False"):
-            jax.jit(step)(moving, aside)
+            jax.jit(step)(moving, still)
 
 
 def test_a_state_without_its_masks_is_refused():
     _, tx, params, state = made("rigl")
-    moving, aside = dstjax.set_aside(state)
+    moving, still = dstjax.split_state(state)
     with pytest.raises(ValueError, match="put_back"):
         tx.update(params, moving, params)
-    with pytest.raises(ValueError, match="nothing was set aside"):
-        dstjax.put_back(state, aside)
-    with pytest.raises(ValueError, match="set aside before"):
-        dstjax.set_aside(moving)
+    with pytest.raises(ValueError, match="nothing was set still"):
+        dstjax.merge_state(state, still)
+    with pytest.raises(ValueError, match="set still before"):
+        dstjax.split_state(moving)
     with pytest.raises(ValueError, match=r"dstjax\.sparsify"):
-        dstjax.set_aside(optax.adam(0.1).init(params))
+        dstjax.split_state(optax.adam(0.1).init(params))

@@ -8,7 +8,8 @@ import shutil
 import pytest
 
 import dstjax
-from experiments import compare, train
+from experiments import compare
+from experiments.training import run
 
 CONFIG = "experiments/configs/digits.py"
 TINY = ("--config.steps=24", "--config.update_period=4", "--config.model.sizes=(12,)", "--config.batch_size=32")
@@ -33,7 +34,7 @@ def nothing_runs(monkeypatch):
     def refuse(config, workdir, **_):
         raise AssertionError(f"{workdir} was run")
 
-    monkeypatch.setattr(train, "train_and_evaluate", refuse)
+    monkeypatch.setattr(run, "train_and_evaluate", refuse)
 
 
 def test_every_cell_has_its_folder_and_dense_runs_once(finished):
@@ -54,13 +55,13 @@ def test_only_an_unfinished_cell_is_run(finished, tmp_path, monkeypatch):
     workdir = shutil.copytree(finished, tmp_path / "grid")
     (workdir / "rigl-0.5" / "summary.json").unlink()
     ran = []
-    original = train.train_and_evaluate
+    original = run.train_and_evaluate
 
     def noted(config, folder, **options):
         ran.append(folder.name)
         return original(config, folder, **options)
 
-    monkeypatch.setattr(train, "train_and_evaluate", noted)
+    monkeypatch.setattr(run, "train_and_evaluate", noted)
     assert compare.main(command(workdir)) == 0
     assert ran == ["rigl-0.5"]
 
@@ -120,7 +121,7 @@ def test_the_table_says_mean_spread_and_difference(finished, nothing_runs, capsy
 
 def test_a_changed_hyperparameter_goes_to_the_methods_that_have_it(tmp_path):
     grid = compare.plan(command(tmp_path, "--config.coefficient=0.1", "--config.drop_fraction=0.2"))
-    configs = {c.name: c.config for c in grid.cells}
+    configs = grid.cells
     assert configs["dst_ee-0.5"].coefficient == 0.1
     assert configs["rigl-0.5"].coefficient is None
     assert configs["rigl-0.5"].drop_fraction == 0.2
@@ -198,9 +199,9 @@ def test_a_cell_that_diverges_is_reported_and_the_others_run(finished, tmp_path,
     (workdir / "static-0.8" / "summary.json").unlink()
 
     def diverge(config, folder, **_):
-        raise train.DivergedError("the loss is not finite for seed(s) [0]")
+        raise run.DivergedError("the loss is not finite for seed(s) [0]")
 
-    monkeypatch.setattr(train, "train_and_evaluate", diverge)
+    monkeypatch.setattr(run, "train_and_evaluate", diverge)
     assert compare.main(command(workdir)) == 1
     assert "failed: the loss is not finite" in capsys.readouterr().out
     assert "A cell is missing: static at 80" in (workdir / "report.html").read_text()

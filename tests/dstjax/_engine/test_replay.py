@@ -11,7 +11,7 @@ import pytest
 import dstjax
 from dstjax import methods
 from dstjax._arrays.trees import path_name
-from dstjax._engine.replay import Recorded
+from dstjax._engine.replay import Replay
 from tests import trees
 
 MOVING = dict(sparsity=0.7, update_period=3, end_step=100, drop_fraction=0.5)
@@ -35,7 +35,7 @@ def reads_entrywise(inner):
     params = {"a": jnp.ones((4, 6)), "b": jnp.ones(4)}
     state = inner.init(params)
     moments = [np.ndim(x) > 0 for x in jax.tree.leaves(state)]
-    return Recorded.of(inner.update, params, state, params).is_entrywise(moments)
+    return Replay.of(inner.update, params, state, params).is_entrywise(moments)
 
 
 @pytest.mark.parametrize("name", ENTRY_BY_ENTRY)
@@ -69,7 +69,7 @@ def test_what_is_read_in_the_next_step_does_not_count(entrywise, read):
         return read(moment), moment
 
     square = jnp.ones((4, 4))
-    assert Recorded.of(update, square, square).is_entrywise([True]) is entrywise
+    assert Replay.of(update, square, square).is_entrywise([True]) is entrywise
 
 
 def test_a_replaced_leaf_is_what_updates_read():
@@ -77,7 +77,7 @@ def test_a_replaced_leaf_is_what_updates_read():
         moment = {"m": 0.5 * moment["m"] + gradient, "t": moment["t"]}
         return 2 * moment["m"], moment
 
-    run = Recorded.of(update, jnp.ones(3), {"m": jnp.ones(3), "t": jnp.ones(())})
+    run = Replay.of(update, jnp.ones(3), {"m": jnp.ones(3), "t": jnp.ones(())})
     updates, state = run.run([lambda x: x + 10, lambda x: x + 1])
     np.testing.assert_array_equal(state["m"], [11.5] * 3)
     np.testing.assert_array_equal(updates, [23.0] * 3)

@@ -14,7 +14,7 @@ from jax.sharding import AxisType
 
 import dstjax
 from dstjax import initial_masks, methods
-from dstjax.initial_masks._target import target
+from dstjax.initial_masks._goal import goal_of
 from tests import trees
 from tests.dstjax.initial_masks import networks
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dstjax.initial_masks import Recorded, magnitude, sis
+from dstjax.initial_masks import Activations, magnitude, sis
 from tests import oracles
 
 
@@ -70,7 +70,7 @@ def test_transcript(activation, fit_bias):
 def test_a_weight_that_only_keeps_a_relu_shut_is_free():
     """C9: x = 1 asks for z near 0.3, and x = -1 with y = 0 only for z <= 0, which a weight of 0 gives as well as 5."""
     params = {"kernel": jnp.array([[0.3], [5.0]])}
-    recorded = Recorded(inputs=[[1.0, 0.0], [0.0, -1.0]], outputs=[[0.3], [0.0]])
+    recorded = Activations(inputs=[[1.0, 0.0], [0.0, -1.0]], outputs=[[0.3], [0.0]])
     got = sis({"kernel": recorded}, params, sparsity=0.5, iterations=200)
     assert got.masks["kernel"].tolist() == [[True], [False]]
     np.testing.assert_allclose(got.params["kernel"], [[0.3], [0.0]], atol=1e-3)

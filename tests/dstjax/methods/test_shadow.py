@@ -145,7 +145,7 @@ def test_top_kast(mode):
     run, params, state, changed = follow(method, of(oracles.TopKAST, exploration=0.5, penalty=0.01, **TIMES), mode=mode)
     assert changed == 5
     assert active(run.m) == UNIFORM
-    second = {n: np.asarray(dstjax.masks.unpack(m)) for n, m in trees.names(state.memory.sets).items()}
+    second = {n: np.asarray(dstjax.masks.unpack(m)) for n, m in trees.names(state.memory.second_mask).items()}
     for n, b in second.items():
         np.testing.assert_array_equal(b, run.b[n])
     assert {n: int(b.sum()) for n, b in second.items()} == {"conv/kernel": 27, "dense/kernel": 18, "out/kernel": 16}
@@ -168,7 +168,7 @@ def test_top_kast_leaves_the_rest_alone():
     params = first = side_by_side.tree()
     state = tx.init(params)
     step = jax.jit(functools.partial(side_by_side.call, tx), static_argnames="rewire")
-    b = trees.names(state.memory.sets)
+    b = trees.names(state.memory.second_mask)
     for t in range(1, 4):
         params, state, *_ = step(params, state, trees.like(params, t), None, rewire=None)
     for n in MASKED:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from experiments import data, train
+from experiments import data
 from experiments.configs import dst_ee_links_wiki_talk
 from experiments.data import embeddings, graphs, links
 from experiments.data.edges import Edges
+from experiments.training.run import train_and_evaluate
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +160,7 @@ def test_a_graph_as_large_as_wiki_talk_from_its_file_to_an_epoch_of_training(tmp
     config = dst_ee_links_wiki_talk.get_config()
     with config.unlocked():
         config.epochs, config.seeds = 1.0, 1
-    summary = train.train_and_evaluate(config, tmp_path / "run", quiet=True)
+    summary = train_and_evaluate(config, tmp_path / "run", quiet=True)
     assert summary["steps"] == read.sizes[0] // 1024
     assert summary["test_accuracy"][0] > 0.6
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 8 * 2**20  # KiB

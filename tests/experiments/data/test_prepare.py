@@ -8,7 +8,7 @@ import pytest
 from experiments import data
 from experiments.data import __main__ as command
 from experiments.data import cifar, downloads
-from experiments.data.downloads import File, Source
+from experiments.data.downloads import DataSource, File
 from tests.experiments.data import writers
 
 
@@ -97,7 +97,7 @@ def test_prepare_downloads_and_reads(tmp_path, monkeypatch, capsys):
     images, labels = writers.pixels(0, 40, (32, 32, 3)), np.arange(40) % 10
     folder = writers.cifar_binary(tmp_path / "origin", "cifar10", (images, labels), (images[:20], labels[:20]))
     origin = writers.archive(folder)
-    source = Source("small", cifar.VARIANTS["cifar10"].accepted("cifar10"), (File(origin.as_uri(), origin.name),))
+    source = DataSource("small", cifar.VARIANTS["cifar10"].accepted("cifar10"), (File(origin.as_uri(), origin.name),))
     monkeypatch.setitem(downloads.SOURCES, "cifar10", source)
     root = tmp_path / "root"
     assert command.main(["prepare", "cifar10", "--root", str(root)]) == 1

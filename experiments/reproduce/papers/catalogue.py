@@ -1,0 +1,22 @@
+"""All tables by name, in the order of the papers."""
+
+from dstjax.checks import suggest
+from experiments.reproduce.papers import criteria, dst_ee, iee, overlap, regrowing
+from experiments.reproduce.papers.table import Table
+
+
+def tables() -> dict[str, Table]:
+    """All tables, in the order of the papers."""
+    return {t.name: t for module in (dst_ee, iee, criteria, overlap, regrowing) for t in module.TABLES}
+
+
+def get(name: str) -> Table:
+    """The table of a name.
+
+    Raises:
+      ValueError: there is none.
+    """
+    found = tables()
+    if name not in found:
+        raise ValueError(f"table {name!r} is not known; {suggest(name, list(found))}")
+    return found[name]

@@ -1,0 +1,223 @@
+"""Nowak et al., "Fantastic weights and how to find them: where to prune in dynamic sparse training", NeurIPS 2023."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from experiments.reproduce.claims import Claim
+from experiments.reproduce.papers import criteria_cells
+from experiments.reproduce.papers.table import Table
+
+PAPER = "Fantastic weights"
+MAGNITUDE = {"method": "magnitude"}
+ABOVE_STATIC = Claim(
+    "Dynamic sparse training (magnitude, random growth) is more accurate than a static mask.",
+    {"method": "magnitude", "group": "random growth"},
+    {"method": "static", "group": ""},
+)
+SNIP_BELOW = Claim("SNIP is less accurate than magnitude.", {"method": "SNIP"}, MAGNITUDE, kind="below")
+
+
+def _close(rule: str) -> Claim:
+    return Claim(f"{rule} is within one point of magnitude.", {"method": rule}, MAGNITUDE, kind="close", margin=1.0)
+
+
+def _alike(text: str, left: Mapping[str, Any], right: Mapping[str, Any], metric: str = "accuracy") -> Claim:
+    return Claim(f"{text} (within one point).", left, right, kind="close", metric=metric, margin=1.0)
+
+
+def _smaller_gap(what: str, method: str) -> Claim:
+    text = f"{what} has a smaller gap than dense training."
+    return Claim(text, {"method": method}, {"method": "dense"}, kind="below", metric="gap")
+
+
+TABLES = (
+    Table(
+        "criteria_figure1",
+        "Test accuracy against density, eight pairs of network and data",
+        PAPER,
+        "Figure 1",
+        criteria_cells.figure1,
+        claims=(
+            ABOVE_STATIC,
+            Claim(
+                "Dynamic sparse training (magnitude, gradient growth) is more accurate than a static mask.",
+                {"method": "magnitude", "group": "gradient growth"},
+                {"method": "static", "group": ""},
+            ),
+            _close("SET"),
+            _close("MEST"),
+            Claim(
+                "SNIP is less accurate than magnitude, all but on VGG-16.", {"method": "SNIP"}, MAGNITUDE, kind="below"
+            ),
+        ),
+        seeds=5,
+        proxy_seeds=3,
+        note="The paper takes the epoch that validates best; ours is the last one.",
+    ),
+    Table(
+        "criteria_figure2",
+        "ResNet-50 on ImageNet, density 0.2, gradient growth",
+        PAPER,
+        "Figure 2",
+        criteria_cells.figure2,
+        metrics=("validation accuracy", "accuracy", "training loss"),
+        claims=(SNIP_BELOW, _close("RSensitivity")),
+        proxy_seeds=3,
+        curve="training loss",
+    ),
+    Table(
+        "criteria_figure3",
+        "Average ranks of the criteria and critical distances",
+        PAPER,
+        "Figure 3",
+        criteria_cells.figure3,
+        seeds=5,
+        proxy_seeds=3,
+        ranks=True,
+        note="A block is a network, a density and a growth; its score is the mean over seeds. The cells are those of "
+        "Figure 1.",
+    ),
+    Table(
+        "criteria_figure4",
+        "Validation loss minus training loss, large-MLP at density 0.5",
+        PAPER,
+        "Figure 4",
+        criteria_cells.figure4,
+        metrics=("gap", "accuracy"),
+        claims=(
+            _smaller_gap("Dynamic sparse training", "magnitude"),
+            _smaller_gap("A static mask", "static"),
+        ),
+        seeds=5,
+        note="Dense training with dropout is left out: large-MLP has none here.",
+    ),
+    Table(
+        "criteria_figure5",
+        "Accuracy by the update period",
+        PAPER,
+        "Figure 5",
+        criteria_cells.figure5,
+        metrics=("validation accuracy", "accuracy"),
+        claims=(
+            Claim(
+                "Even few updates are better than a static mask (longest period, random growth).",
+                {"method": "magnitude", "group": "random growth", "x": (150, 6400)},
+                {"method": "static", "group": "", "x": None},
+            ),
+            Claim(
+                "Very frequent updates hurt gradient growth (shortest period against a middle one).",
+                {"group": "gradient growth", "x": (2, 25)},
+                {"group": "gradient growth", "x": (40, 800)},
+                kind="below",
+                metric="validation accuracy",
+            ),
+        ),
+        seeds=5,
+        proxy_seeds=3,
+        axis="update period (steps)",
+    ),
+    Table(
+        "criteria_figure7",
+        "The lambda of MEST, large-MLP, random growth",
+        PAPER,
+        "Figure 7",
+        criteria_cells.figure7,
+        claims=(
+            Claim(
+                "A small lambda is like magnitude (0.001, within one point).",
+                {"method": "MEST", "x": 0.001},
+                {**MAGNITUDE, "x": None},
+                kind="close",
+                margin=1.0,
+            ),
+            Claim(
+                "A large lambda is worse (1000).",
+                {"method": "MEST", "x": 1000.0},
+                {**MAGNITUDE, "x": None},
+                kind="below",
+            ),
+        ),
+        seeds=5,
+        axis="lambda",
+    ),
+    Table(
+        "criteria_figure8",
+        "Sensitivity and its reciprocal, large-MLP, random growth",
+        PAPER,
+        "Figure 8",
+        criteria_cells.figure8,
+        claims=(Claim("The reciprocal is more accurate.", {"method": "RSensitivity"}, {"method": "Sensitivity"}),),
+        seeds=5,
+        curve="validation accuracy",
+    ),
+    Table(
+        "criteria_figure11",
+        "Exploration rate by the update period, large-MLP at density 0.1",
+        PAPER,
+        "Figure 11",
+        criteria_cells.figure11,
+        metrics=("exploration", "accuracy"),
+        claims=(
+            Claim(
+                "Random growth explores more than gradient growth.",
+                {"group": "random", "method": None},
+                {"group": "gradient", "method": None},
+                metric="exploration",
+            ),
+        ),
+        seeds=5,
+        axis="update period (steps)",
+    ),
+    Table(
+        "criteria_figure12",
+        "A larger batch, LeNet-5-Caffe",
+        PAPER,
+        "Figure 12",
+        criteria_cells.figure12,
+        claims=(
+            _alike(
+                "With a large batch MEST is still like magnitude",
+                {"method": "MEST", "group": ("large batch, random growth", "large batch, gradient growth")},
+                {"method": "magnitude"},
+            ),
+        ),
+        proxy_seeds=3,
+        note="Batches of 1,024 have a rate of 0.08, as the text says.",
+    ),
+    Table(
+        "criteria_figure15",
+        "One ranking over all layers against one in each layer",
+        PAPER,
+        "Figure 15",
+        criteria_cells.figure15,
+        claims=(
+            _alike("Global and local pruning are alike", {"group": "global"}, {"group": "local"}),
+            Claim("There is a slight preference for global pruning.", {"group": "global"}, {"group": "local"}),
+        ),
+        proxy_seeds=3,
+        note="SET is left out, as in the paper. The proxy is a small CNN in place of ResNet-56.",
+    ),
+    Table(
+        "criteria_figure16",
+        "Schedules of the drop fraction, and the batch, by the update period",
+        PAPER,
+        "Figure 16",
+        criteria_cells.figure16,
+        metrics=("validation accuracy", "accuracy"),
+        seeds=5,
+        proxy_seeds=3,
+        axis="update period (steps)",
+        claims=(
+            _alike(
+                "A constant fraction is like the cosine",
+                {"group": "constant"},
+                {"group": "cosine"},
+                "validation accuracy",
+            ),
+            _alike(
+                "A linear schedule is like the cosine", {"group": "linear"}, {"group": "cosine"}, "validation accuracy"
+            ),
+        ),
+        note="The linear schedule falls in equal steps; that of the paper is a factor of 0.99 each 600 steps.",
+    ),
+)

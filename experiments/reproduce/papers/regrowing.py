@@ -1,0 +1,164 @@
+"""Scholte, "Regrowing strategies for dynamic sparse training", 2022."""
+
+from typing import Any
+
+from experiments.reproduce.cells import Cell
+from experiments.reproduce.claims import Claim
+from experiments.reproduce.papers.table import Table
+
+PAPER = "Regrowing strategies"
+CONFIG = "regrowing_set_mlp_cifar10"
+OF: dict[str, Any] = {"model": "SET-MLP 3072-4000-1000-4000-10", "dataset": "CIFAR-10"}
+RULES: dict[str, dict[str, Any]] = {
+    "SET": {},
+    "AccSET": {"method": "accset"},
+    "LSET": {"method": "lset"},
+    "DynSET": {"method": "dynset"},
+    "DynSET_2": {"method": "dynset", "performance": "validation_loss"},
+    "DynSET_3": {"method": "dynset", "performance": "accuracy"},
+}
+ADDITIONS: dict[str, dict[str, Any]] = {
+    "SET, random": {},
+    "AccSET, random": {"method": "accset"},
+    "AccSET, one neighbour": {"method": "accset", "grow": "one_neighbour"},
+    "AccSET, most neighbours": {"method": "accset", "grow": "most_neighbours"},
+}
+
+
+def table2(proxy: bool) -> list[Cell]:
+    """How many connections are grown back."""
+    del proxy
+    return [Cell(CONFIG, method, changes, **OF, epochs="1000") for method, changes in RULES.items()]
+
+
+def figures23(proxy: bool) -> list[Cell]:
+    """Which connections are grown back."""
+    shorter = {} if proxy else {"epochs": 100.0}
+    return [Cell(CONFIG, method, {**changes, **shorter}, **OF) for method, changes in ADDITIONS.items()]
+
+
+def _no_gain(rule: str, metric: str) -> Claim:
+    left, right = {"method": f"AccSET, {rule}"}, {"method": "AccSET, random"}
+    if metric == "accuracy":
+        return Claim(
+            f"Growing next to {rule} gains nothing over random (half a point).", left, right, kind="no gain", margin=0.5
+        )
+    return Claim(
+        f"Growing next to {rule} does not lower the loss (by 0.02).",
+        right,
+        left,
+        kind="no gain",
+        metric=metric,
+        margin=0.02,
+    )
+
+
+SET_BEST = Claim("SET is the most accurate (here against AccSET).", {"method": "SET"}, {"method": "AccSET"})
+PERFORMANCE = (
+    SET_BEST,
+    Claim("DynSET by the loss is more accurate than AccSET.", {"method": "DynSET"}, {"method": "AccSET"}),
+    Claim("DynSET is more accurate than LSET, which makes no pauses.", {"method": "DynSET"}, {"method": "LSET"}),
+    Claim(
+        "DynSET has fewer connections than SET.",
+        {"method": "DynSET"},
+        {"method": "SET"},
+        kind="below",
+        metric="connections",
+    ),
+    Claim(
+        "By the validation accuracy there are fewer still.",
+        {"method": "DynSET_3"},
+        {"method": "DynSET"},
+        kind="below",
+        metric="connections",
+    ),
+    Claim(
+        "Each connection yields more accuracy with AccSET than with SET.",
+        {"method": "AccSET"},
+        {"method": "SET"},
+        metric="alpha",
+    ),
+)
+NOTE = "The validation samples of the paper's code are its test samples, under the protocol 'set'; a proxy has its own."
+ADDITION_NOTE = "Neighbours are the eight around a weight; hidden units have no order, so only pixels have real ones."
+
+TABLES = (
+    Table(
+        "regrowing_table2",
+        "SET and its adaptive variants on CIFAR-10",
+        PAPER,
+        "Table 2",
+        table2,
+        metrics=("accuracy", "loss", "connections", "alpha", "beta"),
+        claims=PERFORMANCE,
+        seeds=1,
+        note=NOTE,
+    ),
+    Table(
+        "regrowing_figure2",
+        "Accuracy of various additions (100 epochs)",
+        PAPER,
+        "Figure 2",
+        figures23,
+        metrics=("accuracy", "connections"),
+        claims=(_no_gain("one neighbour", "accuracy"), _no_gain("most neighbours", "accuracy")),
+        seeds=1,
+        curve="validation accuracy",
+        note=ADDITION_NOTE,
+    ),
+    Table(
+        "regrowing_figure3",
+        "Loss of various additions (100 epochs)",
+        PAPER,
+        "Figure 3",
+        figures23,
+        metrics=("loss", "training loss"),
+        claims=(_no_gain("one neighbour", "loss"), _no_gain("most neighbours", "loss")),
+        seeds=1,
+        curve="training loss",
+        note=ADDITION_NOTE,
+    ),
+    Table(
+        "regrowing_figure4",
+        "Accuracy of SET and its adaptive variants (1000 epochs)",
+        PAPER,
+        "Figure 4",
+        table2,
+        claims=PERFORMANCE[:3],
+        seeds=1,
+        curve="validation accuracy",
+        note=NOTE,
+    ),
+    Table(
+        "regrowing_figure5",
+        "Loss of SET and its adaptive variants (1000 epochs)",
+        PAPER,
+        "Figure 5",
+        table2,
+        metrics=("loss", "training loss"),
+        claims=(
+            Claim(
+                "SET has a lower loss than AccSET.",
+                {"method": "SET"},
+                {"method": "AccSET"},
+                kind="below",
+                metric="loss",
+            ),
+        ),
+        seeds=1,
+        curve="training loss",
+        note=NOTE,
+    ),
+    Table(
+        "regrowing_figure6",
+        "Connections of SET and its adaptive variants (1000 epochs)",
+        PAPER,
+        "Figure 6",
+        table2,
+        metrics=("connections",),
+        claims=PERFORMANCE[3:5],
+        seeds=1,
+        curve="connections",
+        note=NOTE,
+    ),
+)

@@ -1,0 +1,27 @@
+"""What a table is."""
+
+import dataclasses
+from collections.abc import Callable
+
+from experiments.reproduce.cells import Cell
+from experiments.reproduce.claims import Claim
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table or figure of a paper, declared: the cells that it needs, and what it is said to show."""
+
+    name: str
+    title: str
+    paper: str  # as in published.csv
+    printed: str  # the table of published.csv, or what the paper calls it
+    cells: Callable[[bool], list[Cell]]  # of whether the proxy is wanted
+    metrics: tuple[str, ...] = ("accuracy",)
+    claims: tuple[Claim, ...] = ()
+    seeds: int = 3  # of the paper
+    proxy_seeds: int = 5
+    axis: str = "sparsity"  # what x is on the chart
+    curve: str | None = None  # the metric that a second chart shows over training
+    ranks: bool = False  # whether average ranks and a critical distance are made
+    note: str = ""  # what our cells leave out, or do in another way
+    proxy_only: str = ""  # why there is no full run

@@ -1,0 +1,173 @@
+"""Checkpoints through orbax: written atomically, restored whole or not at all, no fresh start in silence."""
+
+import contextlib
+import logging
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from experiments.training import hosts
+
+Tree = Any
+
+
+class Checkpoints:
+    """The checkpoints of one run: a tree of NumPy arrays and a JSON record at each saved step.
+
+    Of several processes, which all have the tree whole, the first alone writes and reads: only its host has to see the
+    directory. All of them make the same calls.
+    """
+
+    def __init__(self, directory: Path, run: dict[str, Any], *, keep: int = 3) -> None:
+        """Opens a directory.
+
+        Args:
+          directory: made if it is not there.
+          run: what identifies the run, JSON values; a checkpoint of another run is refused.
+          keep: how many of the newest checkpoints stay.
+        """
+        self.directory = directory.absolute()
+        self.run = run
+        self.manager: Any = None
+        if not hosts.is_first():
+            return
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        if hosts.several():  # orbax makes no directory for some of the processes
+            self.directory.mkdir(parents=True, exist_ok=True)
+            alone = ocp.options.MultiprocessingOptions(0, {0}, "first")
+            options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=False, multiprocessing_options=alone)
+        with _quiet():
+            self.manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def save(self, step: int, tree: Tree, record: dict[str, Any]) -> None:
+        """Saves in the background; the step counts once all of it is on disk."""
+        if self.manager is None:
+            return
+        # Orbax would drop or cast leaves in silence where the tree has changed, and does not check every byte.
+        meta = {"run": self.run, "leaves": _describe(tree), "record": record}
+        items = ocp.args.Composite(tree=ocp.args.StandardSave(_leaves(tree)), meta=ocp.args.JsonSave(meta))
+        with _quiet():
+            self.manager.save(step, args=items, force=True)
+
+    def restore(self, like: Tree) -> tuple[int, Tree, dict[str, Any], list[str]] | None:
+        """The newest whole checkpoint: step, tree, record, and a line for each newer one that is damaged.
+
+        Args:
+          like: tree of arrays with the structure, shapes and dtypes to expect.
+
+        Returns:
+          None where there is no checkpoint at all.
+
+        Raises:
+          ValueError: there are checkpoints, and none is whole.
+        """
+        restored = hosts.from_first(lambda: self._newest(like))
+        if restored is None:
+            return None
+        step, leaves, record, damaged = restored
+        return step, jax.tree.unflatten(jax.tree.structure(like), leaves), record, damaged
+
+    def _newest(self, like: Tree) -> tuple[int, list[Any], dict[str, Any], list[str]] | None:
+        damaged = []
+        for step in sorted(self.manager.all_steps(), reverse=True):
+            try:
+                tree, record = self._restore(step, like)
+            except Exception as error:  # orbax raises what its storage raises
+                damaged.append(f"checkpoint {self.directory / str(step)} is not usable: {_first_line(error)}")
+                continue
+            self._set_aside([newer for newer in self.manager.all_steps() if newer > step])
+            return step, jax.tree.leaves(tree), record, damaged
+        if damaged:
+            raise ValueError(
+                f"{'; '.join(damaged)}. No whole checkpoint is left; remove {self.directory.parent} to start over."
+            )
+        return None
+
+    def wait(self) -> None:
+        """Waits for what is being saved, and raises if that has failed."""
+        if self.manager is not None:
+            with _quiet():
+                self.manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits for what is being saved."""
+        if self.manager is not None:
+            with _quiet():
+                self.manager.close()
+
+    def _set_aside(self, steps: list[int]) -> None:
+        """Moves checkpoints out of the way of those to come."""
+        for step in steps:
+            place = self.directory.parent / "damaged"
+            place.mkdir(exist_ok=True)
+            number = len(list(place.iterdir()))
+            (self.directory / str(step)).rename(place / f"{step}_{number}")
+        if steps:
+            self.manager.reload()
+
+    def _restore(self, step: int, like: Tree) -> tuple[Tree, dict[str, Any]]:
+        with _quiet():
+            meta = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+            if not isinstance(meta, dict) or meta.keys() != {"run", "leaves", "record"}:
+                raise ValueError("it was not written by this program.")
+            if meta["run"] != self.run:
+                raise ValueError("it belongs to another run.")
+            want, have = _describe(like), meta["leaves"]
+            for name in sorted(want.keys() | have.keys()):
+                a, b = have.get(name), want.get(name)
+                if a is None or b is None or a[:2] != b[:2]:
+                    raise ValueError(f"leaf {name!r} is {_shown(a)}, expected {_shown(b)}.")
+            target = ocp.args.StandardRestore(_leaves(like))
+            leaves = self.manager.restore(step, args=ocp.args.Composite(tree=target))["tree"]
+        tree = jax.tree_util.tree_map_with_path(lambda path, leaf: leaves[_name(path)] if leaf.size else leaf, like)
+        found = _describe(tree)
+        for name in sorted(found):
+            if found[name] != have[name]:
+                raise ValueError(f"the contents of leaf {name!r} are damaged.")
+        return tree, meta["record"]
+
+
+def _describe(tree: Tree) -> dict[str, list[Any]]:
+    """Path -> shape, dtype, checksum."""
+    described = {}
+    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
+        array = np.ascontiguousarray(leaf)
+        described[_name(path)] = [list(leaf.shape), str(leaf.dtype), zlib.crc32(array.tobytes())]
+    return described
+
+
+def _leaves(tree: Tree) -> dict[str, Any]:
+    """The leaves by path; without empty arrays, which orbax does not save."""
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0] if leaf.size}
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
+
+
+def _shown(leaf: list[Any] | None) -> str:
+    return "missing" if leaf is None else f"{leaf[1]}{leaf[0]}"
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{lines[0][:300].rstrip('.')}" if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the tracebacks that orbax logs on a failed restore from the terminal: the error itself is reported."""
+    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

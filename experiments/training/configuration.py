@@ -1,0 +1,300 @@
+"""From a config to what it stands for; everything wrong with it is found here, before anything runs."""
+
+import importlib
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import optax
+from ml_collections import ConfigDict
+
+import dstjax
+from dstjax.checks import check_choice, check_integer, check_number, suggest
+from experiments import data, models
+from experiments.training import optimisers
+from experiments.training.trainer import MakeTransformation
+
+# The fields that are no hyper-parameters of a method.
+RUN_FIELDS = (
+    *("method", "end_percent", "prune_percent", "proxy", "dataset", "protocol", "data_root", "model", "optimizer"),
+    *("label_smoothing", "batch_size", "steps", "epochs", "devices", "shard_params", "accumulate"),
+    *("seeds", "seeds_mode"),
+    *("eval_every_epochs", "checkpoint_every_epochs", "log_every_epochs", "tensorboard"),
+)
+# What a method without such a hyper-parameter may leave aside, as long as nobody has set it for this run.
+SHARED_FIELDS = (
+    *("sparsity", "distribution", "update_period", "start_step", "end_step", "end_percent", "prune_percent"),
+    *("drop_fraction", "drop_schedule", "structure", "maskable"),
+)
+NESTED_FIELDS = {
+    "model": ("name", "sizes", "dtype"),
+    "optimizer": (
+        *("name", "learning_rate", "schedule", "milestones", "factor", "warmup_steps"),
+        *("momentum", "nesterov", "weight_decay"),
+    ),
+}
+STANDS_FOR = {"end_percent": "end_step", "prune_percent": "prune_step"}  # a share of all steps for a number of them
+RULES = ("distribution", "drop_schedule", "drop", "grow")  # may be module:function
+DISPLAY_FIELDS = ("log_every_epochs", "tensorboard")  # what does not change the results
+DEFAULT_END_PERCENT = 75.0
+
+
+class Plan(NamedTuple):
+    """A checked config."""
+
+    method: dstjax.Method
+    hyperparameters: dict[str, Any]  # those of the method, defaults included, JSON values
+    model: nn.Module
+    schedule: Callable[[Any], Any]  # learning rate of a step, counted from 0
+    make_tx: MakeTransformation
+    data: data.Data | data.Stream
+    seeds: list[int]
+    mode: str  # 'vmap' or 'sequential'
+    steps: int
+    devices: list[jax.Device]
+
+
+def plan(config: ConfigDict, defaults: ConfigDict | None = None) -> Plan:
+    """Checks a config and makes what it names.
+
+    Args:
+      config: see ``experiments/configs/digits.py``.
+      defaults: the config before anyone changed it for this run; None where nobody did.
+
+    Raises:
+      ValueError: an unknown field or name, a value that is not accepted, or fields that contradict each other.
+    """
+    _check_fields(config)
+    check_choice("dataset", config.dataset, data.names())
+    streamed = data.DATASETS[config.dataset].load is None
+    read = data.stream if streamed else data.load
+    dataset = read(config.dataset, root=config.data_root, protocol=config.protocol)
+    if config.batch_size > dataset.sizes[0]:
+        raise ValueError(
+            f"batch_size={config.batch_size} is not accepted; expected at most {dataset.sizes[0]}, the samples of "
+            f"{config.dataset}."
+        )
+    steps = _steps(config, dataset.sizes[0])
+    method, hyperparameters = _method(config, defaults or config, steps)
+    model = models.make(config.model.name, classes=dataset.classes, sizes=config.model.sizes, dtype=config.model.dtype)
+    schedule = optimisers.schedule(config.optimizer, steps)
+    inner = optimisers.make(config.optimizer, schedule)
+    track = () if method.masking is None else ("exploration",) if method.updates is None else dstjax.transform.TRACKABLE
+
+    def make_tx(seed: Any, initial_masks: Any = None) -> optax.GradientTransformationExtraArgs:
+        return dstjax.sparsify(inner, method, seed=seed, track=track, initial_masks=initial_masks)
+
+    mode = config.seeds_mode
+    if mode == "auto":
+        mode = "sequential" if jax.default_backend() == "cpu" else "vmap"
+    devices = _devices(config)
+    if mode == "vmap" and (streamed or len(devices) > 1):
+        if config.seeds_mode == "vmap":
+            raise ValueError("seeds_mode='vmap' is not accepted with streamed data or several devices; use sequential.")
+        mode = "sequential"
+    seeds = _seeds(config.seeds)
+    return Plan(method, hyperparameters, model, schedule, make_tx, dataset, seeds, mode, steps, devices)
+
+
+def identity(config: ConfigDict) -> dict[str, Any]:
+    """What makes a run this run: the config as JSON values."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def without_display(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity without what only concerns the display."""
+    return {name: value for name, value in identity.items() if name not in DISPLAY_FIELDS}
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """The fields in which two identities differ, other than what only concerns the display."""
+    found = []
+    for name in sorted((ours.keys() | theirs.keys()) - set(DISPLAY_FIELDS)):
+        a, b = ours.get(name), theirs.get(name)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += [f"{name}.{difference}" for difference in differences(a, b)]
+        elif a != b:
+            found.append(f"{name} ({b!r} there, {a!r} now)")
+    return found
+
+
+def hyperparameters(methods: Iterable[str]) -> set[str]:
+    """Those that at least one of the methods has."""
+    return {name for method in methods for name in dstjax.methods.hyperparameters(method)}
+
+
+def foreign(config: ConfigDict, methods: Iterable[str]) -> set[str]:
+    """The fields of a config that are hyper-parameters, but of none of the methods."""
+    return (hyperparameters(dstjax.methods.names()) - hyperparameters(methods)) & {*config.keys()}
+
+
+def change_method(config: ConfigDict, method: str, instead: Mapping[str, Any] | None = None) -> None:
+    """Sets the method; a hyper-parameter that it does not have becomes None, or what it is in ``instead``."""
+    with config.unlocked():
+        config.method = method
+        for name in foreign(config, [method]):
+            config[name] = None if instead is None else instead[name]
+
+
+def rule(field: str, text: str) -> Any:
+    """The function of a user, from 'module:function' with the module in the current directory or installed.
+
+    Raises:
+      ValueError: it cannot be imported or is no function.
+    """
+    module_name, _, name = text.partition(":")
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        function = getattr(importlib.import_module(module_name), name, None)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{field}={text!r} is not accepted; importing {module_name!r} failed: {reason}") from error
+    finally:
+        sys.path.remove(here)
+    if not callable(function):
+        raise ValueError(f"{field}={text!r} is not accepted; {module_name!r} has no function {name!r}.")
+    return function
+
+
+def _check_fields(config: ConfigDict) -> None:
+    known = {*RUN_FIELDS, *hyperparameters(dstjax.methods.names())}
+    for name in config:
+        if name not in known:
+            raise ValueError(f"config field {name!r} is not known; {suggest(name, sorted(known))}")
+    for name in RUN_FIELDS:
+        if name not in config:
+            raise ValueError(f"config field {name!r} is missing.")
+    for section, names in NESTED_FIELDS.items():
+        for name in {*config[section], *names}:
+            if name not in names:
+                raise ValueError(f"config field '{section}.{name}' is not known; {suggest(name, names)}")
+            if name not in config[section]:
+                raise ValueError(f"config field '{section}.{name}' is missing.")
+    for name in ("batch_size", "accumulate", "eval_every_epochs", "checkpoint_every_epochs", "log_every_epochs"):
+        check_integer(name, config[name], 1)
+    if config.batch_size % config.accumulate:
+        raise ValueError(f"accumulate={config.accumulate} is not accepted; expected a divisor of the batch size, "
+                         f"{config.batch_size}.")  # fmt: skip
+    check_number("label_smoothing", config.label_smoothing, "a number in [0, 1)", lambda v: 0 <= v < 1)
+    for name in ("shard_params", "proxy", "tensorboard"):
+        if not isinstance(config[name], bool):
+            raise ValueError(f"{name}={config[name]!r} is not accepted; expected True or False.")
+    for name in STANDS_FOR:
+        check_number(name, config[name], "a number in (0, 100]", lambda p: 0 < p <= 100)
+    check_choice("seeds_mode", config.seeds_mode, ("auto", "vmap", "sequential"))
+
+
+def _method(config: ConfigDict, defaults: ConfigDict, steps: int) -> tuple[dstjax.Method, dict[str, Any]]:
+    accepted = dstjax.methods.hyperparameters(config.method)
+    given: dict[str, Any] = {}
+    for name in config:
+        value = config[name]
+        if (name in RUN_FIELDS and name not in STANDS_FOR) or value is None:
+            continue
+        if STANDS_FOR.get(name, name) in accepted:
+            given[name] = value
+        elif name not in SHARED_FIELDS or value != defaults.get(name):
+            others = suggest(name, accepted) if accepted else "it has none."
+            raise ValueError(f"method {config.method!r} has no hyper-parameter {name!r}; {others}")
+    for short, name in STANDS_FOR.items():
+        percent = given.pop(short, None)
+        if percent is not None and given.get(name) is None:
+            given[name] = max(1, math.floor(percent / 100 * steps))
+        elif percent is not None and percent != defaults[short]:
+            raise ValueError(f"{name}={given[name]} is not accepted together with {short}={percent}; give one.")
+    if config.method == "set" and "epsilon" in given and config.get("sparsity") == defaults.get("sparsity"):
+        given.pop("sparsity", None)
+    shown = {n: v for n, v in {**accepted, **given}.items() if isinstance(v, str | int | float)}
+    resolved = {n: _resolved(n, v) if n in (*RULES, "structure", "maskable") else v for n, v in given.items()}
+    return dstjax.methods.get(config.method, **resolved), shown
+
+
+def _resolved(field: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if field == "structure":
+        return _structure(value)
+    if field == "maskable":
+        return _maskable(value)
+    if field == "distribution" and value.lstrip().startswith("{"):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"{field}={value!r} is not accepted; as JSON it fails: {error}.") from error
+    return rule(field, value) if ":" in value else value
+
+
+def _steps(config: ConfigDict, samples: int) -> int:
+    """The steps of the run."""
+    if (config.steps is None) == (config.epochs is None):
+        raise ValueError(
+            f"steps={config.steps} and epochs={config.epochs} are not accepted together; give one of them."
+        )
+    if config.steps is not None:
+        check_integer("steps", config.steps, 1)
+        return int(config.steps)
+    check_number("epochs", config.epochs, "a finite number > 0", lambda v: 0 < v < math.inf)
+    return max(1, round(config.epochs * (samples // config.batch_size)))
+
+
+def _devices(config: ConfigDict) -> list[jax.Device]:
+    """The devices that share the batch."""
+    found = jax.devices()
+    if config.devices == "all":
+        chosen = found
+    else:
+        check_integer("devices", config.devices, 1)
+        if config.devices > len(found):
+            raise ValueError(f"devices={config.devices} is not accepted; there are {len(found)}.")
+        chosen = found[: config.devices]
+    if (config.batch_size // config.accumulate) % len(chosen):
+        raise ValueError(
+            f"batch_size={config.batch_size} is not accepted with {len(chosen)} devices and {config.accumulate} "
+            "micro-batches; expected a multiple of their product."
+        )
+    return chosen
+
+
+def _structure(text: str) -> Any:
+    """'n_m(2, 4)' -> dstjax.structures.n_m(2, 4)."""
+    found = re.fullmatch(r"\s*(\w+)\s*\(([\d.,\s]*)\)\s*", text)
+    makers = {name: getattr(dstjax.structures, name) for name in ("n_m", "block", "fan_in")}
+    if found is None or found[1] not in makers:
+        raise ValueError(f"structure={text!r} is not known; expected n_m(2, 4), block(4, 4) or fan_in(0.3).")
+    numbers = [float(n) if "." in n else int(n) for n in found[2].split(",") if n.strip()]
+    try:
+        return makers[found[1]](*numbers)
+    except TypeError as error:
+        raise ValueError(f"structure={text!r} is not accepted: {error}.") from None
+
+
+def _maskable(pattern: str) -> Callable[[str, Any], bool]:
+    """Of leaves of two or more dimensions those whose path has a match."""
+    try:
+        fits = re.compile(pattern).search
+    except re.error as error:
+        raise ValueError(
+            f"maskable={pattern!r} is not accepted; as a regular expression of paths it fails: {error}."
+        ) from None
+    return lambda path, leaf: len(leaf.shape) >= 2 and fits(path) is not None
+
+
+def _seeds(value: Any) -> list[int]:
+    accepted = "expected a number of seeds >= 1, or different integers in [0, 2**31)"
+    if isinstance(value, str):
+        parts = value.split(",")
+        value = [int(part) for part in parts] if all(p.strip().isdecimal() for p in parts) else value
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return list(range(value))
+    seeds = list(value) if isinstance(value, list | tuple) else []
+    integers = all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**31 for s in seeds)
+    if not seeds or not integers or len({*seeds}) < len(seeds):
+        raise ValueError(f"seeds={value!r} is not accepted; {accepted}.")
+    return seeds

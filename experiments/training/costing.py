@@ -1,0 +1,70 @@
+"""What a run cost: floating-point operations a sample, from the densities that it really had."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import flax.linen as nn
+
+import dstjax
+from dstjax import costs, schedules
+from experiments.models import shapes
+
+CONVENTIONS = ("paper", "exact")
+
+
+def of_run(
+    name: str,
+    method: dstjax.Method,
+    hyperparameters: dict[str, Any],
+    model: nn.Module,
+    sample: tuple[int, ...],
+    densities: Sequence[dict[str, float]],
+    lengths: Sequence[int],
+) -> dict[str, float]:
+    """Operations of a run relative to dense training and to a dense forward pass.
+
+    Args:
+      name: of the method, in the catalogue.
+      method: itself.
+      hyperparameters: those that it was made with, and its defaults.
+      model: the network.
+      sample: shape of one sample.
+      densities: path of each masked leaf -> its density, for each stretch of training.
+      lengths: steps of each stretch.
+
+    Returns:
+      'dense_forward', operations a sample; 'inference', of the last densities as a share of it; 'training_paper' and
+      'training_exact' as shares of dense training, by both conventions of :mod:`dstjax.costs`.
+    """
+    counted = shapes.network(model, sample).flops
+    dense = float(counted.dense())
+    sparse = [float(counted.sparse(d)) for d in densities]
+    steps = sum(lengths)
+    given: dict[str, Any] = {}
+    for need in costs.needs(name, recorded=True):
+        if need == "update_period" and isinstance(method.updates, schedules.UpdateSchedule):
+            given[need] = method.updates.update_period
+        elif need == "update_share" and method.updates is not None:
+            updates = sum(bool(method.is_update_step(t)) for t in range(1, steps + 1))
+            events = 2 if isinstance(method.updates, schedules.Stages) else 1
+            given[need] = min(1.0, updates / events * _period(method) / steps)
+        elif need in ("estimation", "improvement", "exploration") and isinstance(method.updates, schedules.Stages):
+            given[need] = method.updates.lengths[("estimation", "improvement", "exploration").index(need)]
+        elif need == "backward":
+            wider = 1 + float(hyperparameters["exploration"])
+            given[need] = float(counted.sparse({n: min(1.0, d * wider) for n, d in densities[-1].items()}))
+    training = {
+        f"training_{convention}": costs.relative(
+            costs.training_flops_of_run(
+                name, sparse=sparse, dense=dense, convention=convention, lengths=list(lengths), **given
+            ),
+            dense=dense,
+        )
+        for convention in CONVENTIONS
+    }
+    return {"dense_forward": dense, "inference": sparse[-1] / dense, **training}
+
+
+def _period(method: dstjax.Method) -> int:
+    updates = method.updates
+    return updates.update_period if isinstance(updates, schedules.UpdateSchedule) else getattr(updates, "period", 1)

@@ -1,0 +1,150 @@
+"""What a run leaves behind: metrics.jsonl, TensorBoard events, a progress bar or a line now and then."""
+
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+PACKAGES = ("jax", "jaxlib", "optax", "numpy")
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Writes a file so that it is either the old one or the whole new one, whatever happens meanwhile."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON of numbers, NumPy arrays and containers; what is not finite becomes null."""
+    return json.dumps(_plain(value), indent=indent, allow_nan=False)
+
+
+def versions() -> dict[str, str]:
+    """The versions of what decides the numbers."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in PACKAGES}}
+
+
+class Metrics:
+    """metrics.jsonl, and TensorBoard events where asked. One line a record, no clock in it: a run can be repeated."""
+
+    def __init__(self, workdir: Path, size: int, step: int, tensorboard: bool, seeds: Sequence[int]) -> None:
+        """Goes on after the first ``size`` bytes, which a checkpoint at ``step`` has seen.
+
+        Raises:
+          ValueError: the file is shorter than that.
+        """
+        path = workdir / "metrics.jsonl"
+        self.file = path.open("a+b")
+        if self.file.seek(0, os.SEEK_END) < size:
+            self.file.close()
+            raise ValueError(f"{path} is shorter than the checkpoint at step {step} has left it; restore the file.")
+        self.file.truncate(size)
+        self.seeds, self.writer = seeds, None
+        if tensorboard:
+            from tensorboardX import SummaryWriter
+
+            self.writer = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+
+    def write(self, kind: str, step: int, epoch: float, **values: Any) -> None:
+        """Writes one record."""
+        self.file.write(to_json({"kind": kind, "step": step, "epoch": epoch, **values}).encode() + b"\n")
+        self.file.flush()
+        if self.writer is None:
+            return
+        kind = f"{kind}_{values['split']}" if "split" in values else kind
+        for name, value in values.items():
+            if isinstance(value, dict | str):
+                continue
+            tags = [""] if np.ndim(value) == 0 else [f"/seed_{seed}" for seed in self.seeds]
+            for tag, number in zip(tags, np.ravel(value).tolist(), strict=True):
+                if math.isfinite(number):
+                    self.writer.add_scalar(f"{kind}/{name}{tag}", number, step)
+
+    def size(self) -> int:
+        """Bytes written so far, safely on disk."""
+        os.fsync(self.file.fileno())
+        if self.writer is not None:
+            self.writer.flush()
+        return self.file.tell()
+
+    def close(self) -> None:
+        """Closes the files."""
+        self.file.close()
+        if self.writer is not None:
+            self.writer.close()
+
+
+class NoMetrics:
+    """What every process but the first writes of a run on several: nothing."""
+
+    def write(self, kind: str, step: int, epoch: float, **values: Any) -> None:
+        """Writes nothing."""
+
+    def size(self) -> int:
+        """Nothing."""
+        return 0
+
+    def close(self) -> None:
+        """Closes nothing."""
+
+
+class Progress:
+    """Loss, accuracy and exploration rate while training: a bar on a terminal, elsewhere a line now and then."""
+
+    def __init__(self, steps: int, step: int, every_epochs: int, quiet: bool) -> None:
+        self.steps, self.every, self.quiet, self.epochs = steps, every_epochs, quiet, 0
+        self.bar = None
+        if not quiet and sys.stderr.isatty():
+            self.bar = tqdm(total=steps, initial=step, unit="step", dynamic_ncols=True)
+
+    def say(self, text: str) -> None:
+        """Prints a line above the bar."""
+        if not self.quiet:
+            tqdm.write(text) if self.bar is not None else print(text, flush=True)
+
+    def update(self, step: int, loss: np.ndarray, accuracy: np.ndarray, exploration_rate: np.ndarray) -> None:
+        """Shows the means over the seeds after an epoch."""
+        self.epochs += 1
+        shown = {
+            "loss": f"{loss.mean():.4f}",
+            "accuracy": f"{100 * accuracy.mean():.2f} %",
+            "exploration rate": f"{exploration_rate.mean():.4f}",
+        }
+        if self.bar is not None:
+            self.bar.set_postfix(shown, refresh=False)
+            self.bar.update(step - self.bar.n)
+        elif self.epochs % self.every == 0 or step == self.steps:
+            self.say(f"step {step:>{len(str(self.steps))}} of {self.steps}: {_joined(shown)}")
+
+    def close(self) -> None:
+        """Leaves the bar as it is."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def _joined(shown: dict[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in shown.items())
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(v) for name, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,276 @@
+"""The training of networks, one or many at once; each distinct program is compiled once in a process."""
+
+import functools
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import dstjax
+from experiments.data import Data, Stream
+from experiments.training import feeds, hosts, pruning, steps
+from experiments.training.steps import Recipe, Source, Sums, TrainState, Tree
+
+MakeTransformation = Callable[..., optax.GradientTransformationExtraArgs]  # of a seed or key, and initial masks
+# Makes a mask update: of the number of the group and of the step, the program and its arguments; returns its results.
+UpdateHook = Callable[[int, int, Callable[..., Any], tuple[Any, ...]], Any]
+
+
+class Epoch(NamedTuple):
+    """What happened in an epoch; arrays have a leading axis of seeds."""
+
+    loss: np.ndarray  # float64[seeds], mean over the batches
+    accuracy: np.ndarray  # float64[seeds]
+    topology: dict[str, np.ndarray]  # at the end, see steps.inspect
+    mask_updates: list[tuple[int, dict[str, np.ndarray]]]  # step and topology after each mask update that was looked at
+    updates: int  # how many there were
+
+
+class Trainer:
+    """The training of networks that differ in their seed alone.
+
+    In mode 'sequential' they take turns in the same programs, in mode 'vmap' they share one: the same numbers up to the
+    rounding of differently fused programs (for the MLP of the digits config on a CPU the same bits). The host decides
+    which steps are mask updates, so that the program of the other steps has no branch; it loops over any number.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        make_tx: MakeTransformation,
+        method: dstjax.Method,
+        data: Data | Stream,
+        seeds: Sequence[int],
+        mode: str,
+        batch_size: int,
+        *,
+        devices: Sequence[jax.Device] | None = None,
+        shard_params: bool = False,
+        warm_up: int = 0,
+        label_smoothing: float = 0.0,
+        accumulate: int = 1,
+        on_update: UpdateHook = lambda group, step, program, arguments: program(*arguments),
+    ) -> None:
+        self.on_update = on_update
+        self.model, self.make_tx, self.method, self.seeds = model, make_tx, method, seeds
+        self.batched, self.batch_size = mode == "vmap", batch_size
+        devices = jax.devices()[:1] if devices is None else devices
+        self.spread = len(devices) > 1
+        place = feeds.placing(devices)
+        self.place_params = feeds.placing_params(devices, shard_params)
+        self.place = place if self.spread else jnp.array
+        self.feed: feeds.Feed
+        if isinstance(data, Stream):
+            self.feed, shape, augment = feeds.Streamed(data, seeds, batch_size, place), data.shape, None
+        else:
+            self.feed = feeds.InMemory(data, seeds, batch_size, self.batched, place)
+            shape, augment = data.x.shape[1:], data.augment
+        self.batches = self.feed.batches
+        self.metric = method.metric if "metric" in method.needs else None
+        self.prune_step = method.start.prune_step
+        source, metric = Source(None, None, 0, 0), None if self.metric is None else 0
+        # Where nearly every step is a mask update the state decides, since the host would be the slower one.
+        due = [bool(method.is_update_step(t)) for t in range(1, 101)]
+        self.often = sum(due) > len(due) // 2 and metric is None
+        decides = None if self.often else False
+        recipe = Recipe(model, make_tx(0, None), method, augment, warm_up, label_smoothing, accumulate)
+        self.run = self._program(steps.run, recipe, decides, axes=(0, 0, source, 0, None, None), donate=(0, 1))
+        self.rewire = self._program(steps.rewire, recipe, axes=(0, 0, source, 0, None, metric), donate=(0, 1))
+        self.evaluation = self._program(steps.evaluate, model, axes=(0, source, 0, None))
+        self.inspection = self._program(steps.inspect, axes=(0,))
+        self.picture = self._program(steps.picture, axes=(0,))
+        self.states = self._init(shape)
+
+    def epoch(self, number: int, batches: int) -> Epoch:
+        """Trains for the first ``batches`` batches of an epoch; epochs count from 0."""
+        self.feed.begin(number)
+        zeros = np.zeros(len(self.seeds) if self.batched else (), np.float32)
+        sums = [Sums(zeros, zeros.astype(np.int32)) for _ in self.states]
+        first = number * self.batches
+        updates: list[tuple[int, Any]] = []
+        done = 0
+        for i in range(batches + 1):
+            pruned = self.prune_step > 0 and first + i == self.prune_step and i < batches
+            rewired = i < batches and not self.often and bool(self.method.is_update_step(first + i + 1))
+            if not (i == batches or pruned or rewired):
+                continue
+            for g in range(len(self.states)):
+                if done < i:
+                    for span in self.feed.spans(g, done, i):
+                        self.states[g], sums[g] = self.run(self.states[g], sums[g], *span)
+            done = i
+            if pruned:
+                self._prune()
+            if rewired:
+                topology = []
+                metrics = self._metrics()
+                for g in range(len(self.states)):
+                    (span,) = self.feed.spans(g, i, i + 1)
+                    arguments = (self.states[g], sums[g], *span[:3], metrics[g])
+                    self.states[g], sums[g], after = self.on_update(g, first + i + 1, self.rewire, arguments)
+                    topology.append(after)
+                updates.append((first + i + 1, topology))
+                done = i + 1
+        total, final = self._host(sums), self._host([self.inspection(s) for s in self.states])
+        return Epoch(
+            loss=total.loss.astype(np.float64) / batches,
+            accuracy=total.correct.astype(np.float64) / (batches * self.batch_size),
+            topology=final,
+            mask_updates=[(step, self._host(topology)) for step, topology in updates],
+            updates=sum(bool(self.method.is_update_step(first + i + 1)) for i in range(batches)),
+        )
+
+    def evaluate(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Mean loss and accuracy of each network on the 'validation' or 'test' samples of its seed, float64[seeds]."""
+        found: list[tuple[Any, Any]] = []
+        for g, state in enumerate(self.states):
+            parts = []
+            for source, rows, stop, counts in self.feed.evaluation(g, split):
+                results = hosts.fetch(self.evaluation(state, source, rows, stop))
+                parts.append([r.reshape(-1, counts.size)[:, counts] for r in results])
+            losses, right = (np.concatenate(r, axis=1) for r in zip(*parts, strict=True))
+            found.append((losses, right))
+        losses, right = (np.concatenate(r) for r in zip(*found, strict=True))
+        return losses.mean(axis=1, dtype=np.float64), right.mean(axis=1, dtype=np.float64)
+
+    def network(self, index: int) -> TrainState:
+        """One of the networks."""
+        return _at(index, self.states[0]) if self.batched else self.states[index]
+
+    def state(self) -> TrainState:
+        """All of the state, as host arrays with a leading axis of seeds whatever the mode."""
+        return self._host(self.states)
+
+    def set_state(self, state: TrainState) -> None:
+        """Goes on from what :meth:`state` has returned."""
+        networks = [state] if self.batched else [_at(i, state) for i in range(len(self.seeds))]
+        self.states = [self._placed(*pair) for pair in zip(networks, self.states, strict=True)]
+
+    def _placed(self, network: TrainState, now: TrainState) -> TrainState:
+        """A state on the devices where the one of now lies."""
+        return jax.tree.map(
+            lambda x, like: hosts.put(jnp.array(x), like.sharding) if self.spread else jnp.array(x), network, now
+        )
+
+    def topology(self) -> dict[str, np.ndarray]:
+        """The topology of each network now, see :class:`Epoch`."""
+        return self._host([self.inspection(state) for state in self.states])
+
+    def pictures(self) -> dict[str, np.ndarray]:
+        """The first masked layer of each network: mask, weights ever active, and mask rounds where they are counted."""
+        return self._host([self.picture(state) for state in self.states])
+
+    def _init(self, shape: tuple[int, ...]) -> list[TrainState]:
+        make, networks = Program(functools.partial(steps.initial_parameters, self.model)), []
+        for i, seed in enumerate(self.seeds):
+            params, model_state = make(np.uint32(seed), np.zeros((1, *shape), np.float32))
+            params = self.place_params(params)
+            given = None
+            if pruning.before_training(self.method):
+                source, rows, known = self.feed.first(i)
+                weights, source = hosts.local((params, source))
+                labels = known, np.asarray(source.y)[known]
+                given = pruning.masks(self.method, self.model, weights, model_state, source, rows, labels)
+                if hosts.several():  # whole on every device: the masks are counted on the host
+                    given = jax.tree.map(self.place, given)
+            # Not under jit: the number of active weights would make another program for each sparsity.
+            opt_state = self.make_tx(jax.random.fold_in(jax.random.key(seed), 2), given).init(params)
+            networks.append(TrainState(dstjax.apply_masks(params, opt_state), opt_state, model_state))
+        states = self._groups(networks)
+        if self.spread:  # what is not spread is whole on every device
+            states = [jax.tree.map(lambda x: x if len(x.devices()) > 1 else self.place(x), s) for s in states]
+        return states
+
+    def _prune(self) -> None:
+        """Prunes every network by its activations, in the middle of training."""
+        networks, before = [], self.states
+        for i in range(len(self.seeds)):
+            source, _, known = self.feed.first(i)
+            state, source = hosts.local((self.network(i), source))
+            rows = pruning.some_of_each_class(known, np.asarray(source.y)[known])
+            x = source.x[rows] - source.mean[None]
+            found = pruning.sis(self.method, self.model, state.params, state.model_state, x)
+            opt_state = dstjax.set_masks(state.opt_state, found.masks)
+            networks.append(TrainState(dstjax.apply_masks(found.params, opt_state), opt_state, state.model_state))
+        self.states = self._groups(networks)
+        if hosts.several():
+            self.states = [self._placed(*pair) for pair in zip(self.states, before, strict=True)]
+
+    def _metrics(self) -> list[Any]:
+        """What the methods read that adapt to the validation performance: accuracy, or the loss; None for others."""
+        if self.metric is None:
+            return [None] * len(self.states)
+        loss, accuracy = self.evaluate("validation")
+        wanted = accuracy if self.metric == "accuracy" else loss
+        return self._groups([np.float32(v) for v in wanted])
+
+    def _groups(self, values: list[Any]) -> list[Any]:
+        """One tree for each network becomes one for each call of a program."""
+        if not self.batched:
+            return values
+        stack: Any = np.stack if isinstance(values[0], np.ndarray) else jnp.stack
+        return [jax.tree.map(lambda *x: stack(x), *values)]
+
+    def _host(self, groups: list[Any]) -> Any:
+        fetched = hosts.fetch(groups)
+        return fetched[0] if self.batched else jax.tree.map(lambda *x: np.stack(x), *fetched)
+
+    def _program(
+        self, function: Callable[..., Any], *static: Any, axes: Any, donate: tuple[int, ...] = ()
+    ) -> "Program":
+        bound = functools.partial(function, *static)
+        if self.spread:
+            bound = functools.partial(self._staying, bound)
+        return Program(jax.vmap(bound, in_axes=axes) if self.batched else bound, donate)
+
+    def _staying(self, function: Callable[..., Any], *args: Any) -> Any:
+        """A program whose new state lies on the devices as the old one did."""
+        result = function(*args)
+        if not (isinstance(result, tuple) and isinstance(result[0], TrainState)):
+            return result
+        shardings = jax.tree.map(lambda x: x.sharding, self.states[0])
+        return jax.lax.with_sharding_constraint(result[0], shardings), *result[1:]
+
+
+class Program:
+    """A function for arguments of fixed shapes, compiled unless the process has compiled the same program before.
+
+    Functions made anew for each run (another method, another sparsity) often lower to the same text: jit alone would
+    compile each of them.
+    """
+
+    compiled: dict[str, Any] = {}  # noqa: RUF012  # one for the process, on purpose; the last used is last
+    most = 32  # that are kept: each takes hundreds of memory maps, of which Linux gives a process 65,530
+
+    def __init__(self, function: Callable[..., Any], donate: tuple[int, ...] = ()) -> None:
+        self.function, self.donate = function, donate
+        self.call: Any = None
+
+    def lower(self, *args: Any) -> Any:
+        """The program before compilation."""
+
+        def program(*args: Any) -> Any:  # one name for all, since the text begins with it
+            return self.function(*args)
+
+        return jax.jit(program, donate_argnums=self.donate).lower(*args)
+
+    def __call__(self, *args: Any) -> Any:
+        if self.call is None:
+            lowered = self.lower(*args)
+            # The text lacks arguments that the program does not read, and the containers of the results.
+            parts = (lowered.as_text(), str(lowered.args_info), str(lowered.out_tree), jax.default_backend())
+            key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+            self.call = Program.compiled.pop(key, None) or lowered.compile()
+            Program.compiled[key] = self.call
+            while len(Program.compiled) > Program.most:
+                Program.compiled.pop(next(iter(Program.compiled)))
+        return self.call(*args)
+
+
+def _at(index: int, tree: Tree) -> Tree:
+    return jax.tree.map(lambda x: x[index], tree)

@@ -1,0 +1,193 @@
+"""The report on many methods, and on methods whose sparsity or number of weights is not the one asked for."""
+
+import csv
+import dataclasses
+import io
+import re
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+import dstjax
+from experiments.report import charts, cost_chart, counting, findings, names, page, rows, style, tables
+from experiments.report.names import LABELS
+from tests.experiments.report.test_report import compare, make_cell
+
+RANKED = ("grasp", "gmp", "granet", "rigl", "set", "static", "snip", "accset", "srigl")  # from the best to the worst
+
+
+def with_pattern(method, accuracy):
+    return dataclasses.replace(make_cell(method, 0.5, accuracy), name=method, pattern="2:4")
+
+
+def with_density(cell, share, counts="free"):
+    """The cell with ``share`` of the active weights that were asked for."""
+    layers = tuple(dataclasses.replace(x, active=np.round(x.active * share).astype(int)) for x in cell.layers)
+    active = sum(int(x.active[0]) for x in layers)
+    return dataclasses.replace(cell, layers=layers, density=active / cell.weights, active_weights=active, counts=counts)
+
+
+@pytest.fixture
+def many():
+    grid = [make_cell("dense", 0.0, [98, 97, 98, 99, 98], 1.0)]
+    for sparsity in (0.9, 0.95):
+        grid += [make_cell(m, sparsity, 95 - i + np.arange(5) / 10) for i, m in enumerate(RANKED)]
+        grid.append(with_density(make_cell("soft_deepr", sparsity, 97), 3))
+    return compare([*grid, with_pattern("ste", 97), with_pattern("asp", 96)])
+
+
+def test_every_method_of_the_catalogue_has_a_label_and_a_family():
+    assert {*dstjax.methods.names()} == {*LABELS}
+    assert {names.family(m) for m in dstjax.methods.names() if m != "dense"} == {*names.FAMILIES}
+    assert [m for m in dstjax.methods.names() if names.family(m) == names.OTHER] == ["dense"]
+    assert len({*LABELS.values()}) == len(LABELS)
+
+
+def test_families_are_those_of_the_documentation():
+    with open("docs/which-method.md") as file:
+        listed = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", file.read(), re.MULTILINE))
+    for family, members in names.FAMILIES.items():
+        assert {listed[m] for m in members} == {"at initialisation" if family == "static" else family}
+
+
+@pytest.mark.parametrize(
+    "draw", [charts.accuracy, charts.differences, rows.ranks, cost_chart.accuracy_against_cost, charts.turnover]
+)
+def test_charts_of_many_methods_are_whole_and_repeat(draw, many):
+    svg = draw(many)
+    ET.fromstring(svg)
+    assert draw(many) == svg
+    assert not re.search("#010[23]", svg)
+
+
+def test_the_accuracy_chart_has_a_row_per_method_below_its_family(many):
+    svg = charts.accuracy(many)
+    for method in many.all_methods:
+        assert f">{LABELS[method]}<" in svg
+    for family in ("dense to sparse", "performance-driven", "structured"):
+        assert f">{family}<" in svg
+    assert svg.index("static") < svg.index("dense to sparse") < svg.index("sparse to sparse")
+
+
+def test_colours_stand_for_families_where_there_are_many():
+    assert style.colour("snip", list(RANKED)) == style.colour("grasp", list(RANKED))
+    assert style.colour("snip", list(RANKED)) != style.colour("rigl", list(RANKED))
+    assert style.colour("rigl", list(RANKED[:8])) == style.COLOURS["rigl"]
+
+
+def test_a_method_with_a_pattern_is_never_at_a_sparsity_that_was_asked_for(many):
+    assert many.sparsities == [0.9, 0.95]
+    assert not {"ste", "asp"} & {*many.methods, *many.ranked}
+    at_half = dataclasses.replace(many, grid=(*many.grid, make_cell("rigl", 0.5, 96), make_cell("set", 0.5, 96)))
+    assert tables.difference(at_half, at_half.find("set", 0.5)) is not None
+    for cell in at_half.patterned:
+        assert tables.difference(at_half, cell) is None
+        assert cell.place == "2:4, 50\u00a0%"
+        assert cell not in at_half.sparse
+    text = tables.as_text(many)
+    assert re.search(r"^STE +2:4, 50 % ", text, re.MULTILINE)
+    assert "these rows are not at one that was asked for" in text
+    assert "2:4, 50\u00a0% by the pattern" in cost_chart.accuracy_against_cost(many)
+
+
+@pytest.mark.parametrize("grid", [["ste"], ["rigl", "ste"], ["rigl", "set", "sr_ste"]], ids=len)
+def test_few_methods_with_a_pattern_give_a_page(grid):
+    cells = [with_pattern(m, 96) if "ste" in m else make_cell(m, 0.9, 95) for m in grid]
+    comparison = compare([make_cell("dense", 0.0, 98, 1.0), *cells])
+    text = page.page(comparison)
+    assert "2:4, 50\u00a0%" in text
+    assert tables.as_text(comparison)
+
+
+def test_a_method_that_is_denser_than_asked_is_not_ranked_nor_called_the_best(many):
+    assert "soft_deepr" not in many.ranked
+    assert many.ranked == list(RANKED)
+    found = findings.shows(many)
+    assert "Soft-DeepR" not in found[0]
+    assert any("Soft-DeepR kept more weights than asked for" in s for s in found)
+    assert any("in place of 10\u00a0%, 30\u00a0% with Soft-DeepR" in s for s in found)
+    assert "soft_deepr" not in {c.method for c in cost_chart.front(list(many.sparse))}
+    assert "The density is not the one that was asked for with Soft-DeepR." in tables.as_text(many)
+
+
+def test_a_sparser_one_is_ranked_and_its_density_reported():
+    sparser = with_density(make_cell("accset", 0.9, 99), 0.5)
+    comparison = compare([make_cell("rigl", 0.9, 95), sparser])
+    assert comparison.ranked == ["accset", "rigl"]
+    assert any("in place of 10\u00a0%, 5\u00a0% with AccSET" in s for s in findings.shows(comparison))
+
+
+def test_exact_counts_are_claimed_for_those_methods_that_promise_them():
+    cells = [
+        make_cell("rigl", 0.9, 95),
+        dataclasses.replace(make_cell("gmp", 0.9, 95), counts="reached"),
+        dataclasses.replace(make_cell("dsr", 0.9, 95), counts="total", off_count=4),
+        dataclasses.replace(make_cell("snfs", 0.9, 95), counts="free", off_count=9),
+    ]
+    kept, reached, total = counting.kept(compare(cells))
+    assert kept.startswith("At every recorded step")
+    assert kept.endswith("asked for with RigL.")
+    assert reached == (
+        "After the last step, every layer had exactly the number of active weights that was asked for with GMP."
+    )
+    assert total == "After the last step, the number of active weights of the network was off by up to 4 with DSR."
+    assert counting.missed(compare(cells)) == [
+        "SNFS promises no number of active weights and came out at the one asked for."
+    ]
+
+
+def test_pictures_are_limited_and_the_page_says_so(many):
+    text = page.page(many)
+    assert many.shown == ["grasp", "gmp", "rigl", "static"]
+    assert "Shown are 4 of 10 methods: GraSP, GMP, RigL and static; static, RigL and the best ranked" in text
+    assert text.count('<svg class="map"') == 2 * 5
+    few = compare([make_cell(m, 0.9, 95) for m in RANKED[:8]])
+    assert few.shown == few.methods
+    assert "Shown are" not in page.page(few)
+
+
+def test_the_page_of_many_methods_is_well_formed_and_says_what_holds(many):
+    text = page.page(many)
+    body = text.split("<body>")[1].split("</body>")[0]
+    body = re.sub(r"<(br|img[^>]*)>", r"<\1/>", body).replace("<span class=clear>", "<span>")
+    ET.fromstring(f"<body>{body}</body>")
+    assert "What each of the 13 methods does" in text
+    assert "from the first training step to the last" not in text
+    assert ":func:" not in text
+    assert "``" not in text
+    assert len(findings.shows(many)) < 12
+
+
+def test_ranks_need_blocks_and_many_methods(many):
+    assert "critical distance" in rows.ranks(many)
+    assert len(rows.blocks(many)["rigl"]) == 2 * 5
+    few = dataclasses.replace(many, grid=many.grid[:9])
+    assert rows.ranks(few) is None
+    one_seed = compare([make_cell(m, s, 95, seeds=1) for m in RANKED for s in (0.9, 0.95)])
+    assert rows.ranks(one_seed) is None
+
+
+def test_costs_are_in_every_table(many):
+    record = next(r for r in csv.DictReader(io.StringIO(tables.as_csv(many))) if r["cell"] == "rigl-0.9")
+    assert float(record["dense_forward_flops"]) == 1e5
+    assert float(record["inference_cost"]) == pytest.approx(0.1)
+    assert float(record["training_cost_paper"]) == float(record["training_cost_exact"]) == pytest.approx(0.11)
+    assert record["counts"] == "kept"
+    assert re.search(r"^RigL +90 %.* 0\.110 +0\.100$", tables.as_text(many), re.MULTILINE)
+    text = page.page(many)
+    assert 'href="#conventions"' in text
+    assert 'id="conventions"' in text
+
+
+def test_a_run_without_costs_still_has_a_report():
+    comparison = compare([dataclasses.replace(make_cell("rigl", 0.9, 95), cost=None)])
+    assert cost_chart.accuracy_against_cost(comparison) is None
+    assert "training cost" not in page.page(comparison)
+    assert tables.as_csv(comparison)
+    assert tables.as_text(comparison)
+
+
+def test_the_front_is_what_none_beats_at_no_higher_cost():
+    cells = [make_cell(m, 0.9, a) for m, a in (("static", 90), ("set", 95), ("rigl", 94), ("snip", 89))]
+    assert [c.method for c in cost_chart.front(cells)] == ["static", "set"]

@@ -1,0 +1,301 @@
+"""Tables declared, published numbers, claims, and the command on a tiny table."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from experiments.reproduce import __main__ as command
+from experiments.reproduce import outcome, planning, probes, published, ranks
+from experiments.reproduce.cells import Cell, config_of, folder_of
+from experiments.reproduce.claims import Claim, judge
+from experiments.reproduce.papers.catalogue import get, tables
+from experiments.reproduce.papers.table import Table
+from experiments.reproduce.reading import METRICS, Measured, read
+
+NAMES = (
+    *(f"dst_ee_table{i}" for i in (1, 2, 3, 4)),
+    *("dst_ee_figure3", "iee_table2", "iee_table3", "iee_table4", "iee_figure5"),
+    *(f"criteria_figure{i}" for i in (*range(1, 9), *range(11, 17))),
+    *("regrowing_table2", *(f"regrowing_figure{i}" for i in range(2, 7))),
+)
+
+
+def measured(method, values, *, sparsity=0.9, metric="accuracy", **names):
+    cell = Cell("any", method, model="net", dataset="data", sparsity=sparsity, **names)
+    return Measured(cell, tuple(range(len(values))), {metric: np.array(values, float)}, {}, "a network", 1.0)
+
+
+def test_every_table_and_figure_is_there():
+    assert {*NAMES} <= {*tables()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_cells_of_a_table_have_configs_and_different_runs(name):
+    table = get(name)
+    for proxy in (True, False)[: 1 if table.proxy_only else 2]:
+        cells = table.cells(proxy)
+        folders = [folder_of(c, config_of(c, seeds=2, proxy=proxy)) for c in cells[:: max(1, len(cells) // 6)]]
+        assert len({*folders}) == len(folders)
+        titles = [(c.title, c.probe) for c in cells]
+        assert len({*titles}) == len(titles)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_claims_name_cells_that_there_are(name):
+    """Judged on invented numbers: each claim finds its cells, in the full table and in the proxy."""
+    table = get(name)
+    for proxy in (True, False)[: 1 if table.proxy_only else 2]:
+        values = {m: np.array([1.0, 2.0]) for c in table.claims for m in (c.metric, c.other) if m}
+        cells = [Measured(c, (0, 1), values, {}, "", 0.0) for c in table.cells(proxy)]
+        lost = [c.text for c in table.claims if judge(c, cells).verdict == "not run"]
+        if proxy:  # what a proxy leaves out it may not judge, but most it must
+            assert len(lost) < max(1, len(table.claims))
+        else:
+            assert not lost
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [("dst_ee_table1", "accuracy"), ("dst_ee_table3", "accuracy"), ("dst_ee_table4", "accuracy"),
+     ("iee_table3", "accuracy"), ("iee_table4", "accuracy"), ("regrowing_table2", "connections")],
+)  # fmt: skip
+def test_every_published_number_has_its_cell(name, metric):
+    table = get(name)
+    wanted = {f for f in published.of_table(table.paper, table.printed) if f.metric == metric}
+    assert wanted
+    assert {published.find(table.paper, table.printed, c, metric) for c in table.cells(False)} >= wanted
+
+
+def test_published_numbers_say_their_paper_and_table():
+    assert len(published.figures()) > 300
+    for figure in published.figures():
+        assert figure.paper
+        assert figure.table
+        assert np.isfinite(figure.value)
+    cell = Cell("any", "DST-EE", model="VGG-19", dataset="CIFAR-10", sparsity=0.9, epochs="160")
+    assert published.find("DST-EE", "Table 1", cell, "accuracy").value == 93.84
+    assert published.find("DST-EE", "Table 1", cell, "exploration") is None
+
+
+def test_a_cell_that_fits_two_published_numbers_is_refused():
+    cell = Cell("any", "DST-EE", model="VGG-19", dataset="CIFAR-10", sparsity=0.9)
+    with pytest.raises(ValueError, match="2 published figures fit; give its epochs"):
+        published.find("DST-EE", "Table 1", cell, "accuracy")
+
+
+@pytest.mark.parametrize(
+    ("kind", "left", "margin", "verdict"),
+    [
+        ("above", [3, 4, 5], 0, "shown"),
+        ("above", [-3, -4, -5], 0, "reversed"),
+        ("above", [-1, 0, 1], 0, "not shown"),
+        ("above", [3, 4, 5], 3, "not shown"),
+        ("below", [-3, -4, -5], 0, "shown"),
+        ("below", [3, 4, 5], 0, "reversed"),
+        ("no worse", [-0.1, 0.0, 0.1], 0.5, "shown"),
+        ("no worse", [-3, -4, -5], 0.5, "reversed"),
+        ("no gain", [-3, -4, -5], 0.5, "shown"),
+        ("no gain", [3, 4, 5], 0.5, "reversed"),
+        ("close", [-0.1, 0.0, 0.1], 0.5, "shown"),
+        ("close", [3, 4, 5], 0.5, "reversed"),
+        ("close", [-1, 0, 1], 0.5, "not shown"),
+    ],
+)
+def test_verdict_by_paired_differences(kind, left, margin, verdict):
+    base = np.array([90.0, 50.0, 70.0])  # seeds differ far more than methods: only pairs tell
+    cells = [measured("new", base + left), measured("old", base)]
+    found = judge(Claim("it is so", {"method": "new"}, {"method": "old"}, kind=kind, margin=margin), cells)
+    assert found.verdict == verdict
+    assert f"{np.mean(left):+.2f} ± {np.std(left, ddof=1) / 3**0.5:.2f} points, 3 seeds" in found.evidence
+
+
+def test_one_seed_shows_nothing():
+    claim = Claim("it is so", {"method": "new"}, {"method": "old"})
+    assert judge(claim, [measured("new", [9.0]), measured("old", [1.0])]).verdict == "not shown"
+
+
+def test_blocks_are_compared_within_and_averaged():
+    cells = [
+        *(measured("new", [s * 100 + 1.0, s * 100 + 2.0], sparsity=s) for s in (0.8, 0.9)),
+        *(measured("old", [s * 100, s * 100], sparsity=s) for s in (0.8, 0.9)),
+    ]
+    found = judge(Claim("it is so", {"method": "new"}, {"method": "old"}), cells)
+    assert len(found.blocks) == 2
+    assert "+1.50 ± 0.50 points, mean of 2 settings, 2 seeds" in found.evidence
+
+
+def test_the_dense_network_serves_every_sparsity():
+    cells = [measured("dense", [80.0, 81.0], sparsity=0.0), measured("new", [82.0, 83.5], sparsity=0.8, group="g")]
+    assert judge(Claim("it is so", {"method": "new"}, {"method": "dense"}), cells).verdict == "shown"
+
+
+def test_methods_are_not_mixed_where_a_claim_compares_groups():
+    cells = [
+        measured(m, [float(i), i + 0.5], group=g)
+        for i, (m, g) in enumerate([("a", "x"), ("b", "x"), ("a", "y"), ("b", "y")])
+    ]
+    assert len(judge(Claim("it is so", {"group": "y"}, {"group": "x"}), cells).blocks) == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "sign", "verdict"), [("rising", 1, "shown"), ("rising", -1, "reversed"), ("falling", -1, "shown")]
+)
+def test_trend_along_x(kind, sign, verdict):
+    cells = [measured("m", [sign * x, sign * x + 5.0], x=x) for x in (1.0, 2.0, 3.0)]
+    assert judge(Claim("it rises", {"method": "m"}, kind=kind), cells).verdict == verdict
+
+
+def test_a_claim_without_cells_is_not_run():
+    assert judge(Claim("it is so", {"method": "new"}, {"method": "old"}), []).verdict == "not run"
+
+
+def test_ranks_and_diagram():
+    cells = [
+        measured(m, [a + b], sparsity=s, group=str(b))
+        for m, a in (("good", 2.0), ("bad", 1.0))
+        for s in (0.7, 0.9)
+        for b in range(5)
+    ]
+    found = ranks.rankings(cells, "accuracy")
+    assert [(r.name, r.blocks) for r in found] == [
+        ("all densities", 10),
+        ("densities up to 0.2", 5),
+        ("densities above 0.2", 5),
+    ]
+    assert found[0].comparison.names == ("good", "bad")
+    assert found[0].comparison.ranks == (1.0, 2.0)
+    assert "critical distance" in ranks.diagram(found[0])
+
+
+def test_a_change_of_method_leaves_out_what_it_has_not():
+    config = config_of(Cell("dst_ee_vgg19_cifar10", "x", {"method": "static", "sparsity": 0.5}), seeds=2, proxy=True)
+    assert config.coefficient is None
+    assert config.sparsity == 0.5
+    with pytest.raises(ValueError, match="has no field 'sparsety'"):
+        config_of(Cell("dst_ee_vgg19_cifar10", "x", {"sparsety": 0.5}), seeds=2, proxy=True)
+
+
+def test_equal_configs_share_a_folder():
+    one, other = (Cell("regrowing_set_mlp_cifar10", m, {"method": "lset"}) for m in ("LSET", "another name"))
+    assert folder_of(one, config_of(one, seeds=2, proxy=True)) == folder_of(
+        other, config_of(other, seeds=2, proxy=True)
+    )
+
+
+TINY = {"steps": 12, "update_period": 4, "model.sizes": (4,), "batch_size": 32}
+
+
+def tiny(proxy):
+    config = "criteria_large_mlp_cifar10"
+    of = {"model": "VGG-19", "dataset": "CIFAR-10", "sparsity": 0.9, "epochs": "160"}
+    return [
+        Cell(config, "RigL", {**TINY, "grow": "gradient"}, **of),
+        Cell(config, "SET", {**TINY, "method": "set", "drop": None}, **of),
+        Cell(config, "all 5 criteria", {**TINY, "grow": "gradient"}, **of, group="final", probe="final_masks"),
+        Cell(config, "first drop", TINY, **of, group="first", probe="first_drops"),
+        Cell(config, "stable", TINY, **of, group="stable", probe="stability"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A table of each kind of cell, run once."""
+    claims = (Claim("RigL is more accurate than SET.", {"method": "RigL"}, {"method": "SET"}),)
+    table = Table(
+        "tiny", "A tiny table", "DST-EE", "Table 1", tiny,
+        metrics=("accuracy", "exploration", "J(magnitude, SET)", "final IoU"), claims=claims, curve="exploration",
+    )  # fmt: skip
+    options = command.Options(proxy=True, workdir=tmp_path_factory.mktemp("tiny"), seeds=2)
+    assert command.reproduce(table, options) is False
+    return table, options
+
+
+def test_results_have_ours_and_the_papers_apart(finished):
+    _table, options = finished
+    found = json.loads((options.workdir / "tiny" / "results.json").read_text())
+    rigl = next(r for r in found["rows"] if r["method"] == "RigL" and r["metric"] == "accuracy")
+    assert rigl["paper"] == 93.38
+    assert rigl["difference"] is None  # of a proxy it would say nothing
+    assert rigl["seeds"] == 2
+    assert found["claims"][0]["verdict"] in ("shown", "not shown", "reversed")
+    (order,) = found["orderings"]
+    assert order["paper"].startswith("RigL (160 epochs) 93.38 > SET")
+    with (options.workdir / "tiny" / "results.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert {line["seed"] for line in lines} == {"0", "1"}
+    page = (options.workdir / "tiny" / "report.html").read_text()
+    assert "<svg" in page
+    assert "This is a proxy" in page
+
+
+def test_probes_measure_shares(finished):
+    _table, options = finished
+    found = json.loads((options.workdir / "tiny" / "results.json").read_text())
+    shares = [v for r in found["rows"] if r["metric"] in ("J(magnitude, SET)", "final IoU") for v in r["per_seed"]]
+    assert len(shares) == 6
+    assert all(0 <= v <= 1 for v in shares)
+
+
+def test_a_second_call_runs_nothing(finished, monkeypatch, capsys):
+    table, options = finished
+    before = (options.workdir / "tiny" / "results.json").read_bytes()
+    monkeypatch.setattr(planning.run, "train_and_evaluate", lambda *_, **__: pytest.fail("a finished cell was run"))
+    monkeypatch.setattr(planning.probes, "PROBES", {})
+    assert command.reproduce(table, options) is False
+    assert (options.workdir / "tiny" / "results.json").read_bytes() == before
+    assert "5 cells, 5 of them finished before" in capsys.readouterr().out
+
+
+def test_differences_to_the_paper_in_a_full_run(finished):
+    table, options = finished
+    jobs = planning.plan(table.cells(True), options.workdir, seeds=2, proxy=True)
+    cells = [read(cell, job.folder) for cell, job in zip(table.cells(True), jobs, strict=True)]
+    full = outcome.outcome(table, cells, {}, proxy=False, command="")
+    row = outcome.rows(full)[0]
+    assert row["difference"] == pytest.approx(row["ours"] - 93.38)
+    assert "the paper's" in outcome.as_text(full)
+    assert METRICS["accuracy"].label in outcome.as_text(full)
+
+
+def test_list_and_bad_arguments(capsys):
+    assert command.main(["--list"]) == 0
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in NAMES)
+    for arguments, message in (
+        (["--table", "dst_ee_table9"], "table 'dst_ee_table9' is not known; did you mean 'dst_ee_table"),
+        ([], "option --table is missing"),
+        (["--table", "iee_table2", "--seeds", "0"], "--seeds='0' is not accepted"),
+        (["--table", "iee_table2", "--fast"], "option '--fast' is not known"),
+        (["--table"], "option --table has no value"),
+        (["--table", "iee_table2", "--proxy", "--only", "nothing"], "fits no cell"),
+        (["--table", "criteria_figure14"], "has no full run"),
+    ):
+        assert command.main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_missing_data_are_named_before_anything_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DSTJAX_DATA", str(tmp_path))
+    assert command.main(["--table", "dst_ee_table1", "--workdir", str(tmp_path / "w")]) == 2
+    assert "cifar10" in capsys.readouterr().err
+    assert not (tmp_path / "w").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("probe", ["scores_of_8_batches", "fine_tuned", "from_scratch"])
+def test_other_probes_train(probe):
+    cell = Cell("criteria_large_mlp_cifar10", "x", {**TINY, "update_order": "skip"})
+    found = probes.PROBES[probe](config_of(cell, seeds=2, proxy=True))
+    assert all(0 <= a <= 100 for a in found["values"]["accuracy"])
+    assert len(found["values"]["accuracy"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(tables()))
+def test_proxy_of_a_table_runs_to_its_end(name, tmp_path):
+    assert command.main(["--table", name, "--proxy", "--seeds", "2", "--workdir", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / name / "results.json").read_text())
+    assert not found["failures"]
+    assert found["rows"]

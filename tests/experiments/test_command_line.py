@@ -1,0 +1,38 @@
+import pytest
+
+from experiments import command_line
+
+
+def test_options_with_and_without_a_value():
+    given = command_line.read(["--a=1", "--b", "2", "--flag", "--part.x=3", "--a", "4"], ("a", "b", "part."), ("flag",))
+    assert given == {"a": "4", "b": "2", "flag": "", "part.x": "3"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--flag=1"], "option --flag takes no value; got '1'"),
+        (["--a", "--flag"], "option --a has no value"),
+        (["--a"], "option --a has no value"),
+        (["--flagg"], "option '--flagg' is not known; did you mean '--flag'"),
+        (["--part"], "option '--part' is not known"),
+        (["a"], "unexpected argument 'a'"),
+    ],
+)
+def test_what_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        command_line.read(arguments, ("a", "part."), ("flag",))
+
+
+def test_a_command_ends_with_the_status_of_what_happened(capsys):
+    def interrupted(arguments):
+        raise KeyboardInterrupt
+
+    assert command_line.run([], "doc", lambda arguments: 3, "again") == 3
+    assert command_line.run(["-h"], "doc", interrupted, "again") == 0
+    assert command_line.run([], "doc", interrupted, "again") == 130
+    assert command_line.run([], "doc", lambda arguments: int("x\n y"), "again") == 2
+    printed = capsys.readouterr()
+    assert printed.out == "doc\n"
+    assert printed.err.splitlines()[0] == "again"
+    assert printed.err.splitlines()[1].startswith("error: invalid literal")
