@@ -380,6 +380,8 @@ def rewiring(
     )  # fmt: skip
     check_choice("rounding", rounding, ("floor", "ceil"))
     drop_score, grow_score = criteria.resolve("drop", drop), criteria.resolve("grow", grow)
+    if not (counters is None or isinstance(counters, bool)):
+        raise ValueError(f"counters={counters!r} is not accepted; expected True, False or None.")
     if counters is None:
         counters = criteria.reads_counter(drop_score) or criteria.reads_counter(grow_score)
     fractions = schedules.Fractions(drop_fraction, drop_schedule, schedule.steps, end_step)

@@ -63,13 +63,13 @@ METHODS = {
     "mest": Entry(MOVING),
     "dst_ee": Entry({**MOVING, "coefficient": 0.1}, represents="growth by gradient and counters"),
     "snfs": Entry(MOVING, READS, "memory of each weight; budgets that move between leaves"),
-    "dsr": Entry(dict(**TIMED, threshold=0.2), READS),
+    "dsr": Entry(dict(**TIMED, threshold=0.2)),
     "deepr": Entry(dict(**MASKED, noise=0.1), {**READS, **NOISY}),
     "soft_deepr": Entry(dict(**MASKED, noise=0.3, l1=1e-3), {**READS, **NOISY}),
     "top_kast": Entry(TIMED, {**BY_WEIGHTS, **READS_WEIGHTS}),
-    "accset": Entry(MOVING, READS),
-    "lset": Entry(MOVING, READS, "what it measures decides"),
-    "dynset": Entry(dict(**MOVING, performance="accuracy"), READS),
+    "accset": Entry(MOVING),
+    "lset": Entry(MOVING, represents="what it measures decides"),
+    "dynset": Entry(dict(**MOVING, performance="accuracy")),
     "iee": Entry(
         dict(**MASKED, update_period=4, stages=(2, 1, 1), end_step=10, drop_fraction=0.5, drop_schedule="constant"),
         represents="steps of several stages",
@@ -114,13 +114,13 @@ def is_update(name, t):
 
 def has_view(name):
     """Weights live on behind the masks."""
-    return make(name).view is not None
+    return make(name).seen.view is not None
 
 
 def needs_masks(name):
     """Someone else chooses the masks, before the first step."""
-    method = make(name)
-    return method.pruner is not None and not method.prune_step
+    start = make(name).start
+    return start.pruner is not None and not start.prune_step
 
 
 def needs(name):
@@ -128,18 +128,20 @@ def needs(name):
 
 
 def order_of(name):
-    return make(name).update_order
+    updates = make(name).updates
+    return "skip" if updates is None else updates.order
 
 
 def reads_weights(name):
     """``init`` does."""
     method = make(name)
-    return method.initial == "magnitude" or method.memory is not None
+    remembered = method.remembered
+    return method.start.by == "magnitude" or remembered.leaf is not None or remembered.second_mask is not None
 
 
 def draws_masks(name):
-    method = make(name)
-    return method.masked and method.initial == "random" and method.pruner is None and method.initial_sparsity != 0
+    masking, start = make(name).masking, make(name).start
+    return masking is not None and start.by == "random" and start.pruner is None and start.sparsity != 0
 
 
 @functools.cache
@@ -193,13 +195,13 @@ def assert_valid(name, params, state, t):
     if excused(name, "counts"):
         return
     ended = not any(method.is_update_step(later) for later in range(t + 1, t + 20))
-    if method.counts == "kept" or (method.counts == "reached" and ended):
+    if method.promises == "kept" or (method.promises == "reached" and ended):
         assert found.tolist() == targets.tolist()
-    elif method.counts == "total" and ended:
+    elif method.promises == "total" and ended:
         assert found.sum() == targets.sum()
     if name in ("accset", "lset", "dynset", "iee", "srigl"):  # never above what was asked for
         assert (found <= targets).all()
-    if method.initial_sparsity is not None and method.counts == "reached" and name != "str":  # never below
+    if method.start.sparsity is not None and method.promises == "reached" and name != "str":  # never below
         assert (found >= targets).all()
 
 

@@ -114,7 +114,7 @@ class MaskedLeaves:
         for name, x, shape in zip(self.masked, leaves, shapes, strict=True):
             if jnp.shape(x) != shape:
                 raise ValueError(
-                    f"the {what} at {name!r} have shape {jnp.shape(x)}; expected {shape}, that of the mask."
+                    f"leaf {name!r} of the {what} has shape {jnp.shape(x)}; expected {shape}, that of its mask."
                 )
 
     def check_masks(self, found: Mapping[str, Any], what: str, shapes: Sequence[tuple[int, ...]]) -> list[Any]:
@@ -133,11 +133,11 @@ class MaskedLeaves:
             mask = found[name]
             if jnp.result_type(mask) != jnp.bool_ or jnp.shape(mask) != shape:
                 raise ValueError(
-                    f"the {what} at {name!r} have shape {jnp.shape(mask)} and dtype {jnp.result_type(mask)}; expected "
-                    f"{shape} and bool."
+                    f"leaf {name!r} of the {what} has shape {jnp.shape(mask)} and dtype {jnp.result_type(mask)}; "
+                    f"expected {shape} and bool."
                 )
             if not is_traced(mask) and not np.any(np.asarray(mask)):
-                raise ValueError(f"the {what} at {name!r} have no active weight; expected at least one.")
+                raise ValueError(f"leaf {name!r} of the {what} has no active weight; expected at least one.")
         return [found[name] for name in self.masked]
 
 

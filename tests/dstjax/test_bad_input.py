@@ -108,9 +108,9 @@ def test_parameters_whose_tree_is_not_the_one_at_init():
 def test_leaves_of_another_shape():
     tx, params, state = init()
     other = {**params, "dense": {**params["dense"], "kernel": jnp.ones((5, 6))}}
-    with pytest.raises(ValueError, match=r"parameter 'dense/kernel' has shape \(5, 6\); expected \(6, 5\)"):
+    with pytest.raises(ValueError, match=r"'dense/kernel' of the parameters has shape \(5, 6\); expected \(6, 5\)"):
         tx.update(params, state, other)
-    with pytest.raises(ValueError, match=r"update 'dense/kernel' has shape \(5, 6\); expected \(6, 5\)"):
+    with pytest.raises(ValueError, match=r"'dense/kernel' of the updates has shape \(5, 6\); expected \(6, 5\)"):
         tx.update(other, state, params)
 
 
@@ -148,13 +148,13 @@ def test_masks_that_do_not_fit():
     def with_kernel(mask):
         return {**good, "dense": {"bias": None, "kernel": mask}}
 
-    with pytest.raises(ValueError, match=r"'dense/kernel' has shape \(5, 6\) and dtype bool; expected \(6, 5\)"):
+    with pytest.raises(ValueError, match=r"of the masks has shape \(5, 6\) and dtype bool; expected \(6, 5\)"):
         dstjax.set_masks(state, with_kernel(kernel.T))
-    with pytest.raises(ValueError, match=r"'dense/kernel' has shape .* and dtype float32; expected"):
+    with pytest.raises(ValueError, match=r"'dense/kernel' of the masks has shape .* and dtype float32; expected"):
         dstjax.set_masks(state, with_kernel(kernel.astype(jnp.float32)))
-    with pytest.raises(ValueError, match="the mask for 'dense/kernel' has shape"):
+    with pytest.raises(ValueError, match="leaf 'dense/kernel' of the masks has shape"):
         dstjax.set_masks(state, with_kernel(kernel.astype(jnp.uint8)))
-    with pytest.raises(ValueError, match=r"masks for \[\] are unexpected and for \['dense/kernel'\] missing"):
+    with pytest.raises(ValueError, match=r"the masks are missing for \['dense/kernel'\] and unexpected for \[\]"):
         dstjax.set_masks(state, with_kernel(None))
     with pytest.raises(ValueError, match=r"masks for \['dense/bias'\] are unexpected"):
         dstjax.set_masks(state, {**good, "dense": {"bias": jnp.ones(5, bool), "kernel": kernel}})
@@ -166,9 +166,9 @@ def test_masks_that_do_not_fit():
 
 def test_apply_masks_of_another_tree():
     _, params, state = init()
-    with pytest.raises(ValueError, match="no weight has the path of these masks: dense/kernel"):
+    with pytest.raises(ValueError, match="no leaf of the parameters has the path of these masks: dense/kernel"):
         dstjax.apply_masks(without(params, "dense"), state)
-    with pytest.raises(ValueError, match="the mask of 'dense/kernel' has shape"):
+    with pytest.raises(ValueError, match="leaf 'dense/kernel' of the parameters has shape"):
         dstjax.apply_masks({**params, "dense": {"bias": jnp.ones(5), "kernel": jnp.ones((6, 6))}}, state)
 
 

@@ -11,23 +11,31 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dstjax import budgets
-from dstjax.rules import Memory, Network
-from dstjax.schedules import UpdateSchedule, cubic, fractions, table
+from dstjax.rules import Layers, value
+from dstjax.schedules import Cubic, Fractions, Shares, UpdateSchedule
 
 LARGEST = 2**31 - 1
 LEAVES = 4
-RAMP = cubic(UpdateSchedule(10, 0, 101))
+RAMP = Cubic(UpdateSchedule(10, 0, 101))
 deal, share = jax.jit(budgets.deal), jax.jit(budgets.share)
 
 
-def network(active, initial=None, target=None, index=0):
+@value
+class Nothing(Shares):
+    """No progress at all."""
+
+    def shares(self):
+        return np.zeros(1)
+
+
+def layers(active, initial=None, target=None, index=0):
     counts = [jnp.asarray(active if x is None else x, jnp.int32) for x in (active, initial, target, active)]
-    return Network([], *counts, step=jnp.int32(1), update_index=jnp.int32(index), memory=Memory())
+    return Layers([], *counts, step=jnp.int32(1), update_index=jnp.int32(index))
 
 
 @jax.jit
 def ramped(counts, index):
-    return budgets.ramp(RAMP)(network(counts[0], counts[0], counts[1], index))
+    return budgets.Ramp(RAMP)(layers(counts[0], counts[0], counts[1], index))
 
 
 @given(
@@ -61,6 +69,21 @@ def test_deal_in_proportion():
     assert of(12, [10, 20, 30], [99, 1, 99]) == [3, 1, 8]  # what has no room goes to the others: 3 in proportion 1 to 3
     assert of(0, [1, 2, 3], [9, 9, 9]) == [0, 0, 0]
     assert of(-3, [1, 2, 3], [9, 9, 9]) == [0, 0, 0]
+
+
+def test_fill_spreads_what_is_too_much_evenly():
+    def of(wanted, room):
+        return budgets.fill(jnp.array(wanted, jnp.float32), jnp.array(room, jnp.float32)).tolist()
+
+    assert of([3.0, 4.0], [9.0, 9.0]) == [3, 4]
+    assert of([9.0, 1.0, 1.0], [3.0, 9.0, 9.0]) == [3, 4, 4]  # six too many, two for each; the first gives its two back
+    assert of([9.0, 9.0], [2.5, 3.5]) == [2, 3]  # no room for all
+    assert of([-1.0, 2.0], [9.0, 9.0]) == [0, 2]
+
+
+def test_times():
+    assert budgets.times(jnp.array([100, 7]), 0.29).tolist() == [29, 2]
+    assert budgets.times(jnp.array([100, 7]), 2.5).tolist() == [250, 17]
 
 
 def test_deal_of_large_numbers():
@@ -112,29 +135,29 @@ def test_ramp(initial, densities, index):
 
 def test_ramp_of_gradual_pruning():
     """C1: sparsities .4625, .7, .7875 and .8 at a quarter, half, three quarters and the end; of 10,000 weights."""
-    progress = cubic(UpdateSchedule(25, 0, 101))
-    kept = [int(budgets.ramp(progress)(network([10_000], target=[2000], index=i))[0]) for i in range(6)]
+    progress = Cubic(UpdateSchedule(25, 0, 101))
+    kept = [int(budgets.Ramp(progress)(layers([10_000], target=[2000], index=i))[0]) for i in range(6)]
     assert kept == [5375, 3000, 2125, 2000, 2000, 2000]
-    dense = table(np.zeros(1))
-    assert budgets.ramp(dense)(network([10, 7], target=[1, 7])).tolist() == [10, 7]
+    dense = Nothing()
+    assert budgets.Ramp(dense)(layers([10, 7], target=[1, 7])).tolist() == [10, 7]
 
 
 @given(st.lists(st.integers(0, LARGEST), min_size=LEAVES, max_size=LEAVES), st.sampled_from([0.0, 0.29, 0.5, 1.0]))
 def test_move_leaves_one_weight(active, fraction):
-    part = fractions(fraction, "constant", UpdateSchedule(1))
+    part = Fractions(fraction, "constant", range(1), None)
     for ceil in (False, True):
-        kept = np.asarray(budgets.Move(part, ceil=ceil)(network(active))).tolist()
+        kept = np.asarray(budgets.Move(part, ceil=ceil)(layers(active))).tolist()
         exact = Fraction(str(fraction))
         moving = [math.ceil(exact * n) if ceil else math.floor(exact * n) for n in active]
         assert kept == [max(n - k, min(n, 1)) for n, k in zip(active, moving, strict=True)]
 
 
 def test_the_small_rules():
-    now = network([5, 9], initial=[10, 12], target=[4, 8])
+    now = layers([5, 9], initial=[10, 12], target=[4, 8])
     kept = jnp.array([3, 8])
     assert budgets.target(now).tolist() == [4, 8]
     assert budgets.none(now).tolist() == [0, 0]
     assert budgets.no_growth(now, kept).tolist() == [0, 0]
     assert budgets.to_target(now, kept).tolist() == [1, 0]
-    assert budgets.to(lambda network: network.initial)(now, kept).tolist() == [7, 4]
-    assert int(budgets.pooled(budgets.to_target)(now, kept)) == 1
+    assert budgets.To(lambda layers: layers.initial)(now, kept).tolist() == [7, 4]
+    assert int(budgets.Pooled(budgets.to_target)(now, kept)) == 1

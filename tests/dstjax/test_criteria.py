@@ -164,7 +164,7 @@ def grown(grow, budget, mask=SURROUNDED, seed=0, shape=None):
     leaf = leaf_of(np.zeros(shape), np.zeros(shape), np.reshape(mask, shape), 0, key=jax.random.key(seed))
     keep = jnp.array([int(np.sum(mask))])
     (update,) = drop_and_grow_all(
-        [leaf], [leaf.key], drop=criteria.magnitude, grow=grow, keep=keep, regrow=lambda kept: jnp.array([budget])
+        [leaf], [leaf.key], drop=criteria.magnitude, grow=grow, n_kept=keep, n_grown=lambda kept: jnp.array([budget])
     )
     return set(np.flatnonzero(np.asarray(update.mask & ~leaf.mask)))
 
@@ -233,10 +233,8 @@ def test_random_scores_are_uniform():
 
 
 def test_who_needs_counters():
-    assert criteria.reads_counter("grow", "dst_ee")
-    assert criteria.reads_counter("grow", lambda leaf: leaf.counter)
-    assert not any(criteria.reads_counter("drop", name) for name in criteria.DROP)
-    assert not any(
-        criteria.reads_counter("drop", criteria.resolve("drop", n)) for n in ("magnitude", "set", "snip", "taylor")
-    )
-    assert not any(criteria.reads_counter("grow", n) for n in criteria.GROW if n != "dst_ee")
+    reads = {name for name in criteria.GROW if criteria.reads_counter(criteria.resolve("grow", name))}
+    assert reads == {"dst_ee"}
+    assert criteria.reads_counter(lambda leaf: leaf.counter)
+    assert not any(criteria.reads_counter(criteria.resolve("drop", name)) for name in criteria.DROP)
+    assert not criteria.reads_counter(criteria.mest(2.0))

@@ -66,14 +66,14 @@ def test_defaults_of_the_papers():
     assert (rigl["update_period"], rigl["drop_fraction"], rigl["drop_schedule"]) == (100, 0.3, "cosine")
     assert (rigl["drop"], rigl["grow"], rigl["distribution"]) == ("magnitude", "gradient", "erk")
     seven = {n: made(n) for n in ("static", "set", "rigl", "rigl_itop", "mest", "dst_ee")}
-    assert {n: m.update_order for n, m in seven.items()} == {
+    assert {n: "skip" if m.updates is None else m.updates.order for n, m in seven.items()} == {
         "static": "skip", "set": "skip", "rigl": "skip", "mest": "skip", "dst_ee": "skip",
         "rigl_itop": "step_then_update",
     }  # fmt: skip
-    assert seven["rigl_itop"].keep.ceil
-    assert seven["rigl_itop"].updates.update_period == 4000
-    assert seven["set"].keep.fractions.values.tolist() == [0.3]
-    assert {n for n in methods.names() if made(n).counters} == {"dst_ee"}
+    assert seven["rigl_itop"].updates.n_kept.ceil
+    assert seven["rigl_itop"].updates.schedule.update_period == 4000
+    assert seven["set"].updates.n_kept.fractions.values.tolist() == [0.3]
+    assert {n for n in methods.names() if made(n).updates is not None and made(n).updates.counters} == {"dst_ee"}
 
 
 def test_signatures_show_every_hyperparameter():

@@ -7,8 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dstjax.schedules import Fractions, Stages, UpdateSchedule, cubic, fractions
+from dstjax.schedules import Cubic, Fractions, Stages, UpdateSchedule
 from tests import oracles
+
+
+def fractions(fraction: float, schedule, updates: UpdateSchedule) -> Fractions:
+    return Fractions(fraction, schedule, updates.steps, updates.end_step)
 
 
 def value_at(f: Fractions, updates: UpdateSchedule, step: int) -> float:
@@ -40,6 +44,8 @@ def test_constant_linear_and_a_function():
     assert fractions(0.4, "linear", updates).values == pytest.approx([0.4 * (1 - t / 100) for t in range(10, 100, 10)])
     power = fractions(0.5, lambda t: 0.5 * (1 - t / 100) ** 3, updates)
     assert power.values == pytest.approx([0.5 * (1 - t / 100) ** 3 for t in range(10, 100, 10)])
+    falling = fractions(0.4, "exponential", updates)
+    assert falling.values == pytest.approx([0.4 * 0.01 ** (t / 100) for t in range(10, 100, 10)])
     an_optax_schedule = fractions(0.5, lambda t: jnp.float32(0.25) * (t < 50), updates)
     assert an_optax_schedule.values.tolist() == [0.25] * 4 + [0.0] * 5
 
@@ -109,21 +115,23 @@ def test_stages_of_mest():
 def test_cubic():
     """C1: of the way to a sparsity of .8 the values .4625, .7, .7875 and .8 at 25, 50, 75 and 100 of 100 steps."""
     updates = UpdateSchedule(25, 0, 101)
-    f = cubic(updates)
+    f = Cubic(updates)
     assert [0.8 * value_at(f, updates, t) for t in (25, 50, 75, 100)] == pytest.approx([0.4625, 0.7, 0.7875, 0.8])
     assert value_at(f, updates, 200) == 1.0
-    until = cubic(UpdateSchedule(10, 20, 100), until=61)  # from 20 to 60, the last before 61; later ones stay
+    until = Cubic(UpdateSchedule(10, 20, 100), until=61)  # from 20 to 60, the last before 61; later ones stay
     assert until.values == pytest.approx([1 - (1 - p) ** 3 for p in (0, 0.25, 0.5, 0.75, 1)])
-    assert cubic(UpdateSchedule(10, 10, 20)).values.tolist() == [1.0]  # a single update goes all the way
-    assert (np.diff(cubic(UpdateSchedule(7, 30, 400)).values) > 0).all()
+    assert Cubic(UpdateSchedule(10, 10, 20)).values.tolist() == [1.0]  # a single update goes all the way
+    assert (np.diff(Cubic(UpdateSchedule(7, 30, 400)).values) > 0).all()
 
 
 def test_cubic_that_cannot_end():
     with pytest.raises(ValueError, match="end_step=None is not accepted here"):
-        cubic(UpdateSchedule(10))
+        Cubic(UpdateSchedule(10))
     with pytest.raises(ValueError, match="no mask update lies before step 15; the first is at step 20"):
-        cubic(UpdateSchedule(10, 20, 100), until=15)
-    assert cubic(UpdateSchedule(10), until=31).values.tolist() == cubic(UpdateSchedule(10, 0, 31)).values.tolist()
+        Cubic(UpdateSchedule(10, 20, 100), until=15)
+    with pytest.raises(ValueError, match="prune_end_step=101 is not accepted with end_step=100"):
+        Cubic(UpdateSchedule(10, 20, 100), until=101)
+    assert Cubic(UpdateSchedule(10), until=31).values.tolist() == Cubic(UpdateSchedule(10, 0, 31)).values.tolist()
 
 
 def test_stages_of_iee():

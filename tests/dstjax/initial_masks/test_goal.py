@@ -104,13 +104,13 @@ def test_under_jit(rule):
 # --- Counts of rounds -------------------------------------------------------------------------------------------------
 
 
-def goal_of(shape, sparsity, scope="global"):
-    return target("x", {"w": jnp.zeros(shape)}, sparsity=sparsity, distribution=None, scope=scope, maskable=None)
+def goal(shape, sparsity, scope="global"):
+    return goal_of("x", {"w": jnp.zeros(shape)}, sparsity=sparsity, distribution=None, scope=scope, maskable=None)
 
 
 def test_densities_fall_exponentially():
     """B5: at a final density of 0.1 in 100 rounds .9772 after the first, .3162 after the fiftieth, .1 at the end."""
-    counts = [n for (n,) in goal_of((100, 100), 0.9).schedule(100)]
+    counts = [n for (n,) in goal((100, 100), 0.9).schedule(100)]
     assert counts[0] == 10_000 - math.floor((1 - 0.1 ** (1 / 100)) * 10_000) == 9773
     assert counts[49] == 3163
     assert counts[-1] == 1000
@@ -118,14 +118,14 @@ def test_densities_fall_exponentially():
 
 @settings(max_examples=100)
 @given(st.integers(1, 60), st.integers(0, 99), st.integers(1, 12), st.sampled_from(["layer", "global"]))
-def test_rounds_never_add_and_end_at_the_target(size, percent, rounds, scope):
+def test_rounds_never_add_and_end_at_the_goal(size, percent, rounds, scope):
     if size * (100 - percent) < 100:
         return  # refused: less than one weight would stay
-    goal = goal_of((1, size), percent / 100, scope)
-    counts = [n for (n,) in goal.schedule(rounds)]
+    found = goal((1, size), percent / 100, scope)
+    counts = [n for (n,) in found.schedule(rounds)]
     assert counts == sorted(counts, reverse=True)
     assert len(counts) == rounds
-    assert [counts[-1]] == goal.counts
+    assert [counts[-1]] == found.counts
     assert counts[0] <= size
 
 

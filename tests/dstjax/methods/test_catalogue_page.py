@@ -1,5 +1,6 @@
 """The table of docs/which-method.md against the methods themselves."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -44,16 +45,20 @@ def test_the_table_has_a_row_for_every_method_in_one_run_of_each_family():
 @pytest.mark.parametrize("name", dstjax.methods.names())
 def test_a_row_says_what_the_method_says(name):
     method, row = made(name), ROWS[name]
-    extra = [n for n in ("value", "metric", "full_gradient") if f"`{n}=`" in row["needs"]]
+    about = dstjax.methods.about(name)
+    assert row["family"] == about.family
+    assert sorted(re.findall("`(.*?)`", row["needs"])) == sorted(about.needs)
+    signals = [n for n in about.needs if n.removesuffix("=") in ("value", "metric", "full_gradient")]
     if name in ("lset", "dynset"):  # by what they are told to measure
         other = dstjax.methods.get(name, sparsity=0.9, end_step=900, performance="validation_loss")
-        assert extra == [*method.needs, *other.needs]
+        assert signals == [f"{n}=" for n in (*method.needs, *other.needs)]
     else:
-        assert tuple(extra) == method.needs
-    assert ("`forward_params`" in row["needs"]) == (method.view is not None)
-    assert ("`initial_masks=`" in row["needs"]) == (method.pruner is not None and not method.prune_step)
-    assert ("`set_masks`" in row["needs"]) == (method.pruner is not None and method.prune_step > 0)
-    assert (row["count"] or "kept").replace(",", " ").replace(":", " ").split()[0] == method.counts
+        assert signals == [f"{n}=" for n in method.needs]
+    assert ("forward_params" in about.needs) == (method.seen.view is not None)
+    pruner, step = method.start.pruner, method.start.prune_step
+    assert ("initial_masks=" in about.needs) == (pruner is not None and not step)
+    assert ("set_masks" in about.needs) == (pruner is not None and step > 0)
+    assert (row["count"] or "kept").replace(",", " ").replace(":", " ").split()[0] == method.promises
     defaults = dstjax.methods.hyperparameters(name)
     if not row["schedule"].startswith("as `"):
         period = defaults.get("update_period", 100)

@@ -1,6 +1,5 @@
 """MEST with both memory bounds (D8), SET whose grown weights start at random (D1), growth next to active weights."""
 
-import dataclasses
 import math
 
 import jax
@@ -226,5 +225,4 @@ def test_growth_next_to_active_weights(x64, rule, monkeypatch):
 @pytest.mark.parametrize("name", ["set", "accset"])
 def test_methods_take_them_by_name(name, rule):
     method = methods.get(name, sparsity=0.5, update_period=1, end_step=9, grow=rule)
-    assert method.grow is getattr(dstjax.criteria, rule)
-    assert dataclasses.replace(method, grow=None).drop is method.drop
+    assert method.updates.grow_score is getattr(dstjax.criteria, rule)

@@ -4,7 +4,9 @@ import re
 import pytest
 
 import dstjax
-from dstjax.methods.references import ENTRIES, PAPERS
+from dstjax.methods.references import ENTRIES
+
+PAPERS = {name: dstjax.methods.about(name).papers for name in dstjax.methods.names()}
 
 REQUIRED = {
     "article": {"author", "title", "journal", "year"},
