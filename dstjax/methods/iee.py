@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from dstjax import budgets, criteria, schedules, views
 from dstjax.checks import check_bool, check_choice, check_integer
 from dstjax.masks import zero_outside
-from dstjax.method import Masking, Method, Seen, Updates
+from dstjax.method import SCOPES, Masking, Method, Seen, Updates
 from dstjax.methods.catalogue import catalogued
 from dstjax.rules import Layers, Leaf, Memory, Value, value
 
@@ -135,14 +135,15 @@ def iee(
     The schedule of the budget and the end of its decay are inferred.
     """
     check_integer("update_period", update_period, 4)
-    if stages is None:
-        stages = (update_period - 2 * (update_period // 3), update_period // 3, update_period // 3)
+    third = update_period // 3
+    stages = (update_period - 2 * third, third, third) if stages is None else stages
     if len(stages) != 3 or sum(stages) != update_period:
         raise ValueError(f"stages={stages!r} is not accepted; expected three numbers of steps that add up to "
                          f"update_period={update_period}.")  # fmt: skip
     check_choice("importance", importance, IMPORTANCES)
     check_choice("growth", growth, ("importance", "random"))
     check_choice("explore_from", explore_from, ("mru", "zero"))
+    check_choice("scope", scope, SCOPES)
     check_bool("freeze", freeze)
     if end_step is None:
         raise ValueError("end_step=None is not accepted by 'iee', whose budget decays; expected an end_step.")
@@ -155,16 +156,10 @@ def iee(
         )
     when, end = schedules.Stages(tuple(stages), cycles), cycles * update_period
     budget = schedules.Fractions(drop_fraction, drop_schedule, range(0, end, update_period), end)
-    n_grown: budgets.NGrown = _GrownBack(when)
-    updates = Updates(
-        when,
-        n_kept=_Pruned(when, budget),
-        n_grown=budgets.Pooled(n_grown) if scope == "global" else n_grown,
-        drop_score=IMPORTANCES[importance],
-        grow_score=IMPORTANCES[importance] if growth == "importance" else criteria.random,
-        scope=scope,
-        order="step_then_update",
-        new_weights=_FromZero(when) if explore_from == "zero" else None,
-    )
+    n_grown: budgets.NGrown = _GrownBack(when) if scope == "layer" else budgets.Pooled(_GrownBack(when))
+    drop = IMPORTANCES[importance]
+    grow = drop if growth == "importance" else criteria.random
+    updates = Updates(when, _Pruned(when, budget), n_grown, drop, grow, scope=scope, order="step_then_update")
     seen = Seen(None, _View(when), _Explored(when, freeze), _DenseStandStill(when) if freeze else None)
-    return Method("iee", Masking(**common), updates=updates, seen=seen, promises=_PROMISES[scope])
+    method = Method("iee", Masking(**common), updates=updates, seen=seen, promises=_PROMISES[scope])
+    return method if explore_from == "mru" else method.but(new_weights=_FromZero(when))

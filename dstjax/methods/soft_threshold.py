@@ -130,25 +130,11 @@ def str_(
     check_number("s_init", s_init, "a finite number", lambda v: abs(v) < float("inf"))
     check_number("threshold_learning_rate", threshold_learning_rate, "a number > 0", lambda v: 0 < v < float("inf"))
     check_number("threshold_decay", threshold_decay, "a number >= 0", lambda v: 0 <= v < float("inf"))
-    masking, schedule = common_fields(**common, end_step=end_step)
+    masking, every_step = common_fields(**common, end_step=end_step)
     refuse_n_m("str", masking)
     final = None if end_step is None else end_step - 1
-    new_weights = None if final is None else _ShrunkAt(final)
+    updates = Updates(every_step, budgets.none, _Above(final), grow_score=criteria.magnitude, order="step_then_update")
     learn = _Descent(_Passed(final), threshold_learning_rate, threshold_decay)
-    return Method(
-        "str",
-        masking,
-        Start(sparsity=0),
-        Updates(
-            schedule,
-            budgets.none,
-            _Above(final),
-            criteria.magnitude,
-            criteria.magnitude,
-            order="step_then_update",
-            new_weights=new_weights,
-        ),
-        Remembered(_Initial(s_init), before_step=learn),
-        Seen(_Passed(final), _View(final)),
-        promises="free" if final is None else "reached",
-    )
+    remembered, seen = Remembered(_Initial(s_init), before_step=learn), Seen(_Passed(final), _View(final))
+    method = Method("str", masking, Start(sparsity=0), updates, remembered, seen, promises="free")
+    return method if final is None else method.but(new_weights=_ShrunkAt(final), promises="reached")

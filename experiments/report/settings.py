@@ -45,7 +45,7 @@ def _name(criterion: criteria.Criterion, known: dict[str, Any]) -> str:
     """The name of a criterion in the catalogue, whatever its constants, or of a user's function."""
     for name, make in known.items():
         made: Any = make()
-        if made == criterion or (isinstance(made, Value) and type(made) is type(criterion)):
+        if made == criterion or (isinstance(made, Value) and isinstance(criterion, type(made))):
             return name
     name = getattr(criterion, "__name__", "")
     return name if name.isidentifier() and name != "score" else "by its own score"

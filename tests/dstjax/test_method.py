@@ -1,0 +1,330 @@
+"""A method is a value: its parts are checked where they are made, alone and against each other."""
+
+import copy
+import dataclasses
+import pickle
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import dstjax
+from dstjax import budgets, criteria, methods, schedules, structures, views
+from dstjax.method import Masking, Method, Remembered, Seen, Start, Updates, common_fields, rewiring
+from dstjax.rules import Value, holds_traced, value
+
+GOOD = dict(sparsity=0.5, update_period=2, end_step=20)
+EVERY = schedules.UpdateSchedule(1)
+
+
+def rigl(**changes):
+    return methods.rigl(**(GOOD | changes))
+
+
+# --- Contradictions ---------------------------------------------------------------------------------------------------
+
+
+def with_view(**changes):
+    return methods.dpf(sparsity=0.5, end_step=50).but(**changes)
+
+
+CONTRADICTIONS = {
+    "trainable without view": (lambda: Seen(trainable=lambda leaf: leaf.mask), "trainable is not accepted with view"),
+    "dense leaves without view": (
+        lambda: Seen(trains_dense=lambda step: True),
+        "trains_dense is not accepted with view",
+    ),
+    "view that skips": (lambda: with_view(order="skip"), "update_order='skip' is not accepted with a view"),
+    "view before the step": (lambda: with_view(order="update_then_step"), "is not accepted with a view"),
+    "no rule for how many": (lambda: Updates(EVERY, None), "n_kept=None is not accepted; expected a function"),
+    "no rule, replaced": (lambda: dataclasses.replace(rigl().updates, n_kept=None), "n_kept=None is not accepted"),
+    "no schedule": (lambda: Updates(3, budgets.none), "schedule=3 is not accepted"),
+    "a score that is no function": (
+        lambda: Updates(EVERY, budgets.none, grow_score="gradient"),
+        "grow_score='gradient'",
+    ),
+    "misspelt order": (lambda: rigl().but(order="skipp"), "update_order='skipp' is not known; did you mean 'skip'"),
+    "misspelt scope": (lambda: rigl().but(scope="globel"), "scope='globel' is not known; did you mean 'global'"),
+    "misspelt promise": (lambda: rigl().but(promises="keep"), "promises='keep' is not known; did you mean 'kept'"),
+    "misspelt need": (lambda: rigl().but(needs=("values",)), "needs='values' is not known; did you mean 'value'"),
+    "misspelt metric": (lambda: rigl().but(metric="acc"), "metric='acc' is not known"),
+    "counters as a number": (lambda: rigl().but(counters=1), "counters=1 is not accepted; expected True or False"),
+    "bonus without counters": (
+        lambda: rigl().but(grow_score=criteria.dst_ee(0.1)),
+        r"counters=False is not accepted with grow_score=DstEE\(coefficient=0.1\)",
+    ),
+    "start by what": (lambda: Start(by="size"), "by='size' is not known"),
+    "start sparser than the end": (
+        lambda: rigl().but(start=Start(sparsity=0.9)),
+        "initial_sparsity=0.9 is not accepted with sparsity=0.5",
+    ),
+    "start of a map": (
+        lambda: rigl(sparsity=None, distribution={"w": 0.3}).but(start=Start(sparsity=0.2)),
+        "initial_sparsity=0.2 is not accepted with a {regex: density} map",
+    ),
+    "start out of range": (lambda: Start(sparsity=1.0), "initial_sparsity=1.0 is not accepted"),
+    "pruning without a pruner": (lambda: Start(prune_step=3), "prune_step=3 is not accepted without a pruner"),
+    "unknown pruner": (lambda: Start(pruner="snap"), "pruner='snap' is not known; did you mean 'snip'"),
+    "memory that changes and is not there": (
+        lambda: Remembered(before_step=lambda leaf: leaf.memory),
+        "before_step is not accepted with leaf=None",
+    ),
+    "the same after the step": (
+        lambda: Remembered(after_step=lambda leaf, now: leaf.memory),
+        "after_step is not accepted with leaf=None",
+    ),
+    "the same in common": (
+        lambda: Remembered(after_update=lambda layers, kept, masks: 1),
+        "after_update is not accepted with shared=None",
+    ),
+    "a lag of nothing": (lambda: Remembered(measure="value", lag=0), "lag=0 is not accepted"),
+    "a measure that is not asked for": (
+        lambda: rigl().but(measure="value"),
+        r"needs=\(\) is not accepted with measure='value'",
+    ),
+    "updates of nothing": (lambda: rigl().but(masking=None), "masking=None is not accepted by 'rigl'"),
+    "another part": (lambda: Method("x", start=Seen()), r"start=Seen\(\) is not accepted; expected a Start"),
+    "another masking": (lambda: Method("x", masking=0.5), "masking=0.5 is not accepted; expected Masking or None"),
+    "one ranking for fan-ins": (
+        lambda: rigl(scope="global", structure=structures.fan_in()),
+        "scope='global' is not accepted with structure=FanIn",
+    ),
+    "one ranking to grow fan-ins": (
+        lambda: methods.dpf(sparsity=0.5, end_step=50, structure=structures.fan_in()),
+        "scope='global' is not accepted with structure=FanIn",
+    ),
+    "a map that is not read": (
+        lambda: methods.dpf(sparsity=None, distribution={"w": 0.5}, end_step=50),
+        "is not accepted by 'dpf' with scope='global'",
+    ),
+    "the same in GMP": (
+        lambda: methods.gmp(sparsity=None, distribution={"w": 0.5}, end_step=50, scope="global", update_period=5),
+        "is not accepted by 'gmp' with scope='global'",
+    ),
+    "an end that nobody reaches": (
+        lambda: methods.granet(sparsity=0.9, end_step=4000, prune_end_step=5000),
+        "prune_end_step=5000 is not accepted with end_step=4000",
+    ),
+    "sparsity": (lambda: dataclasses.replace(rigl().masking, sparsity=1.5), "sparsity=1.5 is not accepted"),
+    "structure": (lambda: Masking(0.5, structure="block"), "structure='block' is not accepted"),
+    "maskable": (lambda: Masking(0.5, maskable="kernel"), "maskable='kernel' is not accepted"),
+    "coefficient": (
+        lambda: dataclasses.replace(criteria.dst_ee(), coefficient=-1.0),
+        "coefficient=-1.0 is not accepted; expected a number >= 0",
+    ),
+    "fraction": (
+        lambda: dataclasses.replace(rigl().updates.n_kept.fractions, drop_fraction=2.0),
+        "drop_fraction=2.0 is not accepted",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONTRADICTIONS)
+def test_contradictions_are_refused_where_they_are_made(name):
+    make, message = CONTRADICTIONS[name]
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize("name", methods.names())
+def test_no_entry_takes_a_contradiction(name):
+    known = {"sparsity": 0.5, "end_step": 9000, "prune_step": 5}
+    method = methods.get(name, **{k: v for k, v in known.items() if k in methods.hyperparameters(name)})
+    with pytest.raises(ValueError, match="promises='often' is not known"):
+        dataclasses.replace(method, promises="often")
+    with pytest.raises(ValueError, match="seen=None is not accepted; expected a Seen"):
+        dataclasses.replace(method, seen=None)
+
+
+# --- Promises ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["set", "rigl", "dst_ee", "rigl_itop", "mest"])
+def test_no_more_is_promised_than_a_structure_keeps(name):
+    """Neurons that are switched off leave their inputs out."""
+    plain = methods.get(name, **GOOD)
+    assert plain.promises == "kept"
+    assert dataclasses.replace(plain, masking=Masking(0.5, structure=structures.fan_in(0.5))).promises == "free"
+    assert methods.get(name, **GOOD, structure=structures.n_m(2, 4)).promises == "kept"
+
+
+def test_dsr_promises_its_total_where_there_is_room():
+    assert methods.dsr(sparsity=0.5).promises == "total"
+    assert methods.dsr(sparsity=0.4).promises == "free"
+
+
+def test_blocks_never_leave_a_leaf_empty():
+    """STR prunes to as many weights as lie above its threshold, fewer than a block has."""
+    tx = dstjax.sparsify(optax.sgd(0.1), methods.str(sparsity=0.5, s_init=3.0, structure=structures.block(2, 2)))
+    params = {"w": jnp.arange(1.0, 17.0).reshape(4, 4) / 100}
+    state = tx.init(params)
+    _, state = tx.update(params, state, params)
+    assert int(dstjax.get_masks(state)["w"].sum()) == 4
+
+
+# --- Values -----------------------------------------------------------------------------------------------------------
+
+
+@value
+class Power(Value):
+    """Growth by a power of the gradient."""
+
+    power: float = 1.0
+
+    def __call__(self, leaf):
+        return jnp.abs(leaf.gradient) ** self.power
+
+
+class Shared(NamedTuple):
+    x: float
+
+
+def test_rules_of_ones_own_are_values():
+    one, other = rigl(grow=Power(2.0)), rigl(grow=Power(2.0))
+    assert one == other
+    assert one != rigl(grow=Power(3.0))
+    assert pickle.loads(pickle.dumps(one)) == one
+    assert "grow_score=Power(power=2.0)" in repr(one)
+    assert copy.deepcopy(one) is one
+    assert copy.copy(one) is one
+
+
+def test_numbers_of_numpy_and_jax_are_numbers():
+    assert criteria.dst_ee(jnp.float32(0.5)) == criteria.dst_ee(0.5)
+    assert hash(criteria.dst_ee(jnp.float32(0.5))) == hash(criteria.dst_ee(0.5))
+    assert Masking(jnp.float32(0.5)) == Masking(0.5)
+    assert type(Masking(jnp.float32(0.5)).sparsity) is float
+
+
+def test_the_order_of_a_map_counts():
+    one, other = {"a": 0.1, ".*": 0.2}, {".*": 0.2, "a": 0.1}
+    make = lambda densities: rigl(sparsity=None, distribution=densities)  # noqa: E731
+    assert make(one) == make(dict(one))
+    assert make(one) != make(other)
+    assert dict(make(one).masking.distribution) == one
+
+
+def test_an_unpicklable_rule_works_and_says_so_when_pickled():
+    method = rigl(grow=lambda leaf: jnp.abs(leaf.gradient))
+    assert method == method.but()
+    tx = dstjax.sparsify(optax.sgd(0.1), method)
+    params = {"w": jnp.ones((4, 4))}
+    tx.update(params, tx.init(params), params, rewire=True)
+    assert copy.deepcopy(method) is method
+    with pytest.raises(pickle.PicklingError, match=r"grow_score=.*<lambda> of Updates cannot be pickled"):
+        pickle.dumps(method)
+    with pytest.raises(pickle.PicklingError, match=r"maskable=.*<lambda> of Masking cannot be pickled"):
+        pickle.dumps(rigl(maskable=lambda path, leaf: True))
+
+
+def test_a_method_that_holds_a_traced_value_says_so_and_equals_itself_alone():
+    seen = []
+
+    def make(coefficient):
+        one, other = (methods.dst_ee(**GOOD, coefficient=coefficient) for _ in range(2))
+        assert holds_traced(one)
+        assert one == one
+        assert one != other
+        assert {one: 1, other: 2}[one] == 1
+        with pytest.raises(pickle.PicklingError, match=r"coefficient=<traced float32\[\]> of DstEE cannot be pickled"):
+            pickle.dumps(one)
+        seen.append(repr(one))
+        return coefficient
+
+    jax.jit(make)(0.5)
+    assert "grow_score=DstEE(coefficient=<traced float32[]>)" in seen[0]
+    assert not holds_traced(methods.dst_ee(**GOOD))
+
+
+def test_but_reaches_each_part():
+    method = rigl().but(structure=structures.block(2, 2), scope="global", gradient=Power(), lag=2, promises="total")
+    assert method.masking.structure == structures.block(2, 2)
+    assert method.updates.scope == "global"
+    assert method.seen.gradient == Power()
+    assert method.remembered.lag == 2
+    assert method.promises == "total"
+    with pytest.raises(TypeError, match="nothing"):
+        rigl().but(nothing=1)
+    assert rigl().moving is rigl().moving or rigl().moving == rigl().moving
+    with pytest.raises(ValueError, match="method 'dense' has no mask updates"):
+        _ = methods.dense().moving
+
+
+# --- What rules return ------------------------------------------------------------------------------------------------
+
+
+def returning(x):
+    return lambda *args: x
+
+
+BASE = dict(sparsity=0.5, update_period=1)
+W = (4, 4)
+WRONG = {
+    "n_kept of another shape": (dict(n_kept=returning(jnp.zeros(3, jnp.int32))), r"n_kept=.* returned int32\[3\]"),
+    "n_kept of floats": (dict(n_kept=returning(jnp.zeros(1))), r"n_kept=.* returned float32\[1\]; expected integers"),
+    "n_grown of floats": (dict(n_grown=returning(jnp.zeros(()))), r"n_grown=.* returned float32\[\]"),
+    "drop of another shape": (dict(drop_score=returning(jnp.zeros(4))), r"drop=.* returned float32\[4\] for a leaf"),
+    "grow that is complex": (dict(grow_score=returning(jnp.zeros(W, jnp.complex64))), r"grow=.* returned complex64"),
+    "grow that is a scalar": (dict(grow_score=returning(1.0)), r"grow=.* returned float32\[\] for a leaf of shape"),
+    "gradient of another shape": (dict(gradient=returning(jnp.zeros(4))), r"gradient=.* returned float32\[4\]"),
+    "gradient of integers": (
+        dict(gradient=returning(jnp.zeros(W, jnp.int32))),
+        r"gradient=.* expected floating numbers",
+    ),
+    "new_weights of another shape": (
+        dict(new_weights=returning(jnp.zeros(4))),
+        r"new_weights=.* returned float32\[4\]",
+    ),
+    "before_step of another shape": (
+        dict(leaf=lambda leaf: leaf.weight, before_step=returning(jnp.zeros(4))),
+        r"before_step=.* returned float32\[4\]; expected float32\[4, 4\], as at first",
+    ),
+    "before_step of another dtype": (
+        dict(leaf=lambda leaf: leaf.weight, before_step=returning(jnp.zeros(W, jnp.int32))),
+        r"before_step=.* returned int32\[4, 4\]; expected float32\[4, 4\]",
+    ),
+    "after_step of another tree": (
+        dict(leaf=lambda leaf: leaf.weight, after_step=returning((1.0, 2.0))),
+        r"after_step=.* returned PyTreeDef.*; expected PyTreeDef.*, as at first",
+    ),
+    "after_update of another dtype": (
+        dict(shared=Shared(1.0), after_update=returning(Shared(jnp.int32(1)))),
+        r"after_update=.* returned int32\[\] at x; expected float32\[\]",
+    ),
+    "second_mask of numbers": (
+        dict(second_mask=lambda layers, masks: [jnp.zeros(W)]),
+        r"second_mask=.* returned float32\[4, 4\].*expected bool",
+    ),
+    "second_mask of too many": (
+        dict(second_mask=lambda layers, masks: [*masks, *masks]),
+        "second_mask=.* returned 2 masks; expected 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_a_rule_returns_is_checked_by_name(name):
+    changes, message = WRONG[name]
+    order = "step_then_update"
+    method = rewiring("x", **BASE, drop_schedule="constant", update_order=order).but(**changes)
+    tx = dstjax.sparsify(optax.sgd(0.1), method)
+    params = {"w": jnp.ones(W)}
+    with pytest.raises(ValueError, match=f"the rule {message}"):
+        tx.update(params, tx.init(params), params, rewire=True)
+
+
+def test_trainable_is_boolean():
+    method = methods.dpf(sparsity=0.5, end_step=50).but(trainable=lambda leaf: leaf.weight)
+    tx = dstjax.sparsify(optax.sgd(0.1), method)
+    params = {"w": jnp.ones(W)}
+    with pytest.raises(ValueError, match=r"the rule trainable=.* returned float32\[4, 4\].*expected bool"):
+        tx.update(params, tx.init(params), params)
+
+
+def test_common_fields_are_one_update_a_step_by_default():
+    masking, schedule = common_fields(sparsity=0.5)
+    assert masking == Masking(0.5)
+    assert schedule == schedules.UpdateSchedule(1)
+    assert views.masked(jnp.int32(0), None) == views.Masked()
