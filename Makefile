@@ -2,13 +2,14 @@
 # Another interpreter: PYTHON=python3.12 make env
 
 PYTHON ?= python3
+NEWEST ?= python3.13
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test slow lint types bench colabs wheel clean
+.PHONY: help env demo test slow newest lint types bench colabs wheel wheel-test clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
 
 env: .venv/.stamp  ## make .venv with the pinned dependencies and dstjax itself
 
@@ -31,11 +32,27 @@ demo: env  ## compare five methods at three sparsities on the digits data
 	  --workdir runs/demo
 
 test: env  ## the tests, and the examples in the docstrings and the pages
-	$(BIN)/python -m pytest -n 2 tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal --optimised tests
 	$(BIN)/python -m pytest --doctest-modules --doctest-glob='*.md' dstjax README.md docs
 
 slow: env  ## the thorough tests
-	$(BIN)/python -m pytest -m slow -n 2 tests
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal tests
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal --optimised tests
+
+# NEWEST names the interpreter; where it does not run, $(PYTHON) takes its place, and the output says so.
+newest:  ## engine, frameworks, programs and a training with the newest Python, jax, flax and optax
+	@python=$(NEWEST); $$python -c '' 2>/dev/null || { python=$(PYTHON); \
+	  echo "$(NEWEST) does not run here: $$($(PYTHON) --version) in its place" >&2; }; \
+	$$python -m venv --clear .venv-newest
+	.venv-newest/bin/python -m pip install --quiet --upgrade -e '.[test]'
+	.venv-newest/bin/python -c 'import sys; from importlib.metadata import version; \
+	  print("Python", sys.version.split()[0], *(f"{n} {version(n)}" for n in ("jax", "flax", "optax")), sep=", ")'
+	.venv-newest/bin/python -m pytest -n 2 --dist worksteal -o cache_dir=.pytest_cache/newest \
+	  tests/dstjax/_engine tests/dstjax/program $(addprefix tests/dstjax/test_,$(addsuffix .py, \
+	  conformance frameworks transform sharding))
+	workdir=$$(mktemp -d) && .venv-newest/bin/python -m experiments.train --config experiments/configs/digits.py \
+	  --workdir $$workdir --config.method=dst_ee --config.steps=200 && rm -r $$workdir
 
 lint: env  ## formatting and lint
 	$(BIN)/ruff format --check .
@@ -54,6 +71,11 @@ wheel: env  ## build the wheel into dist/
 	rm -rf build dist
 	$(BIN)/python -m build --wheel
 
+wheel-test: wheel  ## try the wheel in an empty folder, with what it brings itself and nothing else
+	$(BIN)/python -m venv --clear build/wheel
+	build/wheel/bin/python -m pip install --quiet --constraint requirements.txt dist/*.whl
+	folder=$$(mktemp -d) && cd $$folder && $(CURDIR)/build/wheel/bin/python -I $(CURDIR)/.ci/wheel.py && rmdir $$folder
+
 clean:  ## remove .venv, caches and builds (runs/ stays)
-	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,13 +5,11 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Eight virtual devices, for the tests of sharding. XLA reads this when jax makes its first array.
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Compiling is most of what the tests do, and few of them ask how good a program is: those are marked `optimised`.
-# Processes that a test starts compile cheaply too.
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 
 import hypothesis
 import jax
@@ -29,26 +27,40 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
+# Compiling is most of what the tests do, and few of them ask how good a program is: the others leave out what takes XLA
+# longest. The processes that a test starts do so too.
+CHEAP_FLAGS, CHEAP = "--xla_cpu_use_fusion_emitters=false", "jax_disable_most_optimizations"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--optimised", action="store_true", help="run the tests marked optimised alone, with all of XLA's optimisations"
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    # A second run takes the programs of the first, and so do the processes that a test starts.
+    settings: dict[str, Any] = {}
+    if not config.getoption("--optimised"):
+        os.environ["XLA_FLAGS"] += f" {CHEAP_FLAGS}"
+        settings[CHEAP] = True
+    # A second run takes the programs of the first.
     cache = getattr(config, "cache", None)
     if cache is not None:
-        stored = {
-            "jax_compilation_cache_dir": str(cache.mkdir("jax")),
-            "jax_persistent_cache_min_compile_time_secs": 0.0,
-            "jax_persistent_cache_min_entry_size_bytes": -1,
-        }
-        for name, value in stored.items():
-            jax.config.update(name, value)
-            os.environ[name.upper()] = str(value)
+        settings["jax_compilation_cache_dir"] = str(cache.mkdir("jax"))
+        settings["jax_persistent_cache_min_compile_time_secs"] = 0.0
+        settings["jax_persistent_cache_min_entry_size_bytes"] = -1
+    for name, value in settings.items():
+        jax.config.update(name, value)
+        os.environ[name.upper()] = str(value)
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Compiles cheaply, or as a user would. jax's key of programs in memory leaves this out, that on disk does not."""
-    cheap = item.get_closest_marker("optimised") is None
-    if cheap != jax.config.read("jax_disable_most_optimizations"):
-        jax.config.update("jax_disable_most_optimizations", cheap)
-        jax.clear_caches()
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A process compiles one way or the other, since XLA reads its flags once."""
+    wanted = config.getoption("--optimised")
+    others = [item for item in items if (item.get_closest_marker("optimised") is not None) != wanted]
+    if others:
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if (item.get_closest_marker("optimised") is not None) == wanted]
 
 
 @pytest.fixture(autouse=True, scope="module")
