@@ -39,10 +39,12 @@ def check_bool(name: str, value: Any) -> None:
         raise ValueError(f"{name}={value!r} is not accepted; expected True or False.")
 
 
-def check_callable(name: str, value: Any, form: str, *, optional: bool = False) -> None:
-    """Refuses what cannot be called; ``form`` says how it will be."""
-    if not callable(value) and not (optional and value is None):
-        raise ValueError(f"{name}={value!r} is not accepted; expected a function {form}{', or None' * optional}.")
+def check_rules(record: Any, optional: bool = False, /, **arguments: str) -> None:
+    """Refuses fields of a record that cannot be called, nor left out if ``optional``; names what each is called with."""
+    for name, of in arguments.items():
+        value = getattr(record, name)
+        if not callable(value) and not (optional and value is None):
+            raise ValueError(f"{name}={value!r} is not accepted; expected a function ({of}){', or None' * optional}.")
 
 
 def suggest(value: Any, choices: Iterable[str]) -> str:

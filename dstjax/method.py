@@ -12,7 +12,7 @@ import jax
 
 from dstjax import budgets, criteria, distributions, schedules, structures, views
 from dstjax._arrays.trees import is_traced
-from dstjax.checks import check_bool, check_callable, check_choice, check_integer, check_number
+from dstjax.checks import check_bool, check_choice, check_integer, check_number, check_rules
 from dstjax.rules import Layers, Leaf, Memory, Value, value
 
 UPDATE_ORDERS = ("skip", "step_then_update", "update_then_step")
@@ -41,7 +41,7 @@ class Masking(Value):
         if isinstance(self.distribution, Mapping) and not isinstance(self.distribution, distributions.DensityMap):
             entries = tuple((pattern, float(density)) for pattern, density in self.distribution.items())
             object.__setattr__(self, "distribution", distributions.DensityMap(entries))
-        check_callable("maskable", self.maskable, "(path, leaf) -> bool", optional=True)
+        check_rules(self, True, maskable="path, leaf")
         if not all(hasattr(self.structure, name) for name in ("counts", "best", "drop", "grow")):
             raise ValueError(
                 f"structure={self.structure!r} is not accepted; expected one from dstjax.structures, such as n_m(2, 4)."
@@ -94,11 +94,8 @@ class Updates(Value):
             raise ValueError(
                 f"schedule={self.schedule!r} is not accepted; expected one such as schedules.UpdateSchedule."
             )
-        check_callable("n_kept", self.n_kept, "n_kept(layers)")
-        check_callable("n_grown", self.n_grown, "n_grown(layers, kept)", optional=True)
-        check_callable("drop_score", self.drop_score, "score(leaf)")
-        check_callable("grow_score", self.grow_score, "score(leaf)")
-        check_callable("new_weights", self.new_weights, "new_weights(leaf, grown)", optional=True)
+        check_rules(self, n_kept="layers", drop_score="leaf", grow_score="leaf")
+        check_rules(self, True, n_grown="layers, kept", new_weights="leaf, grown")
         check_bool("regrow_dropped", self.regrow_dropped)
         check_bool("counters", self.counters)
         check_choice("scope", self.scope, SCOPES)
@@ -130,11 +127,8 @@ class Remembered(Value):
     def __post_init__(self) -> None:
         """Checks each field, and that what changes is there."""
         super().__post_init__()
-        check_callable("leaf", self.leaf, "leaf(leaf)", optional=True)
-        check_callable("before_step", self.before_step, "before_step(leaf)", optional=True)
-        check_callable("after_step", self.after_step, "after_step(leaf, is_update)", optional=True)
-        check_callable("after_update", self.after_update, "after_update(layers, kept, masks)", optional=True)
-        check_callable("second_mask", self.second_mask, "second_mask(layers, masks)", optional=True)
+        check_rules(self, True, leaf="leaf", before_step="leaf", after_step="leaf, is_update")
+        check_rules(self, True, after_update="layers, kept, masks", second_mask="layers, masks")
         check_integer("lag", self.lag, 1)
         if self.measure is not None:
             check_choice("measure", self.measure, ("value", "metric"))
@@ -155,10 +149,8 @@ class Seen(Value):
     def __post_init__(self) -> None:
         """Checks each field, and that only what has a view says what is trained."""
         super().__post_init__()
-        check_callable("gradient", self.gradient, "gradient(leaf)", optional=True)
-        check_callable("view", self.view, "view(step, memory)", optional=True)
-        for name, form in (("trainable", "trainable(leaf)"), ("trains_dense", "trains_dense(step)")):
-            check_callable(name, getattr(self, name), form, optional=True)
+        check_rules(self, True, gradient="leaf", view="step, memory", trainable="leaf", trains_dense="step")
+        for name in ("trainable", "trains_dense"):
             if getattr(self, name) is not None and self.view is None:
                 raise ValueError(f"{name} is not accepted with view=None; expected what the forward pass sees.")
 

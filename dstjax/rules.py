@@ -8,6 +8,7 @@ equal parameters are equal, and it can be hashed, printed and pickled.
 import copyreg
 import dataclasses
 import pickle
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
 import jax
@@ -75,8 +76,7 @@ class Value:
     def __post_init__(self) -> None:
         """Replaces scalars of NumPy and JAX by Python numbers."""
         for name, x in self._fields().items():
-            if hasattr(x, "item") and getattr(x, "ndim", None) == 0 and not is_traced(x):
-                object.__setattr__(self, name, x.item())
+            object.__setattr__(self, name, tuple(map(_plain, x)) if type(x) is tuple else _plain(x))
 
     def _fields(self) -> dict[str, Any]:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}  # type: ignore[arg-type]
@@ -142,12 +142,43 @@ def value(cls: _Class) -> _Class:
     return made
 
 
+@value
+class Bound(Value):
+    """A function whose first arguments are given; see :func:`bind`."""
+
+    function: Callable[..., Any]
+    parameters: tuple[Any, ...]
+
+    def __call__(self, *args: Any) -> Any:
+        """Calls the function with the rest."""
+        return self.function(*self.parameters, *args)
+
+    def __repr__(self) -> str:
+        """As a call."""
+        return f"{described(self.function)}({', '.join(map(described, self.parameters))})"
+
+
+def bind(function: Callable[..., Any], *parameters: Any) -> Bound:
+    """Makes a rule of a function by giving its first arguments; equal to others of the same function and arguments.
+
+    >>> def power_of_gradient(power, leaf):
+    ...     return abs(leaf.gradient) ** power
+    >>> bind(power_of_gradient, 2.0) == bind(power_of_gradient, 2.0)
+    True
+    """
+    return Bound(function, parameters)
+
+
 def _made_anew(cls: type, fields: dict[str, Any]) -> Any:
     made = copyreg.__newobj__(cls)  # type: ignore[attr-defined]
     for name, x in fields.items():
         object.__setattr__(made, name, x)
     made.__post_init__()
     return made
+
+
+def _plain(x: Any) -> Any:
+    return x.item() if getattr(x, "ndim", None) == 0 and hasattr(x, "item") and not is_traced(x) else x
 
 
 def holds_traced(x: Any) -> bool:

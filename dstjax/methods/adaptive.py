@@ -5,6 +5,7 @@ and then grows theta * (gamma - n) of the missing ones at random, theta = 1 - (p
 normalised tunable sigmoid. The last update only drops. Give ``update_period`` = the steps of an epoch.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -14,23 +15,19 @@ from dstjax import budgets
 from dstjax.checks import check_choice, check_integer, check_number
 from dstjax.method import Method, rewiring
 from dstjax.methods.catalogue import catalogued
-from dstjax.rules import Layers, Value, value
+from dstjax.rules import Layers, bind
 
 __all__ = ["accset", "dynset", "lset"]
 
 PERFORMANCES = ("accuracy", "loss", "validation_loss")
+Paused = Callable[[Layers], jax.Array]
 _DEFAULTS: dict[str, Any] = dict(
     drop="set_fraction", grow="random", drop_schedule="constant", update_order="step_then_update"
 )
 
 
 @catalogued(
-    family="performance-driven",
-    label="AccSET",
-    papers=("lapshyna2020", "scholte2022"),
-    cost="always_sparse",
-    needs=("metric=",),
-    **_DEFAULTS,
+    "AccSET", "performance-driven", "lapshyna2020", "scholte2022", cost="always_sparse", needs=("metric=",), **_DEFAULTS
 )
 def accset(*, k: float = 0.0, **shared: Any) -> Method:
     """AccSET: the performance is the validation accuracy, passed as ``metric=`` in [0, 1] at each mask update.
@@ -48,14 +45,7 @@ def accset(*, k: float = 0.0, **shared: Any) -> Method:
     return _regrowing("accset", "accuracy", k, None, shared)
 
 
-@catalogued(
-    family="performance-driven",
-    label="LSET",
-    papers=("scholte2022",),
-    cost="always_sparse",
-    needs=("value=", "metric="),
-    **_DEFAULTS,
-)
+@catalogued("LSET", "performance-driven", "scholte2022", cost="always_sparse", needs=("value=", "metric="), **_DEFAULTS)
 def lset(*, performance: str = "loss", k: float = 0.0, **shared: Any) -> Method:
     """LSET: the performance is p = 1 - loss / first loss.
 
@@ -73,12 +63,7 @@ def lset(*, performance: str = "loss", k: float = 0.0, **shared: Any) -> Method:
 
 
 @catalogued(
-    family="performance-driven",
-    label="DynSET",
-    papers=("scholte2022",),
-    cost="always_sparse",
-    needs=("value=", "metric="),
-    **_DEFAULTS,
+    "DynSET", "performance-driven", "scholte2022", cost="always_sparse", needs=("value=", "metric="), **_DEFAULTS
 )
 def dynset(*, performance: str = "loss", k: float = 0.0, lag: int = 3, **shared: Any) -> Method:
     """DynSET: LSET, with a pause whenever the performance is worse than ``lag`` updates ago.
@@ -103,68 +88,50 @@ def sigmoid(p: jax.Array, k: float) -> jax.Array:
     return (p - p * k) / (k - 2 * k * jnp.abs(p) + 1)
 
 
-@value
-class _Paused(Value):
+def _paused(performance: str, lag: int | None, layers: Layers) -> jax.Array:
     """Whether nothing moves: the performance is no finite number, or worse than ``lag`` updates ago."""
-
-    performance: str
-    lag: int | None
-
-    def __call__(self, layers: Layers) -> jax.Array:
-        m = layers.measured
-        assert m is not None  # the method measures
-        if self.lag is None:
-            return ~jnp.isfinite(m.now)
-        is_worse = m.now < m.before[0] if self.performance == "accuracy" else m.now > m.before[0]
-        return ~jnp.isfinite(m.now) | (is_worse & (m.updates > self.lag))
+    m = layers.measured
+    assert m is not None  # the method measures
+    if lag is None:
+        return ~jnp.isfinite(m.now)
+    is_worse = m.now < m.before[0] if performance == "accuracy" else m.now > m.before[0]
+    return ~jnp.isfinite(m.now) | (is_worse & (m.updates > lag))
 
 
-@value
-class _KeptUnlessPaused(Value):
+def _kept_unless_paused(paused: Paused, n_kept: budgets.NKept, layers: Layers) -> jax.Array:
     """The drop fraction goes, but in a pause."""
-
-    paused: _Paused
-    n_kept: budgets.NKept
-
-    def __call__(self, layers: Layers) -> jax.Array:
-        return jnp.where(self.paused(layers), layers.active, self.n_kept(layers))
+    return jnp.where(paused(layers), layers.active, n_kept(layers))
 
 
-@value
-class _Deficit(Value):
-    """theta of the connections that are missing; none in a pause, nor in the last update."""
+def _deficit(
+    performance: str, paused: Paused, k: float, last: int | None, layers: Layers, kept: jax.Array
+) -> jax.Array:
+    """The share theta of the connections that are missing; none in a pause, nor in the last update."""
+    p = jnp.nan_to_num(_level(performance, layers))
+    grown = budgets.share(jnp.maximum(layers.target - kept, 0), 1 - sigmoid(p, k))
+    still = paused(layers)
+    return jnp.where(still if last is None else still | (layers.update_index >= last), 0, grown)
 
-    paused: _Paused
-    k: float
-    last: int | None  # index of the last update
 
-    def __call__(self, layers: Layers, kept: jax.Array) -> jax.Array:
-        p = jnp.nan_to_num(self.level(layers))
-        grown = budgets.share(jnp.maximum(layers.target - kept, 0), 1 - sigmoid(p, self.k))
-        still = self.paused(layers)
-        return jnp.where(still if self.last is None else still | (layers.update_index >= self.last), 0, grown)
-
-    def level(self, layers: Layers) -> jax.Array:
-        """p, the performance in [0, 1]: the accuracy, or by how much the loss has fallen since the first update."""
-        m = layers.measured
-        assert m is not None  # the method measures
-        if self.paused.performance == "accuracy":
-            return m.now
-        return jnp.clip(1 - m.now / jnp.where(m.first == 0, 1, m.first), 0, 1)
+def _level(performance: str, layers: Layers) -> jax.Array:
+    """p, the performance in [0, 1]: the accuracy, or by how much the loss has fallen since the first update."""
+    m = layers.measured
+    assert m is not None  # the method measures
+    return m.now if performance == "accuracy" else jnp.clip(1 - m.now / jnp.where(m.first == 0, 1, m.first), 0, 1)
 
 
 def _regrowing(name: str, performance: str, k: float, lag: int | None, shared: dict[str, Any]) -> Method:
     check_choice("performance", performance, PERFORMANCES)
     check_number("k", k, "a number in (-1, 1)", lambda v: -1 < v < 1)
     base = rewiring(name, **shared)
-    updates, paused = base.moving.schedule.count, _Paused(performance, lag)
+    updates, paused = base.moving.schedule.count, bind(_paused, performance, lag)
     measure = "value" if performance == "loss" else "metric"
     return base.but(
         promises="free",
         needs=(measure,),
         metric="accuracy" if performance == "accuracy" else "loss",
-        n_kept=_KeptUnlessPaused(paused, base.moving.n_kept),
-        n_grown=_Deficit(paused, k, None if updates is None else updates - 1),
+        n_kept=bind(_kept_unless_paused, paused, base.moving.n_kept),
+        n_grown=bind(_deficit, performance, paused, k, None if updates is None else updates - 1),
         measure=measure,
         lag=lag or 1,
     )

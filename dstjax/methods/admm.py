@@ -10,7 +10,7 @@ from dstjax.checks import check_number
 from dstjax.masks import zero_outside
 from dstjax.method import Method, Remembered, Seen, Start, Updates, common_fields, refuse_n_m
 from dstjax.methods.catalogue import catalogued
-from dstjax.rules import Layers, Leaf, Value, value
+from dstjax.rules import Layers, Leaf, bind
 
 __all__ = ["admm"]
 
@@ -26,62 +26,34 @@ def _begin(leaf: Leaf) -> _Split:
     return _Split(jnp.zeros_like(leaf.weight), jnp.zeros_like(leaf.weight))
 
 
-@value
-class _PrunedAt(Value):
+def _pruned_at(last: int, layers: Layers) -> jax.Array:
     """All weights stay until the last update, which prunes."""
-
-    last: int
-
-    def __call__(self, layers: Layers) -> jax.Array:
-        return jnp.where(layers.step == self.last, layers.target, layers.active)
+    return jnp.where(layers.step == last, layers.target, layers.active)
 
 
-@value
-class _Projected(Value):
+def _projected(structure: structures.Structure, layers: Layers, masks: list[jax.Array]) -> list[jax.Array]:
     """Where P(W + U) is not zero."""
-
-    structure: structures.Structure
-
-    def __call__(self, layers: Layers, masks: list[jax.Array]) -> list[jax.Array]:
-        del masks
-        sums = [jnp.abs(leaf.weight + leaf.memory.u) for leaf in layers.leaves]
-        nothing = [jnp.zeros(s.shape, bool) for s in sums]
-        return self.structure.grow(sums, nothing, [~n for n in nothing], layers.target)
+    del masks
+    sums = [jnp.abs(leaf.weight + leaf.memory.u) for leaf in layers.leaves]
+    nothing = [jnp.zeros(s.shape, bool) for s in sums]
+    return structure.grow(sums, nothing, [~n for n in nothing], layers.target)
 
 
-@value
-class _Dual(Value):
+def _dual(first: int, leaf: Leaf, is_update: Any) -> _Split:
     """Z = P(W + U) and U = U + W - Z after each update; the first begins with U = 0."""
-
-    first: int
-
-    def __call__(self, leaf: Leaf, is_update: Any) -> _Split:
-        z, u = leaf.memory
-        inside = zero_outside(leaf.weight + u, leaf.second_mask)
-        moved = jnp.where(leaf.step == self.first, u, u + leaf.weight - inside)
-        return _Split(jnp.where(is_update, inside, z), jnp.where(is_update, moved, u))
+    z, u = leaf.memory
+    inside = zero_outside(leaf.weight + u, leaf.second_mask)
+    moved = jnp.where(leaf.step == first, u, u + leaf.weight - inside)
+    return _Split(jnp.where(is_update, inside, z), jnp.where(is_update, moved, u))
 
 
-@value
-class _Pulled(Value):
+def _pulled(rho: float, first: int, last: int, leaf: Leaf) -> jax.Array:
     """dL/dW + rho * (W - Z + U) between the first update and the last."""
-
-    rho: float
-    first: int
-    last: int
-
-    def __call__(self, leaf: Leaf) -> jax.Array:
-        pulls = (leaf.step > self.first) & (leaf.step <= self.last)
-        return leaf.gradient + jnp.where(pulls, self.rho * (leaf.weight - leaf.memory.z + leaf.memory.u), 0)
+    pulls = (leaf.step > first) & (leaf.step <= last)
+    return leaf.gradient + jnp.where(pulls, rho * (leaf.weight - leaf.memory.z + leaf.memory.u), 0)
 
 
-@catalogued(
-    family="dense to sparse",
-    label="ADMM",
-    papers=("zhang2018",),
-    cost="dense_then_sparse",
-    distribution="uniform",
-)
+@catalogued("ADMM", "dense to sparse", "zhang2018", cost="dense_then_sparse", distribution="uniform")
 def admm(*, rho: float = 0.01, **scheduled: Any) -> Method:
     """ADMM: trains dense, pulls the weights towards a sparse copy, prunes, and trains what is left.
 
@@ -107,13 +79,13 @@ def admm(*, rho: float = 0.01, **scheduled: Any) -> Method:
             "last one prunes; expected an end_step with two updates before it at least."
         )
     first, last = schedule.first, schedule.steps[-1]
-    n_kept, n_grown = _PrunedAt(last), budgets.To(_PrunedAt(last))
+    n_kept, n_grown = bind(_pruned_at, last), budgets.To(bind(_pruned_at, last))
     return Method(
         "admm",
         masking,
         Start(sparsity=0),
         Updates(schedule, n_kept, n_grown, grow_score=criteria.magnitude, order="step_then_update"),
-        Remembered(_begin, after_step=_Dual(first), second_mask=_Projected(masking.structure)),
-        Seen(gradient=_Pulled(rho, first, last)),
+        Remembered(_begin, after_step=bind(_dual, first), second_mask=bind(_projected, masking.structure)),
+        Seen(gradient=bind(_pulled, rho, first, last)),
         promises="reached",
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 from dstjax.checks import check_choice, suggest
 from dstjax.method import Method, rewiring
-from dstjax.methods.references import ENTRIES
+from dstjax.methods.references import entries
 
 FAMILIES = (
     "baseline",
@@ -20,6 +20,11 @@ FAMILIES = (
 )
 # What a loop must do beyond update(grads, opt_state, params).
 NEEDS = ("initial_masks=", "set_masks", "value=", "metric=", "full_gradient=", "forward_params")
+
+# The defaults that the code of ITOP, GraNet and SNFS has in common.
+ITOP: dict[str, Any] = dict(
+    drop_fraction=0.5, drop_schedule="cosine_floor", rounding="ceil", update_order="step_then_update"
+)
 
 Entry = Callable[..., Method]
 
@@ -40,11 +45,11 @@ class About:
 
     def reference(self) -> str:
         """The BibTeX entries of its papers, with a blank line between."""
-        return "\n\n".join(ENTRIES.get(paper, paper) for paper in self.papers)
+        return "\n\n".join(entries().get(paper, paper) for paper in self.papers)
 
 
 def catalogued(
-    *, family: str, label: str, papers: tuple[str, ...], cost: str, needs: tuple[str, ...] = (), **defaults: Any
+    label: str, family: str, *papers: str, cost: str, needs: tuple[str, ...] = (), **defaults: Any
 ) -> Callable[[Entry], Entry]:
     """Turns a function into an entry of the catalogue.
 
@@ -55,9 +60,9 @@ def catalogued(
     the nearest. :func:`dstjax.methods.about` returns the rest.
 
     Args:
-      family: one of FAMILIES.
       label: the name as its paper writes it.
-      papers: keys of :mod:`dstjax.methods.references`, or BibTeX entries.
+      family: one of FAMILIES.
+      *papers: keys of :mod:`dstjax.methods.references`, or BibTeX entries.
       cost: the function of :mod:`dstjax.costs.formulas` that gives its training FLOPs.
       needs: what a loop must do besides, of NEEDS.
       **defaults: hyper-parameters whose defaults are not those of ``rewiring``.

@@ -13,7 +13,7 @@ from dstjax.checks import check_number
 from dstjax.masks import zero_outside
 from dstjax.method import Method, Remembered, Seen, Updates, common_fields
 from dstjax.methods.catalogue import catalogued
-from dstjax.rules import Layers, Leaf, Value, value
+from dstjax.rules import Layers, Leaf, bind
 from dstjax.selection import count_true
 
 __all__ = ["deepr", "soft_deepr"]
@@ -43,30 +43,18 @@ def _fixed(leaf: Leaf) -> _Fixed:
     return _Fixed(_sign(leaf))
 
 
-@value
-class _Depth(Value):
+def _depth(depth: float, leaf: Leaf) -> _Soft:
     """Signs, and how far below zero a dormant connection may walk; dormant ones begin at the lowest value."""
-
-    depth: float  # T / l1
-
-    def __call__(self, leaf: Leaf) -> _Soft:
-        sign, density = _sign(leaf), jnp.mean(leaf.mask, dtype=jnp.float32)
-        return _Soft(jnp.where(leaf.mask, sign, -sign), -self.depth * (1 / density - 1))
+    sign, density = _sign(leaf), jnp.mean(leaf.mask, dtype=jnp.float32)
+    return _Soft(jnp.where(leaf.mask, sign, -sign), -depth * (1 / density - 1))
 
 
-@value
-class _Noisy(Value):
+def _noisy(noise: float, l1: float, soft: bool, leaf: Leaf) -> jax.Array:
     """dE/dtheta + l1 - noise * nu; where connections are ``soft`` the pull is that of the active ones alone."""
-
-    noise: float
-    l1: float
-    soft: bool
-
-    def __call__(self, leaf: Leaf) -> jax.Array:
-        w = leaf.weight
-        pull = leaf.gradient + self.l1 * leaf.memory.sign.astype(w.dtype)
-        nu = jax.random.normal(leaf.key, w.shape, w.dtype, out_sharding=jax.typeof(w).sharding)
-        return (zero_outside(pull, leaf.mask) if self.soft else pull) - self.noise * nu
+    w = leaf.weight
+    pull = leaf.gradient + l1 * leaf.memory.sign.astype(w.dtype)
+    nu = jax.random.normal(leaf.key, w.shape, w.dtype, out_sharding=jax.typeof(w).sharding)
+    return (zero_outside(pull, leaf.mask) if soft else pull) - noise * nu
 
 
 def _alive(layers: Layers) -> jax.Array:
@@ -91,12 +79,7 @@ def _not_below(leaf: Leaf, grown: jax.Array) -> jax.Array:
     return jnp.maximum(_theta(leaf), lowest) * leaf.memory.sign.astype(leaf.weight.dtype)
 
 
-@catalogued(
-    family="sparse to sparse",
-    label="DeepR",
-    papers=("bellec2018",),
-    cost="always_sparse",
-)
+@catalogued("DeepR", "sparse to sparse", "bellec2018", cost="always_sparse")
 def deepr(*, noise: float = 1e-5, l1: float = 1e-5, **common: Any) -> Method:
     """DeepR: noisy descent with fixed signs; connections that cross zero die, and as many random ones wake up.
 
@@ -123,17 +106,11 @@ def deepr(*, noise: float = 1e-5, l1: float = 1e-5, **common: Any) -> Method:
         order="step_then_update",
         new_weights=_woken,
     )
-    seen = Seen(gradient=_Noisy(noise, l1, soft=False))
+    seen = Seen(gradient=bind(_noisy, noise, l1, False))
     return Method("deepr", masking, updates=updates, remembered=Remembered(_fixed), seen=seen)
 
 
-@catalogued(
-    family="sparse to sparse",
-    label="Soft-DeepR",
-    papers=("bellec2018",),
-    cost="always_sparse",
-    needs=("forward_params",),
-)
+@catalogued("Soft-DeepR", "sparse to sparse", "bellec2018", cost="always_sparse", needs=("forward_params",))
 def soft_deepr(*, noise: float = 1e-5, l1: float = 1e-5, learning_rate: float = 0.05, **common: Any) -> Method:
     """Soft-DeepR: dormant connections walk at random below zero and wake up when they cross it.
 
@@ -161,8 +138,8 @@ def soft_deepr(*, noise: float = 1e-5, l1: float = 1e-5, learning_rate: float = 
         updates=Updates(
             every_step, budgets.none, _positive, grow_score=_theta, order="step_then_update", new_weights=_not_below
         ),
-        remembered=Remembered(_Depth(learning_rate * noise**2 / 2 / l1)),
-        seen=Seen(gradient=_Noisy(noise, l1, soft=True), view=views.masked),
+        remembered=Remembered(bind(_depth, learning_rate * noise**2 / 2 / l1)),
+        seen=Seen(gradient=bind(_noisy, noise, l1, True), view=views.masked),
         promises="free",
     )
 

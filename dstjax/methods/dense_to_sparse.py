@@ -12,21 +12,15 @@ import jax.numpy as jnp
 from dstjax import budgets, criteria, schedules
 from dstjax.checks import check_choice, check_integer
 from dstjax.method import SCOPES, Method, Start, Updates, common_fields, fixed, refuse_map, refuse_n_m, rewiring
-from dstjax.methods.catalogue import catalogued
-from dstjax.rules import Layers, Value, value
+from dstjax.methods.catalogue import ITOP, catalogued
+from dstjax.rules import Layers, bind
 from dstjax.selection import count_true
 from dstjax.structures import WEIGHT
 
 __all__ = ["gap", "gmp", "granet", "one_shot", "sis"]
 
 
-@catalogued(
-    family="dense to sparse",
-    label="GMP",
-    papers=("zhu2017",),
-    cost="cubic_ramp",
-    distribution="uniform",
-)
+@catalogued("GMP", "dense to sparse", "zhu2017", cost="cubic_ramp", distribution="uniform")
 def gmp(*, scope: str = "layer", **scheduled: Any) -> Method:
     """Gradual magnitude pruning: the sparsity rises by a cubic from 0 at ``start_step`` to its end at the last update.
 
@@ -49,13 +43,7 @@ def gmp(*, scope: str = "layer", **scheduled: Any) -> Method:
     return Method("gmp", masking, Start(sparsity=0), updates, promises=promises)
 
 
-@catalogued(
-    family="dense to sparse",
-    label="one-shot",
-    papers=("han2015",),
-    cost="dense_then_sparse",
-    distribution="uniform",
-)
+@catalogued("one-shot", "dense to sparse", "han2015", cost="dense_then_sparse", distribution="uniform")
 def one_shot(*, prune_step: int, scope: str = "layer", **common: Any) -> Method:
     """Trains dense for ``prune_step`` steps, keeps the largest weights, and fine-tunes them.
 
@@ -85,12 +73,7 @@ def one_shot(*, prune_step: int, scope: str = "layer", **common: Any) -> Method:
 
 
 @catalogued(
-    family="dense to sparse",
-    label="SIS",
-    papers=("verma2021",),
-    cost="dense_then_sparse",
-    needs=("set_masks",),
-    distribution="uniform",
+    "SIS", "dense to sparse", "verma2021", cost="dense_then_sparse", needs=("set_masks",), distribution="uniform"
 )
 def sis(*, prune_step: int, **common: Any) -> Method:
     """Trains dense for ``prune_step`` steps, finds sparse layers with the same activations, and fine-tunes them.
@@ -110,53 +93,26 @@ def sis(*, prune_step: int, **common: Any) -> Method:
     return fixed("sis", start=Start(sparsity=0, pruner="sis", prune_step=prune_step), promises="reached", **common)
 
 
-@value
-class _GloballyPruned(Value):
+def _globally_pruned(progress: schedules.Cubic, layers: Layers) -> jax.Array:
     """Active weights of each layer after the smallest of the whole network went, as a ramp says."""
-
-    progress: schedules.Cubic
-
-    def __call__(self, layers: Layers) -> jax.Array:
-        whole = jnp.sum(layers.initial)
-        stay = whole - self.progress.of(whole - jnp.sum(layers.target), layers.update_index)
-        sizes, masks = [jnp.abs(leaf.weight) for leaf in layers.leaves], [leaf.mask for leaf in layers.leaves]
-        return count_true(WEIGHT.drop(sizes, masks, stay, list, layers.target)[0])
+    whole = jnp.sum(layers.initial)
+    stay = whole - progress.of(whole - jnp.sum(layers.target), layers.update_index)
+    sizes, masks = [jnp.abs(leaf.weight) for leaf in layers.leaves], [leaf.mask for leaf in layers.leaves]
+    return count_true(WEIGHT.drop(sizes, masks, stay, list, layers.target)[0])
 
 
-@value
-class _OfThose(Value):
+def _of_those(left: budgets.NKept, n_kept: budgets.NKept, layers: Layers) -> jax.Array:
     """How many stay of the active weights that another rule has left."""
-
-    left: budgets.NKept
-    n_kept: budgets.NKept
-
-    def __call__(self, layers: Layers) -> jax.Array:
-        return self.n_kept(layers._replace(active=self.left(layers)))
+    return n_kept(layers._replace(active=left(layers)))
 
 
-@value
-class _Moved(Value):
+def _moved(left: budgets.NKept, n_kept: budgets.NKept, layers: Layers, kept: jax.Array) -> jax.Array:
     """Grows as many as one rule leaves and the next does not keep, whatever a common ranking kept."""
-
-    left: budgets.NKept
-    n_kept: budgets.NKept
-
-    def __call__(self, layers: Layers, kept: jax.Array) -> jax.Array:
-        del kept
-        return self.left(layers) - self.n_kept(layers)
+    del kept
+    return left(layers) - n_kept(layers)
 
 
-@catalogued(
-    family="dense to sparse",
-    label="GraNet",
-    papers=("liu2021granet",),
-    cost="ramp_with_growth",
-    update_period=1000,
-    drop_fraction=0.5,
-    drop_schedule="cosine_floor",
-    rounding="ceil",
-    update_order="step_then_update",
-)
+@catalogued("GraNet", "dense to sparse", "liu2021granet", cost="ramp_with_growth", update_period=1000, **ITOP)
 def granet(*, initial_sparsity: float = 0.5, prune_end_step: int | None = None, **shared: Any) -> Method:
     """GraNet: gradual pruning over all layers, and at each update a regrowth of what each layer then drops.
 
@@ -175,40 +131,28 @@ def granet(*, initial_sparsity: float = 0.5, prune_end_step: int | None = None, 
     """
     base = rewiring("granet", **shared)
     refuse_n_m("granet", base.masking)
-    pruned = _GloballyPruned(schedules.Cubic(cast(schedules.UpdateSchedule, base.moving.schedule), prune_end_step))
-    n_kept = _OfThose(pruned, base.moving.n_kept)
+    pruned = bind(
+        _globally_pruned, schedules.Cubic(cast(schedules.UpdateSchedule, base.moving.schedule), prune_end_step)
+    )
+    n_kept = bind(_of_those, pruned, base.moving.n_kept)
     # In a common ranking a leaf may keep more than it has left: it grows its drop fraction all the same.
-    n_grown = budgets.To(pruned) if base.moving.scope == "layer" else _Moved(pruned, n_kept)
+    n_grown = budgets.To(pruned) if base.moving.scope == "layer" else bind(_moved, pruned, n_kept)
     start = Start(sparsity=initial_sparsity)
     return base.but(promises="total", start=start, n_kept=n_kept, n_grown=n_grown)
 
 
-@value
-class _PartInTurn(Value):
+def _part_in_turn(partitions: int | None, last: int, layers: Layers, kept: jax.Array) -> jax.Array:
     """Grows all weights of the part of the network whose turn it is, and nothing in the last update."""
-
-    partitions: int | None
-    last: int  # index of the last update
-
-    def __call__(self, layers: Layers, kept: jax.Array) -> jax.Array:
-        leaves = len(layers.leaves)
-        parts = min(4, leaves) if self.partitions is None else self.partitions
-        if parts > leaves:
-            raise ValueError(
-                f"partitions={self.partitions} is not accepted; expected at most {leaves}, the masked leaves."
-            )
-        part = jnp.array([i * parts // leaves for i in range(leaves)])
-        turn = (part == layers.update_index % parts) & (layers.update_index < self.last)
-        return jnp.where(turn, layers.sizes - kept, 0)
+    leaves = len(layers.leaves)
+    parts = min(4, leaves) if partitions is None else partitions
+    if parts > leaves:
+        raise ValueError(f"partitions={partitions} is not accepted; expected at most {leaves}, the masked leaves.")
+    part = jnp.array([i * parts // leaves for i in range(leaves)])
+    turn = (part == layers.update_index % parts) & (layers.update_index < last)
+    return jnp.where(turn, layers.sizes - kept, 0)
 
 
-@catalogued(
-    family="dense to sparse",
-    label="GaP",
-    papers=("ma2022",),
-    cost="dense_partition",
-    distribution="uniform",
-)
+@catalogued("GaP", "dense to sparse", "ma2022", cost="dense_partition", distribution="uniform")
 def gap(*, partitions: int | None = None, **scheduled: Any) -> Method:
     """GaP: one part of the network after the other is made dense, and pruned back when the next one's turn comes.
 
@@ -233,7 +177,7 @@ def gap(*, partitions: int | None = None, **scheduled: Any) -> Method:
     updates = Updates(
         schedule,
         n_kept=budgets.target,
-        n_grown=_PartInTurn(partitions, schedule.count - 1),
+        n_grown=bind(_part_in_turn, partitions, schedule.count - 1),
         grow_score=criteria.random,
         order="step_then_update",
     )

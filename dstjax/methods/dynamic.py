@@ -14,16 +14,17 @@ from dstjax import budgets, criteria, distributions
 from dstjax.checks import check_bool, check_number
 from dstjax.masks import zero_outside
 from dstjax.method import Method, rewiring
-from dstjax.methods.catalogue import catalogued
-from dstjax.rules import Layers, Leaf, Value, value
+from dstjax.methods.catalogue import ITOP, catalogued
+from dstjax.rules import Layers, Leaf, bind
 
 __all__ = ["dst_ee", "mest", "rigl", "rigl_itop", "set"]
 
 
 @catalogued(
-    family="sparse to sparse",
-    label="SET",
-    papers=("mocanu2018", "nowak2023"),
+    "SET",
+    "sparse to sparse",
+    "mocanu2018",
+    "nowak2023",
     cost="always_sparse",
     drop="set_fraction",
     grow="random",
@@ -50,27 +51,17 @@ def set(*, epsilon: float | None = None, grown_std: float = 0.0, **shared: Any) 
             raise ValueError(f"epsilon={epsilon} is not accepted together with sparsity or distribution; give one.")
         shared["distribution"] = distributions.epsilon(epsilon)
     check_number("grown_std", grown_std, "a number >= 0", lambda v: 0 <= v < float("inf"))
-    return rewiring("set", **shared).but(new_weights=_Normal(grown_std) if grown_std else None)
+    return rewiring("set", **shared).but(new_weights=bind(_normal, grown_std) if grown_std else None)
 
 
-@value
-class _Normal(Value):
+def _normal(std: float, leaf: Leaf, grown: jax.Array) -> jax.Array:
     """Grown weights start at normal values."""
-
-    std: float
-
-    def __call__(self, leaf: Leaf, grown: jax.Array) -> jax.Array:
-        w = leaf.weight
-        drawn = jax.random.normal(leaf.key, w.shape, w.dtype, out_sharding=jax.typeof(w).sharding)
-        return jnp.where(grown, self.std * drawn, zero_outside(w, leaf.mask))
+    w = leaf.weight
+    drawn = jax.random.normal(leaf.key, w.shape, w.dtype, out_sharding=jax.typeof(w).sharding)
+    return jnp.where(grown, std * drawn, zero_outside(w, leaf.mask))
 
 
-@catalogued(
-    family="sparse to sparse",
-    label="RigL",
-    papers=("evci2020", "nowak2023"),
-    cost="dense_gradient_at_updates",
-)
+@catalogued("RigL", "sparse to sparse", "evci2020", "nowak2023", cost="dense_gradient_at_updates")
 def rigl(**shared: Any) -> Method:
     """RigL: drops the smallest weights and grows where the gradient is largest.
 
@@ -88,15 +79,7 @@ def rigl(**shared: Any) -> Method:
 
 
 @catalogued(
-    family="sparse to sparse",
-    label="RigL-ITOP",
-    papers=("liu2021itop",),
-    cost="dense_gradient_at_updates",
-    update_period=4000,
-    drop_fraction=0.5,
-    drop_schedule="cosine_floor",
-    rounding="ceil",
-    update_order="step_then_update",
+    "RigL-ITOP", "sparse to sparse", "liu2021itop", cost="dense_gradient_at_updates", update_period=4000, **ITOP
 )
 def rigl_itop(**shared: Any) -> Method:
     """RigL with the settings of in-time over-parameterisation: rare, large updates to the end of training.
@@ -111,26 +94,13 @@ def rigl_itop(**shared: Any) -> Method:
     return rewiring("rigl_itop", **shared)
 
 
-@value
-class _WithSurplus(Value):
+def _with_surplus(n_kept: budgets.NKept, last: int, layers: Layers, kept: jax.Array) -> jax.Array:
     """Grows the drop fraction on top of the target, but in the last update."""
-
-    n_kept: budgets.NKept
-    last: int  # index of the last update
-
-    def __call__(self, layers: Layers, kept: jax.Array) -> jax.Array:
-        surplus = layers.target - self.n_kept(layers._replace(active=layers.target))
-        return layers.target - kept + jnp.where(layers.update_index < self.last, surplus, 0)
+    surplus = layers.target - n_kept(layers._replace(active=layers.target))
+    return layers.target - kept + jnp.where(layers.update_index < last, surplus, 0)
 
 
-@catalogued(
-    family="sparse to sparse",
-    label="MEST",
-    papers=("yuan2021",),
-    cost="soft_memory_bound",
-    drop="mest",
-    grow="random",
-)
+@catalogued("MEST", "sparse to sparse", "yuan2021", cost="soft_memory_bound", drop="mest", grow="random")
 def mest(*, lambda_: float = 1.0, soft_bound: bool = False, **shared: Any) -> Method:
     """MEST: drops the smallest abs(w) + lambda * abs(g) and grows random weights.
 
@@ -158,17 +128,11 @@ def mest(*, lambda_: float = 1.0, soft_bound: bool = False, **shared: Any) -> Me
     updates = method.moving.schedule.count
     if updates is None:
         raise ValueError("end_step=None is not accepted with soft_bound=True, where the last update prunes.")
-    surplus = _WithSurplus(method.moving.n_kept, updates - 1)
+    surplus = bind(_with_surplus, method.moving.n_kept, updates - 1)
     return method.but(promises="reached", n_kept=budgets.target, n_grown=surplus)
 
 
-@catalogued(
-    family="sparse to sparse",
-    label="DST-EE",
-    papers=("huang2023",),
-    cost="dense_gradient_at_updates",
-    drop_fraction=0.5,
-)
+@catalogued("DST-EE", "sparse to sparse", "huang2023", cost="dense_gradient_at_updates", drop_fraction=0.5)
 def dst_ee(*, coefficient: float = 1e-3, epsilon: float = 1.0, signed: bool = False, **shared: Any) -> Method:
     """DST-EE: grows by exploitation (the gradient) plus exploration (weights seldom active before).
 

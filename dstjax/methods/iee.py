@@ -10,7 +10,7 @@ from dstjax.checks import check_bool, check_choice, check_integer
 from dstjax.masks import zero_outside
 from dstjax.method import SCOPES, Masking, Method, Seen, Updates
 from dstjax.methods.catalogue import catalogued
-from dstjax.rules import Layers, Leaf, Memory, Value, value
+from dstjax.rules import Layers, Leaf, Memory, bind
 
 __all__ = ["iee"]
 
@@ -18,79 +18,41 @@ _PROMISES = {"layer": "reached", "global": "total"}
 IMPORTANCES = {"magnitude": criteria.magnitude, "taylor": criteria.snip}
 
 
-@value
-class _Pruned(Value):
+def _pruned(stages: schedules.Stages, budget: schedules.Fractions, layers: Layers) -> jax.Array:
     """The budget of the cycle goes at the end of its first stage; later all that are left stay."""
-
-    stages: schedules.Stages
-    budget: schedules.Fractions  # of each cycle
-
-    def __call__(self, layers: Layers) -> jax.Array:
-        moving = self.budget.of(layers.target, layers.update_index // 2)
-        left = layers.active - jnp.minimum(moving, jnp.maximum(layers.active - 1, 0))
-        return jnp.where(self.stages.ends_first(layers.step), left, layers.active)
+    moving = budget.of(layers.target, layers.update_index // 2)
+    left = layers.active - jnp.minimum(moving, jnp.maximum(layers.active - 1, 0))
+    return jnp.where(stages.ends_first(layers.step), left, layers.active)
 
 
-@value
-class _GrownBack(Value):
+def _grown_back(stages: schedules.Stages, layers: Layers, kept: jax.Array) -> jax.Array:
     """As many as are missing, at the end of a cycle."""
-
-    stages: schedules.Stages
-
-    def __call__(self, layers: Layers, kept: jax.Array) -> jax.Array:
-        return jnp.where(self.stages.ends_last(layers.step), layers.target - kept, 0)
+    return jnp.where(stages.ends_last(layers.step), layers.target - kept, 0)
 
 
-@value
-class _Explored(Value):
+def _explored(stages: schedules.Stages, freeze: bool, leaf: Leaf) -> jax.Array:
     """Trains the active weights, and while the cycle explores the inactive ones; all then, without ``freeze``."""
-
-    stages: schedules.Stages
-    freeze: bool
-
-    def __call__(self, leaf: Leaf) -> jax.Array:
-        return jnp.where(self.stages.in_last(leaf.step), ~leaf.mask if self.freeze else True, leaf.mask)
+    return jnp.where(stages.in_last(leaf.step), ~leaf.mask if freeze else True, leaf.mask)
 
 
-@value
-class _FromZero(Value):
+def _from_zero(stages: schedules.Stages, leaf: Leaf, grown: jax.Array) -> jax.Array:
     """Inactive weights are zero after each prune."""
-
-    stages: schedules.Stages
-
-    def __call__(self, leaf: Leaf, grown: jax.Array) -> jax.Array:
-        del grown
-        return zero_outside(leaf.weight, leaf.mask | ~self.stages.ends_first(leaf.step))
+    del grown
+    return zero_outside(leaf.weight, leaf.mask | ~stages.ends_first(leaf.step))
 
 
-@value
-class _View(Value):
+def _view(stages: schedules.Stages, step: jax.Array, memory: Memory) -> views.View:
     """All weights in steps that explore."""
-
-    stages: schedules.Stages
-
-    def __call__(self, step: jax.Array, memory: Memory) -> views.View:
-        del memory
-        return views.Exploring(jnp.asarray(self.stages.in_last(step + 1)))
+    del memory
+    return views.Exploring(jnp.asarray(stages.in_last(step + 1)))
 
 
-@value
-class _DenseStandStill(Value):
+def _dense_stand_still(stages: schedules.Stages, step: jax.Array) -> jax.Array:
     """Leaves without a mask are trained but in steps that explore."""
-
-    stages: schedules.Stages
-
-    def __call__(self, step: jax.Array) -> jax.Array:
-        return ~self.stages.in_last(step)
+    return ~stages.in_last(step)
 
 
-@catalogued(
-    family="sparse to sparse",
-    label="IEE",
-    papers=("sun2025",),
-    cost="explore_phases",
-    needs=("forward_params",),
-)
+@catalogued("IEE", "sparse to sparse", "sun2025", cost="explore_phases", needs=("forward_params",))
 def iee(
     *,
     update_period: int = 450,
@@ -156,10 +118,12 @@ def iee(
         )
     when, end = schedules.Stages(tuple(stages), cycles), cycles * update_period
     budget = schedules.Fractions(drop_fraction, drop_schedule, range(0, end, update_period), end)
-    n_grown: budgets.NGrown = _GrownBack(when) if scope == "layer" else budgets.Pooled(_GrownBack(when))
+    n_grown: budgets.NGrown = bind(_grown_back, when) if scope == "layer" else budgets.Pooled(bind(_grown_back, when))
     drop = IMPORTANCES[importance]
     grow = drop if growth == "importance" else criteria.random
-    updates = Updates(when, _Pruned(when, budget), n_grown, drop, grow, scope=scope, order="step_then_update")
-    seen = Seen(None, _View(when), _Explored(when, freeze), _DenseStandStill(when) if freeze else None)
+    updates = Updates(when, bind(_pruned, when, budget), n_grown, drop, grow, scope=scope, order="step_then_update")
+    seen = Seen(
+        None, bind(_view, when), bind(_explored, when, freeze), bind(_dense_stand_still, when) if freeze else None
+    )
     method = Method("iee", Masking(**common), updates=updates, seen=seen, promises=_PROMISES[scope])
-    return method if explore_from == "mru" else method.but(new_weights=_FromZero(when))
+    return method if explore_from == "mru" else method.but(new_weights=bind(_from_zero, when))

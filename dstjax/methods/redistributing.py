@@ -9,8 +9,8 @@ from dstjax import budgets, criteria, schedules
 from dstjax.budgets import part_of
 from dstjax.checks import check_choice, check_number
 from dstjax.method import Method, Remembered, Updates, common_fields, rewiring
-from dstjax.methods.catalogue import catalogued
-from dstjax.rules import Layers, Leaf, Value, value
+from dstjax.methods.catalogue import ITOP, catalogued
+from dstjax.rules import Layers, Leaf, bind
 from dstjax.selection import count_true
 
 __all__ = ["dsr", "snfs"]
@@ -28,14 +28,9 @@ def _nothing(leaf: Leaf) -> jax.Array:
     return jnp.zeros_like(leaf.weight)
 
 
-@value
-class _Average(Value):
-    """m <- momentum * m + (1 - momentum) * g, of all weights."""
-
-    momentum: float
-
-    def __call__(self, leaf: Leaf) -> jax.Array:
-        return (self.momentum * leaf.memory + (1 - self.momentum) * leaf.gradient).astype(leaf.memory.dtype)
+def _average(momentum: float, leaf: Leaf) -> jax.Array:
+    """M <- momentum * m + (1 - momentum) * g, of all weights."""
+    return (momentum * leaf.memory + (1 - momentum) * leaf.gradient).astype(leaf.memory.dtype)
 
 
 def _momentum_shares(layers: Layers) -> jax.Array:
@@ -45,19 +40,14 @@ def _momentum_shares(layers: Layers) -> jax.Array:
     return means / jnp.maximum(jnp.sum(means), jnp.finfo(jnp.float32).tiny)
 
 
-@value
-class _KeptIfNearlyDense(Value):
+def _kept_if_nearly_dense(n_kept: budgets.NKept, layers: Layers) -> jax.Array:
     """Layers that are nearly dense and important drop no larger a share than their sparsity."""
-
-    n_kept: budgets.NKept
-
-    def __call__(self, layers: Layers) -> jax.Array:
-        moving, inactive = layers.active - self.n_kept(layers), layers.sizes - layers.active
-        nearly_dense = (inactive * 5 < layers.sizes) & (_momentum_shares(layers) > 1 / len(layers.leaves))
-        share = jax.vmap(part_of)(layers.active, inactive, layers.sizes)
-        whole = share * layers.sizes == layers.active * inactive
-        least = jnp.minimum(moving, share + jnp.where(whole, 0, 1))
-        return layers.active - jnp.where(nearly_dense, least, moving)
+    moving, inactive = layers.active - n_kept(layers), layers.sizes - layers.active
+    nearly_dense = (inactive * 5 < layers.sizes) & (_momentum_shares(layers) > 1 / len(layers.leaves))
+    share = jax.vmap(part_of)(layers.active, inactive, layers.sizes)
+    whole = share * layers.sizes == layers.active * inactive
+    least = jnp.minimum(moving, share + jnp.where(whole, 0, 1))
+    return layers.active - jnp.where(nearly_dense, least, moving)
 
 
 def _by_momentum(layers: Layers, kept: jax.Array) -> jax.Array:
@@ -76,17 +66,7 @@ def _carried(layers: Layers, kept: jax.Array, masks: list[jax.Array]) -> _Carry:
     return _Carry(0.25 * carry.adjustment + 0.75 * missing + total / rounds.astype(jnp.float32), total, rounds)
 
 
-@catalogued(
-    family="sparse to sparse",
-    label="SNFS",
-    papers=("dettmers2019",),
-    cost="dense_gradient_always",
-    grow="momentum",
-    drop_fraction=0.5,
-    drop_schedule="cosine_floor",
-    rounding="ceil",
-    update_order="step_then_update",
-)
+@catalogued("SNFS", "sparse to sparse", "dettmers2019", cost="dense_gradient_always", grow="momentum", **ITOP)
 def snfs(*, momentum: float = 0.9, redistribution: str = "momentum", **shared: Any) -> Method:
     """SNFS, sparse momentum: what all layers drop is grown where the momentum of the weights is large.
 
@@ -106,12 +86,12 @@ def snfs(*, momentum: float = 0.9, redistribution: str = "momentum", **shared: A
     """
     check_number("momentum", momentum, "a number in [0, 1)", lambda m: 0 <= m < 1)
     check_choice("redistribution", redistribution, ("momentum", "none"))
-    base = rewiring("snfs", **{"counters": False, **shared}).but(leaf=_nothing, before_step=_Average(momentum))
+    base = rewiring("snfs", **{"counters": False, **shared}).but(leaf=_nothing, before_step=bind(_average, momentum))
     if redistribution == "none":
         return base
     return base.but(
         promises="free",
-        n_kept=_KeptIfNearlyDense(base.moving.n_kept),
+        n_kept=bind(_kept_if_nearly_dense, base.moving.n_kept),
         n_grown=_by_momentum,
         shared=_Carry(0.0, 0.0, 0),
         after_update=_carried,
@@ -136,29 +116,18 @@ def _by_what_is_left(layers: Layers, kept: jax.Array) -> jax.Array:
     return budgets.deal(jnp.sum(layers.target - kept), kept, room=layers.sizes - layers.active)
 
 
-@value
-class _Threshold(Value):
+def _threshold(
+    part: schedules.Fractions, tolerance: float, layers: Layers, kept: jax.Array, masks: list[jax.Array]
+) -> _Adaptive:
     """H is halved where too many weights went, and doubled where too few did."""
-
-    part: schedules.Fractions  # that should go
-    tolerance: float
-
-    def __call__(self, layers: Layers, kept: jax.Array, masks: list[jax.Array]) -> _Adaptive:
-        del masks
-        h, dropped = layers.shared.threshold, jnp.sum(layers.active - kept).astype(jnp.float32)
-        wanted = self.part.of(jnp.sum(layers.target), layers.update_index).astype(jnp.float32)
-        lower, higher = dropped > (1 + self.tolerance) * wanted, dropped < (1 - self.tolerance) * wanted
-        return _Adaptive(jnp.where(lower, h / 2, jnp.where(higher, 2 * h, h)))
+    del masks
+    h, dropped = layers.shared.threshold, jnp.sum(layers.active - kept).astype(jnp.float32)
+    wanted = part.of(jnp.sum(layers.target), layers.update_index).astype(jnp.float32)
+    lower, higher = dropped > (1 + tolerance) * wanted, dropped < (1 - tolerance) * wanted
+    return _Adaptive(jnp.where(lower, h / 2, jnp.where(higher, 2 * h, h)))
 
 
-@catalogued(
-    family="sparse to sparse",
-    label="DSR",
-    papers=("mostafa2019",),
-    cost="always_sparse",
-    update_period=1000,
-    distribution="uniform",
-)
+@catalogued("DSR", "sparse to sparse", "mostafa2019", cost="always_sparse", update_period=1000, distribution="uniform")
 def dsr(*, threshold: float = 1e-3, drop_fraction: float = 0.1, tolerance: float = 0.1, **scheduled: Any) -> Method:
     """DSR: one threshold for all layers drops weights, and layers grow in proportion to what they have left.
 
@@ -189,7 +158,7 @@ def dsr(*, threshold: float = 1e-3, drop_fraction: float = 0.1, tolerance: float
         regrow_dropped=False,
         order="step_then_update",
     )
-    remembered = Remembered(shared=_Adaptive(threshold), after_update=_Threshold(part, tolerance))
+    remembered = Remembered(shared=_Adaptive(threshold), after_update=bind(_threshold, part, tolerance))
     # Where more than half of the weights are active there may be no room for what was dropped.
     has_room = not isinstance(masking.sparsity, int | float) or masking.sparsity >= 0.5
     promises = "total" if has_room else "free"

@@ -23,16 +23,16 @@ from dstjax.method import (
     refuse_n_m,
 )
 from dstjax.methods.catalogue import catalogued
-from dstjax.rules import Layers, Leaf, Value, value
+from dstjax.rules import Layers, Leaf, bind
 from dstjax.selection import count_true
 
 __all__ = ["dcil", "dpf", "top_kast"]
 
 
 @catalogued(
-    family="dense to sparse",
-    label="DPF",
-    papers=("lin2020",),
+    "DPF",
+    "dense to sparse",
+    "lin2020",
     cost="dense_weights",
     needs=("forward_params",),
     update_period=16,
@@ -56,9 +56,9 @@ def dpf(*, prune_end_step: int | None = None, scope: str = "global", **scheduled
 
 
 @catalogued(
-    family="dense to sparse",
-    label="DCIL",
-    papers=("kim2021",),
+    "DCIL",
+    "dense to sparse",
+    "kim2021",
     cost="two_networks",
     needs=("forward_params", "full_gradient="),
     update_period=16,
@@ -104,30 +104,21 @@ def _reselected(name: str, until: int | None, scope: str, scheduled: dict[str, A
     return Method(name, masking, Start(sparsity=0), updates, seen=Seen(view=views.masked), promises=promises)
 
 
-@value
-class _Wider(Value):
+def _wider(
+    structure: structures.Structure, exploration: float, layers: Layers, masks: list[jax.Array]
+) -> list[jax.Array]:
     """The mask, and besides the largest others, ``exploration`` times as many as it has."""
-
-    structure: structures.Structure
-    exploration: float
-
-    def __call__(self, layers: Layers, masks: list[jax.Array]) -> list[jax.Array]:
-        extra = budgets.times(count_true(masks), self.exploration)
-        sizes = [jnp.abs(leaf.weight) for leaf in layers.leaves]
-        chosen = self.structure.grow(sizes, masks, [~m for m in masks], extra)
-        return [m | c for m, c in zip(masks, chosen, strict=True)]
+    extra = budgets.times(count_true(masks), exploration)
+    sizes = [jnp.abs(leaf.weight) for leaf in layers.leaves]
+    chosen = structure.grow(sizes, masks, [~m for m in masks], extra)
+    return [m | c for m, c in zip(masks, chosen, strict=True)]
 
 
-@value
-class _Penalised(Value):
+def _penalised(penalty: float, leaf: Leaf) -> jax.Array:
     """The gradient, and a penalty of the squares that is larger outside the mask by 1 / density."""
-
-    penalty: float
-
-    def __call__(self, leaf: Leaf) -> jax.Array:
-        wide = jnp.promote_types(leaf.weight.dtype, jnp.float32)  # a mean in half precision would be coarse
-        density = jnp.mean(leaf.mask, dtype=wide).astype(leaf.weight.dtype)
-        return leaf.gradient + self.penalty * jnp.where(leaf.mask, leaf.weight, leaf.weight / density)
+    wide = jnp.promote_types(leaf.weight.dtype, jnp.float32)  # a mean in half precision would be coarse
+    density = jnp.mean(leaf.mask, dtype=wide).astype(leaf.weight.dtype)
+    return leaf.gradient + penalty * jnp.where(leaf.mask, leaf.weight, leaf.weight / density)
 
 
 def _in_second_mask(leaf: Leaf) -> jax.Array:
@@ -136,9 +127,9 @@ def _in_second_mask(leaf: Leaf) -> jax.Array:
 
 
 @catalogued(
-    family="sparse to sparse",
-    label="Top-KAST",
-    papers=("jayakumar2020",),
+    "Top-KAST",
+    "sparse to sparse",
+    "jayakumar2020",
     cost="forward_and_backward_sets",
     needs=("forward_params",),
     update_period=1,
@@ -166,6 +157,6 @@ def top_kast(*, exploration: float = 1.0, penalty: float = 1e-4, **scheduled: An
         masking,
         Start(by="magnitude"),
         Updates(schedule, budgets.none, budgets.to_target, grow_score=criteria.magnitude, order="step_then_update"),
-        Remembered(second_mask=_Wider(masking.structure, exploration)),
-        Seen(_Penalised(penalty), view=views.masked, trainable=_in_second_mask),
+        Remembered(second_mask=bind(_wider, masking.structure, exploration)),
+        Seen(bind(_penalised, penalty), view=views.masked, trainable=_in_second_mask),
     )

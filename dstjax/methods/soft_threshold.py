@@ -10,7 +10,7 @@ from dstjax.checks import check_number
 from dstjax.masks import zero_outside
 from dstjax.method import Method, Remembered, Seen, Start, Updates, common_fields, refuse_n_m
 from dstjax.methods.catalogue import catalogued
-from dstjax.rules import Layers, Leaf, Memory, Value, value
+from dstjax.rules import Layers, Leaf, Memory, bind
 from dstjax.selection import count_true
 
 __all__ = ["str_"]
@@ -20,86 +20,49 @@ class _Threshold(NamedTuple):
     s: jax.Array  # float[], the threshold before the sigmoid
 
 
-@value
-class _Initial(Value):
-    """s at first, in float32 at least."""
-
-    s: float
-
-    def __call__(self, leaf: Leaf) -> _Threshold:
-        return _Threshold(jnp.full((), self.s, jnp.result_type(jnp.float32, leaf.weight)))
+def _initial(s: float, leaf: Leaf) -> _Threshold:
+    """The threshold before the sigmoid, in float32 at least."""
+    return _Threshold(jnp.full((), s, jnp.result_type(jnp.float32, leaf.weight)))
 
 
-@value
-class _Passed(Value):
+def _passed(final: int | None, leaf: Leaf) -> jax.Array:
     """The gradient where the forward pass saw something: not at weights of the mask below the threshold."""
-
-    final: int | None  # the update that fixes the masks; after it no threshold is left
-
-    def __call__(self, leaf: Leaf) -> jax.Array:
-        above = jnp.abs(leaf.weight) > jax.nn.sigmoid(leaf.memory.s).astype(leaf.weight.dtype)
-        above = above if self.final is None else above | (leaf.step > self.final)
-        return zero_outside(leaf.gradient, leaf.mask & above)
+    above = jnp.abs(leaf.weight) > jax.nn.sigmoid(leaf.memory.s).astype(leaf.weight.dtype)
+    above = above if final is None else above | (leaf.step > final)
+    return zero_outside(leaf.gradient, leaf.mask & above)
 
 
-@value
-class _Descent(Value):
-    """s <- s - lr_s * (dL/ds + decay * s)."""
-
-    passed: _Passed
-    learning_rate: float
-    decay: float
-
-    def __call__(self, leaf: Leaf) -> _Threshold:
-        s, threshold = leaf.memory.s, jax.nn.sigmoid(leaf.memory.s)
-        pull = jnp.sum(jnp.sign(leaf.weight) * self.passed(leaf), dtype=s.dtype)
-        slope = threshold * (1 - threshold)
-        return _Threshold(s - self.learning_rate * (self.decay * s - slope * pull))
+def _descent(final: int | None, learning_rate: float, decay: float, leaf: Leaf) -> _Threshold:
+    """One step on the threshold: s <- s - lr_s * (dL/ds + decay * s)."""
+    s, threshold = leaf.memory.s, jax.nn.sigmoid(leaf.memory.s)
+    pull = jnp.sum(jnp.sign(leaf.weight) * _passed(final, leaf), dtype=s.dtype)
+    slope = threshold * (1 - threshold)
+    return _Threshold(s - learning_rate * (decay * s - slope * pull))
 
 
-@value
-class _Above(Value):
+def _above(final: int | None, layers: Layers, kept: jax.Array) -> jax.Array:
     """As many as lie above the threshold of their layer; the final count at the update that fixes the masks."""
-
-    final: int | None
-
-    def __call__(self, layers: Layers, kept: jax.Array) -> jax.Array:
-        del kept
-        above = [jnp.abs(leaf.weight) > jax.nn.sigmoid(leaf.memory.s) for leaf in layers.leaves]
-        free = jnp.maximum(count_true(above), 1)
-        return free if self.final is None else jnp.where(layers.step == self.final, layers.target, free)
+    del kept
+    above = [jnp.abs(leaf.weight) > jax.nn.sigmoid(leaf.memory.s) for leaf in layers.leaves]
+    free = jnp.maximum(count_true(above), 1)
+    return free if final is None else jnp.where(layers.step == final, layers.target, free)
 
 
-@value
-class _ShrunkAt(Value):
+def _shrunk_at(final: int, leaf: Leaf, grown: jax.Array) -> jax.Array:
     """At the update that fixes the masks weights are shrunk for the last time."""
-
-    final: int
-
-    def __call__(self, leaf: Leaf, grown: jax.Array) -> jax.Array:
-        del grown
-        shrunk = zero_outside(views.soft(leaf.weight, jax.nn.sigmoid(leaf.memory.s)), leaf.mask)
-        return jnp.where(leaf.step == self.final, shrunk, leaf.weight)
+    del grown
+    shrunk = zero_outside(views.soft(leaf.weight, jax.nn.sigmoid(leaf.memory.s)), leaf.mask)
+    return jnp.where(leaf.step == final, shrunk, leaf.weight)
 
 
-@value
-class _View(Value):
+def _view(final: int | None, step: jax.Array, memory: Memory) -> views.View:
     """Weights shrunk by the thresholds, which go with the masks."""
-
-    final: int | None
-
-    def __call__(self, step: jax.Array, memory: Memory) -> views.View:
-        thresholds = jax.nn.sigmoid(jnp.stack([m.s for m in memory.leaves]))
-        return views.SoftThreshold(thresholds if self.final is None else jnp.where(step >= self.final, 0, thresholds))
+    thresholds = jax.nn.sigmoid(jnp.stack([m.s for m in memory.leaves]))
+    return views.SoftThreshold(thresholds if final is None else jnp.where(step >= final, 0, thresholds))
 
 
 @catalogued(
-    family="dense to sparse",
-    label="STR",
-    papers=("kusupati2020",),
-    cost="always_sparse",
-    needs=("forward_params",),
-    distribution="uniform",
+    "STR", "dense to sparse", "kusupati2020", cost="always_sparse", needs=("forward_params",), distribution="uniform"
 )
 def str_(
     *,
@@ -133,8 +96,11 @@ def str_(
     masking, every_step = common_fields(**common, end_step=end_step)
     refuse_n_m("str", masking)
     final = None if end_step is None else end_step - 1
-    updates = Updates(every_step, budgets.none, _Above(final), grow_score=criteria.magnitude, order="step_then_update")
-    learn = _Descent(_Passed(final), threshold_learning_rate, threshold_decay)
-    remembered, seen = Remembered(_Initial(s_init), before_step=learn), Seen(_Passed(final), _View(final))
+    updates = Updates(
+        every_step, budgets.none, bind(_above, final), grow_score=criteria.magnitude, order="step_then_update"
+    )
+    learn = bind(_descent, final, threshold_learning_rate, threshold_decay)
+    remembered = Remembered(bind(_initial, s_init), before_step=learn)
+    seen = Seen(bind(_passed, final), bind(_view, final))
     method = Method("str", masking, Start(sparsity=0), updates, remembered, seen, promises="free")
-    return method if final is None else method.but(new_weights=_ShrunkAt(final), promises="reached")
+    return method if final is None else method.but(new_weights=bind(_shrunk_at, final), promises="reached")

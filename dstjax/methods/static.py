@@ -8,12 +8,7 @@ from dstjax.methods.catalogue import catalogued
 __all__ = ["dense", "force", "grasp", "iterative_snip", "magnitude", "snip", "static", "synflow"]
 
 
-@catalogued(
-    family="baseline",
-    label="dense",
-    papers=("rumelhart1986",),
-    cost="always_dense",
-)
+@catalogued("dense", "baseline", "rumelhart1986", cost="always_dense")
 def dense() -> Method:
     """The dense baseline: nothing is masked, the inner optimiser works as without dstjax.
 
@@ -22,12 +17,7 @@ def dense() -> Method:
     return Method("dense")
 
 
-@catalogued(
-    family="pruned at initialisation",
-    label="static",
-    papers=("liu2022",),
-    cost="always_sparse",
-)
+@catalogued("static", "pruned at initialisation", "liu2022", cost="always_sparse")
 def static(**common: Any) -> Method:
     """A random mask that is drawn at init and never changes.
 
@@ -43,12 +33,7 @@ def static(**common: Any) -> Method:
     return fixed("static", **common)
 
 
-@catalogued(
-    family="pruned at initialisation",
-    label="Magnitude",
-    papers=("han2015",),
-    cost="always_sparse",
-)
+@catalogued("Magnitude", "pruned at initialisation", "han2015", cost="always_sparse")
 def magnitude(**common: Any) -> Method:
     """The largest weights at initialisation, layer by layer; :func:`dstjax.initial_masks.magnitude` ranks globally.
 
@@ -58,13 +43,7 @@ def magnitude(**common: Any) -> Method:
     return fixed("magnitude", start=Start(by="magnitude"), **common)
 
 
-@catalogued(
-    family="pruned at initialisation",
-    label="SNIP",
-    papers=("lee2019",),
-    cost="always_sparse",
-    needs=("initial_masks=",),
-)
+@catalogued("SNIP", "pruned at initialisation", "lee2019", cost="always_sparse", needs=("initial_masks=",))
 def snip(**common: Any) -> Method:
     """The weights with the largest abs(w * g) at initialisation, from :func:`dstjax.initial_masks.snip`.
 
@@ -73,13 +52,7 @@ def snip(**common: Any) -> Method:
     return fixed("snip", start=Start(pruner="snip"), promises="total", **common)
 
 
-@catalogued(
-    family="pruned at initialisation",
-    label="GraSP",
-    papers=("wang2020",),
-    cost="always_sparse",
-    needs=("initial_masks=",),
-)
+@catalogued("GraSP", "pruned at initialisation", "wang2020", cost="always_sparse", needs=("initial_masks=",))
 def grasp(**common: Any) -> Method:
     """The weights that carry the gradient flow at initialisation, from :func:`dstjax.initial_masks.grasp`.
 
@@ -88,13 +61,7 @@ def grasp(**common: Any) -> Method:
     return fixed("grasp", start=Start(pruner="grasp"), promises="total", **common)
 
 
-@catalogued(
-    family="pruned at initialisation",
-    label="SynFlow",
-    papers=("tanaka2020",),
-    cost="always_sparse",
-    needs=("initial_masks=",),
-)
+@catalogued("SynFlow", "pruned at initialisation", "tanaka2020", cost="always_sparse", needs=("initial_masks=",))
 def synflow(**common: Any) -> Method:
     """The weights that carry the synaptic flow, found without data by :func:`dstjax.initial_masks.synflow`.
 
@@ -105,11 +72,7 @@ def synflow(**common: Any) -> Method:
 
 
 @catalogued(
-    family="pruned at initialisation",
-    label="Iterative SNIP",
-    papers=("dejorge2021",),
-    cost="always_sparse",
-    needs=("initial_masks=",),
+    "Iterative SNIP", "pruned at initialisation", "dejorge2021", cost="always_sparse", needs=("initial_masks=",)
 )
 def iterative_snip(**common: Any) -> Method:
     """SNIP in several rounds, from :func:`dstjax.initial_masks.iterative_snip`.
@@ -120,13 +83,7 @@ def iterative_snip(**common: Any) -> Method:
     return fixed("iterative_snip", start=Start(pruner="iterative_snip"), promises="total", **common)
 
 
-@catalogued(
-    family="pruned at initialisation",
-    label="FORCE",
-    papers=("dejorge2021",),
-    cost="always_sparse",
-    needs=("initial_masks=",),
-)
+@catalogued("FORCE", "pruned at initialisation", "dejorge2021", cost="always_sparse", needs=("initial_masks=",))
 def force(**common: Any) -> Method:
     """SNIP in several rounds in which weights may come back, from :func:`dstjax.initial_masks.force`.
 

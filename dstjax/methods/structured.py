@@ -14,17 +14,12 @@ from dstjax.checks import check_number
 from dstjax.method import Maskable, Method, Seen, Start, Updates, common_fields, rewiring
 from dstjax.methods.catalogue import catalogued
 from dstjax.methods.dense_to_sparse import one_shot
-from dstjax.rules import Leaf, Value, value
+from dstjax.rules import Leaf, bind
 
 __all__ = ["asp", "sr_ste", "srigl", "ste"]
 
 
-@catalogued(
-    family="structured",
-    label="ASP",
-    papers=("mishra2021",),
-    cost="dense_then_sparse",
-)
+@catalogued("ASP", "structured", "mishra2021", cost="dense_then_sparse")
 def asp(*, n: int = 2, m: int = 4, prune_step: int, maskable: Maskable | None = None) -> Method:
     """ASP: trains dense, keeps the n largest of every m weights along the inputs, and trains again.
 
@@ -46,13 +41,7 @@ def asp(*, n: int = 2, m: int = 4, prune_step: int, maskable: Maskable | None = 
     return dataclasses.replace(method, name="asp")
 
 
-@catalogued(
-    family="structured",
-    label="STE",
-    papers=("zhou2021",),
-    cost="dense_weights",
-    needs=("forward_params",),
-)
+@catalogued("STE", "structured", "zhou2021", cost="dense_weights", needs=("forward_params",))
 def ste(*, n: int = 2, m: int = 4, maskable: Maskable | None = None) -> Method:
     """STE: the forward pass sees the n largest of every m weights; its gradient trains all of them.
 
@@ -67,13 +56,7 @@ def ste(*, n: int = 2, m: int = 4, maskable: Maskable | None = None) -> Method:
     return _refined("ste", n, m, 0.0, maskable)
 
 
-@catalogued(
-    family="structured",
-    label="SR-STE",
-    papers=("zhou2021",),
-    cost="dense_weights",
-    needs=("forward_params",),
-)
+@catalogued("SR-STE", "structured", "zhou2021", cost="dense_weights", needs=("forward_params",))
 def sr_ste(*, n: int = 2, m: int = 4, decay: float = 2e-4, maskable: Maskable | None = None) -> Method:
     """SR-STE: STE, with a decay of the weights that the mask leaves out, so that the masks settle.
 
@@ -101,26 +84,16 @@ def _refined(name: str, n: int, m: int, decay: float, maskable: Maskable | None)
         masking,
         Start(by="magnitude"),
         Updates(every_step, budgets.none, budgets.to_target, grow_score=criteria.magnitude, order="step_then_update"),
-        seen=Seen(gradient=_DecayOutside(decay) if decay else None, view=views.masked),
+        seen=Seen(gradient=bind(_decay_outside, decay) if decay else None, view=views.masked),
     )
 
 
-@value
-class _DecayOutside(Value):
+def _decay_outside(decay: float, leaf: Leaf) -> jax.Array:
     """dL/d(w * m) + decay * (1 - m) * w."""
-
-    decay: float
-
-    def __call__(self, leaf: Leaf) -> jax.Array:
-        return leaf.gradient + self.decay * jnp.where(leaf.mask, 0, leaf.weight)
+    return leaf.gradient + decay * jnp.where(leaf.mask, 0, leaf.weight)
 
 
-@catalogued(
-    family="structured",
-    label="SRigL",
-    papers=("lasby2024",),
-    cost="dense_gradient_at_updates",
-)
+@catalogued("SRigL", "structured", "lasby2024", cost="dense_gradient_at_updates")
 def srigl(*, ablation: float = 0.3, **shared: Any) -> Method:
     """SRigL: RigL with the same number of inputs for every neuron, and without the neurons that few weights reach.
 

@@ -103,6 +103,6 @@ def test_who_belongs_where():
 
 @pytest.mark.parametrize(("field", "value"), [("family", "sparse"), ("needs", ("value",))])
 def test_facts_that_are_none(field, value):
-    facts = dict(family="baseline", label="x", papers=("evci2020",), cost="always_dense")
+    facts = dict(label="x", family="baseline", cost="always_dense")
     with pytest.raises(ValueError, match=f"{field}='.*' is not known; .*Accepted"):
         methods.catalogued(**(facts | {field: value}))

@@ -49,9 +49,9 @@ def nothing(leaf: Leaf) -> jax.Array:
 
 
 @catalogued(
-    family="sparse to sparse",
-    label="Patient",
-    papers=(PAPER,),
+    "Patient",
+    "sparse to sparse",
+    PAPER,
     cost="dense_gradient_always",
     needs=("value=",),
     grow="momentum",

@@ -4,8 +4,9 @@ import re
 import pytest
 
 import dstjax
-from dstjax.methods.references import ENTRIES
+from dstjax.methods.references import entries
 
+ENTRIES = entries()
 PAPERS = {name: dstjax.methods.about(name).papers for name in dstjax.methods.names()}
 
 REQUIRED = {
