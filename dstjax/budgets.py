@@ -10,28 +10,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from dstjax._arrays.shares import part_of, share_limbs, share_of
+from dstjax._arrays.shares import part_of as part_of
+from dstjax._arrays.shares import share_limbs, share_of
 from dstjax._arrays.varying import varying_as
 from dstjax.rules import Layers, Value, value
 from dstjax.schedules import Shares
-
-__all__ = [
-    "Move",
-    "NGrown",
-    "NKept",
-    "Pooled",
-    "Ramp",
-    "To",
-    "deal",
-    "fill",
-    "no_growth",
-    "none",
-    "part_of",
-    "share",
-    "target",
-    "times",
-    "to_target",
-]
 
 NKept = Callable[[Layers], jax.Array]
 NGrown = Callable[[Layers, jax.Array], jax.Array]

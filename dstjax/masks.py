@@ -5,24 +5,14 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from dstjax._arrays.bits import StoredMask, pack, pack_like, shape, unpack, zero_outside
+from dstjax._arrays.bits import StoredMask as StoredMask
+from dstjax._arrays.bits import pack as pack
+from dstjax._arrays.bits import pack_like as pack_like
+from dstjax._arrays.bits import shape as shape
+from dstjax._arrays.bits import unpack as unpack
+from dstjax._arrays.bits import zero_outside as zero_outside
 from dstjax._arrays.leaves import MaskedLeaves, check_alike, named
 from dstjax._arrays.trees import Tree
-
-__all__ = [
-    "StoredMask",
-    "apply",
-    "by_name",
-    "count_active",
-    "iou",
-    "jaccard",
-    "overlap",
-    "pack",
-    "pack_like",
-    "shape",
-    "unpack",
-    "zero_outside",
-]
 
 
 def apply(params: Tree, masks: Tree) -> Tree:

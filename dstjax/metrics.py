@@ -17,28 +17,9 @@ from dstjax._arrays.trees import Tree, is_hole
 from dstjax._engine.rewire import error
 from dstjax._engine.states import SparseState, Tracked, find, holds_state
 from dstjax.checks import check_number
-from dstjax.masks import iou, jaccard, overlap
-
-__all__ = [
-    "DeadNeurons",
-    "GradientNorms",
-    "churn",
-    "dead_neurons",
-    "effective_weights",
-    "exploitation_degree",
-    "exploration_bound",
-    "exploration_rate",
-    "exploration_rate_per_leaf",
-    "gradient_norms",
-    "iou",
-    "jaccard",
-    "last_mask_error",
-    "mask_error",
-    "overlap",
-    "survival",
-    "survival_rate",
-    "unanimity",
-]
+from dstjax.masks import iou as iou
+from dstjax.masks import jaccard as jaccard
+from dstjax.masks import overlap as overlap
 
 
 class DeadNeurons(NamedTuple):

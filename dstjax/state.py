@@ -11,19 +11,10 @@ from dstjax._arrays.bits import pack_like, unpack
 from dstjax._arrays.leaves import MaskedLeaves, named
 from dstjax._arrays.trees import Tree
 from dstjax._engine.moments import map_moments
-from dstjax._engine.states import SparseState, Tracked, find, holds_state, replaced
+from dstjax._engine.states import SparseState as SparseState
+from dstjax._engine.states import Tracked as Tracked
+from dstjax._engine.states import find, holds_state, replaced
 from dstjax.views import straight_through
-
-__all__ = [
-    "SparseState",
-    "Tracked",
-    "apply_masks",
-    "check_sparse",
-    "forward_params",
-    "get_masks",
-    "is_exploring",
-    "set_masks",
-]
 
 
 def get_masks(opt_state: Tree) -> Tree:

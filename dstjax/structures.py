@@ -8,10 +8,7 @@ structure. Each one has these functions, on lists of leaves:
 * ``drop(scores, masks, keep, salient, target)``: the masks of what stays, and of where something may be grown;
 * ``grow(scores, kept, room, n)``: the masks of what is grown.
 
-And it says of itself: ``exact``, whether dropping leaves as many as asked for in each leaf, so that nobody needs to
-count what is left; ``refills``, whether growth makes good what earlier updates could not place; ``keeps_counts``,
-whether each leaf has the number of the method after every update; ``ranks_together``, whether all leaves may share one
-ranking.
+And it says of itself what :class:`Structure` lists.
 
 ``keep`` and ``n`` are int32[leaves], or scalars that are shared by all leaves in one ranking. Among equal scores the
 lower row-major index wins.
@@ -20,7 +17,7 @@ lower row-major index wins.
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -30,33 +27,22 @@ from dstjax._arrays.shares import share_limbs, share_of
 from dstjax.checks import check_integer, check_number
 from dstjax.selection import count_true, top_k_mask, top_k_masks
 
+Array = jax.Array
 Arrays = list[jax.Array]
+Scores = Callable[[], Arrays]
+Kept = tuple[Arrays, Arrays]  # what stays, and where something may be grown
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Structure(Protocol):
     """See the module."""
 
-    @property
-    def exact(self) -> bool:
-        """Whether dropping leaves as many as asked for in each leaf."""
-        ...
+    exact: ClassVar[bool]  # dropping leaves as many as asked for in each leaf
+    refills: ClassVar[bool]  # growth makes good what earlier updates could not place
+    keeps_counts: ClassVar[bool]  # each leaf has the number of the method after every update
+    ranks_together: ClassVar[bool]  # all leaves may share one ranking
 
-    @property
-    def refills(self) -> bool:
-        """Whether growth makes good what earlier updates could not place."""
-        ...
-
-    @property
-    def keeps_counts(self) -> bool:
-        """Whether each leaf has the number of the method after every update."""
-        ...
-
-    @property
-    def ranks_together(self) -> bool:
-        """Whether all leaves may share one ranking."""
-        ...
-
-    def counts(self, shapes: Mapping[str, tuple[int, ...]], counts: Mapping[str, Any]) -> dict[str, Any]:
+    def counts(self, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, Any]:
         """Numbers of active weights that the structure can have."""
         ...
 
@@ -64,14 +50,7 @@ class Structure(Protocol):
         """Masks of the highest scores."""
         ...
 
-    def drop(
-        self,
-        scores: Arrays,
-        masks: Arrays,
-        keep: jax.Array,
-        salient: Callable[[], Arrays],
-        target: jax.Array,
-    ) -> tuple[Arrays, Arrays]:
+    def drop(self, scores: Arrays, masks: Arrays, keep: Array, salient: Scores, target: Array) -> Kept:
         """What stays, and where something may be grown."""
         ...
 
@@ -84,12 +63,12 @@ class Structure(Protocol):
 class Weight:
     """Every weight for itself."""
 
-    exact = True
-    refills = False
-    keeps_counts = True
-    ranks_together = True
+    exact: ClassVar[bool] = True
+    refills: ClassVar[bool] = False
+    keeps_counts: ClassVar[bool] = True
+    ranks_together: ClassVar[bool] = True
 
-    def counts(self, shapes: Mapping[str, tuple[int, ...]], counts: Mapping[str, Any]) -> dict[str, Any]:
+    def counts(self, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, Any]:
         """All numbers are possible."""
         del shapes
         return dict(counts)
@@ -98,9 +77,7 @@ class Weight:
         """The ``counts[i]`` best of each leaf."""
         return top_k_masks(scores, counts)
 
-    def drop(
-        self, scores: Arrays, masks: Arrays, keep: jax.Array, salient: Callable[[], Arrays], target: jax.Array
-    ) -> tuple[Arrays, Arrays]:
+    def drop(self, scores: Arrays, masks: Arrays, keep: Array, salient: Scores, target: Array) -> Kept:
         """The best of each leaf; in a common ranking every leaf keeps its best one besides."""
         del salient, target
         if jnp.ndim(keep):
@@ -135,7 +112,7 @@ class NM(Weight):
 
     n: int
     m: int
-    exact = False
+    exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_integer("n", self.n, 1)
@@ -143,7 +120,7 @@ class NM(Weight):
         if self.n > self.m:
             raise ValueError(f"n={self.n} of m={self.m} is not accepted; expected n <= m.")
 
-    def counts(self, shapes: Mapping[str, tuple[int, ...]], counts: Mapping[str, Any]) -> dict[str, Any]:
+    def counts(self, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, Any]:
         """N of m, whatever was asked for."""
         for path, shape in shapes.items():
             if len(shape) < 2 or shape[-2] % self.m:
@@ -158,9 +135,7 @@ class NM(Weight):
         del counts
         return [self._fill(s, jnp.zeros(s.shape, bool), jnp.ones(s.shape, bool)) for s in scores]
 
-    def drop(
-        self, scores: Arrays, masks: Arrays, keep: jax.Array, salient: Callable[[], Arrays], target: jax.Array
-    ) -> tuple[Arrays, Arrays]:
+    def drop(self, scores: Arrays, masks: Arrays, keep: Array, salient: Scores, target: Array) -> Kept:
         """The best of each leaf, and at most n in a group, which only matters after a dense start."""
         kept, _ = super().drop(scores, masks, keep, salient, target)
         kept = [self._fill(s, jnp.zeros_like(k), k) for s, k in zip(scores, kept, strict=True)]
@@ -200,13 +175,13 @@ class Block(Weight):
 
     h: int
     w: int
-    exact = False
+    exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_integer("h", self.h, 1)
         check_integer("w", self.w, 1)
 
-    def counts(self, shapes: Mapping[str, tuple[int, ...]], counts: Mapping[str, Any]) -> dict[str, Any]:
+    def counts(self, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, Any]:
         """Whole blocks, at least one."""
         area = self.h * self.w
         for path, shape in shapes.items():
@@ -223,9 +198,7 @@ class Block(Weight):
         area = self.h * self.w
         return self._expand(top_k_masks([self._blocks(s) for s in scores], [n // area for n in counts]))
 
-    def drop(
-        self, scores: Arrays, masks: Arrays, keep: jax.Array, salient: Callable[[], Arrays], target: jax.Array
-    ) -> tuple[Arrays, Arrays]:
+    def drop(self, scores: Arrays, masks: Arrays, keep: Array, salient: Scores, target: Array) -> Kept:
         """The best blocks stay; half a block to keep is a block."""
         coarse = [self._corner(m) for m in masks]
         area = self.h * self.w
@@ -273,15 +246,17 @@ class FanIn(Weight):
     """
 
     ablation: float = 0.3
-    exact = False
-    refills = True  # as many neurons as divide the budget with a rest leave the rest out until the next update
-    keeps_counts = False
-    ranks_together = False
+    exact: ClassVar[bool] = False
+    refills: ClassVar[bool] = (
+        True  # as many neurons as divide the budget with a rest leave the rest out until the next update
+    )
+    keeps_counts: ClassVar[bool] = False
+    ranks_together: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_number("ablation", self.ablation, "a number in [0, 1)", lambda a: 0 <= a < 1)
 
-    def counts(self, shapes: Mapping[str, tuple[int, ...]], counts: Mapping[str, Any]) -> dict[str, Any]:
+    def counts(self, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, Any]:
         """Whole fan-ins."""
         for path, n in counts.items():
             if isinstance(n, int) and n < shapes[path][-1]:
@@ -295,9 +270,7 @@ class FanIn(Weight):
         """The best inputs of every neuron."""
         return [_best_of_columns(s, n // s.shape[-1], None) for s, n in zip(scores, counts, strict=True)]
 
-    def drop(
-        self, scores: Arrays, masks: Arrays, keep: jax.Array, salient: Callable[[], Arrays], target: jax.Array
-    ) -> tuple[Arrays, Arrays]:
+    def drop(self, scores: Arrays, masks: Arrays, keep: Array, salient: Scores, target: Array) -> Kept:
         """The best of the layer, without ablated neurons, at most the fan-in of each neuron."""
         dropped = count_true(masks) - keep
         best = top_k_masks(scores, list(keep), where=masks)

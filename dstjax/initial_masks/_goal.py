@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -76,14 +76,22 @@ class Goal:
         return self.masked.tree([placed_like(m, w) for m, w in zip(masks, self.weights, strict=True)])
 
 
+class Where(TypedDict, total=False):
+    """What every rule takes besides; see :mod:`dstjax.initial_masks`."""
+
+    distribution: Distribution | None
+    scope: str
+    maskable: Maskable | None
+
+
 def goal_of(
     name: str,
     params: Tree,
-    *,
     sparsity: float | None,
-    distribution: Distribution | None,
-    scope: str,
-    maskable: Maskable | None,
+    *,
+    scope: str = "global",
+    distribution: Distribution | None = None,
+    maskable: Maskable | None = None,
 ) -> Goal:
     """The goal of a rule; ``name`` stands in error messages.
 

@@ -3,7 +3,7 @@
 import math
 import numbers
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -11,10 +11,8 @@ from jax.typing import ArrayLike
 
 from dstjax._arrays.trees import Tree, is_traced
 from dstjax.checks import check_integer
-from dstjax.distributions import Distribution
-from dstjax.initial_masks._goal import goal_of
+from dstjax.initial_masks._goal import Where, goal_of
 from dstjax.initial_masks._loss import Weights
-from dstjax.method import Maskable
 
 
 def synflow(
@@ -24,9 +22,7 @@ def synflow(
     *,
     sparsity: float | None,
     rounds: int = 100,
-    distribution: Distribution | None = None,
-    scope: str = "global",
-    maskable: Maskable | None = None,
+    **where: Unpack[Where],
 ) -> Tree:
     """SynFlow: keeps the weights through which most flows when all parameters are positive and the input is ones.
 
@@ -46,9 +42,7 @@ def synflow(
         ``forward_fn`` gets ones with a batch axis of length 1. Integers stay integers.
       sparsity: overall sparsity in [0, 1); None only with a ``{regex: density}`` map.
       rounds: T; 100 in the paper.
-      distribution: how the sparsity is divided over the leaves with ``scope='layer'``; 'erk' if None.
-      scope: 'global' as in the paper, or 'layer'.
-      maskable: ``(path, leaf) -> bool``; by default real leaves of two or more dimensions.
+      **where: ``distribution``, ``scope`` and ``maskable``, see :mod:`dstjax.initial_masks`.
 
     Returns:
       Masks: a tree like ``params`` of boolean arrays, None at dense leaves.
@@ -69,7 +63,7 @@ def synflow(
     check_integer("rounds", rounds, 1)
     if not callable(forward_fn):
         raise ValueError(f"forward_fn={forward_fn!r} is not accepted; expected a function (params, x) -> outputs.")
-    goal = goal_of("synflow", params, sparsity=sparsity, distribution=distribution, scope=scope, maskable=maskable)
+    goal = goal_of("synflow", params, sparsity, **where)
     if any(is_traced(leaf) for leaf in goal.leaves):
         raise ValueError("the parameters are traced; synflow switches to float64, so call it outside jit and vmap.")
 

@@ -1,7 +1,7 @@
 """Masks from SNIP's score in several rounds of falling density."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +9,9 @@ from jax.typing import ArrayLike
 
 from dstjax._arrays.trees import Tree
 from dstjax.checks import check_integer
-from dstjax.distributions import Distribution
-from dstjax.initial_masks._goal import Goal, goal_of
+from dstjax.initial_masks._goal import Goal, Where, goal_of
 from dstjax.initial_masks._loss import LossFn, Weights, read, summed_gradient, wide
 from dstjax.masks import zero_outside
-from dstjax.method import Maskable
 
 
 def iterative_snip(
@@ -23,9 +21,7 @@ def iterative_snip(
     *,
     sparsity: float | None,
     rounds: int = 10,
-    distribution: Distribution | None = None,
-    scope: str = "global",
-    maskable: Maskable | None = None,
+    **where: Unpack[Where],
 ) -> Tree:
     """SNIP in rounds: each scores abs(w * g) at the sparse network and removes some of the weights that are left.
 
@@ -40,9 +36,7 @@ def iterative_snip(
         every round sums the gradients of all.
       sparsity: overall sparsity in [0, 1); None only with a ``{regex: density}`` map.
       rounds: T.
-      distribution: how the sparsity is divided over the leaves with ``scope='layer'``; 'erk' if None.
-      scope: 'global' as in the paper, or 'layer'.
-      maskable: ``(path, leaf) -> bool``; by default real leaves of two or more dimensions.
+      **where: ``distribution``, ``scope`` and ``maskable``, see :mod:`dstjax.initial_masks`.
 
     Returns:
       Masks: a tree like ``params`` of boolean arrays, None at dense leaves.
@@ -52,9 +46,7 @@ def iterative_snip(
 
     Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization", 2021.
     """
-    goal = goal_of(
-        "iterative_snip", params, sparsity=sparsity, distribution=distribution, scope=scope, maskable=maskable
-    )
+    goal = goal_of("iterative_snip", params, sparsity, **where)
     return _in_rounds(goal, loss_fn, batches, rounds, returning=False)
 
 
@@ -65,9 +57,7 @@ def force(
     *,
     sparsity: float | None,
     rounds: int = 10,
-    distribution: Distribution | None = None,
-    scope: str = "global",
-    maskable: Maskable | None = None,
+    **where: Unpack[Where],
 ) -> Tree:
     """FORCE: as :func:`iterative_snip`, but a removed weight can come back.
 
@@ -81,9 +71,7 @@ def force(
         every round sums the gradients of all.
       sparsity: overall sparsity in [0, 1); None only with a ``{regex: density}`` map.
       rounds: T.
-      distribution: how the sparsity is divided over the leaves with ``scope='layer'``; 'erk' if None.
-      scope: 'global' as in the paper, or 'layer'.
-      maskable: ``(path, leaf) -> bool``; by default real leaves of two or more dimensions.
+      **where: ``distribution``, ``scope`` and ``maskable``, see :mod:`dstjax.initial_masks`.
 
     Returns:
       Masks: a tree like ``params`` of boolean arrays, None at dense leaves.
@@ -93,7 +81,7 @@ def force(
 
     Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization", 2021.
     """
-    goal = goal_of("force", params, sparsity=sparsity, distribution=distribution, scope=scope, maskable=maskable)
+    goal = goal_of("force", params, sparsity, **where)
     return _in_rounds(goal, loss_fn, batches, rounds, returning=True)
 
 

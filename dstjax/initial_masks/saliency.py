@@ -1,25 +1,21 @@
 """Masks from one look at the weights, or at the weights and the loss."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Unpack
 
 import jax.numpy as jnp
 
 from dstjax._arrays.trees import Tree
-from dstjax.distributions import Distribution
-from dstjax.initial_masks._goal import goal_of
+from dstjax.initial_masks._goal import Where, goal_of
 from dstjax.initial_masks._loss import LossFn, read, summed_gradient, summed_hessian_product, wide
-from dstjax.method import Maskable
 
 
 def magnitude(
     params: Tree,
     *,
     sparsity: float | None,
-    distribution: Distribution | None = None,
-    scope: str = "layer",
     normalize: bool = False,
-    maskable: Maskable | None = None,
+    **where: Unpack[Where],
 ) -> Tree:
     """Keeps the weights of largest abs(w), at initialisation or after dense training (one-shot pruning).
 
@@ -29,10 +25,8 @@ def magnitude(
     Args:
       params: tree of arrays.
       sparsity: overall sparsity in [0, 1); None only with a ``{regex: density}`` map.
-      distribution: how it is divided over the leaves with ``scope='layer'``; 'erk' if None.
-      scope: 'layer' or 'global'.
       normalize: with ``scope='global'``, rank abs(w) / (norm + 1e-8), with the Euclidean norm of the leaf.
-      maskable: ``(path, leaf) -> bool``; by default real leaves of two or more dimensions.
+      **where: ``distribution``, ``scope`` and ``maskable``, see :mod:`dstjax.initial_masks`.
 
     Returns:
       Masks: a tree like ``params`` of boolean arrays, None at dense leaves.
@@ -47,12 +41,13 @@ def magnitude(
     >>> masks["w"].tolist()
     [[True, False], [False, True]]
     """
+    scope = where.setdefault("scope", "layer")
     if not isinstance(normalize, bool) or (normalize and scope == "layer"):
         raise ValueError(
             f"normalize={normalize!r} is not accepted with scope={scope!r}; expected False, or True with "
             "scope='global'."
         )
-    goal = goal_of("magnitude", params, sparsity=sparsity, distribution=distribution, scope=scope, maskable=maskable)
+    goal = goal_of("magnitude", params, sparsity, **where)
     scores = [jnp.abs(w) for w in goal.weights]
     if normalize:
         scores = [wide(s) / (jnp.sqrt(jnp.sum(jnp.square(wide(s)))) + 1e-8) for s in scores]
@@ -65,9 +60,7 @@ def snip(
     batches: Iterable[Any],
     *,
     sparsity: float | None,
-    distribution: Distribution | None = None,
-    scope: str = "global",
-    maskable: Maskable | None = None,
+    **where: Unpack[Where],
 ) -> Tree:
     """Keeps the weights of largest abs(w * g): those whose removal changes the loss most, to first order.
 
@@ -81,9 +74,7 @@ def snip(
       params: tree of arrays.
       batches: a finite iterable of batches, each any tree that ``loss_fn`` takes; all of them are held at once.
       sparsity: overall sparsity in [0, 1); None only with a ``{regex: density}`` map.
-      distribution: how it is divided over the leaves with ``scope='layer'``; 'erk' if None.
-      scope: 'global' as in the paper, or 'layer'.
-      maskable: ``(path, leaf) -> bool``; by default real leaves of two or more dimensions.
+      **where: ``distribution``, ``scope`` and ``maskable``, see :mod:`dstjax.initial_masks`.
 
     Returns:
       Masks: a tree like ``params`` of boolean arrays, None at dense leaves.
@@ -93,7 +84,7 @@ def snip(
 
     Reference: Lee, Ajanthan and Torr, "SNIP: single-shot network pruning based on connection sensitivity", 2019.
     """
-    goal = goal_of("snip", params, sparsity=sparsity, distribution=distribution, scope=scope, maskable=maskable)
+    goal = goal_of("snip", params, sparsity, **where)
     gradients = summed_gradient(goal, loss_fn, read(batches))(goal.weights)
     return goal.tree(goal.choose([jnp.abs(wide(w) * g) for w, g in zip(goal.weights, gradients, strict=True)]))
 
@@ -104,9 +95,7 @@ def grasp(
     batches: Iterable[Any],
     *,
     sparsity: float | None,
-    distribution: Distribution | None = None,
-    scope: str = "global",
-    maskable: Maskable | None = None,
+    **where: Unpack[Where],
 ) -> Tree:
     """GraSP: keeps the weights of largest w * Hg, those that gradient flow needs.
 
@@ -121,9 +110,7 @@ def grasp(
       params: tree of arrays.
       batches: a finite iterable of batches, each any tree that ``loss_fn`` takes; all of them are held at once.
       sparsity: overall sparsity in [0, 1); None only with a ``{regex: density}`` map.
-      distribution: how it is divided over the leaves with ``scope='layer'``; 'erk' if None.
-      scope: 'global' as in the paper, or 'layer'.
-      maskable: ``(path, leaf) -> bool``; by default real leaves of two or more dimensions.
+      **where: ``distribution``, ``scope`` and ``maskable``, see :mod:`dstjax.initial_masks`.
 
     Returns:
       Masks: a tree like ``params`` of boolean arrays, None at dense leaves.
@@ -133,7 +120,7 @@ def grasp(
 
     Reference: Wang, Zhang and Grosse, "Picking winning tickets before training by preserving gradient flow", 2020.
     """
-    goal = goal_of("grasp", params, sparsity=sparsity, distribution=distribution, scope=scope, maskable=maskable)
+    goal = goal_of("grasp", params, sparsity, **where)
     data = read(batches)
     gradients = summed_gradient(goal, loss_fn, data)(goal.weights)
     products = summed_hessian_product(goal, loss_fn, data)(goal.weights, gradients)

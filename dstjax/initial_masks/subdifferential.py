@@ -79,7 +79,7 @@ def sis(
     """
     check_integer("iterations", iterations, 1)
     check_integer("bisections", bisections, 1)
-    goal = goal_of("sis", params, sparsity=sparsity, distribution=distribution, scope="layer", maskable=maskable)
+    goal = goal_of("sis", params, sparsity, scope="layer", distribution=distribution, maskable=maskable)
     if activations.keys() != {*goal.masked.masked}:
         raise ValueError(
             f"activations are given for {sorted(activations)}, and masked are {sorted(goal.masked.masked)}; expected "
