@@ -40,7 +40,7 @@ def check_bool(name: str, value: Any) -> None:
 
 
 def check_rules(record: Any, optional: bool = False, /, **arguments: str) -> None:
-    """Refuses fields of a record that cannot be called, nor left out if ``optional``; says what each is given."""
+    """Refuses fields of a record that cannot be called, nor left out if ``optional``."""
     for name, of in arguments.items():
         value = getattr(record, name)
         if not callable(value) and not (optional and value is None):

@@ -40,7 +40,7 @@ import jax.numpy as jnp
 
 from dstjax._arrays.shares import part_of
 from dstjax.checks import check_bool, check_number, suggest
-from dstjax.rules import Leaf, Value, value
+from dstjax.rules import Leaf, Value, bind, value
 from dstjax.selection import count_true, top_k_mask
 
 Criterion = Callable[[Leaf], jax.Array]
@@ -71,29 +71,18 @@ def set_fraction(leaf: Leaf) -> jax.Array:
     return _by_sign(leaf, part_of)
 
 
-@value
-class Mest(Value):
-    """The score abs(w) + lambda * abs(g).
+def mest(lambda_: float = 1.0) -> Criterion:
+    """abs(w) + lambda * abs(g).
 
     Reference: Yuan et al., "MEST: accurate and fast memory-economic sparse training framework on the edge", 2021. The
     paper gives no lambda; 1.0 is the default of the study of Nowak et al.
     """
-
-    lambda_: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Checks lambda."""
-        super().__post_init__()
-        check_number("lambda_", self.lambda_, "a number >= 0", lambda v: 0 <= v < float("inf"))
-
-    def __call__(self, leaf: Leaf) -> jax.Array:
-        """The score."""
-        return _wide(jnp.abs(leaf.weight)) + self.lambda_ * _wide(jnp.abs(leaf.gradient))
+    check_number("lambda_", lambda_, "a number >= 0", lambda v: 0 <= v < float("inf"))
+    return bind(_mest, lambda_)
 
 
-def mest(lambda_: float = 1.0) -> Mest:
-    """abs(w) + lambda * abs(g); see :class:`Mest`."""
-    return Mest(lambda_)
+def _mest(lambda_: float, leaf: Leaf) -> jax.Array:
+    return _wide(jnp.abs(leaf.weight)) + lambda_ * _wide(jnp.abs(leaf.gradient))
 
 
 def sensitivity(leaf: Leaf) -> jax.Array:
@@ -121,25 +110,14 @@ def taylor(leaf: Leaf) -> jax.Array:
     return (_wide(leaf.weight) * _wide(leaf.gradient)) ** 2
 
 
-@value
-class GradientStep(Value):
-    """The score abs(w - gamma * g), the magnitude after a step of plain gradient descent."""
-
-    gamma: float = 1.0
-
-    def __post_init__(self) -> None:
-        """Checks gamma."""
-        super().__post_init__()
-        check_number("gamma", self.gamma, "a number >= 0", lambda v: 0 <= v < float("inf"))
-
-    def __call__(self, leaf: Leaf) -> jax.Array:
-        """The score."""
-        return jnp.abs(_wide(leaf.weight) - self.gamma * _wide(leaf.gradient))
-
-
-def gradient_step(gamma: float = 1.0) -> GradientStep:
+def gradient_step(gamma: float = 1.0) -> Criterion:
     """abs(w - gamma * g), the magnitude after a step of plain gradient descent."""
-    return GradientStep(gamma)
+    check_number("gamma", gamma, "a number >= 0", lambda v: 0 <= v < float("inf"))
+    return bind(_gradient_step, gamma)
+
+
+def _gradient_step(gamma: float, leaf: Leaf) -> jax.Array:
+    return jnp.abs(_wide(leaf.weight) - gamma * _wide(leaf.gradient))
 
 
 def gradient(leaf: Leaf) -> jax.Array:
@@ -278,12 +256,12 @@ def resolve(role: str, criterion: Any) -> Criterion:
 
 def reads_counter(criterion: Criterion) -> bool:
     """Whether counters must be kept for a criterion: for DST-EE's and for every function of the user's."""
-    return criterion not in _WITHOUT_COUNTER and not isinstance(criterion, Mest | GradientStep)
+    return getattr(criterion, "function", criterion) not in _WITHOUT_COUNTER
 
 
 _WITHOUT_COUNTER = (
     *(magnitude, set_signs, set_fraction, sensitivity, rsensitivity, snip, snip_signed, taylor, random, gradient),
-    *(momentum, one_neighbour, most_neighbours),
+    *(momentum, one_neighbour, most_neighbours, _mest, _gradient_step),
 )
 
 

@@ -15,7 +15,7 @@ from dstjax._arrays.shares import floor_share, share_limbs, share_of
 from dstjax._arrays.trees import is_traced
 from dstjax._arrays.varying import varying_as
 from dstjax.checks import check_number, suggest
-from dstjax.rules import Value, value
+from dstjax.rules import bind
 
 Shapes = Mapping[str, tuple[int, ...]]  # path -> shape, in the order of the tree
 Distribution = str | Mapping[str, float] | Callable[[Shapes, float], Mapping[str, float]]
@@ -102,29 +102,18 @@ def erk(shapes: Shapes, sparsity: float) -> dict[str, float]:
     return _erdos_renyi({p: _kernel_ratio(shape) for p, shape in shapes.items()}, shapes, sparsity)
 
 
-@value
-class Epsilon(Value):
-    """SET's own rule; see :func:`epsilon`."""
-
-    epsilon: float
-
-    def __post_init__(self) -> None:
-        """Checks epsilon."""
-        super().__post_init__()
-        check_number("epsilon", self.epsilon, "a number > 0", lambda v: v > 0)
-
-    def __call__(self, shapes: Shapes, sparsity: float) -> dict[str, float]:
-        """The densities."""
-        del sparsity
-        return {p: min(1.0, self.epsilon * _fan_ratio(shape)) for p, shape in shapes.items()}
-
-
-def epsilon(value: float) -> Epsilon:
+def epsilon(value: float) -> Callable[[Shapes, float], dict[str, float]]:
     """SET's own rule: density min(1, value * (n_in + n_out) / (n_in * n_out)), whatever the sparsity.
 
     Reference: Mocanu et al., 2018, Eq. 3.
     """
-    return Epsilon(value)
+    check_number("epsilon", value, "a number > 0", lambda v: v > 0)
+    return bind(_epsilon, value)
+
+
+def _epsilon(value: float, shapes: Shapes, sparsity: float) -> dict[str, float]:
+    del sparsity
+    return {p: min(1.0, value * _fan_ratio(shape)) for p, shape in shapes.items()}
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -15,7 +15,7 @@ from dstjax import masks as masks_lib
 from dstjax._arrays.leaves import MaskedLeaves, matched, named
 from dstjax._arrays.trees import Tree, is_hole
 from dstjax._engine.rewire import error
-from dstjax._engine.states import SparseState, Tracked, find, holds_state
+from dstjax._engine.states import SparseState, Tracked, find, masks_of
 from dstjax.checks import check_number
 from dstjax.masks import iou as iou
 from dstjax.masks import jaccard as jaccard
@@ -269,7 +269,7 @@ def gradient_norms(gradients: Tree, opt_state_or_masks: Tree, before: GradientNo
 
 def _masked(opt_state_or_masks: Tree) -> tuple[MaskedLeaves, list[jax.Array]]:
     """Which leaves a state or a tree of masks masks, and the boolean masks."""
-    stored = find(opt_state_or_masks).masks if holds_state(opt_state_or_masks) else opt_state_or_masks
+    stored = masks_of(opt_state_or_masks)
     leaves = MaskedLeaves.of(stored)
     return leaves, [masks_lib.unpack(mask) for mask in leaves.read(stored)]
 

@@ -13,7 +13,7 @@ from dstjax._arrays.trees import Tree
 from dstjax._engine.moments import map_moments
 from dstjax._engine.states import SparseState as SparseState
 from dstjax._engine.states import Tracked as Tracked
-from dstjax._engine.states import find, holds_state, replaced
+from dstjax._engine.states import find, holds_state, masks_of, replaced, topology_of, with_topology
 from dstjax.views import straight_through
 
 
@@ -45,7 +45,7 @@ def apply_masks(params: Tree, opt_state_or_masks: Tree) -> Tree:
     """
     if _has_view(opt_state_or_masks):
         return params
-    return masks_lib.apply(params, _masks_of(opt_state_or_masks))
+    return masks_lib.apply(params, masks_of(opt_state_or_masks))
 
 
 def forward_params(params: Tree, opt_state: Tree, *, training: bool = True) -> Tree:
@@ -107,13 +107,16 @@ def set_masks(opt_state: Tree, masks: Tree) -> Tree:
     stored = leaves.read(old.masks)
     found = leaves.check_masks(named(masks), "masks", [masks_lib.shape(m) for m in stored])
     flags = [jnp.array(mask) for mask in found]
-    new = old._replace(masks=leaves.tree([pack_like(f, m.dtype) for f, m in zip(flags, stored, strict=True)]))
-    if old.counters is not None:
-        counters = [f.astype(c.dtype) for f, c in zip(flags, leaves.read(old.counters), strict=True)]
-        new = new._replace(counters=leaves.tree(counters))
-    if old.tracked is not None and old.tracked.ever is not None:
-        ever = [pack_like(f | unpack(e), e.dtype) for f, e in zip(flags, leaves.read(old.tracked.ever), strict=True)]
-        new = new._replace(tracked=old.tracked._replace(ever=leaves.tree(ever)))
+    topology = topology_of(old, leaves)
+    topology = topology._replace(masks=[pack_like(f, m.dtype) for f, m in zip(flags, stored, strict=True)])
+    if topology.counters is not None:
+        counters = [f.astype(c.dtype) for f, c in zip(flags, topology.counters, strict=True)]
+        topology = topology._replace(counters=counters)
+    if topology.ever is not None:
+        ever = [pack_like(f | unpack(e), e.dtype) for f, e in zip(flags, topology.ever, strict=True)]
+        topology = topology._replace(ever=ever)
+    remembered = leaves.read(old.memory.leaves) if old.memory is not None and old.memory.leaves is not None else []
+    new = with_topology(old, leaves, topology, remembered)
     if old.view is None:
         by_name = dict(zip(leaves.masked, flags, strict=True))
         shapes = {n: by_name[n].shape if n in by_name else None for n in leaves.names}
@@ -136,7 +139,7 @@ def check_sparse(params: Tree, opt_state_or_masks: Tree) -> bool:
     """
     if _has_view(opt_state_or_masks):
         params = forward_params(params, opt_state_or_masks, training=False)
-    masks = _masks_of(opt_state_or_masks)
+    masks = masks_of(opt_state_or_masks)
     leaves = MaskedLeaves.of(masks)
     bad = []
     weights = leaves.find(params, "parameters")
@@ -154,12 +157,3 @@ def check_sparse(params: Tree, opt_state_or_masks: Tree) -> bool:
 
 def _has_view(opt_state_or_masks: Tree) -> bool:
     return holds_state(opt_state_or_masks) and find(opt_state_or_masks).view is not None
-
-
-def _masks_of(opt_state_or_masks: Tree) -> Tree:
-    """The masks of a state, stored; or the tree of boolean masks itself."""
-    if holds_state(opt_state_or_masks):
-        return find(opt_state_or_masks).masks
-    if any(jnp.result_type(mask) != jnp.bool_ for mask in named(opt_state_or_masks).values()):
-        raise ValueError("expected an optimiser state of dstjax.sparsify, or a tree of boolean masks.")
-    return opt_state_or_masks

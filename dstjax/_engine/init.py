@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dstjax._arrays.bits import pack
+from dstjax._arrays.bits import StoredMask, pack
 from dstjax._arrays.keys import leaf_keys
 from dstjax._arrays.leaves import MaskedLeaves, named
 from dstjax._arrays.selection import count_true
@@ -21,7 +21,7 @@ from dstjax._engine.counts import active_counts, initial_counts, starts_dense
 from dstjax._engine.draw import random_masks
 from dstjax._engine.moments import map_moments
 from dstjax._engine.rewire import counter_dtype
-from dstjax._engine.states import SparseState, Tracked
+from dstjax._engine.states import SparseState, Topology, Tracked, with_topology
 from dstjax.method import Method
 from dstjax.rules import Layers, Leaf, Memory
 from dstjax.structures import WEIGHT
@@ -54,37 +54,32 @@ def initial_state(
     else:
         drawn = _drawn(method, key, weights)
     masks: list[jax.Array] = varying_as(drawn, *weights.values())
+    masked = [weights[name] for name in leaves.masked]
     target = [jnp.asarray(targets[n], jnp.int32) for n in leaves.masked]
     counts_at_end = jnp.stack(target) if target else jnp.zeros(0, jnp.int32)
 
-    def stored(flags: list[jax.Array]) -> Tree:
-        return leaves.tree([pack(f, weights[n]) for f, n in zip(flags, leaves.masked, strict=True)])
+    def stored(flags: list[jax.Array]) -> list[StoredMask]:
+        return [pack(f, w) for f, w in zip(flags, masked, strict=True)]
 
+    remembered, memory = _remembered(method, key, dict(zip(leaves.masked, masked, strict=True)), masks, counts_at_end)
     counters = None
     if method.updates is not None and method.updates.counters:
-        dtype = counter_dtype(method.updates.schedule.count)
-        counters = leaves.tree([m.astype(dtype) for m in masks])
-    tracked = None
-    if track:
-        survival = "survival" in track
-        tracked = Tracked(
-            ever=stored([jnp.array(m) for m in masks]) if "exploration" in track and counters is None else None,
-            grown=stored([jnp.zeros_like(m) for m in masks]) if survival else None,
-            n_grown=jnp.zeros(len(masks), jnp.int32) if survival else None,
-            n_survived=jnp.zeros(len(masks), jnp.int32) if survival else None,
-            error=jnp.zeros((), jnp.float32) if "error" in track else None,
-        )
-        tracked = varying_as(tracked, *weights.values())
-    memory = _remembered(method, key, {n: weights[n] for n in leaves.masked}, masks, counts_at_end)
+        counters = [m.astype(counter_dtype(method.updates.schedule.count)) for m in masks]
+    survival = "survival" in track
+    topology = Topology(
+        masks=stored(masks),
+        counters=counters,
+        ever=stored([jnp.array(m) for m in masks]) if "exploration" in track and counters is None else None,
+        grown=stored([jnp.zeros_like(m) for m in masks]) if survival else None,
+        n_grown=jnp.zeros(len(masks), jnp.int32) if survival else None,
+        n_survived=jnp.zeros(len(masks), jnp.int32) if survival else None,
+        error=jnp.zeros((), jnp.float32) if "error" in track else None,
+        second_mask=None if memory.second_mask is None else stored(memory.second_mask),
+        shared=memory.shared,
+        measured=memory.measured,
+    )
     step = jnp.zeros((), jnp.int32)
-    view = None
-    if method.seen.view is not None:
-        view = method.seen.view(step, (memory or Memory())._replace(second_mask=None))
-    if memory is not None:
-        kept = None if memory.leaves is None else leaves.tree(memory.leaves)
-        memory = memory._replace(
-            leaves=kept, second_mask=None if memory.second_mask is None else stored(memory.second_mask)
-        )
+    view = None if method.seen.view is None else method.seen.view(step, memory._replace(second_mask=None))
     # Optimisers that keep a copy of the weights (schedule_free, lookahead) start sparse too.
     flags = dict(zip(leaves.masked, masks, strict=True))
     begin = [_masked(leaf, flags.get(name) if view is None else None) for name, leaf in weights.items()]
@@ -92,17 +87,18 @@ def initial_state(
     if view is None:  # not all moments start at zero (adagrad's do not); those of inactive weights do
         shapes = {n: tuple(x.shape) if n in flags else None for n, x in weights.items()}
         inner_state = map_moments(lambda n, x: _masked(x, flags[n]), shapes, inner_state)
-    return SparseState(
+    state = SparseState(
         step=step,
-        masks=stored(masks),
-        counters=counters,
+        masks=None,
+        counters=None,
         targets=counts_at_end,
         key=key,
-        tracked=tracked,
-        memory=memory,
+        tracked=Tracked(None, None, None, None, None) if track else None,
+        memory=memory if remembered else None,
         view=view,
         inner_state=inner_state,
     )
+    return with_topology(state, leaves, varying_as(topology, *weights.values()), memory.leaves or [])
 
 
 def _drawn(method: Method, key: jax.Array, weights: Mapping[str, Any]) -> list[jax.Array]:
@@ -144,11 +140,9 @@ def _given(
 
 def _remembered(
     method: Method, key: jax.Array, weights: Mapping[str, Any], masks: list[jax.Array], target: jax.Array
-) -> Memory | None:
-    """What the method remembers at first, lists of masked leaves; masks are not packed yet."""
+) -> tuple[bool, Memory]:
+    """Whether the method remembers anything, and what at first: lists of masked leaves, masks not packed yet."""
     rules = method.remembered
-    if rules.leaf is None and rules.second_mask is None and rules.shared is None and rules.measure is None:
-        return None
     memory = Memory(
         shared=None if rules.shared is None else jax.tree.map(_small, rules.shared),
         measured=None if rules.measure is None else measures.begun(rules.lag),
@@ -165,12 +159,12 @@ def _remembered(
             memory = memory._replace(leaves=[rules.leaf(leaf) for leaf in read])
             read = [leaf._replace(memory=m) for leaf, m in zip(read, memory.leaves, strict=True)]
         if rules.second_mask is not None:
-            sizes = jnp.array([w.size for w in arrays], jnp.int32)
-            active = count_true(masks)
+            sizes, active = jnp.array([w.size for w in arrays], jnp.int32), count_true(masks)
             layers = Layers(read, active, active, target, sizes, step, step, memory.shared)
             second = returned.masks(rules.second_mask, "second_mask", rules.second_mask(layers, masks), masks)
             memory = memory._replace(second_mask=second)
-    return varying_as(memory, *weights.values())
+    is_any = any(x is not None for x in memory)
+    return is_any, varying_as(memory, *weights.values())
 
 
 def _small(x: Any) -> jax.Array:

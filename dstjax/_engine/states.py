@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from dstjax._arrays.bits import StoredMask
-from dstjax._arrays.leaves import MaskedLeaves
+from dstjax._arrays.leaves import MaskedLeaves, named
 from dstjax._arrays.trees import Tree
 from dstjax.rules import Memory
 
@@ -73,6 +74,21 @@ def find(opt_state: Tree) -> SparseState:
 def holds_state(tree: Tree) -> bool:
     """Whether a tree holds a state of ``sparsify``."""
     return any(is_state(x) for x in jax.tree_util.tree_leaves(tree, is_leaf=is_state))
+
+
+def masks_of(opt_state_or_masks: Tree) -> Tree:
+    """The stored masks of a state, or the tree of boolean masks itself.
+
+    Raises:
+      ValueError: it is neither.
+    """
+    if holds_state(opt_state_or_masks):
+        return find(opt_state_or_masks).masks
+    if any(
+        jnp.result_type(mask) not in (jnp.bool_, jnp.uint8, jnp.int8) for mask in named(opt_state_or_masks).values()
+    ):
+        raise ValueError("expected an optimiser state of dstjax.sparsify, or a tree of boolean masks.")
+    return opt_state_or_masks
 
 
 def replaced(opt_state: Tree, new: SparseState) -> Tree:

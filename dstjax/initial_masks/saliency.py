@@ -10,13 +10,7 @@ from dstjax.initial_masks._goal import Where, goal_of
 from dstjax.initial_masks._loss import LossFn, read, summed_gradient, summed_hessian_product, wide
 
 
-def magnitude(
-    params: Tree,
-    *,
-    sparsity: float | None,
-    normalize: bool = False,
-    **where: Unpack[Where],
-) -> Tree:
+def magnitude(params: Tree, *, sparsity: float | None, normalize: bool = False, **where: Unpack[Where]) -> Tree:
     """Keeps the weights of largest abs(w), at initialisation or after dense training (one-shot pruning).
 
     Initialisers that scale by the fan-in make ``scope='global'`` favour leaves of small fan-in; ``normalize`` divides
@@ -55,12 +49,7 @@ def magnitude(
 
 
 def snip(
-    loss_fn: LossFn,
-    params: Tree,
-    batches: Iterable[Any],
-    *,
-    sparsity: float | None,
-    **where: Unpack[Where],
+    loss_fn: LossFn, params: Tree, batches: Iterable[Any], *, sparsity: float | None, **where: Unpack[Where]
 ) -> Tree:
     """Keeps the weights of largest abs(w * g): those whose removal changes the loss most, to first order.
 
@@ -90,12 +79,7 @@ def snip(
 
 
 def grasp(
-    loss_fn: LossFn,
-    params: Tree,
-    batches: Iterable[Any],
-    *,
-    sparsity: float | None,
-    **where: Unpack[Where],
+    loss_fn: LossFn, params: Tree, batches: Iterable[Any], *, sparsity: float | None, **where: Unpack[Where]
 ) -> Tree:
     """GraSP: keeps the weights of largest w * Hg, those that gradient flow needs.
 

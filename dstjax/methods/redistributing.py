@@ -98,15 +98,9 @@ def snfs(*, momentum: float = 0.9, redistribution: str = "momentum", **shared: A
     )
 
 
-class _Adaptive(NamedTuple):
-    """Of DSR: below which absolute value weights are dropped, in all layers."""
-
-    threshold: Any  # float32[]
-
-
 def _above_threshold(layers: Layers) -> jax.Array:
     """Weights with abs(w) >= H stay, and one of each layer at least."""
-    h = layers.shared.threshold
+    h = layers.shared
     above = [leaf.mask & (jnp.abs(leaf.weight) >= h.astype(leaf.weight.dtype)) for leaf in layers.leaves]
     return jnp.maximum(count_true(above), jnp.minimum(layers.active, 1))
 
@@ -118,13 +112,13 @@ def _by_what_is_left(layers: Layers, kept: jax.Array) -> jax.Array:
 
 def _threshold(
     part: schedules.Fractions, tolerance: float, layers: Layers, kept: jax.Array, masks: list[jax.Array]
-) -> _Adaptive:
+) -> jax.Array:
     """H is halved where too many weights went, and doubled where too few did."""
     del masks
-    h, dropped = layers.shared.threshold, jnp.sum(layers.active - kept).astype(jnp.float32)
+    h, dropped = layers.shared, jnp.sum(layers.active - kept).astype(jnp.float32)
     wanted = part.of(jnp.sum(layers.target), layers.update_index).astype(jnp.float32)
     lower, higher = dropped > (1 + tolerance) * wanted, dropped < (1 - tolerance) * wanted
-    return _Adaptive(jnp.where(lower, h / 2, jnp.where(higher, 2 * h, h)))
+    return jnp.where(lower, h / 2, jnp.where(higher, 2 * h, h))
 
 
 @catalogued("DSR", "sparse to sparse", "mostafa2019", cost="always_sparse", update_period=1000, distribution="uniform")
@@ -158,7 +152,7 @@ def dsr(*, threshold: float = 1e-3, drop_fraction: float = 0.1, tolerance: float
         regrow_dropped=False,
         order="step_then_update",
     )
-    remembered = Remembered(shared=_Adaptive(threshold), after_update=bind(_threshold, part, tolerance))
+    remembered = Remembered(shared=threshold, after_update=bind(_threshold, part, tolerance))
     # Where more than half of the weights are active there may be no room for what was dropped.
     has_room = not isinstance(masking.sparsity, int | float) or masking.sparsity >= 0.5
     promises = "total" if has_room else "free"

@@ -11,17 +11,7 @@ import jax.numpy as jnp
 
 from dstjax import budgets, criteria, schedules, structures, views
 from dstjax.checks import check_choice, check_number
-from dstjax.method import (
-    SCOPES,
-    Method,
-    Remembered,
-    Seen,
-    Start,
-    Updates,
-    common_fields,
-    refuse_map,
-    refuse_n_m,
-)
+from dstjax.method import SCOPES, Method, Remembered, Seen, Start, Updates, common_fields, refuse_map, refuse_n_m
 from dstjax.methods.catalogue import catalogued
 from dstjax.rules import Layers, Leaf, bind
 from dstjax.selection import count_true

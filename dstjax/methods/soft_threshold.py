@@ -1,6 +1,6 @@
 """STR: dense weights behind a threshold that each layer learns."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,34 +16,30 @@ from dstjax.selection import count_true
 __all__ = ["str_"]
 
 
-class _Threshold(NamedTuple):
-    s: jax.Array  # float[], the threshold before the sigmoid
-
-
-def _initial(s: float, leaf: Leaf) -> _Threshold:
+def _initial(s: float, leaf: Leaf) -> jax.Array:
     """The threshold before the sigmoid, in float32 at least."""
-    return _Threshold(jnp.full((), s, jnp.result_type(jnp.float32, leaf.weight)))
+    return jnp.full((), s, jnp.result_type(jnp.float32, leaf.weight))
 
 
 def _passed(final: int | None, leaf: Leaf) -> jax.Array:
     """The gradient where the forward pass saw something: not at weights of the mask below the threshold."""
-    above = jnp.abs(leaf.weight) > jax.nn.sigmoid(leaf.memory.s).astype(leaf.weight.dtype)
+    above = jnp.abs(leaf.weight) > jax.nn.sigmoid(leaf.memory).astype(leaf.weight.dtype)
     above = above if final is None else above | (leaf.step > final)
     return zero_outside(leaf.gradient, leaf.mask & above)
 
 
-def _descent(final: int | None, learning_rate: float, decay: float, leaf: Leaf) -> _Threshold:
+def _descent(final: int | None, learning_rate: float, decay: float, leaf: Leaf) -> jax.Array:
     """One step on the threshold: s <- s - lr_s * (dL/ds + decay * s)."""
-    s, threshold = leaf.memory.s, jax.nn.sigmoid(leaf.memory.s)
+    s, threshold = leaf.memory, jax.nn.sigmoid(leaf.memory)
     pull = jnp.sum(jnp.sign(leaf.weight) * _passed(final, leaf), dtype=s.dtype)
     slope = threshold * (1 - threshold)
-    return _Threshold(s - learning_rate * (decay * s - slope * pull))
+    return s - learning_rate * (decay * s - slope * pull)
 
 
 def _above(final: int | None, layers: Layers, kept: jax.Array) -> jax.Array:
     """As many as lie above the threshold of their layer; the final count at the update that fixes the masks."""
     del kept
-    above = [jnp.abs(leaf.weight) > jax.nn.sigmoid(leaf.memory.s) for leaf in layers.leaves]
+    above = [jnp.abs(leaf.weight) > jax.nn.sigmoid(leaf.memory) for leaf in layers.leaves]
     free = jnp.maximum(count_true(above), 1)
     return free if final is None else jnp.where(layers.step == final, layers.target, free)
 
@@ -51,13 +47,13 @@ def _above(final: int | None, layers: Layers, kept: jax.Array) -> jax.Array:
 def _shrunk_at(final: int, leaf: Leaf, grown: jax.Array) -> jax.Array:
     """At the update that fixes the masks weights are shrunk for the last time."""
     del grown
-    shrunk = zero_outside(views.soft(leaf.weight, jax.nn.sigmoid(leaf.memory.s)), leaf.mask)
+    shrunk = zero_outside(views.soft(leaf.weight, jax.nn.sigmoid(leaf.memory)), leaf.mask)
     return jnp.where(leaf.step == final, shrunk, leaf.weight)
 
 
 def _view(final: int | None, step: jax.Array, memory: Memory) -> views.View:
     """Weights shrunk by the thresholds, which go with the masks."""
-    thresholds = jax.nn.sigmoid(jnp.stack([m.s for m in memory.leaves]))
+    thresholds = jax.nn.sigmoid(jnp.stack(memory.leaves))
     return views.SoftThreshold(thresholds if final is None else jnp.where(step >= final, 0, thresholds))
 
 

@@ -196,7 +196,7 @@ def test_dsr_follows_its_transcript(x64, sparsity, threshold, fraction):
     totals = []
 
     def also(run, state):
-        assert float(state.memory.shared.threshold) == pytest.approx(run.h)
+        assert float(state.memory.shared) == pytest.approx(run.h)
         totals.append(sum(int(m.sum()) for m in run.m.values()))
 
     run, changed = following.follow(
@@ -229,7 +229,7 @@ def test_dsr_worked_example():
     assert grown == {"a": 2, "b": 4, "c": 6}
     assert {n: int(m.sum()) for n, m in after.items()} == {"a": 12, "b": 24, "c": 36}
     assert not any((after[n] & small[n]).any() for n in after)
-    assert float(state.memory.shared.threshold) == np.float32(5e-4)
+    assert float(state.memory.shared) == np.float32(5e-4)
 
 
 @pytest.mark.parametrize(("dropped", "expected"), [(8, 2e-3), (9, 1e-3), (11, 1e-3), (12, 5e-4)])
@@ -242,7 +242,7 @@ def test_dsr_leaves_the_threshold_within_the_tolerance(dropped, expected):
     small = oracles.best(np.zeros(mask.shape), dropped, mask)
     params = {"w": jnp.where(mask, jnp.where(small, 1e-5, -1.0), 0)}
     _, state = tx.update(params, state, params)
-    assert float(state.memory.shared.threshold) == np.float32(expected)
+    assert float(state.memory.shared) == np.float32(expected)
     assert following.active(state) == {"w": 100}
 
 
