@@ -33,12 +33,13 @@ demo: env  ## compare five methods at three sparsities on the digits data
 
 test: env  ## the tests, and the examples in the docstrings and the pages
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal --optimised tests
-	$(BIN)/python -m pytest --doctest-modules --doctest-glob='*.md' dstjax README.md docs
+	$(BIN)/python -m pytest -n 2 --dist worksteal --optimised tests/dstjax
+	JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.pytest_cache/d/jax JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 \
+	  $(BIN)/python -m pytest -n 2 --doctest-modules --doctest-glob='*.md' dstjax README.md docs
 
 slow: env  ## the thorough tests
 	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal tests
-	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal --optimised tests
+	$(BIN)/python -m pytest -m slow -n 2 --dist worksteal --optimised tests/dstjax
 
 # NEWEST names the interpreter; where it does not run, $(PYTHON) takes its place, and the output says so.
 newest:  ## engine, frameworks, programs and a training with the newest Python, jax, flax and optax

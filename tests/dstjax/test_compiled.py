@@ -15,7 +15,8 @@ from tests import trees
 
 pytestmark = pytest.mark.optimised
 MOVING = dict(sparsity=0.7, update_period=3, end_step=10, drop_fraction=0.5)
-METHODS = ["set", "rigl", "rigl_itop", "mest", "dst_ee"]
+QUICK = ["set", "dst_ee"]  # random growth, and growth by gradient and counters
+METHODS = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in ("rigl", "rigl_itop", "mest"))]
 TRACK = ("exploration", "survival", "error")
 
 

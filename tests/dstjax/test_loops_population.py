@@ -101,7 +101,9 @@ def remembering(name, seed):
     return optax.chain(optax.clip(1.0), dstjax.sparsify(optax.adam(0.05), method, seed=seed))
 
 
-@pytest.mark.parametrize("name", REMEMBERING)
+@pytest.mark.parametrize(
+    "name", ["snfs", "str", "iee", *(pytest.param(n, marks=pytest.mark.slow) for n in ("dsr", "top_kast"))]
+)
 def test_memory_and_views_of_each_run(name):
     """The views of a population are those of its runs, and the branch is still one."""
     seeds = SEEDS[:2]

@@ -37,14 +37,21 @@ def masks_of(method, extra, place):
     return start, np.asarray(dstjax.get_masks(state)["w"])
 
 
+MESHES = [
+    pytest.param(AxisType.Auto, P("x"), id="rows", marks=pytest.mark.slow),
+    pytest.param(AxisType.Explicit, P(None, "x"), id="columns", marks=pytest.mark.slow),
+    pytest.param(AxisType.Explicit, P("x", "y"), id="both"),
+]
+
+
+@pytest.mark.parametrize(("kind", "spec"), MESHES)
 @pytest.mark.parametrize(("name", "options", "extra"), CASES, ids=[case[0] for case in CASES])
-def test_the_same_masks_on_meshes(name, options, extra):
+def test_the_same_masks_on_meshes(name, options, extra, kind, spec):
     method = methods.get(name, sparsity=0.6, **options)
     start, expected = masks_of(method, extra, lambda params: params)
     if name != "snfs":  # all gradients of inactive weights are zero here, so it grows what it dropped
         assert (start != expected).any()
-    for kind, spec in [(AxisType.Auto, P("x")), (AxisType.Explicit, P(None, "x")), (AxisType.Explicit, P("x", "y"))]:
-        mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
-        with jax.set_mesh(mesh):
-            _, found = masks_of(method, extra, lambda p: jax.device_put(p, NamedSharding(mesh, spec)))  # noqa: B023
-        np.testing.assert_array_equal(found, expected)
+    mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
+    with jax.set_mesh(mesh):
+        _, found = masks_of(method, extra, lambda params: jax.device_put(params, NamedSharding(mesh, spec)))
+    np.testing.assert_array_equal(found, expected)
