@@ -74,7 +74,7 @@ class Summary:
 
 
 def summary(params: Tree, opt_state: Tree) -> Summary:
-    """Returns a table of all leaves: path, shape, requested and realised density, active weights, totals, bytes.
+    """Returns a table of all leaves (shapes, requested and realised densities, active weights) and the bytes of state.
 
     Args:
       params: the parameters; their shapes suffice.

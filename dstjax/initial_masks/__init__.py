@@ -1,4 +1,4 @@
-"""Which weights are active at first.
+"""Chooses which weights are active at first.
 
 :func:`random_masks` is what :func:`dstjax.sparsify` draws. The other rules look at the weights, the data or the network
 before the first step, and return masks for :func:`dstjax.set_masks`: a tree like the parameters, boolean at the masked
@@ -17,7 +17,7 @@ rule                score                    source
 
 :func:`sis` (Verma and Pesquet, 2021) sparsifies a trained network and changes its weights too.
 
-What they share. ``scope='layer'`` gives each leaf the exact count of its distribution ('erk' unless another is given);
+What they share: ``scope='layer'`` gives each leaf the exact count of its distribution ('erk' unless another is given);
 ``scope='global'`` ranks all leaves together: N - floor(sparsity * N) of the N weights stay, at least one in each leaf.
 Of equal scores the lower row-major index wins, and the earlier leaf; NaN ranks lowest. Masks are sharded like their
 weights.

@@ -1,4 +1,4 @@
-"""Methods that grow back fewer connections the better the network performs: their number falls while they train.
+"""Grows back fewer connections the better the network performs: their number falls in training.
 
 With p in [0, 1] the performance and gamma the number of connections at the start, each update drops the drop fraction
 and then grows theta * (gamma - n) of the missing ones at random, theta = 1 - (p - p * k) / (k - 2 * k * |p| + 1), the
@@ -33,7 +33,7 @@ _DEFAULTS: dict[str, Any] = dict(
     **_DEFAULTS,
 )
 def accset(*, k: float = 0.0, **shared: Any) -> Method:
-    """AccSET: the performance is the validation accuracy, passed as ``metric=`` in [0, 1] at each mask update.
+    """Takes the validation accuracy for the performance, passed as ``metric=`` in [0, 1] at each mask update: AccSET.
 
     Args:
       k: shape of the sigmoid in (-1, 1); 0 makes theta = 1 - p.
@@ -42,8 +42,8 @@ def accset(*, k: float = 0.0, **shared: Any) -> Method:
 
     Reference: Lapshyna, "Sparse artificial neural networks: adaptive performance-based connectivity inspired by
     human-brain processes", 2020, as given by Scholte, "Regrowing strategies for dynamic sparse training", 2022,
-    Algorithm 1. That the deficit counts against the start, not the epoch, agrees with the latter's pseudocode and
-    reported numbers.
+    Algorithm 1. The deficit counts against the start, not the epoch, which agrees with the pseudocode and the reported
+    numbers of the latter.
     """
     return _regrowing("accset", "accuracy", k, None, shared)
 
@@ -57,7 +57,7 @@ def accset(*, k: float = 0.0, **shared: Any) -> Method:
     **_DEFAULTS,
 )
 def lset(*, performance: str = "loss", k: float = 0.0, **shared: Any) -> Method:
-    """LSET: the performance is p = 1 - loss / first loss.
+    """Takes p = 1 - loss / first loss for the performance: LSET.
 
     Args:
       performance: 'loss', the mean of ``value=`` over the steps since the last update; 'validation_loss', passed as
@@ -67,7 +67,7 @@ def lset(*, performance: str = "loss", k: float = 0.0, **shared: Any) -> Method:
         drop_schedule='constant', update_order='step_then_update'.
 
     Reference: Scholte, "Regrowing strategies for dynamic sparse training", 2022. It does not print the function of the
-    loss; this one is inferred from its numbers of connections. The first loss is that of the first update.
+    loss; we inferred this one from its numbers of connections. The first loss is that of the first update.
     """
     return _regrowing("lset", performance, k, None, shared)
 
@@ -81,7 +81,7 @@ def lset(*, performance: str = "loss", k: float = 0.0, **shared: Any) -> Method:
     **_DEFAULTS,
 )
 def dynset(*, performance: str = "loss", k: float = 0.0, lag: int = 3, **shared: Any) -> Method:
-    """DynSET: LSET, with a pause whenever the performance is worse than ``lag`` updates ago.
+    """Pauses LSET whenever the performance is worse than ``lag`` updates ago: DynSET.
 
     In a pause nothing is dropped and nothing grown. There is none before ``lag`` + 2 updates.
 
@@ -99,7 +99,7 @@ def dynset(*, performance: str = "loss", k: float = 0.0, lag: int = 3, **shared:
 
 
 def sigmoid(p: jax.Array, k: float) -> jax.Array:
-    """The normalised tunable sigmoid (p - p * k) / (k - 2 * k * |p| + 1)."""
+    """Returns the normalised tunable sigmoid (p - p * k) / (k - 2 * k * |p| + 1)."""
     return (p - p * k) / (k - 2 * k * jnp.abs(p) + 1)
 
 
@@ -121,7 +121,7 @@ class _Paused(Value):
 
 @value
 class _KeptUnlessPaused(Value):
-    """The drop fraction goes, but in a pause."""
+    """Drops the drop fraction, but nothing in a pause."""
 
     paused: _Paused
     n_kept: budgets.NKept
@@ -132,7 +132,7 @@ class _KeptUnlessPaused(Value):
 
 @value
 class _Deficit(Value):
-    """theta of the connections that are missing; none in a pause, nor in the last update."""
+    """Grows theta of the connections that are missing; none in a pause, nor in the last update."""
 
     paused: _Paused
     k: float
@@ -145,7 +145,7 @@ class _Deficit(Value):
         return jnp.where(still if self.last is None else still | (layers.update_index >= self.last), 0, grown)
 
     def level(self, layers: Layers) -> jax.Array:
-        """p, the performance in [0, 1]: the accuracy, or by how much the loss has fallen since the first update."""
+        """Returns p, the performance in [0, 1]: the accuracy, or how far the loss has fallen since the first update."""
         m = layers.measured
         assert m is not None  # the method measures
         if self.paused.performance == "accuracy":

@@ -1,4 +1,4 @@
-"""ADMM pruning from a dense network: the baseline of DST-EE's graph experiments."""
+"""Prunes from a dense network by ADMM: the baseline of DST-EE's graph experiments."""
 
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ __all__ = ["admm"]
 
 
 class _Split(NamedTuple):
-    """The sparse copy of a leaf and the scaled dual that pulls the weights to it."""
+    """Holds the sparse copy of a leaf and the scaled dual that pulls the weights to it."""
 
     z: jax.Array
     u: jax.Array
@@ -28,7 +28,7 @@ def _begin(leaf: Leaf) -> _Split:
 
 @value
 class _PrunedAt(Value):
-    """All weights stay until the last update, which prunes."""
+    """Keeps all weights until the last update, which prunes."""
 
     last: int
 
@@ -38,7 +38,7 @@ class _PrunedAt(Value):
 
 @value
 class _Projected(Value):
-    """Where P(W + U) is not zero."""
+    """Marks where P(W + U) is not zero."""
 
     structure: structures.Structure
 
@@ -51,7 +51,7 @@ class _Projected(Value):
 
 @value
 class _Dual(Value):
-    """Z = P(W + U) and U = U + W - Z after each update; the first begins with U = 0."""
+    """Sets Z = P(W + U) and U = U + W - Z after each update; the first begins with U = 0."""
 
     first: int
 
@@ -64,7 +64,7 @@ class _Dual(Value):
 
 @value
 class _Pulled(Value):
-    """dL/dW + rho * (W - Z + U) between the first update and the last."""
+    """Adds rho * (W - Z + U) to the gradient between the first update and the last."""
 
     rho: float
     first: int
@@ -83,7 +83,7 @@ class _Pulled(Value):
     distribution="uniform",
 )
 def admm(*, rho: float = 0.01, **scheduled: Any) -> Method:
-    """ADMM: trains dense, pulls the weights towards a sparse copy, prunes, and trains what is left.
+    """Trains dense, pulls the weights towards a sparse copy, prunes, and trains what is left: ADMM.
 
     Dense training lasts until the first update. Then Z = P(W), which keeps the largest weights of each layer, and
     U = 0; the optimiser sees dL/dW + rho * (W - Z + U), and at each update Z = P(W + U), U = U + W - Z. The last update

@@ -1,4 +1,4 @@
-"""Methods that move weights from one layer to another."""
+"""Moves weights from one layer to another."""
 
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ __all__ = ["dsr", "snfs"]
 
 
 class _Carry(NamedTuple):
-    """Of SNFS: what later updates grow more or less, since rounding and full layers change the total."""
+    """Holds what later updates of SNFS grow more or less, since rounding and full layers change the total."""
 
     adjustment: Any  # float32[]
     total: Any  # float32[], sum of all differences so far
@@ -30,7 +30,7 @@ def _nothing(leaf: Leaf) -> jax.Array:
 
 @value
 class _Average(Value):
-    """m <- momentum * m + (1 - momentum) * g, of all weights."""
+    """Averages gradients: m <- momentum * m + (1 - momentum) * g, of all weights."""
 
     momentum: float
 
@@ -39,7 +39,7 @@ class _Average(Value):
 
 
 def _momentum_shares(layers: Layers) -> jax.Array:
-    """The share of each layer in the mean momentum of active weights, float32[leaves]."""
+    """Returns the share of each layer in the mean momentum of active weights, float32[leaves]."""
     sums = [jnp.sum(jnp.where(leaf.mask, jnp.abs(leaf.memory), 0)) for leaf in layers.leaves]
     means = jnp.stack(sums).astype(jnp.float32) / jnp.maximum(layers.active, 1).astype(jnp.float32)
     return means / jnp.maximum(jnp.sum(means), jnp.finfo(jnp.float32).tiny)
@@ -47,7 +47,7 @@ def _momentum_shares(layers: Layers) -> jax.Array:
 
 @value
 class _KeptIfNearlyDense(Value):
-    """Layers that are nearly dense and important drop no larger a share than their sparsity."""
+    """Lets layers that are nearly dense and important drop no larger a share than their sparsity."""
 
     n_kept: budgets.NKept
 
@@ -61,7 +61,7 @@ class _KeptIfNearlyDense(Value):
 
 
 def _by_momentum(layers: Layers, kept: jax.Array) -> jax.Array:
-    """What all layers lost, by their shares in the momentum; none beyond 99 % of its room."""
+    """Grows what all layers lost, by their shares in the momentum; no layer beyond 99 % of its room."""
     lost = jnp.sum(layers.active - kept).astype(jnp.float32) + layers.shared.adjustment
     # Rounding, which is not the same on all meshes, must not lift an integer.
     wanted = jnp.ceil(_momentum_shares(layers) * lost * (1 - 1e-5))
@@ -88,7 +88,7 @@ def _carried(layers: Layers, kept: jax.Array, masks: list[jax.Array]) -> _Carry:
     update_order="step_then_update",
 )
 def snfs(*, momentum: float = 0.9, redistribution: str = "momentum", **shared: Any) -> Method:
-    """SNFS, sparse momentum: what all layers drop is grown where the momentum of the weights is large.
+    """Grows what all layers drop where the momentum of the weights is large: SNFS, sparse momentum.
 
     A moving average of the dense gradients is kept for all weights. A layer's share of what is grown is the mean of its
     absolute momentum over active weights; within a layer the inactive weights with the largest momentum are grown. The
@@ -119,26 +119,26 @@ def snfs(*, momentum: float = 0.9, redistribution: str = "momentum", **shared: A
 
 
 class _Adaptive(NamedTuple):
-    """Of DSR: below which absolute value weights are dropped, in all layers."""
+    """Holds the absolute value below which DSR drops weights, in all layers."""
 
     threshold: Any  # float32[]
 
 
 def _above_threshold(layers: Layers) -> jax.Array:
-    """Weights with abs(w) >= H stay, and one of each layer at least."""
+    """Keeps weights with abs(w) >= H, and one of each layer at least."""
     h = layers.shared.threshold
     above = [leaf.mask & (jnp.abs(leaf.weight) >= h.astype(leaf.weight.dtype)) for leaf in layers.leaves]
     return jnp.maximum(count_true(above), jnp.minimum(layers.active, 1))
 
 
 def _by_what_is_left(layers: Layers, kept: jax.Array) -> jax.Array:
-    """What is missing altogether, in proportion to what has stayed; not where something was just dropped."""
+    """Grows what is missing altogether, in proportion to what has stayed; not where something was just dropped."""
     return budgets.deal(jnp.sum(layers.target - kept), kept, room=layers.sizes - layers.active)
 
 
 @value
 class _Threshold(Value):
-    """H is halved where too many weights went, and doubled where too few did."""
+    """Halves H where too many weights went, and doubles it where too few did."""
 
     part: schedules.Fractions  # that should go
     tolerance: float
@@ -160,7 +160,7 @@ class _Threshold(Value):
     distribution="uniform",
 )
 def dsr(*, threshold: float = 1e-3, drop_fraction: float = 0.1, tolerance: float = 0.1, **scheduled: Any) -> Method:
-    """DSR: one threshold for all layers drops weights, and layers grow in proportion to what they have left.
+    """Drops weights by one threshold for all layers, and grows in proportion to what each layer has left: DSR.
 
     Every layer drops its weights with abs(w) < H, but for one at least. What all have dropped is grown at random, never
     where it was just dropped. H is halved where more than (1 + tolerance) * ``drop_fraction`` of the weights went, and

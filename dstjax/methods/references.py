@@ -1,4 +1,4 @@
-"""The papers behind the catalogue, as BibTeX. A field that we do not know is left out."""
+"""Holds the papers behind the catalogue, as BibTeX. Leaves out a field that we do not know."""
 
 _BIBTEX = r"""
 @article{rumelhart1986,

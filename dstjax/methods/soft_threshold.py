@@ -1,4 +1,4 @@
-"""STR: dense weights behind a threshold that each layer learns."""
+"""Keeps dense weights behind a threshold that each layer learns: STR."""
 
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ class _Threshold(NamedTuple):
 
 @value
 class _Initial(Value):
-    """s at first, in float32 at least."""
+    """Returns s at first, in float32 at least."""
 
     s: float
 
@@ -32,7 +32,7 @@ class _Initial(Value):
 
 @value
 class _Passed(Value):
-    """The gradient where the forward pass saw something: not at weights of the mask below the threshold."""
+    """Passes the gradient where the forward pass saw something: not to weights of the mask below the threshold."""
 
     final: int | None  # the update that fixes the masks; after it no threshold is left
 
@@ -44,7 +44,7 @@ class _Passed(Value):
 
 @value
 class _Descent(Value):
-    """s <- s - lr_s * (dL/ds + decay * s)."""
+    """Learns the threshold: s <- s - lr_s * (dL/ds + decay * s)."""
 
     passed: _Passed
     learning_rate: float
@@ -59,7 +59,7 @@ class _Descent(Value):
 
 @value
 class _Above(Value):
-    """As many as lie above the threshold of their layer; the final count at the update that fixes the masks."""
+    """Grows as many as lie above the threshold of their layer; the final count at the update that fixes the masks."""
 
     final: int | None
 
@@ -72,7 +72,7 @@ class _Above(Value):
 
 @value
 class _ShrunkAt(Value):
-    """At the update that fixes the masks weights are shrunk for the last time."""
+    """Shrinks weights for the last time at the update that fixes the masks."""
 
     final: int
 
@@ -84,7 +84,7 @@ class _ShrunkAt(Value):
 
 @value
 class _View(Value):
-    """Weights shrunk by the thresholds, which go with the masks."""
+    """Shows weights shrunk by the thresholds, which go with the masks."""
 
     final: int | None
 
@@ -109,7 +109,7 @@ def str_(
     end_step: int | None = None,
     **common: Any,
 ) -> Method:
-    """STR: every layer shrinks its weights by a threshold that it learns.
+    """Shrinks the weights of every layer by a threshold that it learns: STR.
 
     The forward pass sees sign(w) * relu(abs(w) - sigmoid(s)). The threshold follows its own gradient and a decay,
     s <- s - lr_s * (dL/ds + decay * s): from very negative values only the decay moves it, until weights vanish. So

@@ -1,4 +1,4 @@
-"""Methods whose topology never changes: pruned at initialisation, and the dense baseline."""
+"""Never changes the topology: pruning at initialisation, and the dense baseline."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ __all__ = ["dense", "force", "grasp", "iterative_snip", "magnitude", "snip", "st
     cost="always_dense",
 )
 def dense() -> Method:
-    """The dense baseline: nothing is masked, the inner optimiser works as without dstjax.
+    """Masks nothing: the inner optimiser works as without dstjax.
 
     Reference: Rumelhart et al., "Learning representations by back-propagating errors", Nature, 1986.
     """
@@ -29,7 +29,7 @@ def dense() -> Method:
     cost="always_sparse",
 )
 def static(**common: Any) -> Method:
-    """A random mask that is drawn at init and never changes.
+    """Draws a random mask at init, which never changes.
 
     The initial mask has the exact count of each layer; ``sparsify(..., initial_masks=)`` and :func:`dstjax.set_masks`
     put in one of your own.
@@ -50,7 +50,7 @@ def static(**common: Any) -> Method:
     cost="always_sparse",
 )
 def magnitude(**common: Any) -> Method:
-    """The largest weights at initialisation, layer by layer; :func:`dstjax.initial_masks.magnitude` ranks globally.
+    """Keeps the largest weights at initialisation of each layer; :func:`dstjax.initial_masks.magnitude` ranks globally.
 
     Reference: Han et al., "Learning both weights and connections for efficient neural networks", NeurIPS 2015, for
     the score.
@@ -66,7 +66,7 @@ def magnitude(**common: Any) -> Method:
     needs=("initial_masks=",),
 )
 def snip(**common: Any) -> Method:
-    """The weights with the largest abs(w * g) at initialisation, from :func:`dstjax.initial_masks.snip`.
+    """Keeps the weights with the largest abs(w * g) at initialisation, from :func:`dstjax.initial_masks.snip`.
 
     Reference: Lee et al., "SNIP: single-shot network pruning based on connection sensitivity", ICLR 2019.
     """
@@ -81,7 +81,7 @@ def snip(**common: Any) -> Method:
     needs=("initial_masks=",),
 )
 def grasp(**common: Any) -> Method:
-    """The weights that carry the gradient flow at initialisation, from :func:`dstjax.initial_masks.grasp`.
+    """Keeps the weights that carry the gradient flow at initialisation, from :func:`dstjax.initial_masks.grasp`.
 
     Reference: Wang et al., "Picking winning tickets before training by preserving gradient flow", ICLR 2020.
     """
@@ -96,7 +96,7 @@ def grasp(**common: Any) -> Method:
     needs=("initial_masks=",),
 )
 def synflow(**common: Any) -> Method:
-    """The weights that carry the synaptic flow, found without data by :func:`dstjax.initial_masks.synflow`.
+    """Keeps the weights that carry the synaptic flow, which :func:`dstjax.initial_masks.synflow` finds without data.
 
     Reference: Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow",
     NeurIPS 2020.
@@ -112,7 +112,7 @@ def synflow(**common: Any) -> Method:
     needs=("initial_masks=",),
 )
 def iterative_snip(**common: Any) -> Method:
-    """SNIP in several rounds, from :func:`dstjax.initial_masks.iterative_snip`.
+    """Prunes by SNIP in several rounds, from :func:`dstjax.initial_masks.iterative_snip`.
 
     Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization",
     ICLR 2021.
@@ -128,7 +128,7 @@ def iterative_snip(**common: Any) -> Method:
     needs=("initial_masks=",),
 )
 def force(**common: Any) -> Method:
-    """SNIP in several rounds in which weights may come back, from :func:`dstjax.initial_masks.force`.
+    """Prunes by SNIP in several rounds in which weights may come back, from :func:`dstjax.initial_masks.force`.
 
     Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization",
     ICLR 2021.
