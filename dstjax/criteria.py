@@ -1,4 +1,4 @@
-"""Scores of the weights of one leaf: drop takes the lowest-scored active ones, grow the highest-scored inactive ones.
+"""Scores the weights of one leaf: drop takes the lowest-scored active ones, grow the highest-scored inactive ones.
 
 A criterion is a function ``score(leaf) -> array`` of the shape of the leaf. Scores of the other weights (inactive ones
 when dropping, active ones when growing) are ignored, so a criterion need not mask anything. NaN ranks below every
@@ -47,12 +47,12 @@ Criterion = Callable[[Leaf], jax.Array]
 
 
 def magnitude(leaf: Leaf) -> jax.Array:
-    """abs(w), in the dtype of the weight."""
+    """Scores abs(w), in the dtype of the weight."""
     return jnp.abs(leaf.weight)
 
 
 def set_signs(leaf: Leaf) -> jax.Array:
-    """The positive and the negative weights closest to zero, in equal numbers.
+    """Drops the positive and the negative weights closest to zero, in equal numbers.
 
     Exact zeros go first, since they have no sign. An odd number takes one positive weight more, and where one sign runs
     out the other gives the rest, so that the number dropped is exact.
@@ -63,7 +63,7 @@ def set_signs(leaf: Leaf) -> jax.Array:
 
 
 def set_fraction(leaf: Leaf) -> jax.Array:
-    """The same fraction of the positive and of the negative weights, those closest to zero; exact zeros go first.
+    """Drops the same fraction of the positive and of the negative weights, those closest to zero; exact zeros first.
 
     Reference: Mocanu et al., 2018, Algorithm 1. The fraction of the positive ones is rounded down, so that the number
     dropped is exact.
@@ -86,32 +86,35 @@ def _mest(lambda_: float, leaf: Leaf) -> jax.Array:
 
 
 def sensitivity(leaf: Leaf) -> jax.Array:
-    """abs(g) / (abs(w) + 1e-8)."""
+    """Scores abs(g) / (abs(w) + 1e-8)."""
     return _wide(jnp.abs(leaf.gradient)) / (_wide(jnp.abs(leaf.weight)) + 1e-8)
 
 
 def rsensitivity(leaf: Leaf) -> jax.Array:
-    """abs(w) / (abs(g) + 1e-8)."""
+    """Scores abs(w) / (abs(g) + 1e-8)."""
     return _wide(jnp.abs(leaf.weight)) / (_wide(jnp.abs(leaf.gradient)) + 1e-8)
 
 
 def snip(leaf: Leaf) -> jax.Array:
-    """abs(w * g), the first-order change of the loss when the weight is removed."""
+    """Scores abs(w * g), the first-order change of the loss when the weight is removed."""
     return jnp.abs(_wide(leaf.weight) * _wide(leaf.gradient))
 
 
 def snip_signed(leaf: Leaf) -> jax.Array:
-    """- w * g: to first order the loss without a weight is lower by w * g, so the largest of these go first."""
+    """Scores - w * g, so that the largest w * g go first.
+
+    To first order the loss is lower by w * g without the weight.
+    """
     return -_wide(leaf.weight) * _wide(leaf.gradient)
 
 
 def taylor(leaf: Leaf) -> jax.Array:
-    """(w * g)**2, the order of ``snip`` but where it underflows."""
+    """Scores (w * g)**2, which ranks like ``snip`` except where it underflows."""
     return (_wide(leaf.weight) * _wide(leaf.gradient)) ** 2
 
 
 def gradient_step(gamma: float = 1.0) -> Criterion:
-    """abs(w - gamma * g), the magnitude after a step of plain gradient descent."""
+    """Returns the score abs(w - gamma * g), the magnitude after a step of plain gradient descent."""
     check_number("gamma", gamma, "a number >= 0", lambda v: 0 <= v < float("inf"))
     return bind(_gradient_step, gamma)
 
@@ -121,19 +124,19 @@ def _gradient_step(gamma: float, leaf: Leaf) -> jax.Array:
 
 
 def gradient(leaf: Leaf) -> jax.Array:
-    """abs(g), in the dtype of the gradient."""
+    """Scores abs(g), in the dtype of the gradient."""
     return jnp.abs(leaf.gradient)
 
 
 def random(leaf: Leaf) -> jax.Array:
-    """32 random bits for each weight, the same on every number of devices."""
+    """Scores 32 random bits for each weight, the same on every number of devices."""
     sharding = jax.typeof(leaf.weight).sharding
     return jax.random.bits(leaf.key, leaf.weight.shape, jnp.uint32, out_sharding=sharding)
 
 
 @value
 class DstEE(Value):
-    """The score abs(g) + c * ln(t) / (N + epsilon): exploitation plus exploration; see :func:`dst_ee`."""
+    """Scores abs(g) + c * ln(t) / (N + epsilon): exploitation plus exploration; see :func:`dst_ee`."""
 
     coefficient: float = 1e-3
     epsilon: float = 1.0
@@ -147,7 +150,7 @@ class DstEE(Value):
         check_bool("signed", self.signed)
 
     def __call__(self, leaf: Leaf) -> jax.Array:
-        """The score."""
+        """Returns the score."""
         assert leaf.counter is not None  # the method checks it
         g = _wide(leaf.gradient)
         bonus = self.coefficient * jnp.log(leaf.step.astype(g.dtype)) / (leaf.counter.astype(g.dtype) + self.epsilon)
@@ -155,7 +158,7 @@ class DstEE(Value):
 
 
 def dst_ee(coefficient: float = 1e-3, epsilon: float = 1.0, *, signed: bool = False) -> DstEE:
-    """abs(g) + c * ln(t) / (N + epsilon): exploitation plus exploration.
+    """Returns the score abs(g) + c * ln(t) / (N + epsilon): exploitation plus exploration.
 
     Args:
       coefficient: c, the weight of exploration; 0 is RigL.
@@ -169,7 +172,7 @@ def dst_ee(coefficient: float = 1e-3, epsilon: float = 1.0, *, signed: bool = Fa
 
 
 def momentum(leaf: Leaf) -> jax.Array:
-    """abs(m), where the method remembers an average m of the gradients of all weights.
+    """Scores abs(m), where the method remembers an average m of the gradients of all weights.
 
     Raises:
       ValueError: the method does not.
@@ -180,20 +183,19 @@ def momentum(leaf: Leaf) -> jax.Array:
 
 
 def one_neighbour(leaf: Leaf) -> jax.Array:
-    """Uniform among weights with an active one among the eight around them; where these run out, among all.
+    """Grows at random where one of the eight weights around is active; where these run out, anywhere.
 
     Kernels of more than two axes count as matrices whose rows are all axes but the last.
 
     Reference: Scholte, "Regrowing strategies for dynamic sparse training", 2022, one-activated-neighbour growth. The
-    formula prints the diagonals alone, the figure all eight. Growing one at a time, as SET does, would count those
-    just grown.
+    formula prints the diagonals alone, the figure all eight. SET grows one at a time, and would count those just grown.
     """
     near = (_neighbours(leaf.mask) > 0).astype(jnp.uint32)
     return (near << 31) | (random(leaf) >> 1)
 
 
 def most_neighbours(leaf: Leaf) -> jax.Array:
-    """How many of the eight weights around are active; of equals a random one wins.
+    """Scores how many of the eight weights around are active; of equals a random one wins.
 
     Reference: as :func:`one_neighbour`, most-activated-neighbours growth, which takes the first of equals.
     """
@@ -201,7 +203,7 @@ def most_neighbours(leaf: Leaf) -> jax.Array:
 
 
 def _neighbours(mask: jax.Array) -> jax.Array:
-    """The number of active entries among the eight around each one, uint32; nothing lies beyond the edge."""
+    """Counts the active entries among the eight around each one, uint32; nothing lies beyond the edge."""
 
     def count(mask: jax.Array) -> jax.Array:
         matrix = mask.reshape(-1, mask.shape[-1]).astype(jnp.uint32)
@@ -241,7 +243,7 @@ GROW: dict[str, Callable[[], Criterion]] = {
 
 
 def resolve(role: str, criterion: Any) -> Criterion:
-    """The criterion of a name, or the function itself; ``role`` is 'drop' or 'grow'.
+    """Returns the criterion of a name, or the function itself; ``role`` is 'drop' or 'grow'.
 
     Raises:
       ValueError: an unknown name, or what is neither a name nor a function.
@@ -255,7 +257,7 @@ def resolve(role: str, criterion: Any) -> Criterion:
 
 
 def reads_counter(criterion: Criterion) -> bool:
-    """Whether counters must be kept for a criterion: for DST-EE's and for every function of the user's."""
+    """Whether a criterion needs counters: DST-EE's does, and every function of the user's may."""
     return getattr(criterion, "function", criterion) not in _WITHOUT_COUNTER
 
 
@@ -266,7 +268,7 @@ _WITHOUT_COUNTER = (
 
 
 def _by_sign(leaf: Leaf, share: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]) -> jax.Array:
-    """Lowest scores for zeros, then for as many positive weights as ``share`` says and the rest negative."""
+    """Scores zeros lowest, then as many positive weights as ``share`` says and the rest negative, then what stays."""
     size = jnp.abs(leaf.weight)
     positive = leaf.mask & (leaf.weight > 0)
     negative = leaf.mask & (leaf.weight < 0)
@@ -281,5 +283,5 @@ def _by_sign(leaf: Leaf, share: Callable[[jax.Array, jax.Array, jax.Array], jax.
 
 
 def _wide(x: jax.Array) -> jax.Array:
-    """At least float32, so that sums and quotients of half-precision values do not collapse into ties."""
+    """Widens to float32 at least: sums and quotients of half-precision values would collapse into ties."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))

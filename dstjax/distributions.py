@@ -1,4 +1,4 @@
-"""How the overall sparsity is divided over the layers: shapes -> numbers of active weights."""
+"""Divides the overall sparsity over the layers: shapes -> numbers of active weights."""
 
 import dataclasses
 import logging
@@ -24,10 +24,10 @@ _log = logging.getLogger(__name__)
 
 
 def active_counts(distribution: Distribution, shapes: Shapes, sparsity: float | None) -> dict[str, int]:
-    """Active weights of each masked leaf.
+    """Returns the number of active weights of each masked leaf.
 
-    A leaf of n weights at sparsity s gets exactly n - floor(s * n). ER and ERK fix the total alike, N - floor(S * N)
-    over all leaves, and deal it by largest remainder.
+    A leaf of n weights at sparsity s gets exactly n - floor(s * n). ER and ERK fix the total in the same way, N -
+    floor(S * N) over all leaves, and deal it by largest remainder.
 
     Args:
       distribution: 'uniform', 'er', 'erk', a ``{regex: density}`` map (the shapes are then those that it masks), or a
@@ -80,12 +80,12 @@ def active_counts(distribution: Distribution, shapes: Shapes, sparsity: float | 
 
 
 def uniform(shapes: Shapes, sparsity: float) -> dict[str, float]:
-    """The same density 1 - sparsity for each leaf."""
+    """Returns the same density 1 - sparsity for each leaf."""
     return dict.fromkeys(shapes, 1.0 - sparsity)
 
 
 def er(shapes: Shapes, sparsity: float) -> dict[str, float]:
-    """Erdos-Renyi densities: proportional to (n_in + n_out) / (n_in * n_out) of the last two axes.
+    """Returns Erdos-Renyi densities: proportional to (n_in + n_out) / (n_in * n_out) of the last two axes.
 
     Reference: Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity", 2018.
     """
@@ -93,7 +93,7 @@ def er(shapes: Shapes, sparsity: float) -> dict[str, float]:
 
 
 def erk(shapes: Shapes, sparsity: float) -> dict[str, float]:
-    """Erdos-Renyi-kernel densities: proportional to the sum of a leaf's axes over their product.
+    """Returns Erdos-Renyi-kernel densities: proportional to the sum of a leaf's axes over their product.
 
     A leaf that would exceed density 1 becomes dense and the others are solved again until none exceeds it.
 
@@ -103,7 +103,7 @@ def erk(shapes: Shapes, sparsity: float) -> dict[str, float]:
 
 
 def epsilon(value: float) -> Callable[[Shapes, float], dict[str, float]]:
-    """SET's own rule: density min(1, value * (n_in + n_out) / (n_in * n_out)), whatever the sparsity.
+    """Returns SET's own rule: density min(1, value * (n_in + n_out) / (n_in * n_out)), whatever the sparsity.
 
     Reference: Mocanu et al., 2018, Eq. 3.
     """
@@ -118,24 +118,24 @@ def _epsilon(value: float, shapes: Shapes, sparsity: float) -> dict[str, float]:
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class DensityMap(Mapping[str, float]):
-    """A ``{regex: density}`` map that cannot change, so that it can be hashed; the order counts."""
+    """Maps ``{regex: density}`` and cannot change, so that it can be hashed; the order counts."""
 
     entries: tuple[tuple[str, float], ...]
 
     def __getitem__(self, pattern: str) -> float:
-        """The density of a pattern."""
+        """Returns the density of a pattern."""
         return dict(self.entries)[pattern]
 
     def __iter__(self) -> Iterator[str]:
-        """The patterns in their order."""
+        """Yields the patterns in their order."""
         return iter(dict(self.entries))
 
     def __len__(self) -> int:
-        """How many patterns."""
+        """Returns the number of patterns."""
         return len(self.entries)
 
     def __repr__(self) -> str:
-        """As a dict."""
+        """Prints like a dict."""
         return repr(dict(self.entries))
 
 
@@ -168,7 +168,7 @@ def check(distribution: Any, sparsity: float | None) -> None:
 
 
 def masked_by_map(densities: Mapping[str, float], paths: Sequence[str], expected: Sequence[str]) -> list[str]:
-    """The paths that a ``{regex: density}`` map masks: first match wins, density 1 keeps a leaf dense.
+    """Returns the paths that a ``{regex: density}`` map masks: first match wins, density 1 keeps a leaf dense.
 
     Args:
       densities: regular expressions, searched for in the path.
@@ -226,7 +226,7 @@ def _erdos_renyi(raw: dict[str, float], shapes: Shapes, sparsity: float) -> dict
 
 
 def _deal(total: int, densities: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, int]:
-    """Integers next to density * size that add up to ``total``: largest remainders are rounded up."""
+    """Rounds density * size so that the integers add up to ``total``: largest remainders are rounded up."""
     wanted = {p: densities[p] * n for p, n in sizes.items()}
     counts = {p: min(sizes[p], math.floor(w + 1e-9)) for p, w in wanted.items()}
     missing = total - sum(counts.values())
@@ -244,7 +244,7 @@ def _deal(total: int, densities: Mapping[str, float], sizes: Mapping[str, int]) 
 
 
 def _traced_counts(distribution: Any, shapes: Shapes, sizes: Mapping[str, int], sparsity: Any) -> dict[str, Any]:
-    """active_counts for a sparsity that is only known inside a trace; nothing can be refused for being too small."""
+    """Does what active_counts does for a sparsity known only inside a trace; it can refuse no leaf as too small."""
     n = jnp.array(list(sizes.values()), jnp.int32)
     inactive = share_of(n, share_limbs(sparsity))
     if distribution == "uniform":

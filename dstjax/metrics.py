@@ -1,4 +1,4 @@
-"""What happened to the topology, read from the state of ``sparsify`` and from trees of masks.
+"""Tells what happened to the topology, from the state of ``sparsify`` and from trees of masks.
 
 A tree of masks holds boolean arrays, as :func:`dstjax.get_masks` returns it, or stored masks; None at dense leaves.
 """
@@ -23,14 +23,14 @@ from dstjax.masks import overlap as overlap
 
 
 class DeadNeurons(NamedTuple):
-    """Units of one layer that the mask cuts off, int32 scalars; see :func:`dead_neurons`."""
+    """Counts the units of one layer that the mask cuts off, int32 scalars; see :func:`dead_neurons`."""
 
     inputs: jax.Array  # units without an active weight that leads on from them
     outputs: jax.Array  # units without an active weight that leads to them
 
 
 class GradientNorms(NamedTuple):
-    """Running means of squared gradient norms; see :func:`gradient_norms`."""
+    """Holds running means of squared gradient norms; see :func:`gradient_norms`."""
 
     updates: jax.Array  # int32[]: gradients so far
     complete: jax.Array  # float32[]: mean of ||g||^2
@@ -38,7 +38,7 @@ class GradientNorms(NamedTuple):
 
 
 def exploration_rate(opt_state: Tree) -> jax.Array:
-    """R: the share of maskable weights that have ever been active, float32 scalar.
+    """Returns R, the share of maskable weights that have ever been active, float32 scalar.
 
     Needs the counters of the method, or ``track=['exploration']``. 1 where nothing is masked.
 
@@ -55,12 +55,14 @@ def exploration_rate(opt_state: Tree) -> jax.Array:
 
 
 def exploration_rate_per_leaf(opt_state: Tree) -> dict[str, jax.Array]:
-    """R of each masked leaf by path, float32 scalars; see :func:`exploration_rate`."""
+    """Returns R of each masked leaf by path, float32 scalars; see :func:`exploration_rate`."""
     return {n: jnp.sum(e, dtype=jnp.uint32).astype(jnp.float32) / e.size for n, e in _ever(find(opt_state)).items()}
 
 
 def exploration_bound(density: float, drop_fractions: Sequence[float]) -> float:
-    """The largest R that so many updates can reach, all growth being new: min(1, d (1 + sum of the fractions)).
+    """Returns the largest R that updates with these drop fractions can reach: min(1, d (1 + sum of the fractions)).
+
+    They reach it if all that they grow is new.
 
     Raises:
       ValueError: the density or a fraction is outside [0, 1].
@@ -71,9 +73,9 @@ def exploration_bound(density: float, drop_fractions: Sequence[float]) -> float:
 
 
 def survival_rate(opt_state: Tree) -> jax.Array:
-    """Share of the weights grown by the update before the last that the drop of the last update left, float32 scalar.
+    """Returns the share of what the update before the last grew that the last one did not drop, float32 scalar.
 
-    Being dropped and grown again does not count as survival. NaN until two updates have been made. Needs
+    What is dropped and grown again does not count as surviving. NaN until two updates have been made. Needs
     ``track=['survival']``.
 
     Raises:
@@ -88,7 +90,7 @@ def survival_rate(opt_state: Tree) -> jax.Array:
 
 
 def last_mask_error(opt_state: Tree) -> jax.Array:
-    """Mask-incurred error of the last mask update, float32 scalar; needs ``track=['error']``.
+    """Returns the mask-incurred error of the last mask update, float32 scalar; needs ``track=['error']``.
 
     Raises:
       ValueError: it was not tracked.
@@ -100,10 +102,10 @@ def last_mask_error(opt_state: Tree) -> jax.Array:
 
 
 def mask_error(params: Tree, opt_state_or_masks: Tree) -> jax.Array:
-    """Tau squared: ||W * M - W||^2 / ||W||^2 over the masked leaves, float32 scalar.
+    """Returns tau squared: ||W * M - W||^2 / ||W||^2 over the masked leaves, float32 scalar.
 
     Weights that are sparse already lose nothing to the mask in force. A method that keeps dense weights (IEE, DPF,
-    SR-STE) has an error at every step: that of its dense weights and the mask in force.
+    SR-STE) has an error at every step: that of its dense weights under the mask in force.
 
     Args:
       params: the weights just before the new mask is applied; or dense weights.
@@ -120,7 +122,7 @@ def mask_error(params: Tree, opt_state_or_masks: Tree) -> jax.Array:
 
 
 def exploitation_degree(loss: Callable[[Tree], Any], params: Tree, grown: Tree) -> jax.Array:
-    """How much the grown weights lower the loss: L(W without them) - L(W).
+    """Returns how much the grown weights lower the loss: L(W without them) - L(W).
 
     A weight is worth nothing while it is still 0, so measure after at least one more step. One index in ``grown`` gives
     Eq. 2, a set of indices Eq. 3.
@@ -137,7 +139,7 @@ def exploitation_degree(loss: Callable[[Tree], Any], params: Tree, grown: Tree) 
 
 
 def survival(before: Tree, after: Tree, next_drop: Tree) -> jax.Array:
-    """Share of the weights grown by an update that the drop of the next one leaves, over all layers, float32 scalar.
+    """Returns the share of what an update grew that the next one does not drop, over all layers, float32 scalar.
 
     NaN where nothing was grown. :func:`survival_rate` reads the same from a state.
 
@@ -157,10 +159,10 @@ def survival(before: Tree, after: Tree, next_drop: Tree) -> jax.Array:
 
 
 def churn(before: Tree, after: Tree) -> jax.Array:
-    """Share of the active weights that moved between two trees of masks, over all layers, float32 scalar.
+    """Returns the share of the active weights that moved between two trees of masks, over all layers, float32 scalar.
 
-    |A xor B| / (|A| + |B|), which is |A xor B| / (2 a) where both have a active ones: 0 for equal masks, 1 for disjoint
-    ones. NaN where nothing is active.
+    It is |A xor B| / (|A| + |B|), which is |A xor B| / (2 a) where both have a active weights: 0 for equal masks, 1 for
+    disjoint ones. NaN where nothing is active.
 
     Raises:
       ValueError: the trees mask different leaves.
@@ -170,10 +172,10 @@ def churn(before: Tree, after: Tree) -> jax.Array:
 
 
 def unanimity(trees: Sequence[Tree]) -> tuple[jax.Array, jax.Array]:
-    """Shares of the active and of the inactive weights that several trees of masks have in common, float32 scalars.
+    """Returns the shares of active and of inactive weights that several trees of masks agree on, float32 scalars.
 
-    Those active in all of them by the mean number of active ones, and the same for inactive ones; NaN where there are
-    none. For masks that criteria make of the same network.
+    Divides the number active in all of them by the mean number of active ones, and the same for inactive ones; NaN
+    where there are none. Compares the masks that criteria make of the same network.
 
     Raises:
       ValueError: no tree, or the trees mask different leaves.
@@ -188,7 +190,7 @@ def unanimity(trees: Sequence[Tree]) -> tuple[jax.Array, jax.Array]:
 
 
 def dead_neurons(masks: Tree) -> dict[str, DeadNeurons]:
-    """Units without any active weight, for each masked leaf of two or more dimensions by path.
+    """Counts units without any active weight, for each masked leaf of two or more dimensions by path.
 
     The last axis of a kernel holds its outputs and the last but one its inputs, as in ``(in, out)`` and
     ``(height, width, in, out)``; a unit counts as cut off if nothing is active over all the other axes.
@@ -202,10 +204,10 @@ def dead_neurons(masks: Tree) -> dict[str, DeadNeurons]:
 
 
 def effective_weights(layers: Sequence[Any]) -> jax.Array:
-    """Active weights that lie on a path from an input to an output of a chain of layers, int32[layers].
+    """Counts the active weights on a path from an input to an output of a chain of layers, int32[layers].
 
-    An active weight that starts at a dead unit, or leads to one, has no effect; what a bias adds to a unit without
-    inputs is not counted as one. For plain chains, not for residual networks.
+    An active weight that starts at a dead unit, or leads to one, has no effect. A bias of a unit without inputs does
+    not count as an input. For plain chains, not for residual networks.
 
     Args:
       layers: masks of the kernels from the first layer to the last, their last two axes being inputs and outputs. A
@@ -238,11 +240,11 @@ def effective_weights(layers: Sequence[Any]) -> jax.Array:
 
 
 def gradient_norms(gradients: Tree, opt_state_or_masks: Tree, before: GradientNorms | None = None) -> GradientNorms:
-    """Running means of the squared norms of the complete gradient and of its masked part.
+    """Returns running means of the squared norms of the complete gradient and of its masked part.
 
-    The averaged gradient norm of DST-EE's convergence result: take the gradient of a large fixed batch at the sparse
-    weights, right after each mask update, and give back what the last call returned. Leaves without a mask count in
-    both.
+    DST-EE's convergence result has the averaged gradient norm. To measure it, take the gradient of a large fixed batch
+    at the sparse weights, right after each mask update, and give back what the last call returned. Leaves without a
+    mask count in both.
 
     Args:
       gradients: of the loss with respect to the sparse weights, inactive ones included.
@@ -268,14 +270,14 @@ def gradient_norms(gradients: Tree, opt_state_or_masks: Tree, before: GradientNo
 
 
 def _masked(opt_state_or_masks: Tree) -> tuple[MaskedLeaves, list[jax.Array]]:
-    """Which leaves a state or a tree of masks masks, and the boolean masks."""
+    """Returns which leaves a state or a tree of masks masks, and the boolean masks."""
     stored = masks_of(opt_state_or_masks)
     leaves = MaskedLeaves.of(stored)
     return leaves, [masks_lib.unpack(mask) for mask in leaves.read(stored)]
 
 
 def _together(*trees: Tree) -> list[tuple[jax.Array, ...]]:
-    """The boolean masks of each leaf, of several trees that mask the same leaves."""
+    """Returns the boolean masks of each leaf, of several trees that mask the same leaves."""
     leaves = []
     for name, masks in matched(trees).items():
         flags = tuple(masks_lib.unpack(jnp.asarray(mask)) for mask in masks)
@@ -290,7 +292,7 @@ def _count(flags: Iterable[jax.Array]) -> jax.Array:
 
 
 def _ever(state: SparseState) -> dict[str, jax.Array]:
-    """The weights of each masked leaf that were active at least once, by path."""
+    """Marks the weights of each masked leaf that were active at least once, by path."""
     if state.counters is not None:
         return {n: c > 0 for n, c in named(state.counters).items()}
     ever = _tracked(state).ever

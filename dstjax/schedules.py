@@ -1,4 +1,4 @@
-"""When to update the masks, and how large a share of the active weights moves."""
+"""Says when to update the masks, and how large a share of the active weights moves."""
 
 import dataclasses
 import functools
@@ -19,16 +19,16 @@ NAMES = ("constant", "cosine", "linear", "exponential", "cosine_floor", "stages"
 
 
 class Schedule(Protocol):
-    """At which calls of ``update`` the masks change."""
+    """Says at which calls of ``update`` the masks change."""
 
     @property
     def first(self) -> int:
-        """The first of them."""
+        """Returns the first of these calls."""
         ...
 
     @property
     def count(self) -> int | None:
-        """How many there are, None where they never end."""
+        """Returns how many there are, None where they never end."""
         ...
 
     def is_update(self, step: Any) -> Any:
@@ -36,13 +36,13 @@ class Schedule(Protocol):
         ...
 
     def index(self, step: jax.Array) -> jax.Array:
-        """How many of them lie before call t, int32."""
+        """Counts those before call t, int32."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class UpdateSchedule:
-    """Mask updates at the steps t with ``t % update_period == 0`` and ``start_step <= t < end_step``.
+    """Updates the masks at the steps t with ``t % update_period == 0`` and ``start_step <= t < end_step``.
 
     Steps count the calls of the transformation's ``update``: the first is t = 1.
     """
@@ -69,19 +69,19 @@ class UpdateSchedule:
 
     @property
     def first(self) -> int:
-        """The first update step."""
+        """Returns the first update step."""
         return max(1, -(-self.start_step // self.update_period)) * self.update_period
 
     @functools.cached_property
     def count(self) -> int | None:
-        """Number of mask updates, None where they never end."""
+        """Returns the number of mask updates, None where they never end."""
         if self.end_step is None:
             return None
         return len(self.steps)
 
     @property
     def steps(self) -> range:
-        """The update steps before ``end_step``; none where that is None."""
+        """Returns the update steps before ``end_step``; none where that is None."""
         return range(self.first, self.end_step or 0, self.update_period)
 
     def is_update(self, step: Any) -> Any:
@@ -92,17 +92,16 @@ class UpdateSchedule:
         return due if self.end_step is None else due & (step < self.end_step)
 
     def index(self, step: jax.Array) -> jax.Array:
-        """How many scheduled updates lie before step t, int32."""
+        """Counts the scheduled updates before step t, int32."""
         return jnp.maximum(step - self.first, 0) // self.update_period
 
 
 @dataclasses.dataclass(frozen=True)
 class Stages:
-    """Cycles of several stages, each of a number of steps; a mask update ends the first and the last stage.
+    """Runs cycles of several stages, each of a number of steps; a mask update ends the first and the last stage.
 
-    The steps that belong to the stages are the calls of ``update`` with t + 1 in the cycle: an update that the paper
-    carries out before the optimiser step of iteration i comes at the end of call i - 1 here, so that the forward pass
-    of iteration i sees it.
+    The calls of ``update`` with t + 1 in the cycle belong to its stages. An update that the paper makes before the
+    optimiser step of iteration i comes at the end of call i - 1 here, so that the forward pass of iteration i sees it.
     """
 
     lengths: tuple[int, ...]
@@ -114,17 +113,17 @@ class Stages:
 
     @property
     def period(self) -> int:
-        """Steps in a cycle."""
+        """Returns the steps in a cycle."""
         return sum(self.lengths)
 
     @property
     def first(self) -> int:
-        """The end of the first stage of the first cycle."""
+        """Returns the end of the first stage of the first cycle."""
         return self.lengths[0] - 1
 
     @property
     def count(self) -> int | None:
-        """Two for each cycle."""
+        """Returns two for each cycle."""
         return None if self.cycles is None else 2 * self.cycles
 
     def is_update(self, step: Any) -> Any:
@@ -147,20 +146,20 @@ class Stages:
         return inside if self.cycles is None else inside & (step < self.cycles * self.period)
 
     def index(self, step: jax.Array) -> jax.Array:
-        """How many of them lie before call t, int32: ends of first stages, and of cycles."""
+        """Counts the updates before call t, int32: ends of first stages, and of cycles."""
         step = jnp.asarray(step, jnp.int32)
         before = (step - self.lengths[0] + self.period) // self.period + step // self.period
         return before if self.cycles is None else jnp.minimum(before, 2 * self.cycles)
 
     def cycle(self, step: jax.Array) -> jax.Array:
-        """Cycles that are complete before call t, int32."""
+        """Counts the cycles that are complete before call t, int32."""
         return self.index(step) // 2
 
 
 class Shares(Value):
-    """A share of a count for every mask update, evaluated on the host and applied in exact integer arithmetic.
+    """Holds a share of a count for every mask update: evaluated on the host, applied in exact integer arithmetic.
 
-    The last one stays. A subclass is a frozen dataclass that says the :meth:`shares`.
+    The last one stays. A subclass is a frozen dataclass that returns the :meth:`shares`.
     """
 
     values: Any  # float64[updates or 1], for people
@@ -179,18 +178,18 @@ class Shares(Value):
         object.__setattr__(self, "limbs", limbs)
 
     def shares(self) -> Any:
-        """The shares, float64[updates]; a traced array where a hyper-parameter is traced."""
+        """Returns the shares, float64[updates]; a traced array where a hyper-parameter is traced."""
         raise TypeError(f"{type(self).__name__} does not say its shares.")
 
     def of(self, count: jax.Array, index: jax.Array, *, ceil: bool = False) -> jax.Array:
-        """The share of ``count`` (int32) that moves at the ``index``-th update."""
+        """Returns the share of ``count`` (int32) that moves at the ``index``-th update."""
         table = jnp.asarray(self.limbs)
         return share_of(count, table[jnp.clip(index, 0, len(self.limbs) - 1)], ceil=ceil)
 
 
 @value
 class Fractions(Shares):
-    """The drop fraction at some steps t.
+    """Holds the drop fraction at some steps t.
 
     Args:
       drop_fraction: the fraction at step 0 of a named schedule, in [0, 1].
@@ -212,7 +211,7 @@ class Fractions(Shares):
     end_step: int | None
 
     def shares(self) -> Any:
-        """The fractions."""
+        """Returns the fractions."""
         fraction, schedule, end = self.drop_fraction, self.schedule, self.end_step
         check_number("drop_fraction", fraction, "a number in [0, 1]", lambda f: 0 <= f <= 1)
         if not callable(schedule):
@@ -249,9 +248,9 @@ class Fractions(Shares):
 
 @value
 class Cubic(Shares):
-    """How far gradual pruning has come at each update: 1 - (1 - p)^3 (Zhu and Gupta, 2017).
+    """Holds how far gradual pruning has come at each update: 1 - (1 - p)^3 (Zhu and Gupta, 2017).
 
-    p runs from 0 at ``start_step`` to 1 at the last update before ``until``, or of all; later ones stay at 1.
+    p runs from 0 at ``start_step`` to 1 at the last update, or the last before ``until``; at later ones it stays at 1.
 
     Raises:
       ValueError: the updates never end and ``until`` is not given, it lies behind their end, or there is no update
@@ -262,7 +261,7 @@ class Cubic(Shares):
     until: int | None = None
 
     def shares(self) -> Any:
-        """The progress."""
+        """Returns the progress."""
         updates, end = self.updates, self.updates.end_step if self.until is None else self.until
         if end is None:
             raise ValueError(

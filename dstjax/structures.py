@@ -35,7 +35,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Structure(Protocol):
-    """See the module."""
+    """Turns scores into masks; see the module."""
 
     exact: ClassVar[bool]  # dropping leaves as many as asked for in each leaf
     refills: ClassVar[bool]  # growth makes good what earlier updates could not place
@@ -43,25 +43,25 @@ class Structure(Protocol):
     ranks_together: ClassVar[bool]  # all leaves may share one ranking
 
     def counts(self, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, Any]:
-        """Numbers of active weights that the structure can have."""
+        """Returns the numbers of active weights that the structure can have."""
         ...
 
     def best(self, scores: Sequence[jax.Array], counts: Sequence[Any]) -> Arrays:
-        """Masks of the highest scores."""
+        """Returns the masks of the highest scores."""
         ...
 
     def drop(self, scores: Arrays, masks: Arrays, keep: Array, salient: Scores, target: Array) -> Kept:
-        """What stays, and where something may be grown."""
+        """Returns the masks of what stays, and of where something may be grown."""
         ...
 
     def grow(self, scores: Arrays, kept: Arrays, room: Arrays, n: jax.Array) -> Arrays:
-        """What is grown."""
+        """Returns the masks of what is grown."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Weight:
-    """Every weight for itself."""
+    """Switches every weight by itself."""
 
     exact: ClassVar[bool] = True
     refills: ClassVar[bool] = False
@@ -69,16 +69,16 @@ class Weight:
     ranks_together: ClassVar[bool] = True
 
     def counts(self, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, Any]:
-        """All numbers are possible."""
+        """Returns the counts: all numbers are possible."""
         del shapes
         return dict(counts)
 
     def best(self, scores: Sequence[jax.Array], counts: Sequence[Any]) -> Arrays:
-        """The ``counts[i]`` best of each leaf."""
+        """Marks the ``counts[i]`` best of each leaf."""
         return top_k_masks(scores, counts)
 
     def drop(self, scores: Arrays, masks: Arrays, keep: Array, salient: Scores, target: Array) -> Kept:
-        """The best of each leaf; in a common ranking every leaf keeps its best one besides."""
+        """Keeps the best of each leaf; a common ranking also keeps the best one of every leaf."""
         del salient, target
         if jnp.ndim(keep):
             kept = top_k_masks(scores, list(keep), where=masks)
@@ -90,7 +90,7 @@ class Weight:
         return kept, [~k for k in kept]
 
     def grow(self, scores: Arrays, kept: Arrays, room: Arrays, n: jax.Array) -> Arrays:
-        """The best of each leaf; in a common ranking every leaf without any gets its best one besides."""
+        """Grows the best of each leaf; a common ranking also grows the best one of every leaf that has none."""
         if jnp.ndim(n):
             return top_k_masks(scores, list(n), where=room)
         empty = ((count_true(kept) == 0) & (n > 0)).astype(jnp.int32)
@@ -103,10 +103,10 @@ class Weight:
 
 @dataclasses.dataclass(frozen=True)
 class NM(Weight):
-    """Exactly n active weights in every group of m consecutive inputs (the last axis but one).
+    """Keeps exactly n active weights in every group of m consecutive inputs (the last axis but one).
 
-    Dropping ranks single weights; growing then fills every group up to n again, so how many are dropped decides how
-    many are grown. Kernels are laid out (..., inputs, outputs), so a group lies along the inputs of a dense layer, and
+    Dropping ranks single weights; growing then fills every group up to n again. So the number dropped decides the
+    number grown. Kernels are laid out (..., inputs, outputs), so a group lies along the inputs of a dense layer, and
     along the input channels of a convolution (Mishra et al., "Accelerating sparse deep neural networks", 2021).
     """
 
@@ -121,7 +121,7 @@ class NM(Weight):
             raise ValueError(f"n={self.n} of m={self.m} is not accepted; expected n <= m.")
 
     def counts(self, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, Any]:
-        """N of m, whatever was asked for."""
+        """Returns n of m, whatever was asked for."""
         for path, shape in shapes.items():
             if len(shape) < 2 or shape[-2] % self.m:
                 raise ValueError(
@@ -131,18 +131,18 @@ class NM(Weight):
         return {path: math.prod(shapes[path]) // self.m * self.n for path in counts}
 
     def best(self, scores: Sequence[jax.Array], counts: Sequence[Any]) -> Arrays:
-        """The n best of every group."""
+        """Marks the n best of every group."""
         del counts
         return [self._fill(s, jnp.zeros(s.shape, bool), jnp.ones(s.shape, bool)) for s in scores]
 
     def drop(self, scores: Arrays, masks: Arrays, keep: Array, salient: Scores, target: Array) -> Kept:
-        """The best of each leaf, and at most n in a group, which only matters after a dense start."""
+        """Keeps the best of each leaf, and at most n in a group, which matters after a dense start only."""
         kept, _ = super().drop(scores, masks, keep, salient, target)
         kept = [self._fill(s, jnp.zeros_like(k), k) for s, k in zip(scores, kept, strict=True)]
         return kept, [~k for k in kept]
 
     def grow(self, scores: Arrays, kept: Arrays, room: Arrays, n: jax.Array) -> Arrays:
-        """The best of every group, as many as it lacks; nothing where nothing is to be grown."""
+        """Grows the best of every group, as many as it lacks; nothing where nothing is to be grown."""
         wanted = jnp.broadcast_to(n > 0, (len(scores),))
         return [self._fill(s, k, r) & w for s, k, r, w in zip(scores, kept, room, wanted, strict=True)]
 
@@ -171,7 +171,7 @@ class NM(Weight):
 
 @dataclasses.dataclass(frozen=True)
 class Block(Weight):
-    """Blocks of h inputs by w outputs (the last two axes); the score of a block is the sum over its weights."""
+    """Switches blocks of h inputs by w outputs (the last two axes). A block scores the sum over its weights."""
 
     h: int
     w: int
@@ -182,7 +182,7 @@ class Block(Weight):
         check_integer("w", self.w, 1)
 
     def counts(self, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, Any]:
-        """Whole blocks, at least one."""
+        """Returns whole blocks, at least one."""
         area = self.h * self.w
         for path, shape in shapes.items():
             if len(shape) < 2 or shape[-2] % self.h or shape[-1] % self.w:
@@ -194,12 +194,12 @@ class Block(Weight):
                 for path, n in counts.items()}  # fmt: skip
 
     def best(self, scores: Sequence[jax.Array], counts: Sequence[Any]) -> Arrays:
-        """The best blocks."""
+        """Marks the best blocks."""
         area = self.h * self.w
         return self._expand(top_k_masks([self._blocks(s) for s in scores], [n // area for n in counts]))
 
     def drop(self, scores: Arrays, masks: Arrays, keep: Array, salient: Scores, target: Array) -> Kept:
-        """The best blocks stay; half a block to keep is a block."""
+        """Keeps the best blocks; half a block to keep is a block."""
         coarse = [self._corner(m) for m in masks]
         area = self.h * self.w
         scores = [self._blocks(jnp.where(m, s, jnp.zeros((), s.dtype))) for m, s in zip(masks, scores, strict=True)]
@@ -207,7 +207,7 @@ class Block(Weight):
         return self._expand(kept), self._expand(room)
 
     def grow(self, scores: Arrays, kept: Arrays, room: Arrays, n: jax.Array) -> Arrays:
-        """The best blocks."""
+        """Grows the best blocks."""
         coarse = [self._corner(k) for k in kept]
         if jnp.ndim(n):  # no leaf is left without any block, where fewer weights than one has are to be grown
             n = jnp.where((n > 0) & (count_true(coarse) == 0), jnp.maximum(n, self.h * self.w), n)
@@ -236,13 +236,13 @@ class Block(Weight):
 
 @dataclasses.dataclass(frozen=True)
 class FanIn(Weight):
-    """The same number of inputs for every neuron (an output, the last axis), and none for neurons that are ablated.
+    """Gives every neuron (an output, the last axis) the same number of inputs, and ablated neurons none.
 
-    A neuron with fewer salient weights than ``ablation`` of the fan-in is switched off and its inputs are dealt to the
-    others; a weight is salient where it is among those kept by magnitude or among as many by the growth score as are
-    dropped, layer-wide (Lasby et al., "Dynamic sparse training with structured sparsity", ICLR 2024). Ablation is
-    decided anew at every update, so a neuron may return. Where a neuron would keep more than the fan-in, the surplus
-    goes by the drop score; the authors' code cuts it in no particular order.
+    A neuron with fewer salient weights than ``ablation`` of the fan-in is switched off, and the others share its
+    inputs. A weight is salient if magnitude keeps it, or if it is among the best by the growth score, as many as are
+    dropped, in the whole layer (Lasby et al., "Dynamic sparse training with structured sparsity", ICLR 2024). Every
+    update decides anew, so a neuron may return. Where a neuron would keep more than the fan-in, the drop score decides
+    what goes; the authors' code cuts in no particular order.
     """
 
     ablation: float = 0.3
@@ -257,7 +257,7 @@ class FanIn(Weight):
         check_number("ablation", self.ablation, "a number in [0, 1)", lambda a: 0 <= a < 1)
 
     def counts(self, shapes: Shapes, counts: Mapping[str, Any]) -> dict[str, Any]:
-        """Whole fan-ins."""
+        """Returns whole fan-ins."""
         for path, n in counts.items():
             if isinstance(n, int) and n < shapes[path][-1]:
                 raise ValueError(
@@ -267,11 +267,11 @@ class FanIn(Weight):
         return {path: n // shapes[path][-1] * shapes[path][-1] for path, n in counts.items()}
 
     def best(self, scores: Sequence[jax.Array], counts: Sequence[Any]) -> Arrays:
-        """The best inputs of every neuron."""
+        """Marks the best inputs of every neuron."""
         return [_best_of_columns(s, n // s.shape[-1], None) for s, n in zip(scores, counts, strict=True)]
 
     def drop(self, scores: Arrays, masks: Arrays, keep: Array, salient: Scores, target: Array) -> Kept:
-        """The best of the layer, without ablated neurons, at most the fan-in of each neuron."""
+        """Keeps the best of the layer, without ablated neurons, at most the fan-in of each neuron."""
         dropped = count_true(masks) - keep
         best = top_k_masks(scores, list(keep), where=masks)
         other = top_k_masks(salient(), list(dropped))
@@ -292,7 +292,7 @@ class FanIn(Weight):
         return kept, room
 
     def grow(self, scores: Arrays, kept: Arrays, room: Arrays, n: jax.Array) -> Arrays:
-        """The best inputs of every neuron that is not ablated, up to the fan-in."""
+        """Grows the best inputs of every neuron that is not ablated, up to the fan-in."""
         grown = []
         total = count_true(kept) + n
         for score, k, r, budget in zip(scores, kept, room, total, strict=True):
@@ -307,7 +307,7 @@ class FanIn(Weight):
 
 
 def _best_of_columns(score: jax.Array, k: Any, where: jax.Array | None) -> jax.Array:
-    """The best of every column (all axes but the last), as many as ``k``, an integer or int32[columns]."""
+    """Marks the best of every column (all axes but the last), as many as ``k``, an integer or int32[columns]."""
     if any(mesh_axes(score) or ()):
         raise ValueError(
             f"structure=fan_in(...) is not accepted for a leaf of shape {score.shape} that is sharded over Explicit "
@@ -323,7 +323,7 @@ WEIGHT = Weight()
 
 
 def n_m(n: int, m: int) -> NM:
-    """N:M sparsity: exactly n active weights in every group of m consecutive inputs.
+    """Returns N:M sparsity: exactly n active weights in every group of m consecutive inputs.
 
     >>> n_m(1, 2).best([jnp.array([[3.0], [1.0], [2.0], [2.0]])], [2])[0].astype(int).T
     Array([[1, 0, 1, 0]], dtype=int32)
@@ -332,10 +332,10 @@ def n_m(n: int, m: int) -> NM:
 
 
 def block(h: int, w: int) -> Block:
-    """Blocks of h inputs by w outputs."""
+    """Returns blocks of h inputs by w outputs."""
     return Block(h, w)
 
 
 def fan_in(ablation: float = 0.3) -> FanIn:
-    """Constant fan-in with neuron ablation; 0 ablates none but those without any salient weight."""
+    """Returns a constant fan-in with neuron ablation; 0 ablates only neurons without any salient weight."""
     return FanIn(ablation)

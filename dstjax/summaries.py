@@ -1,4 +1,4 @@
-"""A table of what is sparse and what it costs."""
+"""Prints what is sparse and what it costs."""
 
 import dataclasses
 
@@ -13,7 +13,7 @@ from dstjax._engine.states import find
 
 @dataclasses.dataclass(frozen=True)
 class LeafSummary:
-    """One row of :func:`summary`."""
+    """Holds one row of :func:`summary`."""
 
     path: str
     shape: tuple[int, ...]
@@ -23,30 +23,30 @@ class LeafSummary:
 
     @property
     def density(self) -> float:
-        """Realised density."""
+        """Returns the realised density."""
         return self.active / max(self.size, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What is sparse and what it costs; prints as a table."""
+    """Says what is sparse and what it costs; prints as a table."""
 
     leaves: tuple[LeafSummary, ...]
     state_bytes: int  # masks, counters and what is tracked, without the inner optimiser
 
     @property
     def masked(self) -> tuple[LeafSummary, ...]:
-        """The rows of masked leaves."""
+        """Returns the rows of masked leaves."""
         return tuple(row for row in self.leaves if row.requested is not None)
 
     @property
     def density(self) -> float:
-        """Realised density over the masked leaves; 1 where none is masked."""
+        """Returns the realised density over the masked leaves; 1 where none is masked."""
         size = sum(row.size for row in self.masked)
         return sum(row.active for row in self.masked) / size if size else 1.0
 
     def __str__(self) -> str:
-        """The table."""
+        """Prints the table."""
         width = max([len(row.path) for row in self.leaves] + [16])
         lines = [
             f"{'leaf':<{width}}  {'shape':>18}  {'weights':>11}  {'active':>11}  {'requested':>9}  {'realised':>9}"
@@ -74,7 +74,7 @@ class Summary:
 
 
 def summary(params: Tree, opt_state: Tree) -> Summary:
-    """A table of all leaves: path, shape, requested and realised density, active weights; totals; bytes of state.
+    """Returns a table of all leaves (shapes, requested and realised densities, active weights) and the bytes of state.
 
     Args:
       params: the parameters; their shapes suffice.

@@ -1,1 +1,1 @@
-"""Arithmetic on arrays and trees that knows nothing of methods: selection, packing, exact shares, keys."""
+"""Does arithmetic on arrays and trees, and knows nothing of methods: selection, packing, exact shares, keys."""

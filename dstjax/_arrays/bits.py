@@ -1,4 +1,4 @@
-"""Boolean tensors stored one bit per entry, and tensors that are zero where such a one is not set."""
+"""Stores boolean tensors at one bit per entry, and zeroes tensors where such a one is not set."""
 
 import functools
 import math
@@ -13,14 +13,14 @@ StoredMask = jax.Array  # uint8 or int8 where eight neighbours share a byte, boo
 def pack(mask: jax.Array, like: Any = None) -> StoredMask:
     """Packs a boolean tensor to one bit per entry.
 
-    Eight neighbours along one axis share a byte, the first in the lowest bit. The dtype says which axis: uint8 is the
-    last but one, which is a multiple of eight long (unpacking then shifts whole rows of bytes alike); int8 is the last,
-    of any length from nine on. If its last byte holds only r entries, r axes of length one are appended. So a stored
-    mask is a plain array that knows its shape, whatever tree, wrapper or checkpoint it travels through.
+    Eight neighbours along one axis share a byte, the first in the lowest bit. The dtype says which axis. uint8 is the
+    last but one, whose length is a multiple of eight (unpacking then shifts whole rows of bytes alike). int8 is the
+    last, of any length from nine on; if its last byte holds only r entries, r axes of length one are appended. So a
+    stored mask is a plain array that knows its shape, whatever tree, wrapper or checkpoint it travels through.
 
-    A tensor stays boolean where neither axis will do, or where the pieces of that axis that lie on different devices
-    may be no multiple of eight: in the way that the type says on an Explicit mesh, in any way that an Auto mesh could
-    cut it. That type is the one of ``like``, the weight, since a fresh mask may not know its mesh yet.
+    A tensor stays boolean where neither axis will do, or where a device's piece of that axis may be no multiple of
+    eight: as the type says on an Explicit mesh, however an Auto mesh might cut it. The type is that of ``like``, the
+    weight, since a fresh mask may not know its mesh yet.
 
     >>> pack(jnp.arange(18) < 3)[:, 0, 0]
     Array([7, 0, 0], dtype=int8)
@@ -36,7 +36,7 @@ def pack(mask: jax.Array, like: Any = None) -> StoredMask:
 
 
 def pack_like(mask: jax.Array, dtype: Any) -> StoredMask:
-    """Stores a boolean tensor in the form that another stored mask of its shape has, as told by its dtype."""
+    """Stores a boolean tensor in the form of another stored mask of its shape, which its dtype tells."""
     if dtype == jnp.uint8:
         return _pack(mask, mask.ndim - 2)
     if dtype == jnp.int8:
@@ -48,7 +48,7 @@ def pack_like(mask: jax.Array, dtype: Any) -> StoredMask:
 
 
 def unpack(stored: StoredMask) -> jax.Array:
-    """The boolean tensor of a stored mask. Leading axes that ``vmap`` added to the state are kept."""
+    """Returns the boolean tensor of a stored mask. Keeps leading axes that ``vmap`` added to the state."""
     if stored.dtype == jnp.uint8:
         return _unpack(stored, stored.ndim - 2)
     if stored.dtype == jnp.int8:
@@ -60,7 +60,7 @@ def unpack(stored: StoredMask) -> jax.Array:
 
 
 def shape(stored: StoredMask) -> tuple[int, ...]:
-    """The shape of the boolean tensor of a stored mask."""
+    """Returns the shape of the boolean tensor of a stored mask."""
     if stored.dtype == jnp.uint8:
         return (*stored.shape[:-2], stored.shape[-2] * 8, stored.shape[-1])
     if stored.dtype == jnp.int8:
@@ -72,10 +72,10 @@ def shape(stored: StoredMask) -> tuple[int, ...]:
 
 @jax.custom_jvp
 def zero_outside(x: jax.Array, flags: jax.Array) -> jax.Array:
-    """``x`` where the flags are set and exactly 0.0 elsewhere, NaN and infinities included.
+    """Returns ``x`` where the flags are set and exactly 0.0 elsewhere, where there was NaN or infinity too.
 
-    Floats are masked by their bits: LLVM makes a masked load of a ``where`` with the constant 0, and an optimiser's
-    step on a CPU then takes about a quarter longer; an AND costs nothing.
+    Masks floats by their bits. LLVM would make a masked load of a ``where`` with the constant 0, and an optimiser's
+    step on a CPU would take about a quarter longer; an AND costs nothing.
     """
     if not jnp.issubdtype(x.dtype, jnp.floating):
         return jnp.where(flags, x, jnp.zeros((), x.dtype))
@@ -109,18 +109,18 @@ def _trailing_ones(stored: StoredMask) -> int:
 
 
 def _cuts_at_bytes(weight: Any, axis: int) -> bool:
-    """Whether each device's piece of the axis is a multiple of eight long, however the compiler may cut it."""
+    """Whether the length of each device's piece of the axis is a multiple of eight, however the compiler cuts it."""
     piece, ways = _piece(weight, axis)
     return piece > 0 and piece % (8 * ways) == 0
 
 
 def _is_whole(weight: Any, axis: int) -> bool:
-    """Whether no device has less than the whole axis."""
+    """Whether every device has the whole axis."""
     return _piece(weight, axis) == (weight.shape[axis], 1)
 
 
 def _piece(weight: Any, axis: int) -> tuple[int, int]:
-    """How long each device's piece of the axis is by its type, and into how many the compiler may cut it further."""
+    """Returns the length of each device's piece by its type, and into how many the compiler may cut it further."""
     sharding = jax.typeof(weight).sharding if isinstance(weight, jax.Array) else getattr(weight, "sharding", None)
     mesh = getattr(sharding, "mesh", None)
     if sharding is None or mesh is None or not mesh.shape:

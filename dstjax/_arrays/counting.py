@@ -1,8 +1,8 @@
-"""Counting True entries of many tensors in few kernels, and numbers that the entries of each are compared with.
+"""Counts the True entries of many tensors in few kernels, and aligns a number for each with its entries.
 
-Many small tensors, if each lies on one device, are put together as the rows of one array, each beginning at a row of
-its own: a kernel for each of them would take longer to compile, and to start, than to run. A larger one is counted
-alone, and so is one that may be spread over devices.
+Many small tensors that each lie on one device become the rows of one array, and each begins at a row of its own: a
+kernel for each of them would take longer to compile, and to start, than to run. A larger tensor is counted alone, and
+so is one that may be spread over devices.
 """
 
 import functools
@@ -24,10 +24,10 @@ WIDTH = 1024  # entries of a row of it
 
 
 class Layout:
-    """Which of some tensors are counted alone and which together.
+    """Says which of some tensors are counted alone and which together.
 
-    A *block* is the array of a tensor of the first kind, and one for all of the second. Lists over blocks have the
-    blocks of single tensors first.
+    A *block* is the array of a tensor counted alone, or the one array of all others. In lists of blocks those of single
+    tensors come first.
     """
 
     def __init__(self, pieces: Pieces, tensors: Sequence[jax.Array]) -> None:
@@ -43,7 +43,7 @@ class Layout:
         self.places = pieces.varying_as(unseen(self.alone), *tensors)
 
     def blocks(self, tensors: Sequence[jax.Array]) -> list[jax.Array]:
-        """The arrays of the blocks. What fills a row up is zero."""
+        """Returns the arrays of the blocks. Fills rows up with zeros."""
         found = [line(tensors[i]) for i in self.alone]
         if not self.small:
             return found
@@ -51,11 +51,11 @@ class Layout:
         return [*found, jnp.concatenate([jnp.pad(p, (0, -p.size % WIDTH)) for p in parts]).reshape(-1, WIDTH)]
 
     def rows_of(self, blocks: list[jax.Array]) -> list[jax.Array]:
-        """The block of the small tensors, if there are any."""
+        """Returns the block of the small tensors, if there are any."""
         return blocks[len(self.alone) :]
 
     def tensors(self, alone: list[jax.Array], rows: list[jax.Array]) -> list[jax.Array]:
-        """The arrays of all tensors, of those of single ones and of the block of the small ones."""
+        """Returns the arrays of all tensors, given those of single ones and the block of the small ones."""
         found = dict(zip(self.alone, alone, strict=True))
         offsets = self.pieces.varying_as(unseen([int(row) * WIDTH for row in self.starts[:-1]]), *alone, *rows)
         for i, offset in zip(self.small, offsets, strict=True):
@@ -63,12 +63,12 @@ class Layout:
         return [found[i] for i in range(len(self.sizes))]
 
     def at(self, numbers: jax.Array) -> list[jax.Array]:
-        """For each block what to compare its entries with, of a vector of numbers of all tensors."""
+        """Returns for each block what to compare its entries with, given a vector of numbers of all tensors."""
         alone = [lax.dynamic_slice(numbers, (place,), (1,)).reshape(()) for place in self.places]
         return alone + ([numbers[self.tensor_of_row][:, None]] if self.small else [])
 
     def index(self, blocks: list[jax.Array], one: Any = 1) -> list[jax.Array]:
-        """The row-major index of each entry of each block in its tensor, uint32; times ``one``, a uint32[]."""
+        """Returns the row-major index of each entry of each block in its tensor, uint32; times ``one``, a uint32[]."""
         found = [self.pieces.index(i, x, one) for i, x in zip(self.alone, blocks[: len(self.alone)], strict=True)]
         if not self.small:
             return found
@@ -78,20 +78,20 @@ class Layout:
         return [*found, (row * jnp.uint32(WIDTH) + column) * one]
 
     def reaching(self, blocks: list[jax.Array], numbers: jax.Array, digits: Scalars) -> jax.Array:
-        """How many entries of each tensor reach its number plus each of the digits, uint32[digits, tensors]."""
+        """Counts the entries of each tensor that reach its number plus each of the digits, uint32[digits, tensors]."""
         return self._table([_reaching(x, n, digits) for x, n in zip(blocks, self.at(numbers), strict=True)])
 
     def before(self, flags: list[jax.Array], index: list[jax.Array], numbers: jax.Array, digits: Scalars) -> jax.Array:
-        """How many flags of each tensor lie before its number plus each of the digits, uint32[digits, tensors]."""
+        """Counts the flags of each tensor before its number plus each of the digits, uint32[digits, tensors]."""
         return self._table([_before(f, i, n, digits) for f, i, n in zip(flags, index, self.at(numbers), strict=True)])
 
     def bits(self, blocks: list[jax.Array]) -> jax.Array:
-        """How many bits are set in the bytes of each tensor, uint32[tensors]."""
+        """Counts the bits that are set in the bytes of each tensor, uint32[tensors]."""
         counts = [_bits(x, rows=len(self.alone) == i) for i, x in enumerate(blocks)]
         return self._table(counts, most=8)[0]
 
     def _table(self, counted: list[Scalars], most: int = 1) -> jax.Array:
-        """The counts of blocks, of single rows where several tensors share one, as uint32[tests, tensors].
+        """Returns the counts of blocks, or of single rows where several tensors share one, as uint32[tests, tensors].
 
         A single test comes with its opposite; the counts of both add up to ``most`` times the entries, modulo 2**32.
         """
@@ -111,7 +111,7 @@ class Layout:
 
 
 def unseen(values: Sequence[int]) -> Scalars:
-    """Numbers as uint32[] each, such that XLA does not see that they are constant.
+    """Returns numbers as uint32[] each, and hides from XLA that they are constant.
 
     A kernel that reads an array at a place that is no constant is one program for all places.
     """
@@ -136,16 +136,16 @@ def _bits(x: jax.Array, rows: bool) -> Scalars:
 
 
 def _count(tests: list[jax.Array], rows: bool) -> Scalars:
-    """True entries of each of several boolean arrays of one shape; of a single one, of its opposite too."""
+    """Counts the True entries of several boolean arrays of one shape; of a single one, of its opposite too."""
     return _sum(tests if len(tests) > 1 else [tests[0], ~tests[0]], rows)
 
 
 def _sum(numbers: list[jax.Array], rows: bool) -> Scalars:
-    """The sums of several arrays of one shape, in one pass: uint32[], or uint32[rows], each.
+    """Sums several arrays of one shape in one pass: uint32[], or uint32[rows], each.
 
-    One variadic reduction: XLA:CPU turns a reduction of a single operand into a chain of small windows that
-    materialises its operand and is about ten times slower (and of an operand that comes twice, too). Of a large tensor
-    first rows are summed, which it gives to several cores, unlike the sum of all at once.
+    Takes one variadic reduction. XLA:CPU turns a reduction of a single operand into a chain of small windows that
+    materialises its operand and is about ten times slower (and does so with an operand that comes twice, too). Sums the
+    rows of a large tensor first: XLA gives these to several cores, and not the sum of all at once.
     """
     numbers = [x.astype(jnp.uint32) for x in numbers]
     if rows or is_rows(numbers[0]):

@@ -1,4 +1,4 @@
-"""The masked leaves of a tree as a list, and back."""
+"""Turns the masked leaves of a tree into a list, and back."""
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,7 +13,7 @@ from dstjax._arrays.trees import Tree, is_hole, is_traced, path_difference, path
 
 @dataclasses.dataclass(frozen=True)
 class MaskedLeaves:
-    """Which leaves of a tree are masked. Lists of masked leaves are in the order of the tree."""
+    """Says which leaves of a tree are masked. Lists of masked leaves are in the order of the tree."""
 
     treedef: Any
     names: tuple[str, ...]  # paths of all leaves
@@ -21,21 +21,21 @@ class MaskedLeaves:
 
     @staticmethod
     def of(masks: Tree) -> "MaskedLeaves":
-        """Those of a tree of masks: what is no hole."""
+        """Finds them in a tree of masks: all that is no hole."""
         flat, treedef = jax.tree_util.tree_flatten_with_path(masks, is_leaf=is_hole)
         at = tuple(i for i, (_, mask) in enumerate(flat) if not is_hole(mask))
         return MaskedLeaves(treedef, tuple(path_name(path) for path, _ in flat), at)
 
     @staticmethod
     def chosen(params: Tree, masked: Collection[str]) -> "MaskedLeaves":
-        """Those of a tree of parameters whose paths are given."""
+        """Finds them in a tree of parameters by their paths."""
         flat, treedef = jax.tree_util.tree_flatten_with_path(params)
         names = tuple(path_name(path) for path, _ in flat)
         return MaskedLeaves(treedef, names, tuple(i for i, name in enumerate(names) if name in masked))
 
     @staticmethod
     def like(params: Tree, masks: Tree) -> "MaskedLeaves":
-        """Those of a tree of parameters, told by the masks that were made for it.
+        """Finds them in a tree of parameters by the masks that were made for it.
 
         Raises:
           ValueError: it is another tree.
@@ -46,22 +46,22 @@ class MaskedLeaves:
 
     @property
     def masked(self) -> list[str]:
-        """The paths of the masked leaves."""
+        """Returns the paths of the masked leaves."""
         return [self.names[i] for i in self.at]
 
     def pick(self, leaves: Sequence[Any]) -> list[Any]:
-        """The masked ones of all leaves."""
+        """Returns the masked ones of all leaves."""
         return [leaves[i] for i in self.at]
 
     def read(self, tree: Tree) -> list[Any]:
-        """The masked leaves of a tree that :meth:`tree` made."""
+        """Returns the masked leaves of a tree that :meth:`tree` made."""
         return self.pick(self.treedef.flatten_up_to(tree))
 
     def flatten(self, tree: Tree, what: str, *, expected: Tree, found: Tree) -> list[Any]:
-        """All leaves of a tree.
+        """Returns all leaves of a tree.
 
         Raises:
-          ValueError: it is another tree; ``what`` says of what, ``expected`` and ``found`` tell the paths.
+          ValueError: it is another tree. ``what`` names it, ``expected`` and ``found`` name the paths.
         """
         try:
             return self.treedef.flatten_up_to(tree)
@@ -70,7 +70,7 @@ class MaskedLeaves:
             raise ValueError(f"the tree of the {what} is not the one at init; {difference}.") from None
 
     def find(self, tree: Tree, what: str, shapes: Sequence[tuple[int, ...]] | None = None) -> list[Any]:
-        """The masked leaves of a tree of any containers, by path; holes and other leaves do not count.
+        """Returns the masked leaves of a tree of any containers, by path; ignores holes and other leaves.
 
         Raises:
           ValueError: one is missing, or has not the shape that is expected.
@@ -83,7 +83,7 @@ class MaskedLeaves:
         return leaves
 
     def map(self, change: Callable[[int, Any], Any], tree: Tree, what: str, shapes: Sequence[Any]) -> Tree:
-        """A tree of any containers with ``change(i, leaf)`` at its masked leaves, the i-th of the list.
+        """Returns a tree of any containers with ``change(i, leaf)`` at its masked leaves, the i-th of the list.
 
         Raises:
           ValueError: as in :meth:`find`.
@@ -98,14 +98,14 @@ class MaskedLeaves:
         return jax.tree_util.tree_map_with_path(one, tree)
 
     def tree(self, masked: Sequence[Any], dense: Sequence[Any] | None = None) -> Tree:
-        """The tree with ``masked`` at the masked leaves, and elsewhere what ``dense`` has there, or None."""
+        """Returns the tree with ``masked`` at the masked leaves, and elsewhere what ``dense`` has there, or None."""
         leaves: list[Any] = [None] * len(self.names) if dense is None else list(dense)
         for i, x in zip(self.at, masked, strict=True):
             leaves[i] = x
         return self.treedef.unflatten(leaves)
 
     def check_paths(self, found: Collection[str], what: str) -> None:
-        """Refuses what lacks a masked leaf."""
+        """Refuses a tree that lacks a masked leaf."""
         if lost := [name for name in self.masked if name not in found]:
             raise ValueError(f"no leaf of the {what} has the path of these masks: {', '.join(lost)}.")
 
@@ -118,7 +118,7 @@ class MaskedLeaves:
                 )
 
     def check_masks(self, found: Mapping[str, Any], what: str, shapes: Sequence[tuple[int, ...]]) -> list[Any]:
-        """The masks of a caller, in order.
+        """Returns a caller's masks in order.
 
         Raises:
           ValueError: other leaves are masked, or a mask has another shape or dtype, or no active weight.
@@ -142,13 +142,13 @@ class MaskedLeaves:
 
 
 def named(tree: Tree) -> dict[str, Any]:
-    """The leaves of a tree by path, holes left out."""
+    """Returns the leaves of a tree by path, without holes."""
     flat = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_hole)[0]
     return {path_name(path): leaf for path, leaf in flat if not is_hole(leaf)}
 
 
 def matched(trees: Sequence[Tree]) -> dict[str, list[Any]]:
-    """The masks of each path that some trees of masks mask, in the order of the paths.
+    """Returns the masks of each path that some trees of masks mask, in the order of the paths.
 
     Raises:
       ValueError: they mask different leaves, or none.

@@ -1,14 +1,14 @@
-"""Exact selection of the k best entries of tensors, by counting, without a sort.
+"""Selects exactly the k best entries of tensors, by counting, without a sort.
 
-Each score becomes an unsigned integer key that is ordered like the score. The k-th largest key is then built from its
-most significant bits down: one pass over the tensor counts how many keys reach each of a few candidate thresholds
-(``2**bits_per_pass - 1`` of them in one variadic integer reduction), and the largest candidate that at least k keys
-reach becomes the new threshold. Entries equal to the final threshold are taken by ascending row-major index, found by
-the same search on the index. All tensors of a list advance together in one loop, so a tree costs as many kernels
-per pass as it has large leaves, and one for all small ones (:mod:`dstjax._arrays.counting`).
+Each score becomes an unsigned integer key that is ordered like the score. The search then builds the k-th largest key
+from its most significant bits down. One pass over the tensor counts how many keys reach each of a few candidate
+thresholds (``2**bits_per_pass - 1`` of them in one variadic integer reduction), and the largest candidate that at least
+k keys reach becomes the new threshold. Of the entries equal to the final threshold those of lowest row-major index are
+taken; the same search finds that index. All tensors of a list advance together in one loop, so a tree costs as many
+kernels per pass as it has large leaves, and one for all small ones (:mod:`dstjax._arrays.counting`).
 
-Nothing is sorted or gathered, and no tensor reshaped that may be spread over devices: a pass moves a few integers
-between those that hold it, k may be traced, and the result is the same bit for bit on one device and on many.
+Nothing is sorted or gathered, and no tensor that may be spread over devices is reshaped. A pass moves a few integers
+between the devices that hold it, k may be traced, and one device and many give the same result bit for bit.
 
 Order of scores: NaN < -inf < ... < -0.0 = 0.0 < ... < inf. Subnormals keep their own place.
 """
@@ -109,13 +109,13 @@ def top_k_masks(
 
 
 def bits_by_platform() -> int:
-    """The bits per pass of the platform that JAX computes on by default."""
+    """Returns the bits per pass of the platform that JAX computes on by default."""
     return BITS_PER_PASS.get(jax.default_backend(), 3)
 
 
 @jax.jit
 def count_true(masks: Sequence[jax.Array]) -> jax.Array:
-    """Number of True entries of each mask of a list, int32[len(masks)]; less than 2**31 each.
+    """Counts the True entries of each mask of a list, int32[len(masks)]; less than 2**31 each.
 
     Args:
       masks: boolean tensors, or bytes of 8 entries each as :func:`dstjax.masks.pack` makes them.
@@ -138,7 +138,7 @@ def _choose(
     group: list[int],
     bits_per_pass: int,
 ) -> list[jax.Array]:
-    """top_k_masks for keys of one dtype; ``group[i]`` is the budget in ``ks`` that tensor i draws on."""
+    """Does what top_k_masks does, for keys of one dtype; tensor i draws on the budget ``group[i]`` in ``ks``."""
     dtype = keys[0].dtype
     layout = Layout(pieces, keys)
     blocks = layout.blocks(keys)
@@ -154,7 +154,7 @@ def _choose(
         """Numbers of the budgets as numbers of the tensors, along the last axis."""
         return numbers if len(ks) == len(keys) else numbers[..., of_tensor]
 
-    # The largest threshold that at least k keys of the group reach. Besides it the loop carries, for each tensor, how
+    # Finds the largest threshold that at least k keys of the group reach. The loop also carries, for each tensor, how
     # many keys reach it and how many lie above it.
     def narrow(_: Any, loop: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> Any:
         unit, threshold, at_least, above = loop
@@ -200,7 +200,7 @@ def _choose(
 def _marked(
     keys: Sequence[jax.Array], thresholds: Sequence[jax.Array], index: Sequence[jax.Array], stops: Sequence[jax.Array]
 ) -> list[jax.Array]:
-    """Which keys lie above their threshold, or at it and before an index; of arrays in a list."""
+    """Marks the keys above their threshold, or at it and before an index; for arrays in a list."""
     return [_mark(*x) for x in zip(keys, thresholds, index, stops, strict=True)]
 
 
@@ -217,13 +217,13 @@ def _index_after(
     room: jax.Array,
     bits_per_pass: int,
 ) -> jax.Array:
-    """The highest row-major index of each tensor before which at most ``room`` keys equal the threshold, uint32."""
+    """Returns the index of each tensor before which at most ``room`` keys equal the threshold: the highest, uint32."""
 
     def narrow(i: jax.Array, loop: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         unit, start = loop
         digits, exist = _digits(unit, bits_per_pass)
-        # What does not change from pass to pass XLA would compute before the loop and store, which takes a kernel and a
-        # pass for the equal keys of each tensor and for their indices. So it must not see that they do not change.
+        # Hides from XLA that keys and indices do not change from pass to pass. It would compute what is equal, and the
+        # indices, before the loop and store them: a kernel and a pass for each tensor.
         zero = lax.shift_right_logical(jnp.asarray(i, jnp.uint32), jnp.uint32(31))
         index = layout.index(blocks, one=zero | jnp.uint32(1))
         same = [key == (at | zero.astype(key.dtype)) for key, at in zip(blocks, layout.at(threshold), strict=True)]
@@ -237,15 +237,15 @@ def _index_after(
 
 
 def _passes(bits: int, dtype: Any, bits_per_pass: int) -> tuple[int, jax.Array]:
-    """How many digits a number of so many bits has, and the value of one in the first of them."""
+    """Returns how many digits a number of so many bits has, and the value of one in the first of them."""
     passes = max(1, -(-bits // bits_per_pass))
     return passes, jnp.asarray(dtype.type(1 << (bits_per_pass * (passes - 1))))
 
 
 def _digits(unit: jax.Array, bits_per_pass: int) -> tuple[Scalars, jax.Array]:
-    """What to add to a number to try the values 1, 2, ... of a digit, and which of them exist, bool[values, 1].
+    """Returns what to add to a number to try the values 1, 2, ... of a digit, and which of them exist, bool[values, 1].
 
-    The topmost digit may reach beyond the width of the integers; what wraps around does not exist.
+    The topmost digit may reach beyond the width of the integers; values that wrap around do not exist.
     """
     values = np.arange(1, 2**bits_per_pass, dtype=unit.dtype)
     exist = unit <= np.iinfo(unit.dtype).max // values
@@ -253,7 +253,7 @@ def _digits(unit: jax.Array, bits_per_pass: int) -> tuple[Scalars, jax.Array]:
 
 
 def _advanced(numbers: jax.Array, tests: jax.Array, unit: jax.Array) -> jax.Array:
-    """Each number with a unit more for every test of it, [values, numbers], that is passed."""
+    """Adds a unit to each number for every test of it, [values, numbers], that it passes."""
     return numbers + jnp.sum(tests, axis=0, dtype=unit.dtype) * unit
 
 

@@ -1,4 +1,4 @@
-"""Counting over the pieces of sharded tensors, and cutting their axes."""
+"""Counts over the pieces of sharded tensors, and cuts their axes."""
 
 import dataclasses
 import math
@@ -17,7 +17,7 @@ _ROWS = 4096  # at most; as many as divide the entries
 
 @dataclasses.dataclass(frozen=True)
 class Pieces:
-    """A list of tensors of which this device holds a piece each, or the whole where there is no ``axes``."""
+    """Holds a piece of each of some tensors, those of this device; or the whole tensors where there is no ``axes``."""
 
     shapes: tuple[tuple[int, ...], ...]  # of the whole tensors
     specs: tuple[Any, ...]  # jax.P of each tensor
@@ -26,7 +26,7 @@ class Pieces:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Entries of the whole tensors."""
+        """Returns the entries of the whole tensors."""
         return tuple(math.prod(shape) for shape in self.shapes)
 
     def total(self, counts: jax.Array) -> jax.Array:
@@ -41,11 +41,11 @@ class Pieces:
         return lax.psum(jnp.where(jnp.stack(first)[None], counts, jnp.zeros((), counts.dtype)), self.axes)
 
     def varying_as(self, tree: Any, *arrays: jax.Array) -> Any:
-        """What loops begin with that end with totals of some arrays. Totals of pieces are the same on every device."""
+        """Returns what loops begin with that end with totals of some arrays: totals are the same on every device."""
         return tree if self.axes else varying_as(tree, *arrays)
 
     def index(self, tensor: int, piece: jax.Array, one: Any = 1) -> jax.Array:
-        """The row-major index in the whole tensor of each entry of its piece, uint32; times ``one``, a uint32[].
+        """Returns the row-major index in the whole tensor of each entry of its piece, uint32; times ``one``, uint32[].
 
         Where the piece is the whole tensor it may come as a vector.
         """
@@ -68,10 +68,10 @@ def over_pieces(
     *,
     whole: bool = False,
 ) -> Any:
-    """``function(pieces, tensors, others, small)`` on the pieces of each device, so that it counts itself.
+    """Calls ``function(pieces, tensors, others, small)`` on the pieces of each device, so that it counts itself.
 
-    On a mesh of Explicit axes the shardings are part of the types, and a ``shard_map`` takes the place of the
-    compiler's partitioning, which needs a collective for every count. Elsewhere the function sees the whole tensors.
+    On a mesh of Explicit axes the types have the shardings, and a ``shard_map`` takes the place of the compiler's
+    partitioning, which needs a collective for every count. Elsewhere the function sees the whole tensors.
 
     Args:
       function: returns one tensor for each of ``tensors``, sharded like it; or, if ``whole``, arrays that are the same
@@ -100,9 +100,9 @@ def over_pieces(
 
 
 def line(x: jax.Array) -> jax.Array:
-    """A tensor as a vector, so that tensors of equal size share their programs; as it is if an axis may be cut.
+    """Returns a tensor as a vector, so that tensors of one size share their programs; as it is if an axis may be cut.
 
-    A large one comes as rows, which several cores can count.
+    A large one becomes rows, which several cores can count.
     """
     if may_be_cut(x):
         return x
@@ -111,7 +111,7 @@ def line(x: jax.Array) -> jax.Array:
 
 
 def is_rows(x: jax.Array) -> bool:
-    """Whether a tensor lies in one piece as rows, and is worth the while of several cores."""
+    """Whether a tensor lies in one piece as rows, and is large enough for several cores."""
     return x.ndim == 2 and x.size >= _LARGE and not may_be_cut(x)
 
 
@@ -119,7 +119,7 @@ def may_be_cut(x: jax.Array) -> bool:
     """Whether an array may lie on several devices.
 
     Its type names its mesh, or the context does. Where neither has one a jit may still cut the array, by
-    ``in_shardings`` that come into no type, so that then only a single device is certain.
+    ``in_shardings`` that no type shows; then only a single device is certain.
     """
     meshes = (jax.typeof(x).sharding.mesh, jax.sharding.get_abstract_mesh())
     sizes = [math.prod(mesh.shape.values()) for mesh in meshes if not mesh.empty]
@@ -154,7 +154,7 @@ def join_axes(x: jax.Array, axis: int) -> jax.Array:
 
 
 def mesh_axes(x: jax.Array) -> Any:
-    """The mesh axes of every axis of an array, None where types do not say."""
+    """Returns the mesh axes of every axis of an array, None where types do not say."""
     sharding = jax.typeof(x).sharding
     if not getattr(sharding.mesh, "explicit_axes", ()):
         return None
@@ -162,7 +162,7 @@ def mesh_axes(x: jax.Array) -> Any:
 
 
 def _names(spec: Any) -> set[str]:
-    """The mesh axes that a spec names."""
+    """Returns the mesh axes that a spec names."""
     names: set[str] = set()
     for entry in spec:
         names.update(() if entry is None else entry if isinstance(entry, tuple) else (entry,))

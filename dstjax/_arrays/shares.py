@@ -1,4 +1,4 @@
-"""Shares of counts in exact integer arithmetic, traced or not."""
+"""Takes shares of counts in exact integer arithmetic, traced or not."""
 
 import math
 from typing import Any
@@ -13,7 +13,7 @@ _SHARE_BITS = 60
 
 
 def floor_share(count: int, fraction: float) -> Any:
-    """floor(fraction * count) of the decimal that was typed: 0.29 of 100 is 29, though 0.29 * 100 < 29 in binary.
+    """Returns floor(fraction * count) of the decimal that was typed: 0.29 of 100 is 29, and not 28 as in binary.
 
     An exact integer for a number, int32 for a traced one (of which it knows the digits that its dtype holds).
     """
@@ -23,7 +23,7 @@ def floor_share(count: int, fraction: float) -> Any:
 
 
 def share_limbs(fraction: Any) -> Any:
-    """A fraction in [0, 1] in base 2**15, least digit first, for :func:`share_of`; the last limb counts whole units.
+    """Returns a fraction in [0, 1] in base 2**15, least digit first, for :func:`share_of`; the last counts whole units.
 
     A tuple of five integers for a number; uint32[5, ...] for a traced array of shape [...].
     """
@@ -40,7 +40,7 @@ def share_limbs(fraction: Any) -> Any:
 
 
 def share_of(count: jax.Array, limbs: jax.Array, *, ceil: bool = False) -> jax.Array:
-    """Floor (or ceil) of fraction * count in exact integer arithmetic, for traced counts.
+    """Returns floor (or ceil) of fraction * count in exact integer arithmetic, for traced counts.
 
     Args:
       count: int32 of any shape, at least 0.
@@ -68,7 +68,7 @@ def share_of(count: jax.Array, limbs: jax.Array, *, ceil: bool = False) -> jax.A
 
 
 def part_of(count: jax.Array, part: jax.Array, whole: jax.Array) -> jax.Array:
-    """floor(count * part / whole) of int32 scalars with 0 <= part <= whole, exact although the product is too large.
+    """Returns floor(count * part / whole) of int32 scalars, 0 <= part <= whole, exact though the product is too large.
 
     >>> int(part_of(jnp.int32(2_000_000_000), jnp.int32(3), jnp.int32(4)))
     1500000000
@@ -86,9 +86,9 @@ def part_of(count: jax.Array, part: jax.Array, whole: jax.Array) -> jax.Array:
 
 
 def _nudged(fraction: float) -> int:
-    """The fraction in fixed point, larger by 2**-50 of itself: that undoes the rounding of decimals to binary.
+    """Returns the fraction in fixed point, larger by 2**-50 of itself: that undoes the rounding of decimals to binary.
 
-    By one unit at least, since what is below a unit was cut off.
+    It grows by one unit at least, since what is below a unit was cut off.
     """
     fixed = int(fraction * 2.0**_SHARE_BITS)
     return fixed + max(fixed >> 50, min(fixed, 1))

@@ -1,4 +1,4 @@
-"""Scores as unsigned integers in the same order, bit by bit: NaN, infinities, signed zeros and subnormals included."""
+"""Turns scores into unsigned integers of the same order, bit by bit: NaN, infinities, signed zeros, subnormals too."""
 
 import jax
 import jax.numpy as jnp
@@ -7,9 +7,9 @@ from jax import lax
 
 @jax.jit
 def ordered_key(score: jax.Array, where: jax.Array | None) -> jax.Array:
-    """An unsigned integer ordered like the score; 0 for what is no candidate.
+    """Returns an unsigned integer ordered like the score; 0 for what is no candidate.
 
-    A float has 0 and 1 to spare: 1 is for NaN, so a key that is not 0 is a candidate. Integers use the whole range.
+    Floats leave 0 and 1 to spare: 1 is for NaN, so a key that is not 0 is a candidate. Integers use the whole range.
     """
     if jnp.issubdtype(score.dtype, jnp.complexfloating):
         raise ValueError(f"scores of dtype {score.dtype} have no order; expected real scores.")
@@ -26,7 +26,7 @@ def ordered_key(score: jax.Array, where: jax.Array | None) -> jax.Array:
 
 
 def other_candidates(score: jax.Array, where: jax.Array | None) -> jax.Array | None:
-    """The candidates of integer scores; those of floats can be read from their keys."""
+    """Returns the candidates of integer scores; keys tell those of floats."""
     if jnp.issubdtype(score.dtype, jnp.floating):
         return None
     return jnp.ones_like(score, bool) if where is None else where

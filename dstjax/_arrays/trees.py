@@ -1,4 +1,4 @@
-"""Leaves of parameter trees by path, whatever the tree is made of."""
+"""Names the leaves of parameter trees by path, whatever the tree is made of."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ def is_hole(node: Any) -> bool:
 
 
 def path_name(path: tuple[Any, ...]) -> str:
-    """A key path as text, its parts joined by ``/``: ``('Dense_0', 'kernel')`` is ``Dense_0/kernel``."""
+    """Joins a key path by ``/``: ``('Dense_0', 'kernel')`` is ``Dense_0/kernel``."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def path_difference(expected: Tree, found: Tree) -> str:
-    """Which paths one tree has and the other lacks, for an error message."""
+    """Says which paths one tree has and the other lacks, for an error message."""
     want = {path_name(p) for p, _ in jax.tree_util.tree_flatten_with_path(expected)[0]}
     have = {path_name(p) for p, _ in jax.tree_util.tree_flatten_with_path(found)[0]}
     parts = []

@@ -1,7 +1,7 @@
-"""What loops and branches begin with, within ``shard_map``.
+"""Prepares what loops and branches begin with, within ``shard_map``.
 
 There the type of an array says over which mesh axes it varies. A loop must begin with values of the types that it ends
-with, and both sides of a branch must have the same. Elsewhere nothing is done.
+with, and both sides of a branch must have the same types. Elsewhere nothing is done.
 """
 
 from typing import Any
@@ -11,9 +11,9 @@ import jax.numpy as jnp
 
 
 def varying_as(tree: Any, *arrays: Any) -> Any:
-    """A tree of the same numbers, each of which varies over the devices if one of some arrays does.
+    """Returns a tree of the same numbers, each of which varies over the devices if one of some arrays does.
 
-    Shapes without values among the arrays do not count. No entry of them is read: XLA drops sums of nothing.
+    Ignores shapes without values among the arrays. Reads no entry of them: XLA drops sums of nothing.
     """
     if not jax.sharding.get_abstract_mesh().manual_axes:
         return tree

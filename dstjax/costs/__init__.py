@@ -1,13 +1,13 @@
-"""What training and inference cost in FLOPs: as the papers count, and as the passes add up.
+"""Counts what training and inference cost in FLOPs: as the papers count, and as the passes add up.
 
 ``sparse`` (f_S) and ``dense`` (f_D) are the FLOPs of one forward pass of the sparse and of the dense network for one
 sample; a multiplication and an addition are two. A backward pass is two more passes, the gradient of the activations
 and that of the weights, so dense training costs 3 f_D. All training costs are a mean over training, per sample.
 
-The convention 'paper' makes the papers' tables; 'exact' counts in each pass the weights that take part in it, the dense
-gradients of mask updates included. Neither counts the optimiser, the selection, the scoring before the first step, nor
-that the first layer needs no gradient of its input. docs/costs.md has the formulas in one table, and where printed
-figures differ from them; :mod:`dstjax.costs.formulas` their sources.
+The convention 'paper' makes the papers' tables. 'exact' counts in each pass the weights that take part in it, and
+includes the dense gradients of mask updates. Both leave out the optimiser, the selection and the scoring before the
+first step, and neither subtracts the gradient of the input, which the first layer does not need. docs/costs.md has the
+formulas in one table, and says where printed figures differ; :mod:`dstjax.costs.formulas` has the sources.
 
 >>> training_flops("rigl", sparse=2.0, dense=8.0, convention="exact", update_period=100)
 6.06
@@ -44,7 +44,7 @@ _OF_A_STRETCH: dict[Formula, Formula] = {
 
 
 def _formula(name: str | methods.Entry, *, recorded: bool = False) -> Formula:
-    """The formula of a method: its entry in the catalogue says which."""
+    """Returns the formula of a method: its entry in the catalogue says which."""
     if isinstance(name, str) and name not in methods.CATALOGUE:
         if name not in _BESIDE:
             raise ValueError(f"the cost of method {name!r} is not known; {suggest(name, names())}")
@@ -57,12 +57,12 @@ def _formula(name: str | methods.Entry, *, recorded: bool = False) -> Formula:
 
 
 def names() -> list[str]:
-    """The methods whose cost is known: the catalogue, and the structured form of IEE and interspace pruning."""
+    """Returns the methods whose cost is known: the catalogue, the structured form of IEE, and interspace pruning."""
     return sorted([*methods.CATALOGUE, *_BESIDE])
 
 
 def needs(name: str | methods.Entry, *, recorded: bool = False) -> dict[str, Any]:
-    """What the formula of a method takes beside f_S and f_D, with defaults; ``inspect.Parameter.empty`` if required.
+    """Returns what a formula takes beside f_S and f_D, with defaults; ``inspect.Parameter.empty`` where there is none.
 
     Args:
       name: one of :func:`names`, or an entry of your own.
@@ -76,7 +76,7 @@ def needs(name: str | methods.Entry, *, recorded: bool = False) -> dict[str, Any
 
 
 def training_flops(name: str | methods.Entry, *, sparse: float, dense: float, convention: str, **given: Any) -> float:
-    """FLOPs of training per sample, forward and backward, as a mean over training.
+    """Returns the FLOPs of training per sample, forward and backward, as a mean over training.
 
     Args:
       name: one of :func:`names`, or an entry of your own.
@@ -111,9 +111,9 @@ def training_flops_of_run(
     lengths: Sequence[float] | None = None,
     **given: Any,
 ) -> float:
-    """FLOPs of training per sample, from the densities that a run really had.
+    """Returns the FLOPs of training per sample, from the densities that a run really had.
 
-    The formula of the method is applied to each stretch and weighted by its length. Where the density is part of a
+    Applies the formula of the method to each stretch and weights it by its length. Where the density is part of a
     method's formula (gmp, granet, gap, mest, one_shot, ...) the record takes its place: gmp costs 3 times the mean.
 
     Args:
@@ -153,7 +153,7 @@ def training_flops_of_run(
 
 
 def inference_flops(name: str | methods.Entry, *, sparse: float, dense: float) -> float:
-    """FLOPs of one forward pass of the trained network, per sample: f_S, but f_D if dense.
+    """Returns the FLOPs of one forward pass of the trained network, per sample: f_S, but f_D if dense.
 
     Interspace pruning adds 0.07 f_D for the shared basis. Use the f_S of the final masks.
 
@@ -167,7 +167,7 @@ def inference_flops(name: str | methods.Entry, *, sparse: float, dense: float) -
 
 
 def relative(flops: float, *, dense: float, epochs: float = 1.0, dense_epochs: float = 1.0) -> float:
-    """Cost of a whole training as a multiple of dense training: flops / (3 f_D) * epochs / dense_epochs.
+    """Returns the cost of a whole training as a multiple of dense training: flops / (3 f_D) * epochs / dense_epochs.
 
     Raises:
       ValueError: a number is not positive and finite.
@@ -178,7 +178,7 @@ def relative(flops: float, *, dense: float, epochs: float = 1.0, dense_epochs: f
 
 
 def mean_density_of_cubic(final: float, initial: float = 1.0, updates: int | None = None) -> float:
-    """Mean over the ramp final + (initial - final) (1 - x)^3, x from 0 to 1: final + (initial - final) / 4.
+    """Averages the ramp final + (initial - final) (1 - x)^3, x from 0 to 1: final + (initial - final) / 4.
 
     Args:
       final: density, or FLOPs, at the end.
@@ -197,7 +197,7 @@ def mean_density_of_cubic(final: float, initial: float = 1.0, updates: int | Non
 def layer_flops(
     fan_in: int, outputs: int, *, density: float = 1.0, convention: str, bias: bool = True, relu: bool = True
 ) -> float:
-    """FLOPs of one convolution or dense layer in a forward pass, for one sample.
+    """Counts the FLOPs of one convolution or dense layer in a forward pass, for one sample.
 
     'paper': 2 * fan_in * density * outputs. 'exact': a dot product of length n has n multiplications and n - 1
     additions; a bias is one addition more, a ReLU counts as one multiplication.
@@ -226,7 +226,7 @@ def layer_flops(
 
 
 def storage_bits(weights: int, *, density: float = 1.0, bits: int = 32, biases: int = 0) -> float:
-    """Bits that hold a layer: the active weights, a bit mask unless it is dense, and the biases.
+    """Counts the bits that hold a layer: the active weights, a bit mask unless it is dense, and the biases.
 
     Raises:
       ValueError: a number is out of range.

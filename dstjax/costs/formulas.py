@@ -10,13 +10,13 @@ BASIS_OVERHEAD = 0.07  # of f_D, in each of the three passes
 
 
 def mean_of_cubic(final: float, initial: float, updates: int | None = None) -> float:
-    """Mean over the ramp final + (initial - final) (1 - x)^3; see :func:`dstjax.costs.mean_density_of_cubic`."""
+    """Averages the ramp final + (initial - final) (1 - x)^3; see :func:`dstjax.costs.mean_density_of_cubic`."""
     part = 1 / 4 if updates is None else (updates + 1) ** 2 / (4 * updates**2)
     return final + part * (initial - final)
 
 
 def always_dense(sparse: float, dense: float, convention: str) -> float:
-    """3 f_D in both conventions.
+    """Costs 3 f_D in both conventions.
 
     Reference: Evci et al. (RigL), 2020, appendix on FLOPs: the backward pass costs two forward passes.
     """
@@ -24,10 +24,10 @@ def always_dense(sparse: float, dense: float, convention: str) -> float:
 
 
 def always_sparse(sparse: float, dense: float, convention: str) -> float:
-    """3 f_S in both conventions: all three passes see the active weights alone.
+    """Costs 3 f_S in both conventions: all three passes see the active weights alone.
 
-    For fixed masks, growth that reads no dense gradient, and STR, whose threshold passes no gradient to inactive
-    weights. Where the density moves (accset, lset, dynset, str), ``sparse`` is the mean over training.
+    Holds for fixed masks, for growth that reads no dense gradient, and for STR, whose threshold passes no gradient to
+    inactive weights. Where the density moves (accset, lset, dynset, str), ``sparse`` is the mean over training.
 
     Reference: IEE, appendix on training cost; RigL, appendix on FLOPs.
     """
@@ -37,7 +37,7 @@ def always_sparse(sparse: float, dense: float, convention: str) -> float:
 def dense_gradient_at_updates(
     sparse: float, dense: float, convention: str, *, update_period: int, update_share: float = 1.0
 ) -> float:
-    """One dense gradient of the weights per mask update.
+    """Takes one dense gradient of the weights per mask update.
 
     'paper': (3 f_S P + 2 f_S + f_D) / (P + 1) with P = ``update_period``, an update between P steps, to the end.
     'exact': 3 f_S + u (f_D - f_S) / P, an update every P calls during the share u = ``update_share`` of training. A
@@ -51,7 +51,7 @@ def dense_gradient_at_updates(
 
 
 def dense_gradient_always(sparse: float, dense: float, convention: str) -> float:
-    """2 f_S + f_D in both conventions: SNFS keeps a dense momentum, so every step needs the dense weight gradient.
+    """Costs 2 f_S + f_D in both conventions: the dense momentum of SNFS needs the dense weight gradient at every step.
 
     Reference: IEE, appendix on training cost.
     """
@@ -59,7 +59,7 @@ def dense_gradient_always(sparse: float, dense: float, convention: str) -> float
 
 
 def dense_weights(sparse: float, dense: float, convention: str) -> float:
-    """Dense weights behind a mask that the forward pass sees: DPF, STE, SR-STE.
+    """Keeps dense weights behind a mask that the forward pass sees: DPF, STE, SR-STE.
 
     'paper': f_S + 2 f_D, a sparse forward and a dense backward pass. 'exact': 2 f_S + f_D, since the gradient of the
     activations goes through the masked weights too. ``sparse`` is the mean over training.
@@ -70,7 +70,7 @@ def dense_weights(sparse: float, dense: float, convention: str) -> float:
 
 
 def two_networks(sparse: float, dense: float, convention: str) -> float:
-    """DCIL: a sparse and a full forward pass on the same batch, each with its own backward pass.
+    """Runs a sparse and a full forward pass on the same batch, each with its own backward pass: DCIL.
 
     'paper': 5 f_D + f_S. 'exact': 3 f_S + (2 f_D + f_D - f_S) = 2 f_S + 3 f_D, since the weight gradient of the sparse
     network is wanted where the mask is set, that of the full network elsewhere.
@@ -83,7 +83,7 @@ def two_networks(sparse: float, dense: float, convention: str) -> float:
 def cubic_ramp(
     sparse: float, dense: float, convention: str, *, ramp_start: float, ramp_end: float, updates: int | None = None
 ) -> float:
-    """GMP: 3 times the mean of f over a = ``ramp_start`` at f_D, the cubic ramp to b = ``ramp_end``, and the rest.
+    """Averages f for GMP: a = ``ramp_start`` at f_D, the cubic ramp to b = ``ramp_end``, and the rest; 3 times that.
 
     a f_D + (b - a) m + (1 - b) f_S, with m = f_S + (f_D - f_S) / 4 in the convention 'paper'; 'exact' takes the mean
     over the stairs of so many ``updates`` where they are given. f is taken as linear in the density.
@@ -105,10 +105,10 @@ def cubic_ramp(
 def ramp_with_growth(
     sparse: float, dense: float, convention: str, *, start: float, ramp_share: float, update_period: int
 ) -> float:
-    """GraNet: RigL's formula at the mean of f.
+    """Takes RigL's formula at the mean of f: GraNet.
 
     The ramp takes the share ``ramp_share`` of training and begins with it, at f = ``start``. 'paper' takes the middle
-    (start + f_S) / 2 for its mean, 'exact' that of a cubic, f_S + (start - f_S) / 4.
+    (start + f_S) / 2 for its mean, 'exact' the mean of a cubic, f_S + (start - f_S) / 4.
 
     Reference: IEE, appendix on training cost (which leaves out the dense gradients, 1 / 4000 of the steps there).
     """
@@ -118,10 +118,9 @@ def ramp_with_growth(
 
 
 def dense_partition(sparse: float, dense: float, convention: str, *, partitions: int, grow_share: float) -> float:
-    """GaP: 3 (f_S + s (f_D - f_S) / K) in both conventions, one of K = ``partitions`` being dense.
+    """Costs 3 (f_S + s (f_D - f_S) / K) in both conventions, one of K = ``partitions`` being dense: GaP.
 
-    The share s = ``grow_share`` of training is that before the final tuning; the partitions are taken as equally
-    costly.
+    The share s = ``grow_share`` of training lies before the final tuning; all partitions are taken to cost the same.
 
     Reference: Ma et al. (GaP), 2022 (from general knowledge; the paper was not at hand), the formula is ours.
     """
@@ -129,10 +128,10 @@ def dense_partition(sparse: float, dense: float, convention: str, *, partitions:
 
 
 def dense_then_sparse(sparse: float, dense: float, convention: str, *, dense_share: float) -> float:
-    """3 f_D for the share ``dense_share`` of training, then 3 f_S: one_shot, asp, admm, sis, pre-trained networks.
+    """Costs 3 f_D for the share ``dense_share`` of training, then 3 f_S: one_shot, asp, admm, sis, pre-training.
 
-    A lower bound: the projections of ADMM (a few operations per weight) and the solver of SIS come on top. ADMM counts
-    as dense until its projection is final, 2 / 3 of 20 + 20 + 20 epochs.
+    This is a lower bound: the projections of ADMM (a few operations per weight) and the solver of SIS come on top. ADMM
+    counts as dense until its projection is final, 2 / 3 of 20 + 20 + 20 epochs.
 
     Reference: IEE, Table 1 (pre-trained rows).
     """
@@ -140,7 +139,7 @@ def dense_then_sparse(sparse: float, dense: float, convention: str, *, dense_sha
 
 
 def forward_and_backward_sets(sparse: float, dense: float, convention: str, *, backward: float) -> float:
-    """Top-KAST: 2 f_S + f_B in both conventions, f_B = ``backward`` being f at the density of the backward set.
+    """Costs 2 f_S + f_B in both conventions, f_B = ``backward`` being f at the density of the backward set: Top-KAST.
 
     Reference: Jayakumar et al. (Top-KAST), 2020 (from general knowledge; the paper was not at hand).
     """
@@ -150,7 +149,7 @@ def forward_and_backward_sets(sparse: float, dense: float, convention: str, *, b
 def soft_memory_bound(
     sparse: float, dense: float, convention: str, *, stages: Sequence[tuple[float, float]] = ()
 ) -> float:
-    """MEST: 3 times the mean of f in both conventions.
+    """Costs 3 times the mean of f in both conventions: MEST.
 
     Elastic mutation stays at f_S between updates. With a soft memory bound (EM&S) the early stages are denser: give
     them as ``stages``, pairs of a share of training and its f; the rest has f_S. The largest f is the peak.
@@ -170,7 +169,7 @@ def explore_phases(
     exploration: int = 150,
     update_share: float = 3 / 4,
 ) -> float:
-    """IEE: cycles of H + J sparse steps and Q steps that explore, then sparse training.
+    """Runs cycles of H + J sparse steps and Q steps that explore, then trains sparsely: IEE.
 
     3 f_S + u Q / (H + J + Q) (e - 3 f_S). 'paper' has e = 2 f_S + f_D for a step that explores; H = J = Q and u = 3/4
     give (11 f_S + f_D) / 4. 'exact' has e = 3 f_D - f_S: forward and activation gradient pass all weights, the weight
@@ -193,7 +192,7 @@ def explore_phases(
 
 
 def shared_basis(sparse: float, dense: float, convention: str) -> float:
-    """Interspace pruning: 3 f_S + 0.21 f_D in both conventions; the layer's shared basis costs 0.07 f_D a pass.
+    """Costs 3 f_S + 0.21 f_D in both conventions: a shared basis costs 0.07 f_D a pass in interspace pruning.
 
     Reference: IEE, appendix on training cost (from general knowledge otherwise; the paper was not at hand).
     """

@@ -1,4 +1,4 @@
-"""What the rules share: which leaves are masked, how many of their weights stay active, and scores -> masks."""
+"""Turns scores into masks, and says what the rules share: which leaves are masked, how many weights stay active."""
 
 import dataclasses
 import math
@@ -22,7 +22,7 @@ from dstjax.selection import top_k_masks
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-    """The leaves of a tree of parameters that get masks, and the number of weights to keep."""
+    """Holds the leaves of a tree of parameters that get masks, and the number of weights to keep."""
 
     masked: MaskedLeaves
     leaves: list[Any]  # all leaves
@@ -31,11 +31,11 @@ class Goal:
 
     @property
     def weights(self) -> list[jax.Array]:
-        """The masked leaves."""
+        """Returns the masked leaves."""
         return self.masked.pick(self.leaves)
 
     def params(self, leaves: Sequence[Any], weights: Sequence[Any]) -> Tree:
-        """The tree of parameters from all leaves, with ``weights`` at the masked ones."""
+        """Returns the tree of parameters from all leaves, with ``weights`` at the masked ones."""
         return self.masked.tree(weights, leaves)
 
     def choose(
@@ -44,7 +44,7 @@ class Goal:
         counts: Sequence[ArrayLike] | None = None,
         where: Sequence[jax.Array] | None = None,
     ) -> list[jax.Array]:
-        """Masks of the highest scores.
+        """Returns the masks of the highest scores.
 
         Args:
           scores: real scores of each masked leaf, of its shape.
@@ -54,14 +54,14 @@ class Goal:
         counts = self.counts if counts is None else counts
         if not self.together:
             return top_k_masks(scores, counts, where=where)
-        # A leaf without any active weight would cut the network in two: the best one of each leaf is in first.
+        # A leaf without any active weight would cut the network in two, so the best one of each leaf goes in first.
         first = top_k_masks(scores, [1] * len(scores), where=where)
         free = [~f for f in first] if where is None else [w & ~f for w, f in zip(where, first, strict=True)]
         others = top_k_masks(scores, [counts[0] - len(scores)], where=free, together=True)
         return [f | o for f, o in zip(first, others, strict=True)]
 
     def schedule(self, rounds: int) -> list[list[int]]:
-        """The counts after each of several rounds: the density falls exponentially, d ** (r / rounds) after round r."""
+        """Returns the counts after each of several rounds; after round r the density is d ** (r / rounds)."""
         sizes = [weight.size for weight in self.weights]
         sizes = [sum(sizes)] if self.together else sizes
 
@@ -72,7 +72,7 @@ class Goal:
         return [[after(r, n, k) for n, k in zip(sizes, self.counts, strict=True)] for r in range(1, rounds + 1)]
 
     def tree(self, masks: Sequence[jax.Array]) -> Tree:
-        """The tree of masks, None at dense leaves, each mask where its weight is."""
+        """Returns the tree of masks, None at dense leaves, each mask where its weight is."""
         return self.masked.tree([placed_like(m, w) for m, w in zip(masks, self.weights, strict=True)])
 
 
@@ -93,7 +93,7 @@ def goal_of(
     distribution: Distribution | None = None,
     maskable: Maskable | None = None,
 ) -> Goal:
-    """The goal of a rule; ``name`` stands in error messages.
+    """Returns the goal of a rule; ``name`` stands in error messages.
 
     Raises:
       ValueError: a hyper-parameter is out of range, unknown or contradictory, a leaf cannot be masked or is too small.
@@ -120,7 +120,7 @@ def goal_of(
 
 
 def _global_count(masking: Masking, leaves: dict[str, Any]) -> dict[str, int]:
-    """The number of active weights that all masked leaves have in common, under one name."""
+    """Returns the number of active weights that all masked leaves have in common, under one name."""
     assert masking.sparsity is not None
     chosen = masked_leaves(masking, leaves)
     total = sum(math.prod(leaves[path].shape) for path in chosen)

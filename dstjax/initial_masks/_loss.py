@@ -1,4 +1,4 @@
-"""A loss as a function of the masked leaves alone: its gradient and its Hessian, summed over batches."""
+"""Makes the loss a function of the masked leaves alone: its gradient and its Hessian, summed over batches."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ Weights = list[jax.Array]
 
 
 def read(batches: Iterable[Any]) -> list[Any]:
-    """The batches as a list, for rules that need them more than once.
+    """Returns the batches as a list, for rules that need them more than once.
 
     Raises:
       ValueError: there is none, or what was given is one batch.
@@ -32,7 +32,7 @@ def read(batches: Iterable[Any]) -> list[Any]:
 
 
 def summed_gradient(goal: Goal, loss_fn: LossFn, batches: list[Any]) -> Callable[[Weights], Weights]:
-    """``weights -> gradients`` of the loss with respect to the masked leaves, summed over the batches.
+    """Returns ``weights -> gradients`` of the loss with respect to the masked leaves, summed over the batches.
 
     The sums have at least float32. Compiled once for each shape of a batch.
     """
@@ -54,7 +54,7 @@ def summed_gradient(goal: Goal, loss_fn: LossFn, batches: list[Any]) -> Callable
 
 
 def summed_hessian_product(goal: Goal, loss_fn: LossFn, batches: list[Any]) -> Callable[[Weights, Weights], Weights]:
-    """``weights, direction -> H direction``, with H the Hessian of the loss over the masked leaves, summed alike."""
+    """Returns ``weights, direction -> H direction``, summed alike, with H the Hessian over the masked leaves."""
     loss = _scalar(goal, loss_fn)
 
     @jax.jit
@@ -73,7 +73,7 @@ def summed_hessian_product(goal: Goal, loss_fn: LossFn, batches: list[Any]) -> C
 
 
 def wide(x: jax.Array) -> jax.Array:
-    """At least float32, so that products of half-precision values do not collapse into ties."""
+    """Widens to float32 at least: products of half-precision values would collapse into ties."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 

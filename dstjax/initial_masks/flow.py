@@ -1,4 +1,4 @@
-"""Masks from the flow through a network, without data."""
+"""Makes masks from the flow through a network, without data."""
 
 import math
 import numbers
@@ -24,15 +24,15 @@ def synflow(
     rounds: int = 100,
     **where: Unpack[Where],
 ) -> Tree:
-    """SynFlow: keeps the weights through which most flows when all parameters are positive and the input is ones.
+    """Keeps the weights through which most flows when all parameters are positive and the input is ones: SynFlow.
 
     With |p| for every floating parameter p, biases and scales included, R is the sum of the outputs for an input of
     ones, and each round scores the weights that are left by |w| * dR/d|w|. After round r of T the density is
-    d ** (r / T), d being that of the end, and exact at the end. What was removed stays removed. ``params`` themselves
-    do not change.
+    d ** (r / T), where d is the final density, which is exact. What was removed stays removed. ``params`` themselves do
+    not change.
 
-    R is a sum of products of as many weights as the network has layers, beyond float32 for a deep one, so everything is
-    computed in float64: ``forward_fn`` gets float64 parameters and input, and must not cast them down.
+    R sums products of as many weights as the network has layers, which float32 cannot hold for a deep one. So
+    everything is computed in float64: ``forward_fn`` gets float64 parameters and input, and must not cast them down.
 
     Args:
       forward_fn: ``(params, x) -> outputs`` (one array or a tree of them) in evaluation form, with logits as outputs
@@ -100,7 +100,7 @@ def _absolute(leaf: Any) -> Any:
 
 
 def _total(outputs: Any) -> tuple[jax.Array, float]:
-    """The sum of all outputs, and the smallest number that they hold without loss."""
+    """Returns the sum of all outputs, and the smallest number that they hold without loss."""
     parts = jax.tree_util.tree_leaves(outputs)
     if not parts or not all(jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in parts):
         raise ValueError(
@@ -112,7 +112,7 @@ def _total(outputs: Any) -> tuple[jax.Array, float]:
 
 
 def _ones(example: Any) -> jax.Array:
-    """The input: ones of the shape of one sample, with a batch axis of length 1."""
+    """Returns the input: ones of the shape of one sample, with a batch axis of length 1."""
     if isinstance(example, tuple | list) and all(isinstance(n, numbers.Integral) for n in example):
         shape, dtype = tuple(int(n) for n in example), jnp.dtype(jnp.float64)
     elif hasattr(example, "shape") and hasattr(example, "dtype"):

@@ -1,4 +1,4 @@
-"""Masks from SNIP's score in several rounds of falling density."""
+"""Makes masks from SNIP's score in several rounds of falling density."""
 
 from collections.abc import Iterable
 from typing import Any, Unpack
@@ -23,10 +23,10 @@ def iterative_snip(
     rounds: int = 10,
     **where: Unpack[Where],
 ) -> Tree:
-    """SNIP in rounds: each scores abs(w * g) at the sparse network and removes some of the weights that are left.
+    """Scores abs(w * g) at the sparse network in rounds, and removes some of the weights that are left: iterative SNIP.
 
-    After round r of T the density is d ** (r / T), d being that of the end, and exact at the end. What was removed
-    stays removed. 10 rounds are the default of the authors' code; the paper takes more, about 60 to 300 (from general
+    After round r of T the density is d ** (r / T), where d is the final density, which is exact. What was removed stays
+    removed. The authors' code takes 10 rounds by default; the paper takes more, about 60 to 300 (from general
     knowledge; the paper was not at hand).
 
     Args:
@@ -59,10 +59,10 @@ def force(
     rounds: int = 10,
     **where: Unpack[Where],
 ) -> Tree:
-    """FORCE: as :func:`iterative_snip`, but a removed weight can come back.
+    """Prunes as :func:`iterative_snip` does, but a removed weight can come back: FORCE.
 
-    The gradient is taken at the sparse network and multiplied with the dense weights: each round ranks all weights anew
-    by abs(w * g), a removed one by the value that it would return with.
+    Each round takes the gradient at the sparse network and ranks all weights anew by abs(w * g), a removed one by the
+    value that it would return with.
 
     Args:
       loss_fn: ``(params, batch) -> scalar``, in evaluation form.

@@ -1,4 +1,4 @@
-"""Masks from one look at the weights, or at the weights and the loss."""
+"""Makes masks from one look at the weights, or at the weights and the loss."""
 
 from collections.abc import Iterable
 from typing import Any, Unpack
@@ -53,10 +53,10 @@ def snip(
 ) -> Tree:
     """Keeps the weights of largest abs(w * g): those whose removal changes the loss most, to first order.
 
-    w * g is the derivative of the loss with respect to a factor at the weight. The gradients of all batches are summed
-    before the score is taken; the authors use one batch of 100 to 128 samples. They prune biases too, and train from
-    other weights than those that were scored; here, as in later implementations, kernels alone are masked by default
-    and the masks belong to ``params``.
+    w * g is the derivative of the loss with respect to a factor at the weight. The score is taken of the sum of the
+    gradients of all batches; the authors use one batch of 100 to 128 samples. They prune biases too, and train from
+    other weights than those that they score. Here, as in later implementations, kernels alone are masked by default and
+    the masks belong to ``params``.
 
     Args:
       loss_fn: ``(params, batch) -> scalar``, in evaluation form.
@@ -81,12 +81,12 @@ def snip(
 def grasp(
     loss_fn: LossFn, params: Tree, batches: Iterable[Any], *, sparsity: float | None, **where: Unpack[Where]
 ) -> Tree:
-    """GraSP: keeps the weights of largest w * Hg, those that gradient flow needs.
+    """Keeps the weights of largest w * Hg, those that gradient flow needs: GraSP.
 
     g is the gradient and H the Hessian of the loss over the masked leaves, both summed over the batches. The paper
-    removes the largest -w * Hg: the same weights; exactly as many are removed as the sparsity says.
+    removes the largest -w * Hg, which is the same. The number removed is exact.
 
-    The authors divide the logits by a temperature of 200, which belongs into ``loss_fn``, and take two batches that
+    The authors divide the logits by a temperature of 200, which belongs in ``loss_fn``, and take two batches that
     together hold 10 samples of each class. With such a temperature the scores are tiny; their order alone matters.
 
     Args:

@@ -1,4 +1,4 @@
-"""Sparse weights for a trained network whose layers keep their outputs: subdifferential inclusion."""
+"""Finds sparse weights for a trained network whose layers keep their outputs: subdifferential inclusion."""
 
 import functools
 import math
@@ -21,7 +21,7 @@ from dstjax.selection import top_k_mask
 
 
 class Activations(NamedTuple):
-    """What one layer of the dense network took in and gave out, for k samples."""
+    """Holds what one layer of the dense network took in and gave out, for k samples."""
 
     inputs: ArrayLike  # [k, n_in], real
     outputs: ArrayLike  # [k, n_out], real, after the activation
@@ -30,7 +30,7 @@ class Activations(NamedTuple):
 
 
 class Sparsified(NamedTuple):
-    """What :func:`sis` returns."""
+    """Holds what :func:`sis` returns."""
 
     masks: Tree  # like the parameters: boolean, None at dense leaves
     params: Tree  # the parameters, with the solved weights and biases in their places; exactly 0 outside the masks
@@ -46,18 +46,18 @@ def sis(
     iterations: int = 100,
     bisections: int = 20,
 ) -> Sparsified:
-    """Sparse weights under which each layer of a trained network gives nearly its old outputs; then fine-tune.
+    """Finds sparse weights under which each layer of a trained network gives nearly its old outputs; then fine-tune.
 
-    The problem is that of SIS, as far as its source allows: from general knowledge; the paper was not at hand. An
-    activation R is the proximity operator of a convex function f, so y = R(z) is the same as z - y being in the
-    subdifferential of f at y. For ReLU that asks z = y where y > 0 and z <= 0 where y = 0, and the squared distance to
-    it is (z - y)^2 and max(z, 0)^2; for a linear layer it is (z - y)^2. SIS looks for the weights of least L1 norm
-    whose mean squared distance stays below a bound.
+    The problem is that of SIS, as far as its source allows (from general knowledge; the paper was not at hand). An
+    activation R is the proximity operator of a convex function f, so y = R(z) says that z - y lies in the
+    subdifferential of f at y. ReLU asks for z = y where y > 0 and z <= 0 where y = 0; the squared distance to that is
+    (z - y)^2 and max(z, 0)^2. For a linear layer it is (z - y)^2. SIS looks for the weights of least L1 norm whose mean
+    squared distance stays below a bound.
 
-    The solver is ours and not the Douglas-Rachford scheme of the paper: FISTA on half the mean squared distance plus
-    lambda times the L1 norm, with lambda bisected until the layer has the wanted number of weights; the bound follows
-    from it. The number need not fall steadily with lambda, and where it is met more than once, any of these is found.
-    The bias is solved for without a penalty. The weights come out shrunk by the penalty, and fine-tuning undoes that.
+    The solver is ours and not the Douglas-Rachford scheme of the paper. It minimises half the mean squared distance
+    plus lambda times the L1 norm by FISTA, and bisects lambda until the layer has the wanted number of weights; the
+    bound follows from it. The number need not fall steadily with lambda; where several lambdas give it, any of them is
+    found. The bias has no penalty. The penalty shrinks the weights, and fine-tuning undoes that.
 
     Args:
       activations: path of a kernel -> :class:`Activations`, or a tuple of its fields. A kernel of shape [..., n_out] is
@@ -107,7 +107,7 @@ def sis(
 def _read(
     path: str, kernel: Any, recorded: Any, places: Mapping[str, int], leaves: list[Any]
 ) -> tuple[int | None, np.ndarray, np.ndarray, bool]:
-    """The place of the bias, the inputs, the outputs and whether the layer has a ReLU; refuses what does not fit."""
+    """Returns the place of the bias, the inputs, the outputs, whether there is a ReLU; refuses what does not fit."""
     try:
         layer = Activations(*recorded)
     except TypeError:
@@ -153,11 +153,11 @@ def _solve(
     iterations: int,
     bisections: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Weights [n_in, n_out], a mask of ``count`` of them, and biases [n_out].
+    """Returns weights [n_in, n_out], a mask of ``count`` of them, and biases [n_out].
 
-    The penalty lies in a bracket: at its lower end more than ``count`` weights are left, at its upper end no more. The
-    weights are those of the upper end; what is missing there, since several vanish at one penalty, is filled up with
-    the largest of the lower end.
+    The penalty lies in a bracket: its lower end leaves more than ``count`` weights, its upper end no more. The weights
+    are those of the upper end. Several may vanish at one penalty; then the largest of the lower end fill up what is
+    missing.
     """
     samples = x.shape[0]
 

@@ -1,4 +1,4 @@
-"""The catalogue: every method is a short function that names its paper.
+"""Lists all methods: each is a short function that names its paper.
 
 A method is added in the file that it stands in, by :func:`catalogued` and its name in ``__all__`` there.
 
@@ -38,12 +38,12 @@ CATALOGUE: dict[builtins.str, Entry] = {
 
 
 def names() -> list[builtins.str]:
-    """The names of all methods."""
+    """Returns the names of all methods."""
     return sorted(CATALOGUE)
 
 
 def about(method: builtins.str | Entry) -> About:
-    """What the catalogue knows of a method, or of an entry of your own: family, label, papers, cost and needs.
+    """Returns what the catalogue knows of a method, or of an entry of your own: family, label, papers, cost and needs.
 
     Raises:
       ValueError: there is no such method, or the function is no entry (:func:`catalogued` makes it one).
@@ -55,7 +55,7 @@ def about(method: builtins.str | Entry) -> About:
 
 
 def reference(method: builtins.str | Entry) -> builtins.str:
-    """The BibTeX entry of the paper that a method is from; several, with a blank line between, where it has more.
+    """Returns the BibTeX entry of the paper of a method; several, with a blank line between, where it has more.
 
     Raises:
       ValueError: there is no such method.
@@ -67,7 +67,7 @@ def reference(method: builtins.str | Entry) -> builtins.str:
 
 
 def hyperparameters(name: builtins.str) -> dict[builtins.str, Any]:
-    """The hyper-parameters of a method and their defaults; ``inspect.Parameter.empty`` where one is required.
+    """Returns the hyper-parameters of a method and their defaults; ``inspect.Parameter.empty`` where one is required.
 
     Raises:
       ValueError: there is no such method.
@@ -76,7 +76,7 @@ def hyperparameters(name: builtins.str) -> dict[builtins.str, Any]:
 
 
 def get(name: builtins.str, **hyperparameters: Any) -> Method:
-    """The method of a name.
+    """Returns the method of a name.
 
     Raises:
       ValueError: no such method, or a hyper-parameter that it does not have, is out of range or contradictory.
@@ -91,7 +91,7 @@ def _method(name: builtins.str) -> Entry:
 
 
 def __getattr__(name: builtins.str) -> Any:
-    """``dstjax.methods.str``: a global of this name would hide the type in this module."""
+    """Returns ``dstjax.methods.str``: a global of this name would hide the type in this module."""
     if name == "str":
         return CATALOGUE["str"]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Methods that grow back fewer connections the better the network performs: their number falls while they train.
+"""Grows back fewer connections the better the network performs: their number falls in training.
 
 With p in [0, 1] the performance and gamma the number of connections at the start, each update drops the drop fraction
 and then grows theta * (gamma - n) of the missing ones at random, theta = 1 - (p - p * k) / (k - 2 * k * |p| + 1), the
@@ -30,7 +30,7 @@ _DEFAULTS: dict[str, Any] = dict(
     "AccSET", "performance-driven", "lapshyna2020", "scholte2022", cost="always_sparse", needs=("metric=",), **_DEFAULTS
 )
 def accset(*, k: float = 0.0, **shared: Any) -> Method:
-    """AccSET: the performance is the validation accuracy, passed as ``metric=`` in [0, 1] at each mask update.
+    """Takes the validation accuracy for the performance, passed as ``metric=`` in [0, 1] at each mask update: AccSET.
 
     Args:
       k: shape of the sigmoid in (-1, 1); 0 makes theta = 1 - p.
@@ -39,15 +39,15 @@ def accset(*, k: float = 0.0, **shared: Any) -> Method:
 
     Reference: Lapshyna, "Sparse artificial neural networks: adaptive performance-based connectivity inspired by
     human-brain processes", 2020, as given by Scholte, "Regrowing strategies for dynamic sparse training", 2022,
-    Algorithm 1. That the deficit counts against the start, not the epoch, agrees with the latter's pseudocode and
-    reported numbers.
+    Algorithm 1. The deficit counts against the start, not the epoch, which agrees with the pseudocode and the reported
+    numbers of the latter.
     """
     return _regrowing("accset", "accuracy", k, None, shared)
 
 
 @catalogued("LSET", "performance-driven", "scholte2022", cost="always_sparse", needs=("value=", "metric="), **_DEFAULTS)
 def lset(*, performance: str = "loss", k: float = 0.0, **shared: Any) -> Method:
-    """LSET: the performance is p = 1 - loss / first loss.
+    """Takes p = 1 - loss / first loss for the performance: LSET.
 
     Args:
       performance: 'loss', the mean of ``value=`` over the steps since the last update; 'validation_loss', passed as
@@ -57,7 +57,7 @@ def lset(*, performance: str = "loss", k: float = 0.0, **shared: Any) -> Method:
         drop_schedule='constant', update_order='step_then_update'.
 
     Reference: Scholte, "Regrowing strategies for dynamic sparse training", 2022. It does not print the function of the
-    loss; this one is inferred from its numbers of connections. The first loss is that of the first update.
+    loss; we inferred this one from its numbers of connections. The first loss is that of the first update.
     """
     return _regrowing("lset", performance, k, None, shared)
 
@@ -66,7 +66,7 @@ def lset(*, performance: str = "loss", k: float = 0.0, **shared: Any) -> Method:
     "DynSET", "performance-driven", "scholte2022", cost="always_sparse", needs=("value=", "metric="), **_DEFAULTS
 )
 def dynset(*, performance: str = "loss", k: float = 0.0, lag: int = 3, **shared: Any) -> Method:
-    """DynSET: LSET, with a pause whenever the performance is worse than ``lag`` updates ago.
+    """Pauses LSET whenever the performance is worse than ``lag`` updates ago: DynSET.
 
     In a pause nothing is dropped and nothing grown. There is none before ``lag`` + 2 updates.
 
@@ -84,7 +84,7 @@ def dynset(*, performance: str = "loss", k: float = 0.0, lag: int = 3, **shared:
 
 
 def sigmoid(p: jax.Array, k: float) -> jax.Array:
-    """The normalised tunable sigmoid (p - p * k) / (k - 2 * k * |p| + 1)."""
+    """Returns the normalised tunable sigmoid (p - p * k) / (k - 2 * k * |p| + 1)."""
     return (p - p * k) / (k - 2 * k * jnp.abs(p) + 1)
 
 
@@ -99,7 +99,7 @@ def _paused(performance: str, lag: int | None, layers: Layers) -> jax.Array:
 
 
 def _kept_unless_paused(paused: Paused, n_kept: budgets.NKept, layers: Layers) -> jax.Array:
-    """The drop fraction goes, but in a pause."""
+    """Drops the drop fraction, but nothing in a pause."""
     return jnp.where(paused(layers), layers.active, n_kept(layers))
 
 

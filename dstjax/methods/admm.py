@@ -1,4 +1,4 @@
-"""ADMM pruning from a dense network: the baseline of DST-EE's graph experiments."""
+"""Prunes from a dense network by ADMM: the baseline of DST-EE's graph experiments."""
 
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ __all__ = ["admm"]
 
 
 class _Split(NamedTuple):
-    """The sparse copy of a leaf and the scaled dual that pulls the weights to it."""
+    """Holds the sparse copy of a leaf and the scaled dual that pulls the weights to it."""
 
     z: jax.Array
     u: jax.Array
@@ -27,12 +27,12 @@ def _begin(leaf: Leaf) -> _Split:
 
 
 def _pruned_at(last: int, layers: Layers) -> jax.Array:
-    """All weights stay until the last update, which prunes."""
+    """Keeps all weights until the last update, which prunes."""
     return jnp.where(layers.step == last, layers.target, layers.active)
 
 
 def _projected(structure: structures.Structure, layers: Layers, masks: list[jax.Array]) -> list[jax.Array]:
-    """Where P(W + U) is not zero."""
+    """Marks where P(W + U) is not zero."""
     del masks
     sums = [jnp.abs(leaf.weight + leaf.memory.u) for leaf in layers.leaves]
     nothing = [jnp.zeros(s.shape, bool) for s in sums]
@@ -40,7 +40,7 @@ def _projected(structure: structures.Structure, layers: Layers, masks: list[jax.
 
 
 def _dual(first: int, leaf: Leaf, is_update: Any) -> _Split:
-    """Z = P(W + U) and U = U + W - Z after each update; the first begins with U = 0."""
+    """Sets Z = P(W + U) and U = U + W - Z after each update; the first begins with U = 0."""
     z, u = leaf.memory
     inside = zero_outside(leaf.weight + u, leaf.second_mask)
     moved = jnp.where(leaf.step == first, u, u + leaf.weight - inside)
@@ -48,14 +48,14 @@ def _dual(first: int, leaf: Leaf, is_update: Any) -> _Split:
 
 
 def _pulled(rho: float, first: int, last: int, leaf: Leaf) -> jax.Array:
-    """dL/dW + rho * (W - Z + U) between the first update and the last."""
+    """Adds rho * (W - Z + U) to the gradient between the first update and the last."""
     pulls = (leaf.step > first) & (leaf.step <= last)
     return leaf.gradient + jnp.where(pulls, rho * (leaf.weight - leaf.memory.z + leaf.memory.u), 0)
 
 
 @catalogued("ADMM", "dense to sparse", "zhang2018", cost="dense_then_sparse", distribution="uniform")
 def admm(*, rho: float = 0.01, **scheduled: Any) -> Method:
-    """ADMM: trains dense, pulls the weights towards a sparse copy, prunes, and trains what is left.
+    """Trains dense, pulls the weights towards a sparse copy, prunes, and trains what is left: ADMM.
 
     Dense training lasts until the first update. Then Z = P(W), which keeps the largest weights of each layer, and
     U = 0; the optimiser sees dL/dW + rho * (W - Z + U), and at each update Z = P(W + U), U = U + W - Z. The last update

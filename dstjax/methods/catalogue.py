@@ -1,4 +1,4 @@
-"""What the catalogue knows of a method, said once, where the method is."""
+"""Says once what the catalogue knows of a method, where the method is."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ _GROUPS = {"common": _COMMON, "scheduled": (*_COMMON, "update_period", "start_st
 
 @dataclasses.dataclass(frozen=True)
 class About:
-    """What the catalogue knows of a method."""
+    """Says what the catalogue knows of a method."""
 
     name: str
     family: str  # one of FAMILIES
@@ -44,7 +44,7 @@ class About:
     needs: tuple[str, ...]  # of NEEDS
 
     def reference(self) -> str:
-        """The BibTeX entries of its papers, with a blank line between."""
+        """Returns the BibTeX entries of its papers, with a blank line between."""
         return "\n\n".join(entries().get(paper, paper) for paper in self.papers)
 
 

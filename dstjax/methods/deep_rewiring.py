@@ -1,4 +1,4 @@
-"""Methods whose weights have fixed signs: a connection dies when its weight crosses zero, at any step.
+"""Fixes the signs of weights: a connection dies when its weight crosses zero, at any step.
 
 With sigma = sign and theta = sigma * w, a connection is active while theta > 0.
 """
@@ -33,7 +33,7 @@ def _theta(leaf: Leaf) -> jax.Array:
 
 
 def _sign(leaf: Leaf) -> jax.Array:
-    """1 or -1 for each weight, int8; random for zeros, such as the inactive weights of a network that is sparse."""
+    """Returns 1 or -1 for each weight, int8; random for zeros, such as the inactive weights of a sparse network."""
     w = leaf.weight
     drawn = jax.random.bernoulli(leaf.key, 0.5, w.shape, out_sharding=jax.typeof(w).sharding)
     return jnp.where((w < 0) | ((w == 0) & drawn), -1, 1).astype(jnp.int8)
@@ -44,13 +44,13 @@ def _fixed(leaf: Leaf) -> _Fixed:
 
 
 def _depth(depth: float, leaf: Leaf) -> _Soft:
-    """Signs, and how far below zero a dormant connection may walk; dormant ones begin at the lowest value."""
+    """Remembers signs, and how far below zero a dormant connection may walk; dormant ones begin at the lowest value."""
     sign, density = _sign(leaf), jnp.mean(leaf.mask, dtype=jnp.float32)
     return _Soft(jnp.where(leaf.mask, sign, -sign), -depth * (1 / density - 1))
 
 
 def _noisy(noise: float, l1: float, soft: bool, leaf: Leaf) -> jax.Array:
-    """dE/dtheta + l1 - noise * nu; where connections are ``soft`` the pull is that of the active ones alone."""
+    """Returns dE/dtheta + l1 - noise * nu; where connections are ``soft`` only active ones are pulled."""
     w = leaf.weight
     pull = leaf.gradient + l1 * leaf.memory.sign.astype(w.dtype)
     nu = jax.random.normal(leaf.key, w.shape, w.dtype, out_sharding=jax.typeof(w).sharding)
@@ -62,7 +62,7 @@ def _alive(layers: Layers) -> jax.Array:
 
 
 def _woken(leaf: Leaf, grown: jax.Array) -> jax.Array:
-    """Connections that wake up begin at 1e-12."""
+    """Lets connections that wake up begin at 1e-12."""
     del grown
     begin = 1e-12 * leaf.memory.sign.astype(leaf.weight.dtype)
     return zero_outside(jnp.where(_theta(leaf) > 0, leaf.weight, begin), leaf.mask)
@@ -81,7 +81,7 @@ def _not_below(leaf: Leaf, grown: jax.Array) -> jax.Array:
 
 @catalogued("DeepR", "sparse to sparse", "bellec2018", cost="always_sparse")
 def deepr(*, noise: float = 1e-5, l1: float = 1e-5, **common: Any) -> Method:
-    """DeepR: noisy descent with fixed signs; connections that cross zero die, and as many random ones wake up.
+    """Descends with noise and fixed signs; what crosses zero dies, and as many random connections wake up: DeepR.
 
     theta <- theta - lr * (dE/dtheta + l1 - noise * nu), nu standard normal, for active connections; those with
     theta <= 0 become dormant, and dormant ones are activated at 1e-12 until each layer has its count. The optimiser
@@ -112,7 +112,7 @@ def deepr(*, noise: float = 1e-5, l1: float = 1e-5, **common: Any) -> Method:
 
 @catalogued("Soft-DeepR", "sparse to sparse", "bellec2018", cost="always_sparse", needs=("forward_params",))
 def soft_deepr(*, noise: float = 1e-5, l1: float = 1e-5, learning_rate: float = 0.05, **common: Any) -> Method:
-    """Soft-DeepR: dormant connections walk at random below zero and wake up when they cross it.
+    """Lets dormant connections walk at random below zero; they wake up when they cross it: Soft-DeepR.
 
     theta <- theta - lr * (dE/dtheta + l1) * [theta > 0] + lr * noise * nu for all connections, never below
     -(1 - p) / (p * beta) with beta = l1 / T, T = lr * noise**2 / 2 and p the density of the layer at the start. The

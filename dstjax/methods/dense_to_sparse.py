@@ -1,4 +1,4 @@
-"""Methods that start dense, or denser than they end: gradual pruning.
+"""Starts dense, or denser than the end, and prunes gradually.
 
 The masks change after the optimiser's step. Where the distribution is named the final counts follow it; 'uniform' is
 that of the papers.
@@ -22,7 +22,7 @@ __all__ = ["gap", "gmp", "granet", "one_shot", "sis"]
 
 @catalogued("GMP", "dense to sparse", "zhu2017", cost="cubic_ramp", distribution="uniform")
 def gmp(*, scope: str = "layer", **scheduled: Any) -> Method:
-    """Gradual magnitude pruning: the sparsity rises by a cubic from 0 at ``start_step`` to its end at the last update.
+    """Prunes by magnitude; the sparsity rises by a cubic from 0 at ``start_step`` to its end at the last update: GMP.
 
     Pruned weights never return. s(t) = s * (1 - (1 - p)^3) with p from 0 to 1.
 
@@ -31,7 +31,7 @@ def gmp(*, scope: str = "layer", **scheduled: Any) -> Method:
       **scheduled: as in :func:`dstjax.method.rewiring`; ``end_step`` is required, distribution='uniform'.
 
     Reference: Zhu and Gupta, "To prune, or not to prune: exploring the efficacy of pruning for model compression",
-    2017, Eq. 1. The last update is exactly at the target, where some code stops one update short.
+    2017, Eq. 1. The last update reaches the target exactly; some code stops one update short.
     """
     check_choice("scope", scope, SCOPES)
     masking, schedule = common_fields(**scheduled)
@@ -76,7 +76,7 @@ def one_shot(*, prune_step: int, scope: str = "layer", **common: Any) -> Method:
     "SIS", "dense to sparse", "verma2021", cost="dense_then_sparse", needs=("set_masks",), distribution="uniform"
 )
 def sis(*, prune_step: int, **common: Any) -> Method:
-    """Trains dense for ``prune_step`` steps, finds sparse layers with the same activations, and fine-tunes them.
+    """Trains dense for ``prune_step`` steps, finds sparse layers with the same activations, and fine-tunes them: SIS.
 
     The masks come from :func:`dstjax.initial_masks.sis`, which needs the activations of each layer: the training loop
     calls it after ``prune_step`` steps and hands its masks to :func:`dstjax.set_masks`. Until then all weights are
@@ -94,7 +94,7 @@ def sis(*, prune_step: int, **common: Any) -> Method:
 
 
 def _globally_pruned(progress: schedules.Cubic, layers: Layers) -> jax.Array:
-    """Active weights of each layer after the smallest of the whole network went, as a ramp says."""
+    """Counts the active weights of each layer after the smallest of the whole network went, as a ramp says."""
     whole = jnp.sum(layers.initial)
     stay = whole - progress.of(whole - jnp.sum(layers.target), layers.update_index)
     sizes, masks = [jnp.abs(leaf.weight) for leaf in layers.leaves], [leaf.mask for leaf in layers.leaves]
@@ -102,7 +102,7 @@ def _globally_pruned(progress: schedules.Cubic, layers: Layers) -> jax.Array:
 
 
 def _of_those(left: budgets.NKept, n_kept: budgets.NKept, layers: Layers) -> jax.Array:
-    """How many stay of the active weights that another rule has left."""
+    """Keeps as many as a rule says of the active weights that another rule has left."""
     return n_kept(layers._replace(active=left(layers)))
 
 
@@ -114,7 +114,7 @@ def _moved(left: budgets.NKept, n_kept: budgets.NKept, layers: Layers, kept: jax
 
 @catalogued("GraNet", "dense to sparse", "liu2021granet", cost="ramp_with_growth", update_period=1000, **ITOP)
 def granet(*, initial_sparsity: float = 0.5, prune_end_step: int | None = None, **shared: Any) -> Method:
-    """GraNet: gradual pruning over all layers, and at each update a regrowth of what each layer then drops.
+    """Prunes gradually over all layers, and regrows at each update what each layer then drops: GraNet.
 
     First the smallest weights of the whole network go, as the cubic schedule of gradual pruning says; then each layer
     drops the drop fraction of what it has left and grows as many by the gradient.
@@ -126,8 +126,8 @@ def granet(*, initial_sparsity: float = 0.5, prune_end_step: int | None = None, 
         drop_fraction=0.5, drop_schedule='cosine_floor', update_period=1000.
 
     Reference: Liu et al., "Sparse training via boosting pruning plasticity with neuroregeneration", NeurIPS 2021,
-    Algorithm 1. Counts are exact, and the last pruning update reaches the target, where the authors' code stops one
-    update short and loses a weight to a strict comparison.
+    Algorithm 1. Counts are exact, and the last pruning update reaches the target; the authors' code stops one update
+    short and loses a weight to a strict comparison.
     """
     base = rewiring("granet", **shared)
     refuse_n_m("granet", base.masking)
@@ -154,7 +154,7 @@ def _part_in_turn(partitions: int | None, last: int, layers: Layers, kept: jax.A
 
 @catalogued("GaP", "dense to sparse", "ma2022", cost="dense_partition", distribution="uniform")
 def gap(*, partitions: int | None = None, **scheduled: Any) -> Method:
-    """GaP: one part of the network after the other is made dense, and pruned back when the next one's turn comes.
+    """Makes one part of the network after the other dense, and prunes it back when the next one's turn comes: GaP.
 
     The masked leaves are cut into ``partitions`` runs of neighbours. At update j = 0, 1, ... every leaf is pruned to
     its target by magnitude, and those of part j mod ``partitions`` then get all their weights back, new ones at 0. The

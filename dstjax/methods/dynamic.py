@@ -1,8 +1,8 @@
-"""Sparse-to-sparse methods: as many weights are grown as are dropped.
+"""Drops and grows the same number of weights: sparse-to-sparse methods.
 
 The hyper-parameters that are not named in a signature (``**shared``) are those of :func:`dstjax.method.rewiring`.
-Decisions that the papers leave open, for every method here: the weights dropped in an update may be grown in the same
-update, and then keep their value and moments; other grown weights start at 0 with zero moments.
+Papers leave open what happens to weights that are dropped and grown in the same update. For every method here they keep
+their value and moments; other grown weights start at 0 with zero moments.
 """
 
 from typing import Any
@@ -31,7 +31,7 @@ __all__ = ["dst_ee", "mest", "rigl", "rigl_itop", "set"]
     drop_schedule="constant",
 )
 def set(*, epsilon: float | None = None, grown_std: float = 0.0, **shared: Any) -> Method:
-    """SET: drops the weights closest to zero of each sign and grows random ones.
+    """Drops the weights closest to zero of each sign and grows random ones: SET.
 
     The original updates at the end of every epoch with a constant fraction of 0.3 and takes its densities from
     ``epsilon``. Here the number dropped is exact, and grown weights start at 0.
@@ -55,7 +55,7 @@ def set(*, epsilon: float | None = None, grown_std: float = 0.0, **shared: Any) 
 
 
 def _normal(std: float, leaf: Leaf, grown: jax.Array) -> jax.Array:
-    """Grown weights start at normal values."""
+    """Starts grown weights at normal values."""
     w = leaf.weight
     drawn = jax.random.normal(leaf.key, w.shape, w.dtype, out_sharding=jax.typeof(w).sharding)
     return jnp.where(grown, std * drawn, zero_outside(w, leaf.mask))
@@ -63,7 +63,7 @@ def _normal(std: float, leaf: Leaf, grown: jax.Array) -> jax.Array:
 
 @catalogued("RigL", "sparse to sparse", "evci2020", "nowak2023", cost="dense_gradient_at_updates")
 def rigl(**shared: Any) -> Method:
-    """RigL: drops the smallest weights and grows where the gradient is largest.
+    """Drops the smallest weights and grows where the gradient is largest: RigL.
 
     A mask update takes the place of the optimiser's step (Algorithm 1); the fraction decays by a cosine to
     ``end_step``, which the paper puts at 75 % of training.
@@ -82,7 +82,7 @@ def rigl(**shared: Any) -> Method:
     "RigL-ITOP", "sparse to sparse", "liu2021itop", cost="dense_gradient_at_updates", update_period=4000, **ITOP
 )
 def rigl_itop(**shared: Any) -> Method:
-    """RigL with the settings of in-time over-parameterisation: rare, large updates to the end of training.
+    """Runs RigL with the settings of in-time over-parameterisation: rare, large updates to the end of training.
 
     Args:
       **shared: as in :func:`dstjax.method.rewiring`; update_order='step_then_update', rounding='ceil',
@@ -95,14 +95,14 @@ def rigl_itop(**shared: Any) -> Method:
 
 
 def _with_surplus(n_kept: budgets.NKept, last: int, layers: Layers, kept: jax.Array) -> jax.Array:
-    """Grows the drop fraction on top of the target, but in the last update."""
+    """Grows the drop fraction on top of the target, but not in the last update."""
     surplus = layers.target - n_kept(layers._replace(active=layers.target))
     return layers.target - kept + jnp.where(layers.update_index < last, surplus, 0)
 
 
 @catalogued("MEST", "sparse to sparse", "yuan2021", cost="soft_memory_bound", drop="mest", grow="random")
 def mest(*, lambda_: float = 1.0, soft_bound: bool = False, **shared: Any) -> Method:
-    """MEST: drops the smallest abs(w) + lambda * abs(g) and grows random weights.
+    """Drops the smallest abs(w) + lambda * abs(g) and grows random weights: MEST.
 
     With the hard memory bound (elastic mutation, EM) the drop fraction is dropped and grown again. With the soft bound
     (EM&S) each update prunes to the target and then grows the drop fraction on top of it, so that between updates the
@@ -134,7 +134,7 @@ def mest(*, lambda_: float = 1.0, soft_bound: bool = False, **shared: Any) -> Me
 
 @catalogued("DST-EE", "sparse to sparse", "huang2023", cost="dense_gradient_at_updates", drop_fraction=0.5)
 def dst_ee(*, coefficient: float = 1e-3, epsilon: float = 1.0, signed: bool = False, **shared: Any) -> Method:
-    """DST-EE: grows by exploitation (the gradient) plus exploration (weights seldom active before).
+    """Grows by exploitation (the gradient) plus exploration (weights seldom active before): DST-EE.
 
     The score of an inactive weight at step t is abs(g) + coefficient * ln(t) / (N + epsilon), where N counts in how
     many mask rounds it has been active: N starts as the initial mask, and each update adds the new one.

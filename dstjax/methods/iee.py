@@ -1,4 +1,4 @@
-"""IEE: iterative exploitation and exploration."""
+"""Exploits and explores in turns: IEE."""
 
 from typing import Any
 
@@ -19,36 +19,36 @@ IMPORTANCES = {"magnitude": criteria.magnitude, "taylor": criteria.snip}
 
 
 def _pruned(stages: schedules.Stages, budget: schedules.Fractions, layers: Layers) -> jax.Array:
-    """The budget of the cycle goes at the end of its first stage; later all that are left stay."""
+    """Drops the budget of the cycle at the end of its first stage; later all that are left stay."""
     moving = budget.of(layers.target, layers.update_index // 2)
     left = layers.active - jnp.minimum(moving, jnp.maximum(layers.active - 1, 0))
     return jnp.where(stages.ends_first(layers.step), left, layers.active)
 
 
 def _grown_back(stages: schedules.Stages, layers: Layers, kept: jax.Array) -> jax.Array:
-    """As many as are missing, at the end of a cycle."""
+    """Grows as many as are missing, at the end of a cycle."""
     return jnp.where(stages.ends_last(layers.step), layers.target - kept, 0)
 
 
 def _explored(stages: schedules.Stages, freeze: bool, leaf: Leaf) -> jax.Array:
-    """Trains the active weights, and while the cycle explores the inactive ones; all then, without ``freeze``."""
+    """Trains the active weights, and the inactive ones while the cycle explores; all then, without ``freeze``."""
     return jnp.where(stages.in_last(leaf.step), ~leaf.mask if freeze else True, leaf.mask)
 
 
 def _from_zero(stages: schedules.Stages, leaf: Leaf, grown: jax.Array) -> jax.Array:
-    """Inactive weights are zero after each prune."""
+    """Sets inactive weights to zero after each prune."""
     del grown
     return zero_outside(leaf.weight, leaf.mask | ~stages.ends_first(leaf.step))
 
 
 def _view(stages: schedules.Stages, step: jax.Array, memory: Memory) -> views.View:
-    """All weights in steps that explore."""
+    """Shows all weights in steps that explore."""
     del memory
     return views.Exploring(jnp.asarray(stages.in_last(step + 1)))
 
 
 def _dense_stand_still(stages: schedules.Stages, step: jax.Array) -> jax.Array:
-    """Leaves without a mask are trained but in steps that explore."""
+    """Trains leaves without a mask, but not in steps that explore."""
     return ~stages.in_last(step)
 
 
@@ -67,7 +67,7 @@ def iee(
     scope: str = "layer",
     **common: Any,
 ) -> Method:
-    """IEE: prune, improve, let the inactive weights learn while the active ones stand still, and grow the best of them.
+    """Prunes, improves, trains the inactive weights while the active ones stand still, and grows the best of them: IEE.
 
     A cycle of ``update_period`` steps has three stages. Importance estimation trains the active weights; at its end
     each layer prunes those of least importance. Accuracy improvement trains what is left. Then all weights are
@@ -76,8 +76,8 @@ def iee(
     A prune or growth before iteration i in the paper comes at the end of call i - 1 of ``update``.
 
     While the inactive weights are explored the active ones keep values and moments, unmasked leaves stand still too,
-    and the moments of the inactive ones start at zero: choices of ours, as the paper says nothing. Running statistics
-    of batch normalisation should not be updated then: ``dstjax.is_exploring(opt_state)`` says when.
+    and the moments of the inactive ones start at zero. We chose so, as the paper says nothing. Do not update running
+    statistics of batch normalisation then: ``dstjax.is_exploring(opt_state)`` says when.
 
     Args:
       update_period: steps in a cycle.
@@ -87,14 +87,14 @@ def iee(
       drop_schedule: 'exponential', from ``drop_fraction`` to a hundredth of it; another name or a function as in
         :func:`dstjax.method.rewiring`, of the step before the cycle. A budget that rounds to nothing still explores.
       importance: 'magnitude', or 'taylor' for abs(w * g).
-      growth: 'importance', or 'random' for an ablation: what was explored is then not asked.
+      growth: 'importance', or 'random' for an ablation, which ignores what was explored.
       explore_from: 'mru'; or 'zero', which sets the inactive weights to zero at each prune.
       freeze: False trains the active weights too while the inactive ones are explored.
       scope: 'global' ranks all layers together when pruning and when growing, so that layer densities move.
       **common: as in :func:`dstjax.method.rewiring`.
 
     Reference: Sun et al., "Advancing weight and channel sparsification with enhanced saliency", WACV 2025, Algorithm 1.
-    The schedule of the budget and the end of its decay are inferred.
+    We inferred the schedule of the budget and the end of its decay.
     """
     check_integer("update_period", update_period, 4)
     third = update_period // 3

@@ -1,4 +1,4 @@
-"""Methods that move weights from one layer to another."""
+"""Moves weights from one layer to another."""
 
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ __all__ = ["dsr", "snfs"]
 
 
 class _Carry(NamedTuple):
-    """Of SNFS: what later updates grow more or less, since rounding and full layers change the total."""
+    """Holds what later updates of SNFS grow more or less, since rounding and full layers change the total."""
 
     adjustment: Any  # float32[]
     total: Any  # float32[], sum of all differences so far
@@ -34,14 +34,14 @@ def _average(momentum: float, leaf: Leaf) -> jax.Array:
 
 
 def _momentum_shares(layers: Layers) -> jax.Array:
-    """The share of each layer in the mean momentum of active weights, float32[leaves]."""
+    """Returns the share of each layer in the mean momentum of active weights, float32[leaves]."""
     sums = [jnp.sum(jnp.where(leaf.mask, jnp.abs(leaf.memory), 0)) for leaf in layers.leaves]
     means = jnp.stack(sums).astype(jnp.float32) / jnp.maximum(layers.active, 1).astype(jnp.float32)
     return means / jnp.maximum(jnp.sum(means), jnp.finfo(jnp.float32).tiny)
 
 
 def _kept_if_nearly_dense(n_kept: budgets.NKept, layers: Layers) -> jax.Array:
-    """Layers that are nearly dense and important drop no larger a share than their sparsity."""
+    """Lets layers that are nearly dense and important drop no larger a share than their sparsity."""
     moving, inactive = layers.active - n_kept(layers), layers.sizes - layers.active
     nearly_dense = (inactive * 5 < layers.sizes) & (_momentum_shares(layers) > 1 / len(layers.leaves))
     share = jax.vmap(part_of)(layers.active, inactive, layers.sizes)
@@ -51,7 +51,7 @@ def _kept_if_nearly_dense(n_kept: budgets.NKept, layers: Layers) -> jax.Array:
 
 
 def _by_momentum(layers: Layers, kept: jax.Array) -> jax.Array:
-    """What all layers lost, by their shares in the momentum; none beyond 99 % of its room."""
+    """Grows what all layers lost, by their shares in the momentum; no layer beyond 99 % of its room."""
     lost = jnp.sum(layers.active - kept).astype(jnp.float32) + layers.shared.adjustment
     # Rounding, which is not the same on all meshes, must not lift an integer.
     wanted = jnp.ceil(_momentum_shares(layers) * lost * (1 - 1e-5))
@@ -68,7 +68,7 @@ def _carried(layers: Layers, kept: jax.Array, masks: list[jax.Array]) -> _Carry:
 
 @catalogued("SNFS", "sparse to sparse", "dettmers2019", cost="dense_gradient_always", grow="momentum", **ITOP)
 def snfs(*, momentum: float = 0.9, redistribution: str = "momentum", **shared: Any) -> Method:
-    """SNFS, sparse momentum: what all layers drop is grown where the momentum of the weights is large.
+    """Grows what all layers drop where the momentum of the weights is large: SNFS, sparse momentum.
 
     A moving average of the dense gradients is kept for all weights. A layer's share of what is grown is the mean of its
     absolute momentum over active weights; within a layer the inactive weights with the largest momentum are grown. The
@@ -99,21 +99,21 @@ def snfs(*, momentum: float = 0.9, redistribution: str = "momentum", **shared: A
 
 
 def _above_threshold(layers: Layers) -> jax.Array:
-    """Weights with abs(w) >= H stay, and one of each layer at least."""
+    """Keeps weights with abs(w) >= H, and one of each layer at least."""
     h = layers.shared
     above = [leaf.mask & (jnp.abs(leaf.weight) >= h.astype(leaf.weight.dtype)) for leaf in layers.leaves]
     return jnp.maximum(count_true(above), jnp.minimum(layers.active, 1))
 
 
 def _by_what_is_left(layers: Layers, kept: jax.Array) -> jax.Array:
-    """What is missing altogether, in proportion to what has stayed; not where something was just dropped."""
+    """Grows what is missing altogether, in proportion to what has stayed; not where something was just dropped."""
     return budgets.deal(jnp.sum(layers.target - kept), kept, room=layers.sizes - layers.active)
 
 
 def _threshold(
     part: schedules.Fractions, tolerance: float, layers: Layers, kept: jax.Array, masks: list[jax.Array]
 ) -> jax.Array:
-    """H is halved where too many weights went, and doubled where too few did."""
+    """Halves H where too many weights went, and doubles it where too few did."""
     del masks
     h, dropped = layers.shared, jnp.sum(layers.active - kept).astype(jnp.float32)
     wanted = part.of(jnp.sum(layers.target), layers.update_index).astype(jnp.float32)
@@ -123,7 +123,7 @@ def _threshold(
 
 @catalogued("DSR", "sparse to sparse", "mostafa2019", cost="always_sparse", update_period=1000, distribution="uniform")
 def dsr(*, threshold: float = 1e-3, drop_fraction: float = 0.1, tolerance: float = 0.1, **scheduled: Any) -> Method:
-    """DSR: one threshold for all layers drops weights, and layers grow in proportion to what they have left.
+    """Drops weights by one threshold for all layers, and grows in proportion to what each layer has left: DSR.
 
     Every layer drops its weights with abs(w) < H, but for one at least. What all have dropped is grown at random, never
     where it was just dropped. H is halved where more than (1 + tolerance) * ``drop_fraction`` of the weights went, and

@@ -1,7 +1,7 @@
-"""Methods that keep dense weights behind the masks: what is switched off lives on, and may come back.
+"""Keeps dense weights behind the masks: what is switched off lives on, and may come back.
 
-``dstjax.forward_params`` is the sparse view that the forward pass sees; its derivative is the identity, and each method
-says here what the optimiser makes of the gradient.
+``dstjax.forward_params`` is the sparse view that the forward pass sees. Its derivative is the identity, and each method
+here says what the optimiser makes of the gradient.
 """
 
 from typing import Any
@@ -29,7 +29,7 @@ __all__ = ["dcil", "dpf", "top_kast"]
     distribution="uniform",
 )
 def dpf(*, prune_end_step: int | None = None, scope: str = "global", **scheduled: Any) -> Method:
-    """DPF: the gradient at the pruned weights trains all weights, and the largest are chosen anew at each update.
+    """Trains all weights by the gradient at the pruned ones, and chooses the largest anew at each update: DPF.
 
     w <- w - lr * dL/d(w * m); every ``update_period`` steps m marks the largest weights at the sparsity of the cubic
     schedule of gradual pruning.
@@ -55,7 +55,7 @@ def dpf(*, prune_end_step: int | None = None, scope: str = "global", **scheduled
     distribution="uniform",
 )
 def dcil(*, prune_end_step: int | None = None, scope: str = "global", **scheduled: Any) -> Method:
-    """DCIL: active weights learn from the sparse network, the others from the full one.
+    """Lets active weights learn from the sparse network, the others from the full one: DCIL.
 
     The optimiser sees m * g_sparse + (1 - m) * g_full, where g_sparse is the gradient at the sparse weights and g_full,
     passed to ``update`` as ``full_gradient=``, that at all weights; leaves without a mask see the sum. Masks as in DPF.
@@ -75,13 +75,13 @@ def dcil(*, prune_end_step: int | None = None, scope: str = "global", **schedule
 
 
 def _of_both(leaf: Leaf) -> jax.Array:
-    """M * g_sparse + (1 - m) * g_full."""
+    """Returns m * g_sparse + (1 - m) * g_full."""
     assert leaf.full_gradient is not None  # the method needs it
     return jnp.where(leaf.mask, leaf.gradient, leaf.full_gradient)
 
 
 def _reselected(name: str, until: int | None, scope: str, scheduled: dict[str, Any]) -> Method:
-    """A method that starts dense and chooses the largest weights anew at each update."""
+    """Makes a method that starts dense and chooses the largest weights anew at each update."""
     check_choice("scope", scope, SCOPES)
     masking, schedule = common_fields(**scheduled)
     refuse_n_m(name, masking)
@@ -97,7 +97,7 @@ def _reselected(name: str, until: int | None, scope: str, scheduled: dict[str, A
 def _wider(
     structure: structures.Structure, exploration: float, layers: Layers, masks: list[jax.Array]
 ) -> list[jax.Array]:
-    """The mask, and besides the largest others, ``exploration`` times as many as it has."""
+    """Marks the mask, and besides the largest others, ``exploration`` times as many as it has."""
     extra = budgets.times(count_true(masks), exploration)
     sizes = [jnp.abs(leaf.weight) for leaf in layers.leaves]
     chosen = structure.grow(sizes, masks, [~m for m in masks], extra)
@@ -105,7 +105,7 @@ def _wider(
 
 
 def _penalised(penalty: float, leaf: Leaf) -> jax.Array:
-    """The gradient, and a penalty of the squares that is larger outside the mask by 1 / density."""
+    """Adds a penalty of the squares to the gradient, larger outside the mask by 1 / density."""
     wide = jnp.promote_types(leaf.weight.dtype, jnp.float32)  # a mean in half precision would be coarse
     density = jnp.mean(leaf.mask, dtype=wide).astype(leaf.weight.dtype)
     return leaf.gradient + penalty * jnp.where(leaf.mask, leaf.weight, leaf.weight / density)
@@ -125,7 +125,7 @@ def _in_second_mask(leaf: Leaf) -> jax.Array:
     update_period=1,
 )
 def top_kast(*, exploration: float = 1.0, penalty: float = 1e-4, **scheduled: Any) -> Method:
-    """Top-KAST: the forward pass sees the largest weights, the optimiser trains these and the next largest.
+    """Shows the largest weights to the forward pass, and trains these and the next largest: Top-KAST.
 
     With A the largest D of all weights and B the largest D + M, the gradient at the weights of A trains B alone, and a
     penalty pulls the weights of A by ``penalty`` * w and those of B without A by ``penalty`` * w / D.

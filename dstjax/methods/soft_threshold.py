@@ -1,4 +1,4 @@
-"""STR: dense weights behind a threshold that each layer learns."""
+"""Keeps dense weights behind a threshold that each layer learns: STR."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ def _initial(s: float, leaf: Leaf) -> jax.Array:
 
 
 def _passed(final: int | None, leaf: Leaf) -> jax.Array:
-    """The gradient where the forward pass saw something: not at weights of the mask below the threshold."""
+    """Passes the gradient where the forward pass saw something: not to weights of the mask below the threshold."""
     above = jnp.abs(leaf.weight) > jax.nn.sigmoid(leaf.memory).astype(leaf.weight.dtype)
     above = above if final is None else above | (leaf.step > final)
     return zero_outside(leaf.gradient, leaf.mask & above)
@@ -37,7 +37,7 @@ def _descent(final: int | None, learning_rate: float, decay: float, leaf: Leaf) 
 
 
 def _above(final: int | None, layers: Layers, kept: jax.Array) -> jax.Array:
-    """As many as lie above the threshold of their layer; the final count at the update that fixes the masks."""
+    """Grows as many as lie above the threshold of their layer; the final count at the update that fixes the masks."""
     del kept
     above = [jnp.abs(leaf.weight) > jax.nn.sigmoid(leaf.memory) for leaf in layers.leaves]
     free = jnp.maximum(count_true(above), 1)
@@ -45,14 +45,14 @@ def _above(final: int | None, layers: Layers, kept: jax.Array) -> jax.Array:
 
 
 def _shrunk_at(final: int, leaf: Leaf, grown: jax.Array) -> jax.Array:
-    """At the update that fixes the masks weights are shrunk for the last time."""
+    """Shrinks weights for the last time at the update that fixes the masks."""
     del grown
     shrunk = zero_outside(views.soft(leaf.weight, jax.nn.sigmoid(leaf.memory)), leaf.mask)
     return jnp.where(leaf.step == final, shrunk, leaf.weight)
 
 
 def _view(final: int | None, step: jax.Array, memory: Memory) -> views.View:
-    """Weights shrunk by the thresholds, which go with the masks."""
+    """Shows weights shrunk by the thresholds, which go with the masks."""
     thresholds = jax.nn.sigmoid(jnp.stack(memory.leaves))
     return views.SoftThreshold(thresholds if final is None else jnp.where(step >= final, 0, thresholds))
 
@@ -68,7 +68,7 @@ def str_(
     end_step: int | None = None,
     **common: Any,
 ) -> Method:
-    """STR: every layer shrinks its weights by a threshold that it learns.
+    """Shrinks the weights of every layer by a threshold that it learns: STR.
 
     The forward pass sees sign(w) * relu(abs(w) - sigmoid(s)). The threshold follows its own gradient and a decay,
     s <- s - lr_s * (dL/ds + decay * s): from very negative values only the decay moves it, until weights vanish. So

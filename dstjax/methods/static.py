@@ -1,4 +1,4 @@
-"""Methods whose topology never changes: pruned at initialisation, and the dense baseline."""
+"""Never changes the topology: pruning at initialisation, and the dense baseline."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ __all__ = ["dense", "force", "grasp", "iterative_snip", "magnitude", "snip", "st
 
 @catalogued("dense", "baseline", "rumelhart1986", cost="always_dense")
 def dense() -> Method:
-    """The dense baseline: nothing is masked, the inner optimiser works as without dstjax.
+    """Masks nothing: the inner optimiser works as without dstjax.
 
     Reference: Rumelhart et al., "Learning representations by back-propagating errors", Nature, 1986.
     """
@@ -19,7 +19,7 @@ def dense() -> Method:
 
 @catalogued("static", "pruned at initialisation", "liu2022", cost="always_sparse")
 def static(**common: Any) -> Method:
-    """A random mask that is drawn at init and never changes.
+    """Draws a random mask at init, which never changes.
 
     The initial mask has the exact count of each layer; ``sparsify(..., initial_masks=)`` and :func:`dstjax.set_masks`
     put in one of your own.
@@ -35,7 +35,7 @@ def static(**common: Any) -> Method:
 
 @catalogued("Magnitude", "pruned at initialisation", "han2015", cost="always_sparse")
 def magnitude(**common: Any) -> Method:
-    """The largest weights at initialisation, layer by layer; :func:`dstjax.initial_masks.magnitude` ranks globally.
+    """Keeps the largest weights at initialisation of each layer; :func:`dstjax.initial_masks.magnitude` ranks globally.
 
     Reference: Han et al., "Learning both weights and connections for efficient neural networks", NeurIPS 2015, for
     the score.
@@ -45,7 +45,7 @@ def magnitude(**common: Any) -> Method:
 
 @catalogued("SNIP", "pruned at initialisation", "lee2019", cost="always_sparse", needs=("initial_masks=",))
 def snip(**common: Any) -> Method:
-    """The weights with the largest abs(w * g) at initialisation, from :func:`dstjax.initial_masks.snip`.
+    """Keeps the weights with the largest abs(w * g) at initialisation, from :func:`dstjax.initial_masks.snip`.
 
     Reference: Lee et al., "SNIP: single-shot network pruning based on connection sensitivity", ICLR 2019.
     """
@@ -54,7 +54,7 @@ def snip(**common: Any) -> Method:
 
 @catalogued("GraSP", "pruned at initialisation", "wang2020", cost="always_sparse", needs=("initial_masks=",))
 def grasp(**common: Any) -> Method:
-    """The weights that carry the gradient flow at initialisation, from :func:`dstjax.initial_masks.grasp`.
+    """Keeps the weights that carry the gradient flow at initialisation, from :func:`dstjax.initial_masks.grasp`.
 
     Reference: Wang et al., "Picking winning tickets before training by preserving gradient flow", ICLR 2020.
     """
@@ -63,7 +63,7 @@ def grasp(**common: Any) -> Method:
 
 @catalogued("SynFlow", "pruned at initialisation", "tanaka2020", cost="always_sparse", needs=("initial_masks=",))
 def synflow(**common: Any) -> Method:
-    """The weights that carry the synaptic flow, found without data by :func:`dstjax.initial_masks.synflow`.
+    """Keeps the weights that carry the synaptic flow, which :func:`dstjax.initial_masks.synflow` finds without data.
 
     Reference: Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow",
     NeurIPS 2020.
@@ -75,7 +75,7 @@ def synflow(**common: Any) -> Method:
     "Iterative SNIP", "pruned at initialisation", "dejorge2021", cost="always_sparse", needs=("initial_masks=",)
 )
 def iterative_snip(**common: Any) -> Method:
-    """SNIP in several rounds, from :func:`dstjax.initial_masks.iterative_snip`.
+    """Prunes by SNIP in several rounds, from :func:`dstjax.initial_masks.iterative_snip`.
 
     Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization",
     ICLR 2021.
@@ -85,7 +85,7 @@ def iterative_snip(**common: Any) -> Method:
 
 @catalogued("FORCE", "pruned at initialisation", "dejorge2021", cost="always_sparse", needs=("initial_masks=",))
 def force(**common: Any) -> Method:
-    """SNIP in several rounds in which weights may come back, from :func:`dstjax.initial_masks.force`.
+    """Prunes by SNIP in several rounds in which weights may come back, from :func:`dstjax.initial_masks.force`.
 
     Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization",
     ICLR 2021.

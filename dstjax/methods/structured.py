@@ -1,4 +1,4 @@
-"""Methods whose sparsity has a structure that hardware can use: N of every M weights, a constant fan-in.
+"""Gives sparsity a structure that hardware can use: N of every M weights, a constant fan-in.
 
 Any method takes ``structure=`` from :mod:`dstjax.structures`; these were made for one.
 """
@@ -21,7 +21,7 @@ __all__ = ["asp", "sr_ste", "srigl", "ste"]
 
 @catalogued("ASP", "structured", "mishra2021", cost="dense_then_sparse")
 def asp(*, n: int = 2, m: int = 4, prune_step: int, maskable: Maskable | None = None) -> Method:
-    """ASP: trains dense, keeps the n largest of every m weights along the inputs, and trains again.
+    """Trains dense, keeps the n largest of every m weights along the inputs, and trains again: ASP.
 
     The original trains again from the start of the recipe: restart the learning rate at ``prune_step``.
 
@@ -43,7 +43,7 @@ def asp(*, n: int = 2, m: int = 4, prune_step: int, maskable: Maskable | None = 
 
 @catalogued("STE", "structured", "zhou2021", cost="dense_weights", needs=("forward_params",))
 def ste(*, n: int = 2, m: int = 4, maskable: Maskable | None = None) -> Method:
-    """STE: the forward pass sees the n largest of every m weights; its gradient trains all of them.
+    """Shows the n largest of every m weights to the forward pass; its gradient trains all of them: STE.
 
     Args:
       n: active weights in every group.
@@ -58,7 +58,7 @@ def ste(*, n: int = 2, m: int = 4, maskable: Maskable | None = None) -> Method:
 
 @catalogued("SR-STE", "structured", "zhou2021", cost="dense_weights", needs=("forward_params",))
 def sr_ste(*, n: int = 2, m: int = 4, decay: float = 2e-4, maskable: Maskable | None = None) -> Method:
-    """SR-STE: STE, with a decay of the weights that the mask leaves out, so that the masks settle.
+    """Adds to STE a decay of the weights that the mask leaves out, so that the masks settle: SR-STE.
 
     The optimiser sees dL/d(w * m) + decay * (1 - m) * w.
 
@@ -89,13 +89,13 @@ def _refined(name: str, n: int, m: int, decay: float, maskable: Maskable | None)
 
 
 def _decay_outside(decay: float, leaf: Leaf) -> jax.Array:
-    """dL/d(w * m) + decay * (1 - m) * w."""
+    """Returns dL/d(w * m) + decay * (1 - m) * w."""
     return leaf.gradient + decay * jnp.where(leaf.mask, 0, leaf.weight)
 
 
 @catalogued("SRigL", "structured", "lasby2024", cost="dense_gradient_at_updates")
 def srigl(*, ablation: float = 0.3, **shared: Any) -> Method:
-    """SRigL: RigL with the same number of inputs for every neuron, and without the neurons that few weights reach.
+    """Runs RigL with equally many inputs for every neuron, and switches off neurons that few weights reach: SRigL.
 
     The authors ablate no neuron of the last layer. Which leaf that is a tree does not say: leave it dense with
     ``maskable``, or set ``ablation=0``, which ablates only neurons without any salient weight.

@@ -1,4 +1,4 @@
-"""Reading the program of a model: its FLOPs by leaf."""
+"""Reads the program of a model: its FLOPs by leaf."""
 
 from dstjax.program import flops
 

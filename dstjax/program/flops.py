@@ -1,9 +1,9 @@
-"""Multiply-adds per parameter leaf of any JAX function, read from its jaxpr; nothing is computed.
+"""Counts the multiply-adds per parameter leaf of any JAX function, from its jaxpr; nothing is computed.
 
 The contractions of a program (``dot_general``, ``ragged_dot_general``, ``conv_general_dilated``) are nearly all of its
-work. Each is charged to the leaf whose elements one of its operands is made of, so that the density of the leaf tells
-the work that is left. What contracts nothing (activations, normalisations, pooling, look-ups, FFTs, linear solvers) is
-not counted, as in the tables of the papers.
+work. Each is charged to the leaf whose elements make up one of its operands, so that the density of the leaf tells the
+work that is left. What contracts nothing (activations, normalisations, pooling, look-ups, FFTs, linear solvers) is not
+counted, as in the tables of the papers.
 
 The count is the short form 2 * H_out * W_out * kh * kw * c_in / groups * c_out * density of RigL and its successors:
 positions in the padding count as any other.
@@ -27,17 +27,17 @@ from dstjax.program.origins import Origin, combined, either, joined, picked, str
 
 
 class Flops(NamedTuple):
-    """The work of one call of a function; divide by the batch size for that of an example."""
+    """Holds the work of one call of a function; divide by the batch size for the work of an example."""
 
     multiply_adds: dict[str, int]  # by path, every leaf of the parameters in their order; 0 where it feeds no product
     other: int  # multiply-adds that no single leaf feeds, as in attention; always dense
 
     def dense(self) -> int:
-        """Floating-point operations with every weight active: two a multiply-add."""
+        """Returns the floating-point operations with every weight active: two a multiply-add."""
         return 2 * (sum(self.multiply_adds.values()) + self.other)
 
     def sparse(self, densities: Mapping[str, float]) -> float:
-        """Floating-point operations when only a share of some leaves is active and the rest costs nothing.
+        """Returns the floating-point operations when only a share of some leaves is active and the rest costs nothing.
 
         Args:
           densities: path -> density in [0, 1], best the realised one; leaves that it does not name are dense.
@@ -53,17 +53,17 @@ class Flops(NamedTuple):
 
 
 def count(function: Callable[..., Any], params: Tree, *args: Any) -> Flops:
-    """The multiply-adds of ``function(params, *args)`` by the leaf of ``params`` that feeds them.
+    """Counts the multiply-adds of ``function(params, *args)`` by the leaf of ``params`` that feeds them.
 
-    A leaf feeds a product if one operand is made of its elements: moved, repeated, cut, joined with others (which then
+    A leaf feeds a product if its elements make up one operand: moved, repeated, cut, joined with others (which then
     share by their number of elements), or changed one by one, as by a mask or a scale. A leaf that several products
-    use is charged with each. Where two leaves meet element by element the larger one feeds; two of equal size leave
-    the product to ``other``, so that no saving is claimed in doubt.
+    use is charged with each. Where two leaves meet element by element the larger one feeds. Two of equal size leave
+    the product to ``other``, so that nobody claims a saving in doubt.
 
-    Loops count all their rounds, ``cond`` its costliest branch, ``shard_map`` the work of all devices together, a
+    A loop counts all its rounds, ``cond`` its costliest branch, ``shard_map`` the work of all devices together, a
     transposed convolution the taps that meet an input. Under ``grad`` the products of the backward pass count too:
-    those with a weight to its leaf, those that make the gradient of a weight to ``other``. Results that are never used
-    count like any other.
+    those with a weight for its leaf, those that make the gradient of a weight for ``other``. Results that are never
+    used count like any other.
 
     Args:
       function: any function that JAX can trace; bind what is no array with ``functools.partial``.
@@ -214,7 +214,7 @@ def _while(eqn: Any, operands: _Result, counts: _Counts) -> _Result:
 def _rounds(
     jaxpr: Any, consts: _Result, carry: _Result, slices: _Result, rounds: int | None
 ) -> tuple[_Counts, _Result]:
-    """One round of a loop as it is in every round, by walking until what is carried stays the same."""
+    """Walks one round of a loop until what is carried stays the same, and so finds what holds in every round."""
     while True:
         inside: _Counts = Counter()
         results = _walk(jaxpr, [*consts, *carry, *slices], inside)
@@ -225,7 +225,7 @@ def _rounds(
 
 
 def _static_rounds(eqn: Any) -> int | None:
-    """How often ``while i < n: i += step`` runs; None where the numbers do not show."""
+    """Returns how often ``while i < n: i += step`` runs; None where the numbers do not show."""
     test, body = eqn.params["cond_jaxpr"].jaxpr, eqn.params["body_jaxpr"].jaxpr
     test_consts, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
     if [e.primitive.name for e in test.eqns] != ["lt"] or test.outvars != test.eqns[0].outvars:

@@ -1,4 +1,4 @@
-"""Of which leaves the arrays inside a program are made, without computing them; see :mod:`dstjax.program.flops`."""
+"""Tells which leaves make up the arrays inside a program, without computing them; see :mod:`dstjax.program.flops`."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Origin(NamedTuple):
-    """What is known of an array: of which leaves it is made."""
+    """Says which leaves make up an array."""
 
     data: bool = False  # whether it depends on the arguments beside the parameters
     parts: tuple[tuple[str, Fraction], ...] = ()  # leaves and their shares of the elements; empty: of none
@@ -16,14 +16,14 @@ class Origin(NamedTuple):
 
 
 def strongest(values: Sequence[Origin]) -> Origin:
-    """The value whose leaves feed what is made of several: the least doubtful, then the largest; none if they tie."""
+    """Picks the value whose leaves feed a combination: the least doubtful, then the largest; none if they tie."""
     fed = sorted((v for v in values if v.parts), key=lambda v: (v.doubt, -v.size))
     tied = [v for v in fed if (v.doubt, v.size) == (fed[0].doubt, fed[0].size)]
     return fed[0] if fed and all(v.parts == fed[0].parts for v in tied) else Origin()
 
 
 def combined(operands: list[Origin], sizes: Sequence[int], size: int) -> Origin:
-    """An array of ``size`` elements computed element by element from operands of the given sizes."""
+    """Describes an array of ``size`` elements that is computed element by element from operands of these sizes."""
     grown = [v._replace(spread=v.spread or n < size) for v, n in zip(operands, sizes, strict=True)]
     data = any(v.data for v in grown)
     chosen = strongest(grown)
@@ -34,14 +34,14 @@ def combined(operands: list[Origin], sizes: Sequence[int], size: int) -> Origin:
 
 
 def picked(value: Origin, *, by_data: bool) -> Origin:
-    """Some elements of an array: of a joined one it is not known whose."""
+    """Describes some elements of an array: of a joined one it is not known whose."""
     if len(value.parts) != 1 or value.parts[0][1] != 1:
         return Origin(data=value.data or by_data)
     return value._replace(data=True, doubt=2) if by_data else value
 
 
 def joined(operands: list[Origin], sizes: Sequence[int]) -> Origin:
-    """Arrays of the given sizes put together into one."""
+    """Describes arrays of these sizes put together into one."""
     data = any(v.data for v in operands)
     if any(v.data and not v.parts for v in operands):
         return Origin(data=True)
@@ -54,7 +54,7 @@ def joined(operands: list[Origin], sizes: Sequence[int]) -> Origin:
 
 
 def either(a: Origin, b: Origin) -> Origin:
-    """What holds of both: of two branches, or of a round of a loop and the next."""
+    """Keeps what holds of both: of two branches, or of a round of a loop and the next."""
     if a.parts != b.parts:
         return Origin(data=a.data or b.data)
     return a._replace(data=a.data or b.data, spread=a.spread or b.spread, doubt=max(a.doubt, b.doubt))
