@@ -1,4 +1,4 @@
-"""Which weights are active at first.
+"""Chooses which weights are active at first.
 
 :func:`random_masks` is what :func:`dstjax.sparsify` draws. The other rules look at the weights, the data or the network
 before the first step, and return masks for :func:`dstjax.set_masks`: a tree like the parameters, boolean at the masked
