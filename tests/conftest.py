@@ -28,7 +28,8 @@ hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
 
 
 # Compiling is most of what the tests do, and few of them ask how good a program is: the others leave out what takes XLA
-# longest. The processes that a test starts do so too.
+# longest. The partitioner comes before that, so collectives are those of any program. Processes that a test starts do
+# so too.
 CHEAP = "jax_disable_most_optimizations"
 # XLA ends a process that gives it a flag it does not know, as those after jax 0.10 do with this one.
 CHEAP_FLAGS = "--xla_cpu_use_fusion_emitters=false" if jax.__version_info__ < (0, 11) else ""

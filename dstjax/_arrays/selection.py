@@ -217,7 +217,7 @@ def _index_after(
     room: jax.Array,
     bits_per_pass: int,
 ) -> jax.Array:
-    """Returns the index of each tensor before which at most ``room`` keys equal the threshold: the highest, uint32."""
+    """Returns the highest row-major index of each tensor before which at most ``room`` keys are at the threshold."""
 
     def narrow(i: jax.Array, loop: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         unit, start = loop

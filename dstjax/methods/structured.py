@@ -97,7 +97,7 @@ def _decay_outside(decay: float, leaf: Leaf) -> jax.Array:
 def srigl(*, ablation: float = 0.3, **shared: Any) -> Method:
     """Runs RigL with equally many inputs for every neuron, and switches off neurons that few weights reach: SRigL.
 
-    The authors ablate no neuron of the last layer. Which leaf that is a tree does not say: leave it dense with
+    The authors ablate no neuron of the last layer. A tree does not say which leaf that is: leave it dense with
     ``maskable``, or set ``ablation=0``, which ablates only neurons without any salient weight.
 
     Args:

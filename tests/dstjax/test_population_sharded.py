@@ -48,7 +48,6 @@ def trained(name, seed, steps=7):
     return dstjax.get_masks(state), params
 
 
-@pytest.mark.optimised
 @pytest.mark.parametrize(
     ("name", "kind"),
     [
@@ -77,7 +76,6 @@ def test_one_network_a_device(name, kind):
             np.testing.assert_allclose(a[seed], b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.optimised
 def test_seeds_of_a_vmap_over_devices():
     name, params = "dst_ee", trees.everything()
     tx = transform(name, 0)

@@ -221,7 +221,6 @@ def moved(text):
     return largest
 
 
-@pytest.mark.optimised
 def test_moved_reads_compiled_text():
     """The check below must be able to fail: summing over a sharded axis and gathering are both seen."""
     mesh = mesh_of("auto", "rows")
@@ -232,7 +231,6 @@ def test_moved_reads_compiled_text():
     assert moved(summed)["all-reduce"] == 24
 
 
-@pytest.mark.optimised
 @pytest.mark.parametrize(
     ("name", "kind", "layout"),
     [
@@ -258,7 +256,6 @@ def test_an_update_moves_scalars_not_weights(name, kind, layout):
             assert rewire == (largest["all-reduce"] > 0), largest  # a plain step of elementwise Adam moves nothing
 
 
-@pytest.mark.optimised
 @pytest.mark.parametrize(("name", "layout"), [("dst_ee", "columns"), slow("set", "both")])
 def test_shardings_that_come_into_no_type(name, layout):
     """As where a step is lowered from shapes alone, and the jit is told the shardings: the types name no mesh."""
@@ -279,7 +276,6 @@ def test_shardings_that_come_into_no_type(name, layout):
     assert 0 < max(largest.values()) < 320, largest
 
 
-@pytest.mark.optimised
 @pytest.mark.parametrize(("name", "layout"), [("dst_ee", "both"), slow("rigl", "columns")])
 def test_auto_axes_made_explicit_for_the_update(name, layout):
     """The types then say where the pieces are, so that a pass needs one collective, as on a mesh of Explicit axes."""

@@ -116,8 +116,10 @@ def test_plan_at_full_size(name, monkeypatch):
 
 
 def trained_too(name):
-    """Whether another config trains the same network on data of the same shape."""
-    return name.endswith("cifar100") and name.removesuffix("0") in NAMES
+    """Whether configs before it train the same network, and by the same method and structure."""
+    config, before = get(name), [get(n) for n in NAMES[: NAMES.index(name)] if WHOLE not in n]
+    method = (config.method, config.structure)
+    return config.model.name in {c.model.name for c in before} and method in {(c.method, c.structure) for c in before}
 
 
 @pytest.mark.parametrize(
