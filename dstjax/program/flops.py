@@ -185,7 +185,7 @@ def _call(eqn: Any, operands: _Result, counts: _Counts) -> _Result:
 
 
 def _scan(eqn: Any, operands: _Result, counts: _Counts) -> _Result:
-    consts, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+    consts, carried = _scan_sizes(eqn.params)
     split = consts + carried
     inside, results = _rounds(
         eqn.params["jaxpr"].jaxpr, operands[:consts], operands[consts:split], operands[split:], eqn.params["length"]
@@ -193,6 +193,14 @@ def _scan(eqn: Any, operands: _Result, counts: _Counts) -> _Result:
     _add(counts, inside, eqn.params["length"])
     # What each round returns is stacked; unless the rounds cut it from a stack it is repeated.
     return results[:carried] + [v._replace(spread=True) for v in results[carried:]]
+
+
+def _scan_sizes(params: Mapping[str, Any]) -> tuple[int, int]:
+    """How many constants a scan has, and how many arrays it carries."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carried, _ = (len(list(part.vals)) for part in params["ft_in"].unpack())  # as jax 0.11 and newer say it
+    return consts, carried
 
 
 def _while(eqn: Any, operands: _Result, counts: _Counts) -> _Result:

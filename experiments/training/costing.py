@@ -41,15 +41,16 @@ def of_run(
     sparse = [float(counted.sparse(d)) for d in densities]
     steps = sum(lengths)
     given: dict[str, Any] = {}
+    schedule = None if method.updates is None else method.updates.schedule
     for need in costs.needs(name, recorded=True):
-        if need == "update_period" and isinstance(method.updates, schedules.UpdateSchedule):
-            given[need] = method.updates.update_period
-        elif need == "update_share" and method.updates is not None:
+        if need == "update_period" and isinstance(schedule, schedules.UpdateSchedule):
+            given[need] = schedule.update_period
+        elif need == "update_share" and schedule is not None:
             updates = sum(bool(method.is_update_step(t)) for t in range(1, steps + 1))
-            events = 2 if isinstance(method.updates, schedules.Stages) else 1
-            given[need] = min(1.0, updates / events * _period(method) / steps)
-        elif need in ("estimation", "improvement", "exploration") and isinstance(method.updates, schedules.Stages):
-            given[need] = method.updates.lengths[("estimation", "improvement", "exploration").index(need)]
+            events = 2 if isinstance(schedule, schedules.Stages) else 1
+            given[need] = min(1.0, updates / events * _period(schedule) / steps)
+        elif need in ("estimation", "improvement", "exploration") and isinstance(schedule, schedules.Stages):
+            given[need] = schedule.lengths[("estimation", "improvement", "exploration").index(need)]
         elif need == "backward":
             wider = 1 + float(hyperparameters["exploration"])
             given[need] = float(counted.sparse({n: min(1.0, d * wider) for n, d in densities[-1].items()}))
@@ -65,6 +66,5 @@ def of_run(
     return {"dense_forward": dense, "inference": sparse[-1] / dense, **training}
 
 
-def _period(method: dstjax.Method) -> int:
-    updates = method.updates
-    return updates.update_period if isinstance(updates, schedules.UpdateSchedule) else getattr(updates, "period", 1)
+def _period(schedule: schedules.Schedule) -> int:
+    return schedule.update_period if isinstance(schedule, schedules.UpdateSchedule) else getattr(schedule, "period", 1)
