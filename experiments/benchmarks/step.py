@@ -26,7 +26,7 @@ def _optimiser_step(settings: Settings, tree: str, optimiser: str) -> Iterator[r
     runs: dict[str, Run] = {"dense": arena.dense(), "dense again": arena.dense()}  # the second shows the noise
     for name in settings.pick(METHODS, METHODS[:1]):
         runs[f"{name}, host decides"] = arena.plain(method(name))
-        runs[f"{name}, host decides, nothing set aside"] = arena.sparse(method(name), False)
+        runs[f"{name}, host decides, state whole"] = arena.sparse(method(name), False)
         runs[f"{name}, branch inside"] = arena.sparse(method(name), None)
     times = settings.race(runs, rounds=settings.pick(301, 3), warmup=3)
     size = shapes.weights(of_tree)

@@ -117,7 +117,7 @@ TARGETS = (
         )
         for optimiser, label in (("sgd", "SGD with momentum"), ("adamw", "AdamW"))
         for how, shown, high in (
-            ("host decides", "host decides, masks set aside", 1.05),
+            ("host decides", "host decides, state split", 1.05),
             ("branch inside", "branch inside", 1.20),
         )
     ),
