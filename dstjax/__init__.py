@@ -16,7 +16,7 @@ from dstjax import (
 from dstjax._engine.drop_and_grow import drop_and_grow
 from dstjax.loops import merge_state, split_state, vmap_axes
 from dstjax.method import Method
-from dstjax.rules import Leaf
+from dstjax.rules import Layers, Leaf
 from dstjax.state import SparseState, apply_masks, check_sparse, forward_params, get_masks, is_exploring, set_masks
 from dstjax.summaries import Summary, summary
 from dstjax.transform import sparsify
@@ -24,6 +24,7 @@ from dstjax.transform import sparsify
 __version__ = "0.1.0"
 
 __all__ = [
+    "Layers",
     "Leaf",
     "Method",
     "SparseState",

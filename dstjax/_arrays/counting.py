@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dstjax._arrays.shards import Pieces, is_rows, line, may_be_cut
+from dstjax._arrays.shards import Shards, is_rows, line, may_be_cut
 
 Scalars = list[jax.Array]
 
@@ -30,7 +30,7 @@ class Layout:
     tensors come first.
     """
 
-    def __init__(self, pieces: Pieces, tensors: Sequence[jax.Array]) -> None:
+    def __init__(self, pieces: Shards, tensors: Sequence[jax.Array]) -> None:
         self.pieces = pieces
         self.shapes = [x.shape for x in tensors]
         self.sizes = [x.size for x in tensors]

@@ -25,7 +25,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from dstjax._arrays.counting import Layout, Scalars
-from dstjax._arrays.shards import Pieces, over_pieces
+from dstjax._arrays.shards import Shards, over_pieces
 from dstjax._arrays.sort_keys import ordered_key, other_candidates
 
 # Bits of a threshold that one pass resolves, by platform; any number of them gives the same masks. On CPU two and three
@@ -121,7 +121,7 @@ def count_true(masks: Sequence[jax.Array]) -> jax.Array:
       masks: boolean tensors, or bytes of 8 entries each as :func:`dstjax.masks.pack` makes them.
     """
 
-    def count(pieces: Pieces, masks: Sequence[jax.Array], *_: Any) -> jax.Array:
+    def count(pieces: Shards, masks: Sequence[jax.Array], *_: Any) -> jax.Array:
         layout = Layout(pieces, masks)
         held = [m.astype(jnp.uint8) if m.dtype == jnp.bool_ else lax.bitcast_convert_type(m, jnp.uint8) for m in masks]
         return layout.bits(layout.blocks(held)).astype(jnp.int32)
@@ -130,7 +130,7 @@ def count_true(masks: Sequence[jax.Array]) -> jax.Array:
 
 
 def _choose(
-    pieces: Pieces,
+    pieces: Shards,
     keys: Sequence[jax.Array],
     wheres: Sequence[jax.Array | None],
     ks: jax.Array,

@@ -16,7 +16,7 @@ _ROWS = 4096  # at most; as many as divide the entries
 
 
 @dataclasses.dataclass(frozen=True)
-class Pieces:
+class Shards:
     """Holds a piece of each of some tensors, those of this device; or the whole tensors where there is no ``axes``."""
 
     shapes: tuple[tuple[int, ...], ...]  # of the whole tensors
@@ -86,9 +86,9 @@ def over_pieces(
     mesh = shardings[0].mesh
     axes = tuple(getattr(mesh, "explicit_axes", ()))
     if not any(_names(s.spec) for s in shardings) or not axes:
-        return function(Pieces(shapes, tuple(jax.P() for _ in tensors)), tensors, others, small)
+        return function(Shards(shapes, tuple(jax.P() for _ in tensors)), tensors, others, small)
     specs = tuple(s.spec for s in shardings)
-    pieces = Pieces(shapes, specs, mesh, axes)
+    pieces = Shards(shapes, specs, mesh, axes)
     mapped = jax.shard_map(
         lambda *args: function(pieces, *args),
         mesh=mesh,

@@ -45,7 +45,7 @@ PROMISED = {
 
 
 def test_the_catalogue():
-    assert {*methods.names()} == PROMISED
+    assert {*methods.names()} >= PROMISED
     for name in methods.names():
         assert made(name).name == name
         assert "Reference" in inspect.getdoc(methods.CATALOGUE[name]) or name in ("dense", "static")

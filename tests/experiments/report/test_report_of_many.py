@@ -11,7 +11,7 @@ import pytest
 
 import dstjax
 from experiments.report import charts, cost_chart, counting, findings, names, page, rows, style, tables
-from experiments.report.names import LABELS
+from experiments.report.names import method_label
 from tests.experiments.report.test_report import compare, make_cell
 
 RANKED = ("grasp", "gmp", "granet", "rigl", "set", "static", "snip", "accset", "srigl")  # from the best to the worst
@@ -37,18 +37,15 @@ def many():
     return compare([*grid, with_pattern("ste", 97), with_pattern("asp", 96)])
 
 
-def test_every_method_of_the_catalogue_has_a_label_and_a_family():
-    assert {*dstjax.methods.names()} == {*LABELS}
-    assert {names.family(m) for m in dstjax.methods.names() if m != "dense"} == {*names.FAMILIES}
-    assert [m for m in dstjax.methods.names() if names.family(m) == names.OTHER] == ["dense"]
-    assert len({*LABELS.values()}) == len(LABELS)
-
-
-def test_families_are_those_of_the_documentation():
-    with open("docs/which-method.md") as file:
-        listed = dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \|", file.read(), re.MULTILINE))
-    for family, members in names.FAMILIES.items():
-        assert {listed[m] for m in members} == {"at initialisation" if family == "static" else family}
+def test_every_method_is_grouped_by_the_family_of_the_catalogue():
+    grouped = names.by_family([*dstjax.methods.names(), "one of my own"])
+    assert [*grouped] == [*dstjax.methods.FAMILIES, names.OTHER]
+    assert sorted(name for members in grouped.values() for name in members) == sorted(
+        [*dstjax.methods.names(), "one of my own"]
+    )
+    assert {*names.DO} == {*dstjax.methods.FAMILIES} - {"baseline"}
+    labels = [method_label(name) for name in dstjax.methods.names()]
+    assert len({*labels}) == len(labels)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +61,7 @@ def test_charts_of_many_methods_are_whole_and_repeat(draw, many):
 def test_the_accuracy_chart_has_a_row_per_method_below_its_family(many):
     svg = charts.accuracy(many)
     for method in many.all_methods:
-        assert f">{LABELS[method]}<" in svg
+        assert f">{method_label(method)}<" in svg
     for family in ("dense to sparse", "performance-driven", "structured"):
         assert f">{family}<" in svg
     assert svg.index("static") < svg.index("dense to sparse") < svg.index("sparse to sparse")
