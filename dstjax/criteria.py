@@ -151,7 +151,8 @@ class DstEE(Value):
 
     def __call__(self, leaf: Leaf) -> jax.Array:
         """Returns the score."""
-        assert leaf.counter is not None  # the method checks it
+        if leaf.counter is None:
+            raise ValueError("the growth rule 'dst_ee' needs counters; make the method with counters=True.")
         g = _wide(leaf.gradient)
         bonus = self.coefficient * jnp.log(leaf.step.astype(g.dtype)) / (leaf.counter.astype(g.dtype) + self.epsilon)
         return jnp.abs(g + bonus) if self.signed else jnp.abs(g) + bonus

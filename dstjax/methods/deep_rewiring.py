@@ -49,12 +49,17 @@ def _depth(depth: float, leaf: Leaf) -> _Soft:
     return _Soft(jnp.where(leaf.mask, sign, -sign), -depth * (1 / density - 1))
 
 
+def _noise(leaf: Leaf) -> jax.Array:
+    """The standard normal numbers nu, of the shape of the weight."""
+    w = leaf.weight
+    return jax.random.normal(leaf.key, w.shape, w.dtype, out_sharding=jax.typeof(w).sharding)
+
+
 def _noisy(noise: float, l1: float, soft: bool, leaf: Leaf) -> jax.Array:
     """Returns dE/dtheta + l1 - noise * nu; where connections are ``soft`` only active ones are pulled."""
     w = leaf.weight
     pull = leaf.gradient + l1 * leaf.memory.sign.astype(w.dtype)
-    nu = jax.random.normal(leaf.key, w.shape, w.dtype, out_sharding=jax.typeof(w).sharding)
-    return (zero_outside(pull, leaf.mask) if soft else pull) - noise * nu
+    return (zero_outside(pull, leaf.mask) if soft else pull) - noise * _noise(leaf)
 
 
 def _alive(layers: Layers) -> jax.Array:

@@ -156,9 +156,9 @@ def test_masks_that_do_not_fit():
         dstjax.set_masks(state, with_kernel(kernel.astype(jnp.uint8)))
     with pytest.raises(ValueError, match=r"the masks are missing for \['dense/kernel'\] and unexpected for \[\]"):
         dstjax.set_masks(state, with_kernel(None))
-    with pytest.raises(ValueError, match=r"masks for \['dense/bias'\] are unexpected"):
+    with pytest.raises(ValueError, match=r"the masks are missing for \[\] and unexpected for \['dense/bias'\]"):
         dstjax.set_masks(state, {**good, "dense": {"bias": jnp.ones(5, bool), "kernel": kernel}})
-    with pytest.raises(ValueError, match="'dense/kernel' has no active weight"):
+    with pytest.raises(ValueError, match="'dense/kernel' of the masks has no active weight"):
         dstjax.set_masks(state, with_kernel(jnp.zeros_like(kernel)))
     with pytest.raises(ValueError, match="found 0 states"):
         dstjax.set_masks(optax.sgd(0.1).init(good), good)

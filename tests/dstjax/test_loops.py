@@ -115,9 +115,9 @@ def test_a_step_that_changes_the_masks_is_refused():
 def test_a_state_without_its_masks_is_refused():
     _, tx, params, state = made("rigl")
     moving, still = dstjax.split_state(state)
-    with pytest.raises(ValueError, match="put_back"):
+    with pytest.raises(ValueError, match="merge_state"):
         tx.update(params, moving, params)
-    with pytest.raises(ValueError, match="nothing was set still"):
+    with pytest.raises(ValueError, match="this state is whole"):
         dstjax.merge_state(state, still)
     with pytest.raises(ValueError, match="set still before"):
         dstjax.split_state(moving)

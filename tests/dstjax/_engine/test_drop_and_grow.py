@@ -118,7 +118,7 @@ def test_a_criterion_must_score_every_weight():
     def my_rule(leaf):
         return jnp.sum(leaf.gradient)
 
-    with pytest.raises(ValueError, match=r"my_rule returned scores of shape \(\) for a leaf of shape \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"my_rule returned float32\[\] for a leaf of shape \(2, 3\); expected real"):
         update(leaf_of(*CANONICAL), grow=my_rule)
 
 

@@ -1,6 +1,5 @@
 """AccSET, LSET and DynSET: worked examples (D12 to D14), transcripts, pauses, and what is done without a number."""
 
-import dataclasses
 import itertools
 import math
 
@@ -85,7 +84,7 @@ CASES = [
 @pytest.mark.parametrize(("name", "options", "given"), CASES)
 def test_transcript(x64, name, options, given):
     spy = following.Spy()
-    method = dataclasses.replace(methods.get(name, **SHARED, **options), grow=spy)
+    method = methods.get(name, **SHARED, **options).but(grow_score=spy)
     told = {"performance": "accuracy" if name == "accset" else "loss", "lag": 3 if name == "dynset" else None}
     run, changed = following.follow(
         method, lambda *args: Regrowing(*args, spy=spy, **{**told, **options}), given=given, jit=False
@@ -238,9 +237,9 @@ def test_in_a_trace_it_leaves_the_topology_as_it_is(name, bad):
     with_bad = final([bad, *good[:3], bad, *good[3:]])
     without = final(good)
     assert following.active(with_bad) == following.active(without)
-    assert int(with_bad.memory.shared.updates) == len(good)
-    for name_, a in without.memory.shared._asdict().items():
-        np.testing.assert_array_equal(a, getattr(with_bad.memory.shared, name_))
+    assert int(with_bad.memory.measured.updates) == len(good)
+    for name_, a in without.memory.measured._asdict().items():
+        np.testing.assert_array_equal(a, getattr(with_bad.memory.measured, name_))
 
 
 def test_metrics_of_a_population():

@@ -69,9 +69,9 @@ def test_worked_example():
     state = tx.init(params)
     still = {"w": jnp.zeros((1, 4))}
     _, state = tx.update(still, state, params)  # the first update: Z = P(W), U = 0
-    updates, state = tx.update(still, state, params)
     np.testing.assert_allclose(state.memory.leaves["w"].z, [[1, 0, 0.6, 0]], rtol=1e-12)
     assert not np.any(state.memory.leaves["w"].u)
+    updates, state = tx.update(still, state, params)
     np.testing.assert_allclose(-updates["w"], [[0, -0.002, 0, 0.001]], rtol=1e-12, atol=1e-18)
     # The second update came after that step, and sees the weights after it.
     state = tx.init(params)
@@ -80,9 +80,9 @@ def test_worked_example():
     updates, state = tx.update(gradient, state, params)
     params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(params["w"], [[0.98, -0.15, 0.62, 0.05]], rtol=1e-12)
-    updates, state = tx.update(still, state, params)
     np.testing.assert_allclose(state.memory.leaves["w"].z, [[0.98, 0, 0.62, 0]], rtol=1e-12)
     np.testing.assert_allclose(state.memory.leaves["w"].u, [[0, -0.15, 0, 0.05]], rtol=1e-12)
+    updates, state = tx.update(still, state, params)
     # That call was the last update: the pull of rho * (W - Z + U), then the two largest.
     params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(params["w"], [[0.98, 0, 0.62, 0]], rtol=1e-12)

@@ -1,7 +1,5 @@
 """DeepR and soft-DeepR: worked examples (D2, D3), transcripts in theta and signs, and fixed signs."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -93,7 +91,7 @@ def initial_signs():
 
 def test_deepr_follows_its_transcript(x64, noise):
     grow = following.Spy()
-    method = dataclasses.replace(methods.deepr(sparsity=0.6, noise=1.5, l1=0.3), grow=grow)
+    method = methods.deepr(sparsity=0.6, noise=1.5, l1=0.3).but(grow_score=grow)
     run, changed = following.follow(
         method,
         lambda *args: DeepRewiring(*args, noise=noise, grow=grow, gamma=1.5, l1=0.3, signs=initial_signs()),

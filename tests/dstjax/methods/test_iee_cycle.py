@@ -112,7 +112,7 @@ def test_the_budget_of_a_cycle():
         counts = []
         for t in range(1, 5 * period):
             state = one(state)
-            if method.updates.ends_first(t):
+            if method.updates.schedule.ends_first(t):
                 counts.append(1000 - int(dstjax.get_masks(state)["w"].sum()))
         return counts
 

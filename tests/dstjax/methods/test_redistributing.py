@@ -1,6 +1,5 @@
 """SNFS and DSR: worked examples (D4, D5), transcripts, and the totals that they keep."""
 
-import dataclasses
 import math
 
 import jax
@@ -192,7 +191,7 @@ def test_dsr_follows_its_transcript(x64, sparsity, threshold, fraction):
     """At a sparsity of 0.3 the first update drops more than there is room elsewhere; later ones grow the rest."""
     spy = following.Spy()
     method = methods.dsr(**{**SHARED, "sparsity": sparsity}, threshold=threshold, drop_fraction=fraction)
-    method = dataclasses.replace(method, grow=spy)
+    method = method.but(grow_score=spy)
     totals = []
 
     def also(run, state):

@@ -47,7 +47,7 @@ def test_str_that_never_ends():
     run, _, state, _ = follow(methods.str_(sparsity=0.7, **LEARNED), of(**SAME), steps=14)
     found = state.memory.leaves
     for n in MASKED:
-        s = trees.names(found)[f"{n}/s"]
+        s = trees.names(found)[n]
         np.testing.assert_allclose(s, run.s[n], rtol=1e-10)
         assert s > LEARNED["s_init"]
     assert all(active(run.m)[n] < run.m[n].size for n in MASKED)
@@ -67,13 +67,13 @@ def test_str_is_the_derivative_of_its_forward_pass():
             seen = {n: views.soft(w, jax.nn.sigmoid(s[n])) if n in MASKED else w for n, w in trees.names(p).items()}
             return loss(side_by_side.nested(seen))
 
-        s = {n: trees.names(state.memory.leaves)[f"{n}/s"] for n in MASKED}
+        s = {n: trees.names(state.memory.leaves)[n] for n in MASKED}
         by_weight, by_s = jax.grad(whole, argnums=(0, 1))(params, s)
         updates, state = tx.update(gradients, state, params)
         for n, u in trees.names(updates).items():
             np.testing.assert_allclose(-u, trees.names(by_weight)[n], rtol=1e-10, atol=1e-14, err_msg=f"{n}, {t}")
         for n in MASKED:
-            moved = trees.names(state.memory.leaves)[f"{n}/s"] - s[n]
+            moved = trees.names(state.memory.leaves)[n] - s[n]
             np.testing.assert_allclose(-moved, by_s[n], rtol=1e-10, err_msg=f"{n}, {t}")
         params = optax.apply_updates(params, updates)
 
@@ -100,7 +100,7 @@ def test_str_decays_its_threshold_where_nothing_else_moves_it():
     tx = dstjax.sparsify(optax.sgd(0.01), method)
     _, state = tx.update(params, tx.init(params), params)
     found = trees.names(state.memory.leaves)
-    assert [float(found[f"{n}/s"]) for n in MASKED] == [-3040.0] * 3
+    assert [float(found[n]) for n in MASKED] == [-3040.0] * 3
     assert active(dstjax.get_masks(state)) == {"conv/kernel": 60, "dense/kernel": 40, "out/kernel": 36}
 
 
