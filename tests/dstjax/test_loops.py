@@ -119,7 +119,7 @@ def test_a_state_without_its_masks_is_refused():
         tx.update(params, moving, params)
     with pytest.raises(ValueError, match="this state is whole"):
         dstjax.merge_state(state, still)
-    with pytest.raises(ValueError, match="set still before"):
+    with pytest.raises(ValueError, match="was split before"):
         dstjax.split_state(moving)
     with pytest.raises(ValueError, match=r"dstjax\.sparsify"):
         dstjax.split_state(optax.adam(0.1).init(params))
