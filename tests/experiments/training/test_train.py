@@ -65,7 +65,7 @@ OTHERS = sorted({*dstjax.methods.names()} - {*KINDS})
 def follow(method, small, tmp_path):
     """A run, checked by what the method promises of its numbers of active weights."""
     summary = train_and_evaluate(small(method=method), tmp_path, quiet=True)
-    counts = dstjax.methods.get(method, **arguments(method)).counts
+    counts = dstjax.methods.get(method, **arguments(method)).promises
     asked = sum(layer["requested"] for layer in summary["layers"])
     active = sum(layer["active"][0] for layer in summary["layers"])
     assert summary["active_weights"] == (active or 64 * 16 + 16 * 10)
@@ -267,9 +267,10 @@ def test_hyperparameters_reach_the_method(small):
     def made(**fields):
         return configuration.plan(small(**fields)).method
 
-    assert made(distribution='{"Dense_0/kernel": 0.25, ".*": 0.5}').distribution == {"Dense_0/kernel": 0.25, ".*": 0.5}
-    assert made(method="set", epsilon=5.0).sparsity is None
-    assert made(method="rigl", update_order="step_then_update").update_order == "step_then_update"
-    assert made(end_step=40).updates.end_step == 40
-    assert made(end_percent=50.0).updates.end_step == 24
-    assert made(grow="random", drop="snip").grow is dstjax.criteria.random
+    by_map = made(distribution='{"Dense_0/kernel": 0.25, ".*": 0.5}')
+    assert dict(by_map.masking.distribution) == {"Dense_0/kernel": 0.25, ".*": 0.5}
+    assert made(method="set", epsilon=5.0).masking.sparsity is None
+    assert made(method="rigl", update_order="step_then_update").updates.order == "step_then_update"
+    assert made(end_step=40).updates.schedule.end_step == 40
+    assert made(end_percent=50.0).updates.schedule.end_step == 24
+    assert made(grow="random", drop="snip").updates.grow_score is dstjax.criteria.random
