@@ -76,17 +76,16 @@ def holds_state(tree: Tree) -> bool:
     return any(is_state(x) for x in jax.tree_util.tree_leaves(tree, is_leaf=is_state))
 
 
-def masks_of(opt_state_or_masks: Tree) -> Tree:
-    """The stored masks of a state, or the tree of boolean masks itself.
+def masks_of(opt_state_or_masks: Tree, *, packed: bool = False) -> Tree:
+    """The stored masks of a state, or the tree of boolean masks itself, which may be ``packed`` as in a state.
 
     Raises:
       ValueError: it is neither.
     """
     if holds_state(opt_state_or_masks):
         return find(opt_state_or_masks).masks
-    if any(
-        jnp.result_type(mask) not in (jnp.bool_, jnp.uint8, jnp.int8) for mask in named(opt_state_or_masks).values()
-    ):
+    accepted = (jnp.bool_, jnp.uint8, jnp.int8) if packed else (jnp.bool_,)
+    if any(jnp.result_type(mask) not in accepted for mask in named(opt_state_or_masks).values()):
         raise ValueError("expected an optimiser state of dstjax.sparsify, or a tree of boolean masks.")
     return opt_state_or_masks
 

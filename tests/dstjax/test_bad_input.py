@@ -176,3 +176,10 @@ def test_mask_error_of_another_tree():
     _, params, state = init()
     with pytest.raises(ValueError, match="dense/kernel"):
         dstjax.metrics.mask_error(without(params, "dense"), state)
+
+
+@pytest.mark.parametrize("check", [dstjax.apply_masks, dstjax.check_sparse])
+def test_masks_of_ones_and_zeros_are_not_taken_for_packed_ones(check):
+    params = {"w": jnp.ones((8, 16))}
+    with pytest.raises(ValueError, match="or a tree of boolean masks"):
+        check(params, {"w": jnp.ones((8, 16), jnp.uint8)})
