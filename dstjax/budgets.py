@@ -28,7 +28,7 @@ class Move(Value):
     ceil: bool = False  # round the number of dropped weights up
 
     def __call__(self, layers: Layers) -> jax.Array:
-        """How many stay, int32[leaves]."""
+        """How many stay, int32[layers]."""
         moving = self.fractions.of(layers.active, layers.update_index, ceil=self.ceil)
         return layers.active - jnp.clip(moving, 0, jnp.maximum(layers.active - 1, 0))
 
@@ -40,7 +40,7 @@ class Ramp(Value):
     progress: Shares
 
     def __call__(self, layers: Layers) -> jax.Array:
-        """How many stay, int32[leaves]."""
+        """How many stay, int32[layers]."""
         return layers.initial - self.progress.of(layers.initial - layers.target, layers.update_index)
 
 
@@ -51,7 +51,7 @@ class To(Value):
     count: NKept
 
     def __call__(self, layers: Layers, kept: jax.Array) -> jax.Array:
-        """How many are grown, int32[leaves]."""
+        """How many are grown, int32[layers]."""
         return self.count(layers) - kept
 
 
@@ -108,11 +108,11 @@ def deal(total: jax.Array, shares: jax.Array, room: jax.Array) -> jax.Array:
 
     Args:
       total: int32[].
-      shares: int32[leaves], at least 0.
-      room: int32[leaves].
+      shares: int32[layers], at least 0.
+      room: int32[layers].
 
     Returns:
-      int32[leaves] that add up to ``total``, or to all of the room.
+      int32[layers] that add up to ``total``, or to all of the room.
     """
     total = jnp.minimum(total, jnp.sum(room))
 
@@ -135,11 +135,11 @@ def fill(wanted: jax.Array, room: jax.Array) -> jax.Array:
     """Fills each leaf up to its room, and spreads what is too much evenly over all, until everything fits.
 
     Args:
-      wanted: float32[leaves].
-      room: float32[leaves]; need not be whole.
+      wanted: float32[layers].
+      room: float32[layers]; need not be whole.
 
     Returns:
-      int32[leaves], rounded down. After 1000 rounds what still does not fit is left out.
+      int32[layers], rounded down. After 1000 rounds what still does not fit is left out.
     """
 
     def is_over(loop: tuple[jax.Array, jax.Array]) -> jax.Array:

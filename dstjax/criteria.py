@@ -32,12 +32,14 @@ grow                  score                       source
 ====================  ==========================  =====================================================
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from dstjax._arrays.layout import lanes_of, order_of
 from dstjax._arrays.shares import part_of
 from dstjax.checks import check_bool, check_number, suggest
 from dstjax.rules import Leaf, Value, bind, value
@@ -186,12 +188,12 @@ def momentum(leaf: Leaf) -> jax.Array:
 def one_neighbour(leaf: Leaf) -> jax.Array:
     """Grows at random where one of the eight weights around is active; where these run out, anywhere.
 
-    Kernels of more than two axes count as matrices whose rows are all axes but the last.
+    A layer counts as a matrix with a column for each output; its rows are (window..., inputs).
 
     Reference: Scholte, "Regrowing strategies for dynamic sparse training", 2022, one-activated-neighbour growth. The
     formula prints the diagonals alone, the figure all eight. SET grows one at a time, and would count those just grown.
     """
-    near = (_neighbours(leaf.mask) > 0).astype(jnp.uint32)
+    near = (_neighbours(leaf) > 0).astype(jnp.uint32)
     return (near << 31) | (random(leaf) >> 1)
 
 
@@ -200,18 +202,24 @@ def most_neighbours(leaf: Leaf) -> jax.Array:
 
     Reference: as :func:`one_neighbour`, most-activated-neighbours growth, which takes the first of equals.
     """
-    return (_neighbours(leaf.mask) << 28) | (random(leaf) >> 4)
+    return (_neighbours(leaf) << 28) | (random(leaf) >> 4)
 
 
-def _neighbours(mask: jax.Array) -> jax.Array:
+def _neighbours(leaf: Leaf) -> jax.Array:
     """Counts the active entries among the eight around each one, uint32; nothing lies beyond the edge."""
+    mask, ndim = leaf.mask, leaf.mask.ndim
+    stack, order = lanes_of(leaf.layout), order_of(leaf.layout, ndim)
+    outputs = leaf.layout.outputs if leaf.layout is not None else order[-1:]
 
     def count(mask: jax.Array) -> jax.Array:
-        matrix = mask.reshape(-1, mask.shape[-1]).astype(jnp.uint32)
-        rows, columns = matrix.shape
-        wide = jnp.pad(matrix, 1)
-        total = sum(wide[i : i + rows, j : j + columns] for i in range(3) for j in range(3))
-        return (total - matrix).reshape(mask.shape)
+        turned = mask.transpose(stack + order)
+        columns = math.prod(mask.shape[a] for a in outputs)
+        layers = math.prod(mask.shape[a] for a in stack)
+        matrix = turned.reshape(layers, -1, columns).astype(jnp.uint32)
+        rows = matrix.shape[1]
+        wide = jnp.pad(matrix, ((0, 0), (1, 1), (1, 1)))
+        total = sum(wide[:, i : i + rows, j : j + columns] for i in range(3) for j in range(3))
+        return (total - matrix).reshape(turned.shape).transpose([(stack + order).index(a) for a in range(ndim)])
 
     sharding = jax.typeof(mask).sharding
     if not sharding.mesh.explicit_axes:
@@ -273,12 +281,13 @@ def _by_sign(leaf: Leaf, share: Callable[[jax.Array, jax.Array, jax.Array], jax.
     size = jnp.abs(leaf.weight)
     positive = leaf.mask & (leaf.weight > 0)
     negative = leaf.mask & (leaf.weight < 0)
-    n_positive, n_negative, n_active = count_true([positive, negative, leaf.mask])
+    counts = count_true([positive, negative, leaf.mask], (leaf.layout,) * 3).reshape(3, *jnp.shape(leaf.budget))
+    n_positive, n_negative, n_active = counts
     moving = jnp.clip(leaf.budget - (n_active - n_positive - n_negative), 0)
-    wanted = share(moving, n_positive, n_positive + n_negative)
+    wanted = (jax.vmap(share) if moving.ndim else share)(moving, n_positive, n_positive + n_negative)
     from_positive = jnp.clip(wanted, jnp.maximum(moving - n_negative, 0), n_positive)
-    stays = top_k_mask(size, n_positive - from_positive, where=positive)
-    stays |= top_k_mask(size, n_negative - (moving - from_positive), where=negative)
+    stays = top_k_mask(size, n_positive - from_positive, where=positive, layout=leaf.layout)
+    stays |= top_k_mask(size, n_negative - (moving - from_positive), where=negative, layout=leaf.layout)
     # Dropped entries of either sign share one score, zeros lie below them; what stays is above both.
     return jnp.where(stays, 2, jnp.where(positive | negative, 1, 0)).astype(jnp.int32)
 

@@ -1,10 +1,13 @@
-"""Divides the overall sparsity over the layers: shapes -> numbers of active weights."""
+"""Divides the overall sparsity over the layers: shapes -> numbers of active weights.
+
+A layer is a leaf, or one of those that a stacked leaf holds (:mod:`dstjax.layouts`); its shape is (window..., in, out).
+"""
 
 import dataclasses
 import logging
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -26,13 +29,15 @@ _log = logging.getLogger(__name__)
 def active_counts(distribution: Distribution, shapes: Shapes, sparsity: float | None) -> dict[str, int]:
     """Returns the number of active weights of each masked leaf.
 
-    A leaf of n weights at sparsity s gets exactly n - floor(s * n). ER and ERK fix the total in the same way, N -
-    floor(S * N) over all leaves, and deal it by largest remainder.
+    A layer of n weights at sparsity s gets exactly n - floor(s * n). ER and ERK fix the total in the same way, N -
+    floor(S * N) over all layers, and deal it by largest remainder, so that each has its density within one weight.
+    Where remainders are equal the first layers of the network get the rest, and stacked layers are dealt to like the
+    same layers written out.
 
     Args:
       distribution: 'uniform', 'er', 'erk', a ``{regex: density}`` map (the shapes are then those that it masks), or a
         function of shapes and sparsity that returns densities by path.
-      shapes: path -> shape of the leaves to mask.
+      shapes: path -> shape of the layers to mask, (window..., in, out).
       sparsity: overall sparsity in [0, 1); a map does not need it. A traced one gives traced counts of its precision.
 
     Raises:
@@ -150,7 +155,7 @@ def check(distribution: Any, sparsity: float | None) -> None:
             raise ValueError("distribution={} is not accepted; expected at least one {regex: density} entry.")
         for pattern, density in distribution.items():
             try:
-                re.compile(pattern)
+                re.compile(pattern if pattern != "*" else "")
             except (re.error, TypeError) as error:
                 raise ValueError(f"distribution pattern {pattern!r} is no regular expression: {error}.") from None
             check_number(f"distribution[{pattern!r}]", density, "a density in (0, 1]", lambda d: 0 < d <= 1)
@@ -167,41 +172,52 @@ def check(distribution: Any, sparsity: float | None) -> None:
     check_number("sparsity", sparsity, "a number in [0, 1)", lambda s: 0 <= s < 1)
 
 
-def masked_by_map(densities: Mapping[str, float], paths: Sequence[str], expected: Sequence[str]) -> list[str]:
-    """Returns the paths that a ``{regex: density}`` map masks: first match wins, density 1 keeps a leaf dense.
+def masked_by_map(densities: Mapping[str, float], maskable: Sequence[str], paths: Sequence[str]) -> list[str]:
+    """Returns the maskable paths that a ``{regex: density}`` map masks: first match wins, density 1 keeps a leaf dense.
 
     Args:
-      densities: regular expressions, searched for in the path.
-      paths: all leaves.
-      expected: the leaves that must be covered, lest one is forgotten.
+      densities: regular expressions, searched for in the path; ``"*"`` stands for all that no other matches.
+      maskable: the leaves that may be masked; each must be covered, lest one is forgotten.
+      paths: all leaves, for error messages.
 
     Raises:
-      ValueError: a pattern that matches first nowhere, or an expected leaf that none matches.
+      ValueError: a pattern that matches no maskable leaf first, or a maskable leaf that none matches.
     """
     used = dict.fromkeys(densities, 0)
     masked = []
-    for path in paths:
-        pattern = next((p for p in densities if re.search(p, path)), None)
+    uncovered = []
+    for path in maskable:
+        pattern = _pattern(densities, path)
         if pattern is None:
+            uncovered.append(path)
             continue
         used[pattern] += 1
         _log.info("density %g for %s by pattern %r", densities[pattern], path, pattern)
         if densities[pattern] < 1:
             masked.append(path)
-    unused = [p for p, n in used.items() if not n]
+    unused = [p for p, n in used.items() if not n and p != "*"]
     if unused:
-        raise ValueError(f"distribution patterns {unused} are the first match of no leaf; the leaves: {list(paths)}.")
-    uncovered = [p for p in expected if _first_match(densities, p) is None]
+        others = [path for path in paths if path not in maskable]
+        raise ValueError(
+            f"distribution patterns {unused} are the first match of no leaf that is maskable; those that are: "
+            f"{list(maskable)}; others, which maskable= could add: {others}."
+        )
     if uncovered:
         raise ValueError(
-            f"no distribution pattern matches {uncovered}; add one (density 1.0 keeps a leaf dense). "
-            f"Patterns: {list(densities)}."
+            f"no distribution pattern matches {uncovered}; add one (density 1.0 keeps a leaf dense), or a default for "
+            f"all others with '*'. Patterns: {list(densities)}."
         )
     return masked
 
 
 def _first_match(densities: Mapping[str, float], path: str) -> Any:
-    return next((density for pattern, density in densities.items() if re.search(pattern, path)), None)
+    pattern = _pattern(densities, re.sub(r"\[[\d, ]+\]$", "", path))  # of a leaf, though a layer was given
+    return None if pattern is None else densities[pattern]
+
+
+def _pattern(densities: Mapping[str, float], path: str) -> str | None:
+    default = "*" if "*" in densities else None
+    return next((p for p in densities if p != "*" and re.search(p, path)), default)
 
 
 def _fan_ratio(shape: tuple[int, ...]) -> float:
@@ -212,9 +228,10 @@ def _fan_ratio(shape: tuple[int, ...]) -> float:
 def _erdos_renyi(raw: dict[str, float], shapes: Shapes, sparsity: float) -> dict[str, float]:
     sizes = {p: math.prod(shape) for p, shape in shapes.items()}
     dense: set[str] = set()
+    total = sum(sizes.values())
+    active = total - floor_share(total, sparsity)  # of the sum, so that rounding leaves nothing to be taken away
     while len(dense) < len(shapes):
-        budget = sum(n - floor_share(n, sparsity) for p, n in sizes.items() if p not in dense)
-        budget -= sum(floor_share(sizes[p], sparsity) for p in dense)
+        budget = active - sum(sizes[p] for p in dense)
         scale = budget / sum(raw[p] * n for p, n in sizes.items() if p not in dense)
         top = max(raw[p] for p in shapes if p not in dense)
         if top * scale <= 1:
@@ -228,19 +245,36 @@ def _erdos_renyi(raw: dict[str, float], shapes: Shapes, sparsity: float) -> dict
 def _deal(total: int, densities: Mapping[str, float], sizes: Mapping[str, int]) -> dict[str, int]:
     """Rounds density * size so that the integers add up to ``total``: largest remainders are rounded up."""
     wanted = {p: densities[p] * n for p, n in sizes.items()}
-    counts = {p: min(sizes[p], math.floor(w + 1e-9)) for p, w in wanted.items()}
+    counts = {p: max(min(sizes[p], math.floor(w + 1e-9)), 1) for p, w in wanted.items()}
+    order = sorted(_in_order(sizes), key=lambda p: round(counts[p] - wanted[p], 9))
     missing = total - sum(counts.values())
-    order = sorted(sizes, key=lambda p: counts[p] - wanted[p])
-    while missing > 0:
-        open_leaves = [p for p in order if counts[p] < sizes[p]]
-        for path in open_leaves[:missing]:
+    while missing > 0 and (free := [p for p in order if counts[p] < sizes[p]]):
+        for path in free[:missing]:
             counts[path] += 1
-        missing -= min(missing, len(open_leaves))
-    for path in sorted(reversed(order), key=lambda p: densities[p] >= 1):  # dense layers last
-        spare = max(min(-missing, counts[path] - 1), 0)
-        counts[path] -= spare
-        missing += spare
+        missing -= min(missing, len(free))
+    # Only where a layer was lifted to its one weight there is too much; dense layers pay last.
+    order.sort(key=lambda p: densities[p] < 1)
+    while missing < 0 and (free := [p for p in reversed(order) if counts[p] > 1]):
+        for path in free[:-missing]:
+            counts[path] -= 1
+        missing += min(-missing, len(free))
     return counts
+
+
+def _in_order(paths: Iterable[str]) -> list[str]:
+    """Sorts layers by their place in the network, the same whether they are stacked or written out.
+
+    The numbers of a path say the place (those of a stack before the others), the words of a path the rest:
+    ``block/kernel[3]`` comes where ``block_3/kernel`` does.
+    """
+
+    def place(path: str) -> Any:
+        at = re.search(r"\[([\d, ]+)\]$", path)
+        written = path[: at.start()] if at else path
+        numbers = [int(n) for n in re.findall(r"\d+", f"{at[1] if at else ''} {written}")]
+        return numbers, re.sub(r"[\d_]+(?=/|$)", "", written)
+
+    return sorted(paths, key=place)
 
 
 def _traced_counts(distribution: Any, shapes: Shapes, sizes: Mapping[str, int], sparsity: Any) -> dict[str, Any]:
@@ -253,9 +287,11 @@ def _traced_counts(distribution: Any, shapes: Shapes, sizes: Mapping[str, int], 
         raise ValueError(f"a traced sparsity needs distribution 'uniform', 'er' or 'erk'; got {distribution!r}.")
     ratio = _fan_ratio if distribution == "er" else _kernel_ratio
     raw = jnp.array([ratio(shape) for shape in shapes.values()], sparsity.dtype)
+    total = jnp.sum(n)
+    active = total - share_of(total, share_limbs(sparsity))
 
     def scale(dense: jax.Array) -> jax.Array:
-        budget = jnp.sum(jnp.where(dense, -inactive, n - inactive))
+        budget = active - jnp.sum(jnp.where(dense, n, 0))
         return budget.astype(raw.dtype) / jnp.sum(jnp.where(dense, 0, raw * n.astype(raw.dtype)))
 
     def saturate(_: Any, dense: jax.Array) -> jax.Array:
@@ -264,19 +300,21 @@ def _traced_counts(distribution: Any, shapes: Shapes, sizes: Mapping[str, int], 
 
     dense = lax.fori_loop(0, len(sizes), saturate, varying_as(jnp.zeros(len(sizes), bool), sparsity))
     densities = jnp.where(dense, 1, jnp.clip(scale(dense) * raw, 0, 1))
-    counts = share_of(n, share_limbs(densities))
-    total = jnp.sum(n)
-    missing = total - share_of(total, share_limbs(sparsity)) - jnp.sum(counts)
+    counts = jnp.clip(share_of(n, share_limbs(densities)), 1, n)
+    # Largest remainders are rounded up, and where there is too much the smallest down; dense layers pay last.
     rest = jnp.where(dense, -1, densities * n.astype(raw.dtype) - counts.astype(raw.dtype))
-    place = jnp.arange(len(sizes))
-    ahead = (rest[None, :] > rest[:, None]) | ((rest[None, :] == rest[:, None]) & (place[None, :] < place[:, None]))
-    counts = jnp.clip(counts + (jnp.sum(ahead, axis=1) < missing), 1, n)
-    # What is too much goes from the smallest remainders, and from dense layers last, whose rest is the smallest.
-    spare = counts - 1
-    later = jnp.where(dense[None, :] == dense[:, None], ahead.T, dense[:, None])
-    before = jnp.sum(jnp.where(later, spare[None, :], 0), axis=1)
-    surplus = jnp.sum(counts) - (total - share_of(total, share_limbs(sparsity)))
-    return dict(zip(sizes, counts - jnp.clip(surplus - before, 0, spare), strict=True))
+    names = _in_order(sizes)
+    place = jnp.array([names.index(p) for p in sizes])
+    first, last = jnp.lexsort((place, -rest, dense)), jnp.lexsort((-place, rest, dense))
+
+    def dealt(_: Any, counts: jax.Array) -> jax.Array:
+        missing = active - jnp.sum(counts)
+        may_gain, may_lose = (counts < n)[first], (counts > 1)[last]
+        counts = counts.at[first].add((may_gain & (jnp.cumsum(may_gain) <= missing)).astype(jnp.int32))
+        return counts.at[last].add(-(may_lose & (jnp.cumsum(may_lose) <= -missing)).astype(jnp.int32))
+
+    counts = lax.fori_loop(0, 4, dealt, counts)
+    return dict(zip(sizes, [counts[i] for i in range(len(sizes))], strict=True))
 
 
 def _kernel_ratio(shape: tuple[int, ...]) -> float:

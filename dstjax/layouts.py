@@ -48,6 +48,7 @@ _ATTENTION_OUT = re.compile(r"(^|_)(out|o|output)(_proj)?(_\d+)?$", re.I)
 _DENSE = re.compile(
     r"dense|linear|proj|^(fc|ff|mlp|head|logits|wi|wo|w\d?|hidden|gate|up|down)(_?\d+)?$|lstm|gru|rnn", re.I
 )
+_HAND = re.compile(r"^(w|kernel)(_?\w{1,3})?$", re.I)
 _CONV = re.compile(r"conv|downsample|stem|patch|embed", re.I)
 _EXPERTS = re.compile(r"expert", re.I)
 _TRANSPOSED = re.compile(r"conv_?t|transpose|deconv|(^|_)up(_?conv|_?sample)?\d*$", re.I)
@@ -173,8 +174,9 @@ def read(layout: Any, leaves: Mapping[str, Any]) -> dict[str, Layout | str | Non
 def reason(path: str, leaf: Any) -> str:
     """Says in a word or two why a leaf is no weight to mask, judging by its name and shape."""
     name, parent = _ends(path)
-    if not jnp.issubdtype(getattr(leaf, "dtype", None) or jnp.bool_, jnp.floating):
-        return "no real numbers"
+    dtype = getattr(leaf, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        return f"dtype {dtype or type(leaf).__name__}; only real floating leaves can be masked"
     if _TABLE.search(name) or _TABLE_MODULE.search(parent):
         return "embedding"
     if _NORM.search(parent) and name != "kernel":
@@ -200,7 +202,7 @@ def flax(path: str, leaf: Any) -> Written:
     if (common := _common(name, parent, leaf)) != UNKNOWN:
         return common
     if name != "kernel":
-        return _bare(leaf)
+        return _bare(name, leaf)
     return _inputs_first(parent, leaf)
 
 
@@ -211,7 +213,7 @@ def haiku(path: str, leaf: Any) -> Written:
         return None
     if (common := _common(name, parent, leaf)) != UNKNOWN:
         return common
-    return _inputs_first(parent, leaf) if name == "w" else _bare(leaf)
+    return _inputs_first(parent, leaf) if name == "w" else _bare(name, leaf)
 
 
 def equinox(path: str, leaf: Any) -> Written:
@@ -219,7 +221,7 @@ def equinox(path: str, leaf: Any) -> Written:
     name, parent = _ends(path)
     if (common := _common(name, parent, leaf)) != UNKNOWN:
         return common
-    return _outputs_first(parent, leaf) if name.startswith("weight") else _bare(leaf)
+    return _outputs_first(parent, leaf) if name.startswith("weight") else _bare(name, leaf)
 
 
 def torch(path: str, leaf: Any) -> Written:
@@ -231,7 +233,7 @@ def torch(path: str, leaf: Any) -> Written:
     if (common := _common(name, parent, leaf)) != UNKNOWN:
         return common
     if not name.startswith(("weight", "in_proj_weight")):
-        return _bare(leaf)
+        return _bare(name, leaf)
     windows = len(leaf.shape) - 2
     if windows > 0 and _TRANSPOSED.search(parent):
         return " ".join(["in", "out", *["window"] * windows])
@@ -265,9 +267,14 @@ def _common(name: str, parent: str, leaf: Any) -> Written:
     return UNKNOWN
 
 
-def _bare(leaf: Any) -> Written:
-    """What has no name that we know; one axis is no weight."""
-    return None if len(leaf.shape) < 2 else UNKNOWN
+def _bare(name: str, leaf: Any) -> Written:
+    """A leaf that is named like a layer, as in trees written by hand, has its inputs first; one axis is no weight."""
+    ndim = len(leaf.shape)
+    if ndim < 2:
+        return None
+    if ndim == 2 and (_DENSE.search(name) or _ATTENTION.search(name) or _HAND.search(name)):
+        return "in out"
+    return "window window in out" if ndim == 4 and _CONV.search(name) and is_window(leaf.shape[:2]) else UNKNOWN
 
 
 def _inputs_first(parent: str, leaf: Any) -> Written:
@@ -303,8 +310,13 @@ def _outputs_first(parent: str, leaf: Any) -> Written:
 
 
 def is_window(sizes: Sequence[int]) -> bool:
-    """Whether some axes look like the window of a convolution: of equal, odd and small size."""
-    return len({*sizes}) == 1 and sizes[0] % 2 == 1 and sizes[0] <= 11
+    """Whether some axes look like the window of a convolution: small, and of equal or of odd size."""
+    return max(sizes) <= 16 and (len({*sizes}) == 1 or all(n % 2 for n in sizes))
+
+
+def looks_like_convolution(shape: Sequence[int]) -> bool:
+    """Whether a leaf of four axes looks like a convolution, windows first or last."""
+    return len(shape) == 4 and (is_window(shape[:2]) or is_window(shape[2:]))
 
 
 def _check_used(preset: Preset | None, leaves: Mapping[str, Any]) -> None:

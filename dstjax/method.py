@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from dstjax import budgets, criteria, distributions, schedules, structures, views
+from dstjax import budgets, criteria, distributions, layouts, schedules, structures, views
 from dstjax._arrays.trees import is_traced
 from dstjax.checks import check_bool, check_choice, check_integer, check_number, check_rules
 from dstjax.rules import Layers, Leaf, Memory, Value, value
@@ -31,8 +31,9 @@ class Masking(Value):
 
     sparsity: Any = None  # overall, in [0, 1); None only where the distribution tells
     distribution: distributions.Distribution = "erk"
-    maskable: Maskable | None = None  # (path, leaf) -> bool; None: real leaves of two or more dimensions
+    maskable: Maskable | None = None  # (path, leaf) -> bool; None: what the layout, or the name, calls a weight
     structure: structures.Structure = structures.WEIGHT
+    layout: Any = None  # what the axes of the leaves mean; see dstjax.layouts
 
     def __post_init__(self) -> None:
         """Checks each field."""
@@ -42,6 +43,7 @@ class Masking(Value):
             entries = tuple((pattern, float(density)) for pattern, density in self.distribution.items())
             object.__setattr__(self, "distribution", distributions.DensityMap(entries))
         check_rules(self, True, maskable="path, leaf")
+        object.__setattr__(self, "layout", layouts.preset_of(self.layout))
         if not all(hasattr(self.structure, name) for name in ("counts", "best", "drop", "grow")):
             raise ValueError(
                 f"structure={self.structure!r} is not accepted; expected one from dstjax.structures, such as n_m(2, 4)."
@@ -77,7 +79,7 @@ class Updates(Value):
     """How the masks change. An update asks in this order: n_kept, drop_score, n_grown, grow_score."""
 
     schedule: schedules.Schedule
-    n_kept: budgets.NKept  # how many active weights of each leaf stay, int32[leaves]
+    n_kept: budgets.NKept  # how many active weights of each leaf stay, int32[layers]
     n_grown: budgets.NGrown | None = None  # how many are grown; int32[] in one ranking; None: as many as were lost
     drop_score: criteria.Criterion = criteria.magnitude  # the lowest-scored active weights go
     grow_score: criteria.Criterion = criteria.gradient  # the highest-scored inactive weights come
@@ -270,7 +272,7 @@ def common_fields(
     Args:
       sparsity: overall sparsity in [0, 1); None only with a ``{regex: density}`` map.
       distribution: 'uniform', 'er', 'erk', a ``{regex: density}`` map or a function of shapes and sparsity.
-      maskable: ``(path, leaf) -> bool``; by default real leaves of two or more dimensions.
+      maskable: ``(path, leaf) -> bool``; by default what the layout, or the name, calls a weight.
       structure: what is switched as one unit, from :mod:`dstjax.structures`: ``n_m(2, 4)``, ``block(4, 4)``, ...
       **schedule: ``update_period``, ``start_step`` and ``end_step`` of mask updates; by default one every step.
 
@@ -360,7 +362,7 @@ def rewiring(
         lost, so the number of active weights of a leaf never changes.
       update_order: 'skip' spends the step on the masks alone; 'step_then_update' and 'update_then_step' do both.
       counters: keep DST-EE's counters; by default where the criteria may read them.
-      maskable: ``(path, leaf) -> bool``; by default real leaves of two or more dimensions.
+      maskable: ``(path, leaf) -> bool``; by default what the layout, or the name, calls a weight.
       structure: what is switched as one unit, from :mod:`dstjax.structures`: ``n_m(2, 4)``, ``block(4, 4)``, ...
 
     Raises:

@@ -8,12 +8,16 @@ equal parameters are equal, and it can be hashed, printed and pickled.
 import copyreg
 import dataclasses
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
 import jax
+import jax.numpy as jnp
 
+from dstjax._arrays import lanes
 from dstjax._arrays.bits import StoredMask
+from dstjax._arrays.layout import Layout, lanes_of
+from dstjax._arrays.selection import count_true
 from dstjax._arrays.trees import is_traced
 
 
@@ -26,10 +30,22 @@ class Leaf(NamedTuple):
     counter: jax.Array | None  # unsigned integers: mask rounds in which each weight was active (DST-EE's N)
     step: jax.Array  # int32[], t of the current call of update; the first is 1
     key: jax.Array  # PRNG key, another one for each leaf, step and phase
-    budget: jax.Array  # int32[], how many weights are dropped, or grown
+    budget: jax.Array  # int32[], how many weights are dropped, or grown; int32[layers] of a stacked leaf
     memory: Any = None  # what the method remembers of this leaf
     second_mask: jax.Array | None = None  # bool: of methods that keep a second set of weights
     full_gradient: jax.Array | None = None  # with respect to the dense weights, of methods that need it
+    layout: Layout | None = None  # what the axes mean, where it is known
+
+    def total(self, x: jax.Array, dtype: Any = None) -> jax.Array:
+        """Sums an array like the weight over each layer: a scalar; of a stack what fits the weight."""
+        return lanes.total(x, self.layout, dtype)
+
+    def mean(self, x: jax.Array, dtype: Any = None) -> jax.Array:
+        """Returns the mean over each layer, as :meth:`total`."""
+        if not lanes_of(self.layout):
+            return jnp.mean(x, dtype=dtype)
+        axes = tuple(a for a in range(x.ndim) if a not in lanes_of(self.layout))
+        return jnp.mean(x, axis=axes, dtype=dtype, keepdims=True)
 
 
 class Measured(NamedTuple):
@@ -42,19 +58,36 @@ class Measured(NamedTuple):
 
 
 class Layers(NamedTuple):
-    """What a rule for the whole network may read. Lists and int32[leaves] are in the order of the masked leaves."""
+    """What a rule for the whole network may read. Lists are in the order of the masked leaves.
+
+    A leaf is one layer, but a stacked one holds several (:mod:`dstjax.layouts`): vectors have a number for each layer,
+    those of a leaf next to each other.
+    """
 
     leaves: list[Leaf]
-    active: jax.Array  # int32[leaves]: active now
-    initial: jax.Array  # int32[leaves]: active at init
-    target: jax.Array  # int32[leaves]: active when all is done
-    sizes: jax.Array  # int32[leaves]
+    active: jax.Array  # int32[layers]: active now
+    initial: jax.Array  # int32[layers]: active at init
+    target: jax.Array  # int32[layers]: active when all is done
+    sizes: jax.Array  # int32[layers]
     step: jax.Array  # int32[], t of this call of update
     update_index: jax.Array  # int32[]: mask updates that were scheduled before this one
     shared: Any = None  # the small arrays that the method remembers
     measured: Measured | None = None
     value: Any = None  # what the caller passed as value=, or None
     metric: Any = None  # what the caller passed as metric=, or None
+
+    @property
+    def layouts(self) -> tuple[Layout | None, ...]:
+        """Returns what the axes of each leaf mean."""
+        return tuple(leaf.layout for leaf in self.leaves)
+
+    def sums(self, arrays: Sequence[jax.Array]) -> jax.Array:
+        """Sums arrays like the weights over each layer: a number for each layer."""
+        return lanes.sums(arrays, self.layouts)
+
+    def counts(self, masks: Sequence[jax.Array]) -> jax.Array:
+        """Counts the True entries of boolean arrays like the weights in each layer, int32[layers]."""
+        return count_true(masks, self.layouts)
 
 
 class Memory(NamedTuple):

@@ -26,6 +26,7 @@ def sparsify(
     method: Method,
     *,
     seed: Any = 0,
+    layout: Any = None,
     track: Iterable[str] = (),
     initial_masks: InitialMasks = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -48,6 +49,9 @@ def sparsify(
       inner: any optimiser. Its moments are found by path and shape, never by class.
       method: from :mod:`dstjax.methods`.
       seed: integer, traced integer or PRNG key of all random choices.
+      layout: what the axes of the leaves mean: a string such as ``"in out"`` for the leaves of that rank, a ``{regex:
+        layout}`` map, a preset of :mod:`dstjax.layouts`, what :func:`dstjax.program.layouts` reads from the model, or a
+        list of these. What is no weight is not masked. By default the names of the frameworks tell.
       track: what to keep for :mod:`dstjax.metrics`: 'exploration' (one bit per weight; free where there are counters),
         'survival' (one bit per weight), 'error' (a scalar).
       initial_masks: the masks to start from, as the functions of :mod:`dstjax.initial_masks` give them: a tree of
@@ -78,6 +82,10 @@ def sparsify(
         raise ValueError(f"method={method!r} is not accepted; expected one from dstjax.methods, such as rigl(...).")
     if not (hasattr(inner, "init") and hasattr(inner, "update")):
         raise ValueError(f"inner={inner!r} is not accepted; expected an optax transformation.")
+    if layout is not None:
+        if method.masking is None:
+            raise ValueError(f"layout={layout!r} is not accepted with method {method.name!r}, which masks nothing.")
+        method = method.but(layout=layout)
     track = tuple(track) if not isinstance(track, str) else (track,)
     for name in track:
         check_choice("track", name, TRACKABLE)

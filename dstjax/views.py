@@ -52,7 +52,7 @@ class Exploring(NamedTuple):
 class SoftThreshold(NamedTuple):
     """Weights shrunk towards zero by the threshold of their layer."""
 
-    thresholds: jax.Array  # float[leaves], >= 0
+    thresholds: list[jax.Array]  # of each leaf, >= 0: float[], or what fits a stack of layers
 
     def of(self, weight: jax.Array, mask: jax.Array, index: int, training: bool) -> jax.Array:
         """The soft threshold of w where it is active."""

@@ -1,4 +1,4 @@
-"""Counts the True entries of many tensors in few kernels, and aligns a number for each with its entries.
+"""Counts the True entries of many tensors in few kernels, and aligns a number for each layer with its entries.
 
 Many small tensors that each lie on one device become the rows of one array, and each begins at a row of its own: a
 kernel for each of them would take longer to compile, and to start, than to run. A larger tensor is counted alone, and
@@ -6,6 +6,7 @@ so is one that may be spread over devices.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,32 +24,58 @@ MANY = 8  # if there are as many of them
 WIDTH = 1024  # entries of a row of it
 
 
-class Layout:
-    """Says which of some tensors are counted alone and which together.
+class Blocks:
+    """Says which of some tensors are counted alone and which together, and by which numbers.
 
     A *block* is the array of a tensor counted alone, or the one array of all others. In lists of blocks those of single
-    tensors come first.
+    tensors come first. A *lane* is what has a number of its own: a tensor, or each slice of one along its stack axes.
     """
 
-    def __init__(self, pieces: Shards, tensors: Sequence[jax.Array]) -> None:
+    def __init__(
+        self,
+        pieces: Shards,
+        tensors: Sequence[jax.Array],
+        stacks: Sequence[tuple[int, ...]],
+        orders: Sequence[tuple[int, ...]] | None = None,
+    ) -> None:
+        """Takes the stack axes of each tensor, and the order in which its other axes number the entries of a lane."""
         self.pieces = pieces
         self.shapes = [x.shape for x in tensors]
-        self.sizes = [x.size for x in tensors]
-        small = [i for i, x in enumerate(tensors) if x.size < SMALL and not pieces.axes and not may_be_cut(x)]
+        self.stacks = [tuple(stack) for stack in stacks]
+        others = [tuple(a for a in range(x.ndim) if a not in s) for x, s in zip(tensors, self.stacks, strict=True)]
+        self.orders = others if orders is None else [tuple(order) for order in orders]
+        whole = pieces.shapes if pieces.axes else self.shapes
+        self.lanes = [math.prod(shape[a] for a in s) for shape, s in zip(whole, self.stacks, strict=True)]
+        local = [math.prod(shape[a] for a in s) for shape, s in zip(self.shapes, self.stacks, strict=True)]
+        self.sizes = [x.size // max(n, 1) for x, n in zip(tensors, local, strict=True)]  # entries of a lane here
+        self.whole_sizes = [math.prod(shape) // max(n, 1) for shape, n in zip(whole, self.lanes, strict=True)]
+        self.first_lane = np.cumsum([0, *self.lanes])
+        self.may_be_cut = [may_be_cut(x) for x in tensors]
+        self.is_straight = [s + o == tuple(range(len(s + o))) for s, o in zip(self.stacks, self.orders, strict=True)]
+        small = [
+            i
+            for i, x in enumerate(tensors)
+            if x.size < SMALL
+            and (self.lanes[i] == 1 or self.sizes[i] >= WIDTH // 8)
+            and not pieces.axes
+            and not self.may_be_cut[i]
+        ]
         self.small = small if len(small) >= MANY else []
         self.alone = [i for i in range(len(tensors)) if i not in set(self.small)]
-        rows = [-(-self.sizes[i] // WIDTH) for i in self.small]
-        self.starts = np.cumsum([0, *rows])  # rows at which the small tensors begin, and the end of the last
-        self.tensor_of_row = np.repeat(np.array(self.small, np.int32), rows)
-        self.places = pieces.varying_as(unseen(self.alone), *tensors)
+        rows = [-(-self.sizes[i] // WIDTH) for i in self.small for _ in range(self.lanes[i])]
+        self.starts = np.cumsum([0, *rows])  # rows at which the lanes of small tensors begin, and the end of the last
+        self.lane_of_row = np.repeat(self._lane_numbers(self.small), rows)
+        self.places = pieces.varying_as(unseen([int(self.first_lane[i]) for i in self.alone]), *tensors)
 
     def blocks(self, tensors: Sequence[jax.Array]) -> list[jax.Array]:
         """Returns the arrays of the blocks. Fills rows up with zeros."""
-        found = [line(tensors[i]) for i in self.alone]
+        found = [self._block(i, tensors[i]) for i in self.alone]
         if not self.small:
             return found
-        parts = [tensors[i].reshape(-1) for i in self.small]
-        return [*found, jnp.concatenate([jnp.pad(p, (0, -p.size % WIDTH)) for p in parts]).reshape(-1, WIDTH)]
+        parts = [
+            jnp.pad(p, ((0, 0), (0, -p.shape[1] % WIDTH))) for p in (self._matrix(i, tensors[i]) for i in self.small)
+        ]
+        return [*found, jnp.concatenate([p.reshape(-1) for p in parts]).reshape(-1, WIDTH)]
 
     def rows_of(self, blocks: list[jax.Array]) -> list[jax.Array]:
         """Returns the block of the small tensors, if there are any."""
@@ -57,19 +84,31 @@ class Layout:
     def tensors(self, alone: list[jax.Array], rows: list[jax.Array]) -> list[jax.Array]:
         """Returns the arrays of all tensors, given those of single ones and the block of the small ones."""
         found = dict(zip(self.alone, alone, strict=True))
-        offsets = self.pieces.varying_as(unseen([int(row) * WIDTH for row in self.starts[:-1]]), *alone, *rows)
+        first = np.cumsum([0, *(self.lanes[i] for i in self.small)])
+        offsets = [int(self.starts[n]) * WIDTH for n in first[:-1]]
+        offsets = self.pieces.varying_as(unseen(offsets), *alone, *rows)
         for i, offset in zip(self.small, offsets, strict=True):
-            found[i] = lax.dynamic_slice(rows[0].reshape(-1), (offset,), (self.sizes[i],)).reshape(self.shapes[i])
-        return [found[i] for i in range(len(self.sizes))]
+            padded = self.sizes[i] if self.lanes[i] == 1 else -(-self.sizes[i] // WIDTH) * WIDTH
+            lanes = lax.dynamic_slice(rows[0].reshape(-1), (offset,), (self.lanes[i] * padded,))
+            found[i] = self._from_matrix(i, lanes.reshape(self.lanes[i], padded)[:, : self.sizes[i]])
+        return [found[i] for i in range(len(self.shapes))]
 
-    def at(self, numbers: jax.Array) -> list[jax.Array]:
-        """Returns for each block what to compare its entries with, given a vector of numbers of all tensors."""
-        alone = [lax.dynamic_slice(numbers, (place,), (1,)).reshape(()) for place in self.places]
-        return alone + ([numbers[self.tensor_of_row][:, None]] if self.small else [])
+    def at(self, numbers: jax.Array, *, shaped: bool = False) -> list[jax.Array]:
+        """Returns for each block what to compare its entries with, given a vector of numbers of all lanes.
+
+        Args:
+          numbers: a number of each lane.
+          shaped: fit the tensors themselves, where they are counted alone, in place of their blocks.
+        """
+        alone = [self._at(i, numbers, place, shaped) for i, place in zip(self.alone, self.places, strict=True)]
+        return alone + ([numbers[self.lane_of_row][:, None]] if self.small else [])
 
     def index(self, blocks: list[jax.Array], one: Any = 1) -> list[jax.Array]:
-        """Returns the row-major index of each entry of each block in its tensor, uint32; times ``one``, a uint32[]."""
-        found = [self.pieces.index(i, x, one) for i, x in zip(self.alone, blocks[: len(self.alone)], strict=True)]
+        """Returns the place of each entry of each block in its lane, uint32; times ``one``, a uint32[]."""
+        found = [
+            self.pieces.index(i, x, self._axes(i), self._order(i), one)
+            for i, x in zip(self.alone, blocks[: len(self.alone)], strict=True)
+        ]
         if not self.small:
             return found
         first = np.repeat(self.starts[:-1], np.diff(self.starts))
@@ -77,37 +116,107 @@ class Layout:
         column = lax.broadcasted_iota(jnp.uint32, blocks[-1].shape, 1)
         return [*found, (row * jnp.uint32(WIDTH) + column) * one]
 
+    def index_of(self, i: int, tensor: jax.Array) -> jax.Array:
+        """Returns the place of each entry of a tensor in its lane, uint32."""
+        return self.pieces.index(i, tensor, self.stacks[i], self.orders[i])
+
     def reaching(self, blocks: list[jax.Array], numbers: jax.Array, digits: Scalars) -> jax.Array:
-        """Counts the entries of each tensor that reach its number plus each of the digits, uint32[digits, tensors]."""
-        return self._table([_reaching(x, n, digits) for x, n in zip(blocks, self.at(numbers), strict=True)])
+        """Counts the entries of each lane that reach its number plus each of the digits, uint32[digits, lanes]."""
+        return self._table(
+            [_reaching(x, n, digits, axes) for x, n, axes in zip(blocks, self.at(numbers), self._kept(), strict=True)]
+        )
 
     def before(self, flags: list[jax.Array], index: list[jax.Array], numbers: jax.Array, digits: Scalars) -> jax.Array:
-        """Counts the flags of each tensor before its number plus each of the digits, uint32[digits, tensors]."""
-        return self._table([_before(f, i, n, digits) for f, i, n in zip(flags, index, self.at(numbers), strict=True)])
+        """Counts the flags of each lane before its number plus each of the digits, uint32[digits, lanes]."""
+        each = zip(flags, index, self.at(numbers), self._kept(), strict=True)
+        return self._table([_before(f, i, n, digits, axes) for f, i, n, axes in each])
 
     def bits(self, blocks: list[jax.Array]) -> jax.Array:
-        """Counts the bits that are set in the bytes of each tensor, uint32[tensors]."""
-        counts = [_bits(x, rows=len(self.alone) == i) for i, x in enumerate(blocks)]
-        return self._table(counts, most=8)[0]
+        """Counts the bits that are set in the bytes of each lane, uint32[lanes]."""
+        return self._table([_bits(x, axes) for x, axes in zip(blocks, self._kept(), strict=True)], most=8)[0]
+
+    def _kept(self) -> list[tuple[int, ...]]:
+        """Returns the axes of each block over which nothing is summed."""
+        return [self._axes(i) for i in self.alone] + ([(0,)] if self.small else [])
+
+    def _block(self, i: int, x: jax.Array) -> jax.Array:
+        if self.lanes[i] == 1 and self.is_straight[i]:
+            return line(x)
+        return x.reshape(self.lanes[i], -1) if self._is_lined(i) else x
+
+    def _is_lined(self, i: int) -> bool:
+        """Whether the block of a tensor of several lanes is a matrix with a row for each."""
+        return self.lanes[i] > 1 and self.is_straight[i] and not self.pieces.axes and not self.may_be_cut[i]
+
+    def _axes(self, i: int) -> tuple[int, ...]:
+        """Returns the axes of the block of a tensor that number its lanes."""
+        if self.lanes[i] == 1:
+            return ()
+        return (0,) if self._is_lined(i) else self.stacks[i]
+
+    def _order(self, i: int) -> tuple[int, ...] | None:
+        return None if self.is_straight[i] and (self.lanes[i] == 1 or self._is_lined(i)) else self.orders[i]
+
+    def _matrix(self, i: int, x: jax.Array) -> jax.Array:
+        """Returns a tensor with a row for each lane."""
+        return (x if self.is_straight[i] else x.transpose(self.stacks[i] + self.orders[i])).reshape(self.lanes[i], -1)
+
+    def _from_matrix(self, i: int, x: jax.Array) -> jax.Array:
+        if self.is_straight[i]:
+            return x.reshape(self.shapes[i])
+        axes = self.stacks[i] + self.orders[i]
+        return x.reshape([self.shapes[i][a] for a in axes]).transpose(np.argsort(axes))
+
+    def _at(self, i: int, numbers: jax.Array, place: jax.Array, shaped: bool) -> jax.Array:
+        mine = lax.dynamic_slice(numbers, (place,), (self.lanes[i],))
+        if self.lanes[i] == 1:
+            return mine.reshape(())
+        if self._is_lined(i) and not shaped:
+            return mine[:, None]
+        return self.pieces.of_lanes(i, mine, self.stacks[i], len(self.shapes[i]))
 
     def _table(self, counted: list[Scalars], most: int = 1) -> jax.Array:
-        """Returns the counts of blocks, or of single rows where several tensors share one, as uint32[tests, tensors].
+        """Returns the counts of blocks, or of single rows where several lanes share one, as uint32[tests, lanes].
 
         A single test comes with its opposite; the counts of both add up to ``most`` times the entries, modulo 2**32.
         """
         is_single, n = len(counted[0]) == 2, len(self.alone)
         parts = []
-        if self.alone:  # one array of all numbers at once: an array for each tensor would be a kernel for each
-            table = jnp.stack([c for counts in zip(*counted[:n], strict=True) for c in counts]).reshape(-1, n)
-            sizes = jnp.array([[most * self.sizes[i] % 2**32 for i in self.alone]], jnp.uint32)
-            parts.append(jnp.minimum(table[:1], sizes - table[1:]) if is_single else table)
+        if self.alone:
+            table = self._of_alone(counted[:n])
+            sizes = np.repeat([most * self.sizes[i] % 2**32 for i in self.alone], [self.lanes[i] for i in self.alone])
+            rest = jnp.asarray(sizes.astype(np.uint32))[None] - table[1:] if is_single else table
+            parts.append(jnp.minimum(table[:1], rest) if is_single else table)
         if self.small:
             table = jnp.stack(counted[-1])
             table = jnp.minimum(table[:1], jnp.uint32(most * WIDTH) - table[1:]) if is_single else table
             sums = jnp.pad(jnp.cumsum(table, axis=1, dtype=jnp.uint32), ((0, 0), (1, 0)))
             parts.append(sums[:, self.starts[1:]] - sums[:, self.starts[:-1]])
-        order = np.argsort([*self.alone, *self.small])
-        return self.pieces.total(parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)[:, order])
+        order = np.argsort(self._lane_numbers([*self.alone, *self.small]))
+        table = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)[:, order]
+        return self.pieces.total(table, self.lanes)
+
+    def _of_alone(self, counted: list[Scalars]) -> jax.Array:
+        """Returns the counts of the blocks of single tensors, uint32[tests, lanes]."""
+        tests = list(zip(*counted, strict=True))
+        if all(self.lanes[i] == 1 for i in self.alone):
+            # One array of all numbers at once: an array for each tensor would be a kernel for each.
+            return jnp.stack([c.reshape(()) for counts in tests for c in counts]).reshape(-1, len(self.alone))
+        flat = [
+            jnp.concatenate([self._lane_vector(i, c) for i, c in zip(self.alone, counts, strict=True)])
+            for counts in tests
+        ]
+        return jnp.stack(flat)
+
+    def _lane_vector(self, i: int, counts: jax.Array) -> jax.Array:
+        if self.lanes[i] == 1 or self._is_lined(i):
+            return counts.reshape(-1)
+        return self.pieces.all_lanes(i, counts, self.stacks[i])
+
+    def _lane_numbers(self, tensors: Sequence[int]) -> np.ndarray:
+        """Returns the numbers of the lanes of some tensors, in their order."""
+        found = [np.arange(self.first_lane[i], self.first_lane[i + 1], dtype=np.int32) for i in tensors]
+        return np.concatenate([np.zeros(0, np.int32), *found])
 
 
 def unseen(values: Sequence[int]) -> Scalars:
@@ -120,37 +229,38 @@ def unseen(values: Sequence[int]) -> Scalars:
 
 
 # Jitted, these are traced once for all tensors of a size.
-@jax.jit
-def _reaching(x: jax.Array, number: jax.Array, digits: Scalars) -> Scalars:
-    return _count([x >= number + d for d in digits], rows=number.ndim == 2)
+@functools.partial(jax.jit, static_argnames="kept")
+def _reaching(x: jax.Array, number: jax.Array, digits: Scalars, kept: tuple[int, ...]) -> Scalars:
+    return _count([x >= number + d for d in digits], kept)
 
 
-@jax.jit
-def _before(flag: jax.Array, index: jax.Array, number: jax.Array, digits: Scalars) -> Scalars:
-    return _count([flag & (index < number + d) for d in digits], rows=number.ndim == 2)
+@functools.partial(jax.jit, static_argnames="kept")
+def _before(flag: jax.Array, index: jax.Array, number: jax.Array, digits: Scalars, kept: tuple[int, ...]) -> Scalars:
+    return _count([flag & (index < number + d) for d in digits], kept)
 
 
-@functools.partial(jax.jit, static_argnames="rows")
-def _bits(x: jax.Array, rows: bool) -> Scalars:
-    return _sum([lax.population_count(x), lax.population_count(~x)], rows)
+@functools.partial(jax.jit, static_argnames="kept")
+def _bits(x: jax.Array, kept: tuple[int, ...]) -> Scalars:
+    return _sum([lax.population_count(x), lax.population_count(~x)], kept)
 
 
-def _count(tests: list[jax.Array], rows: bool) -> Scalars:
+def _count(tests: list[jax.Array], kept: tuple[int, ...]) -> Scalars:
     """Counts the True entries of several boolean arrays of one shape; of a single one, of its opposite too."""
-    return _sum(tests if len(tests) > 1 else [tests[0], ~tests[0]], rows)
+    return _sum(tests if len(tests) > 1 else [tests[0], ~tests[0]], kept)
 
 
-def _sum(numbers: list[jax.Array], rows: bool) -> Scalars:
-    """Sums several arrays of one shape in one pass: uint32[], or uint32[rows], each.
+def _sum(numbers: list[jax.Array], kept: tuple[int, ...]) -> Scalars:
+    """Sums several arrays of one shape in one pass, over all axes that are not ``kept``: uint32 each.
 
     Takes one variadic reduction. XLA:CPU turns a reduction of a single operand into a chain of small windows that
     materialises its operand and is about ten times slower (and does so with an operand that comes twice, too). Sums the
     rows of a large tensor first: XLA gives these to several cores, and not the sum of all at once.
     """
     numbers = [x.astype(jnp.uint32) for x in numbers]
-    if rows or is_rows(numbers[0]):
+    if not kept and is_rows(numbers[0]):
         numbers = _reduce(numbers, (1,))
-    return numbers if rows else _reduce(numbers, tuple(range(numbers[0].ndim)))
+    axes = tuple(a for a in range(numbers[0].ndim) if a not in kept)
+    return _reduce(numbers, axes) if axes else numbers
 
 
 def _reduce(numbers: list[jax.Array], axes: tuple[int, ...]) -> list[jax.Array]:

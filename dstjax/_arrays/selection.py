@@ -14,6 +14,7 @@ Order of scores: NaN < -inf < ... < -0.0 = 0.0 < ... < inf. Subnormals keep thei
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from types import MappingProxyType
 from typing import Any
@@ -24,7 +25,9 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
-from dstjax._arrays.counting import Layout, Scalars
+from dstjax._arrays.bits import shape, unpack
+from dstjax._arrays.counting import Blocks, Scalars
+from dstjax._arrays.layout import Layout, lanes_of, order_of
 from dstjax._arrays.shards import Shards, over_pieces
 from dstjax._arrays.sort_keys import ordered_key, other_candidates
 
@@ -35,14 +38,21 @@ BITS_PER_PASS = MappingProxyType({"cpu": 2, "gpu": 3, "tpu": 3})
 
 
 def top_k_mask(
-    scores: jax.Array, k: ArrayLike, *, where: jax.Array | None = None, bits_per_pass: int | None = None
+    scores: jax.Array,
+    k: ArrayLike,
+    *,
+    where: jax.Array | None = None,
+    layout: Layout | None = None,
+    bits_per_pass: int | None = None,
 ) -> jax.Array:
     """Marks the k largest scores of one tensor; of equal scores the lower row-major index wins.
 
     Args:
       scores: real scores, any shape. float16, bfloat16, float32, float64, integers or booleans.
-      k: how many to mark, an integer scalar that may be traced. At most as many as there are candidates are marked.
+      k: how many to mark, an integer that may be traced; with a layout in each layer, or int32[layers]. At most as many
+        as there are candidates are marked.
       where: boolean candidates of the same shape; all are candidates if omitted.
+      layout: what its axes mean; see :func:`top_k_masks`.
       bits_per_pass: bits of the threshold that one pass over the tensor resolves; by platform if omitted.
 
     Returns:
@@ -51,61 +61,81 @@ def top_k_mask(
     >>> top_k_mask(jnp.array([3.0, 1.0, 3.0, jnp.nan]), 1)
     Array([ True, False, False, False], dtype=bool)
     """
-    return top_k_masks([scores], [k], where=[where], bits_per_pass=bits_per_pass)[0]
+    return top_k_masks([scores], [k], where=[where], layouts=(layout,), bits_per_pass=bits_per_pass)[0]
 
 
-@functools.partial(jax.jit, static_argnames=("together", "bits_per_pass"))
+@functools.partial(jax.jit, static_argnames=("together", "layouts", "bits_per_pass"))
 def top_k_masks(
     scores: Sequence[jax.Array],
     ks: Sequence[ArrayLike],
     *,
     where: Sequence[jax.Array | None] | None = None,
     together: bool = False,
+    layouts: tuple[Layout | None, ...] | None = None,
     bits_per_pass: int | None = None,
 ) -> list[jax.Array]:
     """Marks the k largest scores of each tensor of a list, or of all of them taken together.
 
+    A tensor with stack axes holds several layers, and each of them is ranked by itself; all layers of all tensors
+    advance together in the same passes.
+
     Args:
       scores: a list of tensors of real scores.
-      ks: how many to mark in each tensor; with ``together`` a list of one number, for all tensors in common.
+      ks: how many to mark in each tensor: an integer, or int32[layers] of its layers; or one array of all layers,
+        int32[all layers]; with ``together`` a list of one number, for all tensors in common.
       where: for each tensor its boolean candidates, or None for all.
       together: rank all entries in one list, earlier tensors first among equals.
+      layouts: for each tensor what its axes mean, or None; then it is one layer, numbered row-major. Of equal scores
+        that wins which comes first in the order of (window..., in..., out...).
       bits_per_pass: bits of the threshold that one pass resolves; by platform if omitted.
 
     Returns:
       A boolean mask for each tensor.
 
     Raises:
-      ValueError: a tensor is complex, or has 2**32 entries or more.
+      ValueError: a tensor is complex, or a layer has 2**32 entries or more.
     """
     if not scores:
         return []
     if bits_per_pass is None:
         bits_per_pass = bits_by_platform()
-    for score in scores:
-        if score.size >= 2**32:
-            raise ValueError(f"a tensor of {score.size} entries cannot be counted in 32 bits; split it.")
+    layouts = (None,) * len(scores) if layouts is None else layouts
+    lanes = [math.prod(s.shape[a] for a in lanes_of(layout)) for s, layout in zip(scores, layouts, strict=True)]
+    for score, n in zip(scores, lanes, strict=True):
+        if score.size // max(n, 1) >= 2**32:
+            raise ValueError(f"a layer of {score.size // n} entries cannot be counted in 32 bits; split it.")
     wheres = [None] * len(scores) if where is None else list(where)
     keys = [ordered_key(s, w) for s, w in zip(scores, wheres, strict=True)]
     if together and len({k.dtype for k in keys}) > 1:  # one common order needs one key type
         common = functools.reduce(jnp.promote_types, (s.dtype for s in scores), jnp.dtype(jnp.float32))
         keys = [ordered_key(s.astype(common), w) for s, w in zip(scores, wheres, strict=True)]
-    group = [0] * len(keys) if together else list(range(len(keys)))
-    wanted = jnp.maximum(jnp.stack([jnp.asarray(k) for k in ks]), 0).astype(jnp.uint32)
+    wanted = _wanted(ks, lanes, together)
 
     marks: list[jax.Array] = [jnp.zeros(0)] * len(keys)
+    of_lane = np.repeat(np.arange(len(lanes)), lanes)
     for dtype in sorted({k.dtype for k in keys}, key=str):
         members = [i for i, k in enumerate(keys) if k.dtype == dtype]
-        ids = {g: n for n, g in enumerate(dict.fromkeys(group[i] for i in members))}
+        mine = np.flatnonzero(np.isin(of_lane, members))
         chosen = over_pieces(
-            functools.partial(_choose, group=[ids[group[i]] for i in members], bits_per_pass=bits_per_pass),
+            functools.partial(_choose, layouts=[layouts[i] for i in members], bits_per_pass=bits_per_pass),
             [keys[i] for i in members],
             [other_candidates(scores[i], wheres[i]) for i in members],
-            wanted if len(ids) == len(ks) else jnp.stack([wanted[g] for g in ids]),
+            wanted if together or len(mine) == len(of_lane) else wanted[mine],
         )
         for i, mark in zip(members, chosen, strict=True):
             marks[i] = mark
     return marks
+
+
+def _wanted(ks: Any, lanes: Sequence[int], together: bool) -> jax.Array:
+    """Returns how many are marked in each layer, or altogether, uint32[layers] or uint32[1]."""
+    if not isinstance(ks, list | tuple):
+        numbers = jnp.asarray(ks)
+    elif together or all(n == 1 for n in lanes):
+        numbers = jnp.stack([jnp.asarray(k).reshape(()) for k in ks])
+    else:
+        numbers = jnp.concatenate([jnp.broadcast_to(jnp.asarray(k), (n,)) for k, n in zip(ks, lanes, strict=True)])
+    return jnp.maximum(numbers, 0).astype(jnp.uint32)
 
 
 def bits_by_platform() -> int:
@@ -113,20 +143,31 @@ def bits_by_platform() -> int:
     return BITS_PER_PASS.get(jax.default_backend(), 3)
 
 
-@jax.jit
-def count_true(masks: Sequence[jax.Array]) -> jax.Array:
-    """Counts the True entries of each mask of a list, int32[len(masks)]; less than 2**31 each.
+@functools.partial(jax.jit, static_argnames="layouts")
+def count_true(masks: Sequence[jax.Array], layouts: tuple[Layout | None, ...] | None = None) -> jax.Array:
+    """Counts the True entries of each mask of a list, or of each of its layers, int32[layers]; less than 2**31 each.
 
     Args:
       masks: boolean tensors, or bytes of 8 entries each as :func:`dstjax.masks.pack` makes them.
+      layouts: for each what its axes mean, or None; then it is one layer.
     """
+    stacks = [lanes_of(layout) for layout in layouts or [None] * len(masks)]
+    masks = [unpack(m) if _is_packed_along(m, stack) else m for m, stack in zip(masks, stacks, strict=True)]
 
     def count(pieces: Shards, masks: Sequence[jax.Array], *_: Any) -> jax.Array:
-        layout = Layout(pieces, masks)
+        blocks = Blocks(pieces, masks, stacks)
         held = [m.astype(jnp.uint8) if m.dtype == jnp.bool_ else lax.bitcast_convert_type(m, jnp.uint8) for m in masks]
-        return layout.bits(layout.blocks(held)).astype(jnp.int32)
+        return blocks.bits(blocks.blocks(held)).astype(jnp.int32)
 
     return over_pieces(count, masks, [None] * len(masks), None, whole=True)
+
+
+def _is_packed_along(mask: jax.Array, stack: tuple[int, ...]) -> bool:
+    """Whether a byte holds entries of several layers."""
+    if not stack:
+        return False
+    ndim = len(shape(mask))
+    return (mask.dtype == jnp.uint8 and ndim - 2 in stack) or (mask.dtype == jnp.int8 and ndim - 1 in stack)
 
 
 def _choose(
@@ -135,32 +176,38 @@ def _choose(
     wheres: Sequence[jax.Array | None],
     ks: jax.Array,
     *,
-    group: list[int],
+    layouts: Sequence[Layout | None],
     bits_per_pass: int,
 ) -> list[jax.Array]:
-    """Does what top_k_masks does, for keys of one dtype; tensor i draws on the budget ``group[i]`` in ``ks``."""
+    """Does what top_k_masks does, for keys of one dtype; ``ks`` has a number for each lane, or one for all together."""
     dtype = keys[0].dtype
-    layout = Layout(pieces, keys)
+    stacks = [lanes_of(layout) for layout in layouts]
+    orders = [order_of(layout, k.ndim) for layout, k in zip(layouts, keys, strict=True)]
+    layout = Blocks(pieces, keys, stacks, orders)
     blocks = layout.blocks(keys)
     candidates = None
     if any(w is not None for w in wheres):
         candidates = layout.blocks(
             [jnp.ones(k.shape, bool) if w is None else w for k, w in zip(keys, wheres, strict=True)]
         )
-    of_tensor = np.array(group)
+    lanes = sum(layout.lanes)
     every = jnp.uint32(2**32 - 1)
 
     def each(numbers: jax.Array) -> jax.Array:
-        """Numbers of the budgets as numbers of the tensors, along the last axis."""
-        return numbers if len(ks) == len(keys) else numbers[..., of_tensor]
+        """Numbers of the budgets as numbers of the lanes, along the last axis."""
+        return numbers if len(ks) == lanes else jnp.broadcast_to(numbers, (*numbers.shape[:-1], lanes))
 
-    # Finds the largest threshold that at least k keys of the group reach. The loop also carries, for each tensor, how
-    # many keys reach it and how many lie above it.
+    def summed(counts: jax.Array) -> jax.Array:
+        """Counts [thresholds, lanes] as those of the budgets."""
+        return counts if len(ks) == lanes else jnp.sum(counts, axis=1, keepdims=True, dtype=counts.dtype)
+
+    # Finds the largest threshold that at least k keys reach. The loop also carries, for each lane, how many keys reach
+    # it and how many lie above it.
     def narrow(_: Any, loop: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> Any:
         unit, threshold, at_least, above = loop
         digits, exist = _digits(unit, bits_per_pass)
         counts = layout.reaching(blocks, each(threshold), digits)
-        reached = exist & (_by_group(counts, group, len(ks)) >= ks[None])
+        reached = exist & (summed(counts) >= ks[None])
         lower = each(reached)
         upper = exist & ~lower
         at_least = jnp.minimum(at_least, jnp.min(jnp.where(lower, counts, every), axis=0))
@@ -168,17 +215,22 @@ def _choose(
         return unit >> bits_per_pass, _advanced(threshold, reached, unit), at_least, above
 
     passes, unit = _passes(jnp.iinfo(dtype).bits, dtype, bits_per_pass)
-    sizes = jnp.array(pieces.sizes, jnp.uint32)
+    sizes = jnp.array(np.repeat(layout.whole_sizes, layout.lanes), jnp.uint32)
     start = pieces.varying_as((jnp.zeros(len(ks), dtype), sizes, jnp.zeros_like(sizes)), ks, *blocks)
     _, threshold, at_least, above = lax.fori_loop(0, passes, narrow, (unit, *start))
     threshold = each(threshold)
     equal = at_least - above
-    room = _split_room(ks - _by_group(above[None], group, len(ks))[0], equal, group)
+    room = ks - summed(above[None])[0]
+    if len(ks) == lanes:
+        room = jnp.minimum(room, equal)
+    else:  # earlier lanes first
+        before = jnp.cumsum(equal, dtype=jnp.uint32) - equal
+        room = jnp.where(before < room, jnp.minimum(room - before, equal), jnp.uint32(0))
     # No float is a candidate below key 1, so a threshold of 0 leaves room for nothing.
-    nobody = np.array([w is None for w in wheres]) & (threshold == 0)
+    nobody = np.repeat([w is None for w in wheres], layout.lanes) & (threshold == 0)
     room = jnp.where(nobody, jnp.uint32(0), room)
 
-    behind = pieces.varying_as(jnp.full(len(keys), every), room, *blocks)  # all indices
+    behind = pieces.varying_as(jnp.full(lanes, every), room, *blocks)  # all indices
 
     # Small tensors are marked within the branch: its result is stored, and each tensor cut out of it once.
     def tied() -> tuple[jax.Array, list[jax.Array]]:
@@ -191,9 +243,10 @@ def _choose(
 
     stop, rows = lax.cond(jnp.any(equal > room), tied, untied)
     alone = [keys[i] for i in layout.alone]
-    index = [pieces.index(i, keys[i]) for i in layout.alone]
+    index = [layout.index_of(i, keys[i]) for i in layout.alone]
     n = len(alone)
-    marks = layout.tensors(_marked(alone, layout.at(threshold)[:n], index, layout.at(stop)[:n]), rows)
+    last = _marked(alone, layout.at(threshold, shaped=True)[:n], index, layout.at(stop, shaped=True)[:n])
+    marks = layout.tensors(last, rows)
     return [m if w is None else m & w for m, w in zip(marks, wheres, strict=True)]
 
 
@@ -210,14 +263,14 @@ def _mark(key: jax.Array, threshold: jax.Array, index: jax.Array, stop: jax.Arra
 
 
 def _index_after(
-    layout: Layout,
+    layout: Blocks,
     blocks: list[jax.Array],
     candidates: list[jax.Array] | None,
     threshold: jax.Array,
     room: jax.Array,
     bits_per_pass: int,
 ) -> jax.Array:
-    """Returns the highest row-major index of each tensor before which at most ``room`` keys are at the threshold."""
+    """Returns the highest index of each lane before which at most ``room`` keys are at the threshold."""
 
     def narrow(i: jax.Array, loop: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         unit, start = loop
@@ -232,7 +285,7 @@ def _index_after(
         before = layout.before(same, index, start, digits)
         return unit >> bits_per_pass, _advanced(start, exist & (before <= room[None]), unit)
 
-    passes, unit = _passes(max(layout.pieces.sizes).bit_length(), jnp.dtype(jnp.uint32), bits_per_pass)
+    passes, unit = _passes(max(layout.whole_sizes).bit_length(), jnp.dtype(jnp.uint32), bits_per_pass)
     return lax.fori_loop(0, passes, narrow, (unit, layout.pieces.varying_as(jnp.zeros_like(room), room, *blocks)))[1]
 
 
@@ -255,26 +308,3 @@ def _digits(unit: jax.Array, bits_per_pass: int) -> tuple[Scalars, jax.Array]:
 def _advanced(numbers: jax.Array, tests: jax.Array, unit: jax.Array) -> jax.Array:
     """Adds a unit to each number for every test of it, [values, numbers], that it passes."""
     return numbers + jnp.sum(tests, axis=0, dtype=unit.dtype) * unit
-
-
-def _by_group(counts: jax.Array, group: list[int], groups: int) -> jax.Array:
-    """Sums counts [thresholds, tensors] over the tensors of each group: [thresholds, groups]."""
-    if groups == counts.shape[1]:  # every tensor is a group of its own
-        return counts
-    sums = [jnp.zeros_like(counts[:, 0])] * groups
-    for i, g in enumerate(group):
-        sums[g] = sums[g] + counts[:, i]
-    return jnp.stack(sums, axis=-1)
-
-
-def _split_room(room: jax.Array, equal: jax.Array, group: list[int]) -> jax.Array:
-    """Deals each group's room for equal keys to its tensors, earlier tensors first."""
-    if room.shape == equal.shape:  # every tensor is a group of its own
-        return jnp.minimum(room, equal)
-    left = [room[g] for g in range(room.shape[0])]
-    dealt = []
-    for i, g in enumerate(group):
-        share = jnp.minimum(left[g], equal[i])
-        left[g] = left[g] - share
-        dealt.append(share)
-    return jnp.stack(dealt)

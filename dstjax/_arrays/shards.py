@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from dstjax._arrays.varying import varying_as
@@ -29,8 +30,8 @@ class Shards:
         """Returns the entries of the whole tensors."""
         return tuple(math.prod(shape) for shape in self.shapes)
 
-    def total(self, counts: jax.Array) -> jax.Array:
-        """Sums the counts [tests, tensors] of the pieces over all devices, in one all-reduce."""
+    def total(self, counts: jax.Array, lanes: Sequence[int]) -> jax.Array:
+        """Sums the counts [tests, lanes] of the pieces over all devices in one all-reduce."""
         if not self.axes:
             return counts
         # Where several devices hold the same piece, the first of them counts it.
@@ -38,25 +39,81 @@ class Shards:
             math.prod([lax.axis_index(a) == 0 for a in self.axes if a not in _names(spec)], start=jnp.ones((), bool))
             for spec in self.specs
         ]
-        return lax.psum(jnp.where(jnp.stack(first)[None], counts, jnp.zeros((), counts.dtype)), self.axes)
+        counted = jnp.repeat(jnp.stack(first), np.array(lanes), total_repeat_length=sum(lanes))
+        return lax.psum(jnp.where(counted[None], counts, jnp.zeros((), counts.dtype)), self.axes)
+
+    def of_lanes(self, tensor: int, numbers: jax.Array, stack: tuple[int, ...], ndim: int) -> jax.Array:
+        """Returns numbers of all lanes of a tensor in a form that its piece can be compared with."""
+        found = numbers.reshape([self.shapes[tensor][a] for a in stack])
+        if self.axes:
+            sizes, starts = self._piece(tensor, stack)
+            found = lax.dynamic_slice(found, starts, sizes)
+        ordered = found.transpose(np.argsort(stack))
+        shape = [1] * ndim
+        for axis, size in zip(sorted(stack), ordered.shape, strict=True):
+            shape[axis] = size
+        return ordered.reshape(shape)
+
+    def all_lanes(self, tensor: int, counts: jax.Array, stack: tuple[int, ...]) -> jax.Array:
+        """Returns counts of the lanes of a piece among those of the whole tensor, zero at the others, as a vector.
+
+        Args:
+          tensor: which one.
+          counts: an array with the stack axes alone, as they are stored.
+          stack: the stack axes in the order that numbers the lanes.
+        """
+        found = counts.transpose([sorted(stack).index(a) for a in stack])
+        if self.axes:
+            _, starts = self._piece(tensor, stack)
+            whole = jnp.zeros([self.shapes[tensor][a] for a in stack], counts.dtype)
+            found = lax.dynamic_update_slice(self._everywhere(whole), found, starts)
+        return found.reshape(-1)
+
+    def _piece(self, tensor: int, stack: tuple[int, ...]) -> tuple[list[int], list[Any]]:
+        """Returns the sizes of the stack axes of a piece, and where it begins."""
+        spec = (*self.specs[tensor], *[None] * len(self.shapes[tensor]))
+        cut = [_entries(spec[a]) for a in stack]
+        sizes = [
+            self.shapes[tensor][a] // math.prod(self.mesh.shape[n] for n in names)
+            for a, names in zip(stack, cut, strict=True)
+        ]
+        starts = [lax.axis_index(names) * size if names else 0 for names, size in zip(cut, sizes, strict=True)]
+        return sizes, [jnp.asarray(s, jnp.int32) for s in starts]
+
+    def _everywhere(self, x: jax.Array) -> jax.Array:
+        return lax.pcast(x, self.axes, to="varying")
 
     def varying_as(self, tree: Any, *arrays: jax.Array) -> Any:
         """Returns what loops begin with that end with totals of some arrays: totals are the same on every device."""
         return tree if self.axes else varying_as(tree, *arrays)
 
-    def index(self, tensor: int, piece: jax.Array, one: Any = 1) -> jax.Array:
-        """Returns the row-major index in the whole tensor of each entry of its piece, uint32; times ``one``, uint32[].
+    def index(
+        self,
+        tensor: int,
+        piece: jax.Array,
+        stack: tuple[int, ...] = (),
+        order: tuple[int, ...] | None = None,
+        one: Any = 1,
+    ) -> jax.Array:
+        """Returns the place of each entry of a piece in its lane of the whole tensor, uint32; times ``one``, uint32[].
 
-        Where the piece is the whole tensor it may come as a vector.
+        Args:
+          tensor: which one.
+          piece: its piece; where that is the whole tensor it may come as a vector, or as a matrix of lanes.
+          stack: the axes of the piece that number the lanes.
+          order: the other axes from the slowest to the fastest; by default row-major.
+          one: see above.
         """
         shape, spec = self.shapes[tensor] if self.axes else piece.shape, tuple(self.specs[tensor])
         sharding = None if self.axes else jax.typeof(piece).sharding
-        index = jnp.zeros((), jnp.uint32)
-        for axis in (a for a in range(piece.ndim) if shape[a] > 1):
-            at = lax.broadcasted_iota(jnp.uint32, piece.shape, axis, out_sharding=sharding)
-            if self.axes and axis < len(spec) and spec[axis] is not None:
-                at = at + lax.axis_index(spec[axis]).astype(jnp.uint32) * jnp.uint32(piece.shape[axis])
-            index = index + at * (jnp.uint32(math.prod(shape[axis + 1 :])) * one)
+        index, stride = jnp.zeros((), jnp.uint32), 1
+        for axis in reversed([a for a in range(piece.ndim) if a not in stack] if order is None else order):
+            if shape[axis] > 1:
+                at = lax.broadcasted_iota(jnp.uint32, piece.shape, axis, out_sharding=sharding)
+                if self.axes and axis < len(spec) and spec[axis] is not None:
+                    at = at + lax.axis_index(spec[axis]).astype(jnp.uint32) * jnp.uint32(piece.shape[axis])
+                index = index + at * (jnp.uint32(stride) * one)
+            stride *= shape[axis]
         return index
 
 
@@ -163,7 +220,9 @@ def mesh_axes(x: jax.Array) -> Any:
 
 def _names(spec: Any) -> set[str]:
     """Returns the mesh axes that a spec names."""
-    names: set[str] = set()
-    for entry in spec:
-        names.update(() if entry is None else entry if isinstance(entry, tuple) else (entry,))
-    return names
+    return {name for entry in spec for name in _entries(entry)}
+
+
+def _entries(entry: Any) -> tuple[str, ...]:
+    """Returns the mesh axes that cut one axis."""
+    return () if entry is None else entry if isinstance(entry, tuple) else (entry,)

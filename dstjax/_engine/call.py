@@ -12,11 +12,12 @@ import numpy as np
 from dstjax import masks
 from dstjax._arrays.bits import StoredMask, unpack
 from dstjax._arrays.keys import leaf_keys
+from dstjax._arrays.lanes import layer_sizes
 from dstjax._arrays.leaves import MaskedLeaves
 from dstjax._arrays.selection import count_true
 from dstjax._arrays.trees import Tree, is_traced
 from dstjax._engine import measures, returned
-from dstjax._engine.counts import initial_counts
+from dstjax._engine.counts import Layouts, initial_counts, masked_leaves
 from dstjax._engine.moments import Shapes
 from dstjax._engine.rewire import rewire
 from dstjax._engine.states import SparseState, Topology, topology_of
@@ -75,6 +76,9 @@ class Call:
         self.params = leaves.treedef.flatten_up_to(params)
         self.updates = leaves.flatten(updates, "updates", expected=params, found=updates)
         self.old = topology_of(state, leaves)
+        every = dict(zip(leaves.names, self.params, strict=True))
+        known: Layouts = {} if method.masking is None else masked_leaves(method.masking, every)
+        self.layouts = tuple(known.get(name) for name in leaves.masked)
         self.weights, self.gradients = leaves.pick(self.params), leaves.pick(self.updates)
         shapes = [masks.shape(m) for m in self.old.masks]
         leaves.check_shapes(self.weights, "parameters", shapes)
@@ -133,9 +137,18 @@ class Call:
         memory = self.remembered if remembered is None else remembered
         zero = jnp.zeros((), jnp.int32)
         return [
-            Leaf(w, g, unpack(m), c, self.state.step, key, zero, x, None if b is None else unpack(b), f)
-            for w, g, m, c, key, x, b, f in zip(
-                weights, self.gradients, topology.masks, counters, keys, memory, second, self.full, strict=True
+            Leaf(w, g, unpack(m), c, self.state.step, key, zero, x, None if b is None else unpack(b), f, layout)
+            for w, g, m, c, key, x, b, f, layout in zip(
+                weights,
+                self.gradients,
+                topology.masks,
+                counters,
+                keys,
+                memory,
+                second,
+                self.full,
+                self.layouts,
+                strict=True,
             )
         ]
 
@@ -148,17 +161,17 @@ class Call:
                 n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in zip(self.leaves.names, self.params, strict=True)
             }
             counts = initial_counts(method.masking, method.start, shapes)
-            initial = jnp.stack([jnp.asarray(counts[n], jnp.int32) for n in self.leaves.masked])
+            initial = jnp.stack([jnp.asarray(n, jnp.int32) for n in counts.values()])
         metric = self.signals.metric
         measure, measured = method.remembered.measure, None
         if measure is not None:
             measured = measures.measured(self.old.measured, metric if measure == "metric" else None)
         return Layers(
             self.read(weights, self.old),
-            active=count_true(self.old.masks),
+            active=count_true(self.old.masks, self.layouts),
             initial=initial,
             target=target,
-            sizes=jnp.array([w.size for w in weights], jnp.int32),
+            sizes=layer_sizes([w.shape for w in weights], self.layouts),
             step=step,
             update_index=jnp.zeros_like(step) if method.updates is None else method.updates.schedule.index(step),
             shared=self.old.shared,

@@ -1,47 +1,70 @@
-"""Which leaves a method masks, and how many of their weights are active."""
+"""Which leaves a method masks, what their axes mean, and how many weights of each layer are active."""
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
-from dstjax import distributions
+from dstjax import distributions, layouts
+from dstjax._arrays.layout import Layout, kernel_of, layer_names
 from dstjax.method import Masking, Start
 
+_log = logging.getLogger(__name__)
 
-def masked_leaves(masking: Masking, leaves: Mapping[str, Any]) -> list[str]:
-    """The paths of the leaves that a method masks, in the order of the tree.
+Layouts = dict[str, Layout | None]  # by path; None where nothing is known
+
+
+def masked_leaves(masking: Masking, leaves: Mapping[str, Any]) -> Layouts:
+    """The leaves that a method masks, in the order of the tree, and what their axes mean.
 
     Raises:
-      ValueError: no leaf is maskable, or one that should be masked is no real tensor, or empty.
+      ValueError: no leaf is maskable, or one that should be masked is no real tensor, or empty, or of a layout that the
+        method would have to guess.
     """
-    rule = masking.maskable or _default_maskable
+    known = layouts.read(masking.layout, {n: x for n, x in leaves.items() if hasattr(x, "shape")})
+    rule = masking.maskable or (lambda path, leaf: is_weight(leaf, known.get(path)))
     chosen = [name for name, leaf in leaves.items() if rule(name, leaf)]
     if isinstance(masking.distribution, Mapping):
-        chosen = distributions.masked_by_map(masking.distribution, list(leaves), chosen)
+        chosen = distributions.masked_by_map(masking.distribution, chosen, list(leaves))
     for name in chosen:
-        if not jnp.issubdtype(leaves[name].dtype, jnp.floating):
-            raise ValueError(
-                f"leaf {name!r} has dtype {leaves[name].dtype}; only real floating leaves can be masked. "
-                "Exclude it with maskable=lambda path, leaf: ..."
-            )
-        if 0 in leaves[name].shape:
-            raise ValueError(
-                f"leaf {name!r} of shape {leaves[name].shape} has no weights to mask. "
-                "Exclude it with maskable=lambda path, leaf: ..."
-            )
+        _check_leaf(name, leaves[name])
     if not chosen:
         raise ValueError(
-            f"dstjax finds nothing to mask among {list(leaves)}; by default leaves of two or more dimensions are "
-            "masked, maskable= chooses others."
+            "dstjax finds nothing to mask among "
+            + ", ".join(f"{name!r} ({layouts.reason(name, leaf)})" for name, leaf in leaves.items())
+            + "; by default weights of two or more axes are masked, maskable=lambda path, leaf: ... chooses others."
         )
-    return chosen
+    found = {name: one if isinstance(one := known[name], Layout) else None for name in chosen}
+    for name, layout in found.items():
+        if layout is None:
+            _check_guess(masking, name, tuple(leaves[name].shape))
+    return found
+
+
+def is_weight(leaf: Any, known: Layout | str | None) -> bool:
+    """Whether a leaf is masked by default, given what is known of it (:func:`dstjax.layouts.read`)."""
+    if known is None or not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return False
+    return not known.is_table if isinstance(known, Layout) else len(leaf.shape) >= 2
+
+
+def layers_of(masked: Layouts, leaves: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The dimensions (window..., in, out) of each layer of the masked leaves, by name and in their order."""
+    found: dict[str, tuple[int, ...]] = {}
+    for path, layout in masked.items():
+        found |= dict.fromkeys(_names(path, layout, leaves), kernel_of(layout, tuple(leaves[path].shape)))
+    return found
+
+
+def _names(path: str, layout: Layout | None, leaves: Mapping[str, Any]) -> list[str]:
+    return layer_names(path, layout, tuple(leaves[path].shape))
 
 
 def active_counts(masking: Masking | None, leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Which leaves a method masks, and how many active weights each of them has.
+    """How many active weights each masked layer has, by its name.
 
     Args:
       masking: what is masked; None: nothing.
@@ -52,17 +75,20 @@ def active_counts(masking: Masking | None, leaves: Mapping[str, Any]) -> dict[st
     """
     if masking is None:
         return {}
-    shapes = {name: tuple(leaves[name].shape) for name in masked_leaves(masking, leaves)}
+    masked = masked_leaves(masking, leaves)
+    shapes = layers_of(masked, leaves)
     counts = distributions.active_counts(masking.distribution, shapes, masking.sparsity)
-    return masking.structure.counts(shapes, counts)
+    stored = {n: (one, tuple(leaves[p].shape)) for p, one in masked.items() for n in _names(p, one, leaves)}
+    return masking.structure.counts(shapes, counts, stored)
 
 
 def initial_counts(masking: Masking | None, start: Start, leaves: Mapping[str, Any]) -> dict[str, Any]:
-    """Active weights of each masked leaf before the first step."""
+    """Active weights of each masked layer before the first step."""
     if masking is None or start.sparsity is None:
         return active_counts(masking, leaves)
     if starts_dense(start):
-        return {name: math.prod(leaves[name].shape) for name in masked_leaves(masking, leaves)}
+        shapes = layers_of(masked_leaves(masking, leaves), leaves)
+        return {name: math.prod(shape) for name, shape in shapes.items()}
     return active_counts(dataclasses.replace(masking, sparsity=start.sparsity), leaves)
 
 
@@ -71,6 +97,51 @@ def starts_dense(start: Start) -> bool:
     return isinstance(start.sparsity, int | float) and start.sparsity == 0
 
 
-def _default_maskable(path: str, leaf: Any) -> bool:
-    del path
-    return len(leaf.shape) >= 2
+def announce(masking: Masking, masked: Layouts, leaves: Mapping[str, Any]) -> None:
+    """Logs in one line what is masked and what is not, and warns of what is masked in doubt."""
+    dense: dict[str, int] = {}
+    for name, leaf in leaves.items():
+        if name not in masked:
+            why = layouts.reason(name, leaf)
+            dense[why] = dense.get(why, 0) + 1
+    left = ", ".join(f"{n} {why}" for why, n in dense.items()) or "none"
+    _log.info("masks %d of %d leaves; dense: %s", len(masked), len(leaves), left)
+    doubtful = [name for name, layout in masked.items() if layout is None]
+    if doubtful and masking.maskable is None:
+        _log.warning(
+            "masks %s, of which neither name nor layout says that %s; give layout= (dstjax.layouts), or leave out what "
+            "is no weight with maskable=",
+            ", ".join(f"{n} {tuple(leaves[n].shape)}" for n in doubtful),
+            "it is a weight" if len(doubtful) == 1 else "they are weights",
+        )
+
+
+def _check_leaf(name: str, leaf: Any) -> None:
+    dtype = getattr(leaf, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        raise ValueError(
+            f"leaf {name!r} has dtype {dtype or type(leaf).__name__}; only real floating leaves can be masked. "
+            "Exclude it with maskable=lambda path, leaf: ..."
+        )
+    if 0 in leaf.shape:
+        raise ValueError(
+            f"leaf {name!r} of shape {leaf.shape} has no weights to mask. "
+            "Exclude it with maskable=lambda path, leaf: ..."
+        )
+
+
+def _check_guess(masking: Masking, name: str, shape: tuple[int, ...]) -> None:
+    """Refuses what would have to guess which axes are inputs, outputs and layers."""
+    needs = None
+    if len(shape) < 2:
+        return
+    if getattr(masking.structure, "reads_layout", True):
+        needs = f"structure={masking.structure}"
+    elif masking.distribution in ("er", "erk") and len(shape) > 2 and not layouts.looks_like_convolution(shape):
+        needs = f"distribution={masking.distribution!r}"
+    if needs is not None:
+        raise ValueError(
+            f"{needs} needs the meaning of the axes of leaf {name!r} of shape {shape}, which its name does not tell; "
+            f"expected one such as layout={{{name!r}: 'stack in out'}} (see dstjax.layouts), what "
+            "dstjax.program.layouts reads from the model, or to leave the leaf dense with maskable=."
+        )

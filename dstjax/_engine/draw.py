@@ -7,38 +7,61 @@ import jax
 import jax.numpy as jnp
 
 from dstjax._arrays.keys import leaf_keys, placed_like
+from dstjax._arrays.layout import Layout, lanes_of, order_of
 from dstjax.structures import WEIGHT, Structure
 
 
 def random_masks(
-    key: jax.Array, leaves: list[Any], counts: list[int], structure: Structure = WEIGHT
+    key: jax.Array,
+    leaves: list[Any],
+    counts: list[int],
+    structure: Structure = WEIGHT,
+    layouts: tuple[Layout | None, ...] | None = None,
 ) -> list[jax.Array]:
     """Uniformly random masks with exact counts, sharded like the leaves.
 
     Args:
       key: uint32[2], data of a threefry key.
       leaves: arrays, or their shapes and dtypes.
-      counts: active weights of each leaf.
+      counts: active weights of each layer.
       structure: what is switched as one unit.
+      layouts: what the axes of each leaf mean; by default a leaf is one layer.
 
     Returns:
       A boolean tensor for each leaf.
     """
     if not leaves:
         return []
-    drawn = _draw(key, counts, tuple((tuple(leaf.shape), _sharding(leaf)) for leaf in leaves), structure)
+    layouts = (None,) * len(leaves) if layouts is None else layouts
+    drawn = _draw(key, counts, tuple((tuple(leaf.shape), _sharding(leaf)) for leaf in leaves), structure, layouts)
     return [placed_like(m, leaf) for m, leaf in zip(drawn, leaves, strict=True)]
 
 
-@functools.partial(jax.jit, static_argnames=("shapes", "structure"))
+@functools.partial(jax.jit, static_argnames=("shapes", "structure", "layouts"))
 def _draw(
-    key: jax.Array, counts: list[Any], shapes: tuple[tuple[tuple[int, ...], Any], ...], structure: Structure
+    key: jax.Array,
+    counts: list[Any],
+    shapes: tuple[tuple[tuple[int, ...], Any], ...],
+    structure: Structure,
+    layouts: tuple[Layout | None, ...],
 ) -> list[jax.Array]:
     bits = [
-        jax.random.bits(k, shape, jnp.uint32, out_sharding=sharding)
-        for (k, _), (shape, sharding) in zip(leaf_keys(key, 0, len(shapes)), shapes, strict=True)
+        _bits(k, shape, sharding, layout)
+        for (k, _), (shape, sharding), layout in zip(leaf_keys(key, 0, len(shapes)), shapes, layouts, strict=True)
     ]
-    return structure.best(bits, counts)
+    return structure.best(bits, counts, layouts)
+
+
+def _bits(key: jax.Array, shape: tuple[int, ...], sharding: Any, layout: Layout | None) -> jax.Array:
+    """Random scores, drawn in the order of (stack..., window..., in..., out...): the same however a leaf is stored."""
+    axes = lanes_of(layout) + order_of(layout, len(shape))
+    if axes == tuple(range(len(shape))):
+        return jax.random.bits(key, shape, jnp.uint32, out_sharding=sharding)
+    if sharding is not None:
+        spec = (*sharding.spec, *[None] * len(shape))
+        sharding = sharding.update(spec=jax.P(*(spec[a] for a in axes)))
+    bits = jax.random.bits(key, tuple(shape[a] for a in axes), jnp.uint32, out_sharding=sharding)
+    return bits.transpose([axes.index(a) for a in range(len(shape))])
 
 
 def _sharding(leaf: Any) -> Any:

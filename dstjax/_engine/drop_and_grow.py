@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dstjax._arrays import lanes
+from dstjax._arrays.layout import lanes_of
 from dstjax._arrays.selection import count_true
 from dstjax._engine import returned
 from dstjax.criteria import Criterion
@@ -67,40 +69,52 @@ def drop_and_grow_all(
       grow_keys: a PRNG key for the growth of each leaf.
       drop: the lowest-scored active weights go.
       grow: the highest-scored inactive weights come.
-      active: int32[leaves], how many weights are active in each; counted if omitted.
-      n_kept: int32[leaves], how many active weights stay in each. By default all but the budget, and at least one.
-      n_grown: from how many have stayed in each leaf, int32[leaves], to how many are grown, int32[leaves]; or int32[]
+      active: int32[layers], how many weights are active in each; counted if omitted.
+      n_kept: int32[layers], how many active weights stay in each. By default all but the budget, and at least one.
+      n_grown: from how many have stayed in each leaf, int32[layers], to how many are grown, int32[layers]; or int32[]
         in one ranking over all leaves. Where there is no room for as many, fewer are grown. By default as many as
         were lost.
-      target: int32[leaves], active weights asked for, which structures with a budget of their own read.
+      target: int32[layers], active weights asked for, which structures with a budget of their own read.
       scope: 'global' drops in one ranking over all leaves, so that only the sum of ``n_kept`` counts; every leaf keeps
         its best one (Nowak et al., 2023, Section 5).
       structure: what is switched as one unit.
       regrow_dropped: whether what was just dropped may be grown again.
     """
+    layouts = tuple(leaf.layout for leaf in leaves)
+    shapes = [leaf.weight.shape for leaf in leaves]
     if active is None:
-        active = count_true([leaf.mask for leaf in leaves])
+        active = count_true([leaf.mask for leaf in leaves], layouts)
     if n_kept is None:
-        n_kept = active - jnp.clip(jnp.stack([leaf.budget for leaf in leaves]), 0, jnp.maximum(active - 1, 0))
+        budgets = jnp.concatenate([jnp.atleast_1d(leaf.budget) for leaf in leaves])
+        n_kept = active - jnp.clip(budgets, 0, jnp.maximum(active - 1, 0))
     together = jnp.clip(jnp.sum(n_kept), 0, jnp.sum(active))  # a leaf may have fewer than its share, others more
     keep = jnp.clip(n_kept, 0, active)
     target = active if target is None else target
-    leaves = [leaf._replace(budget=n) for leaf, n in zip(leaves, active - keep, strict=True)]
+    leaves = [leaf._replace(budget=n) for leaf, n in zip(leaves, _by_leaf(active - keep, shapes, layouts), strict=True)]
     scores = _scored("drop", drop, leaves)
     masks = [leaf.mask for leaf in leaves]
     stay = together if scope == "global" else keep
-    kept, room = structure.drop(scores, masks, stay, lambda: _scored("grow", grow, leaves), target)
+    kept, room = structure.drop(scores, masks, stay, lambda: _scored("grow", grow, leaves), target, layouts)
     if not regrow_dropped:
         room = [r & ~m for r, m in zip(room, masks, strict=True)]
-    stayed = keep if getattr(structure, "exact", False) and scope == "layer" else count_true(kept)
+    stayed = keep if getattr(structure, "exact", False) and scope == "layer" else count_true(kept, layouts)
     n = active - stayed if n_grown is None else n_grown(stayed)
-    budgets = n if jnp.ndim(n) else jnp.broadcast_to(n, active.shape)
+    growing = n if jnp.ndim(n) else jnp.broadcast_to(n, active.shape)
     leaves = [
         leaf._replace(mask=k, key=key, budget=b)
-        for leaf, k, key, b in zip(leaves, kept, grow_keys, budgets, strict=True)
+        for leaf, k, key, b in zip(leaves, kept, grow_keys, _by_leaf(growing, shapes, layouts), strict=True)
     ]
-    grown = structure.grow(_scored("grow", grow, leaves), kept, room, n)
+    grown = structure.grow(_scored("grow", grow, leaves), kept, room, n, layouts)
     return [MaskUpdate(k | g, k) for k, g in zip(kept, grown, strict=True)]
+
+
+def _by_leaf(numbers: jax.Array, shapes: Sequence[tuple[int, ...]], layouts: lanes.Layouts) -> list[jax.Array]:
+    """Numbers of all layers by leaf: a scalar, or a vector of the layers of a stack."""
+    found, start = [], 0
+    for n, layout in zip(lanes.layer_counts(shapes, layouts), layouts, strict=True):
+        found.append(numbers[start : start + n] if lanes_of(layout) else numbers[start])
+        start += n
+    return found
 
 
 def _scored(what: str, criterion: Criterion, leaves: Sequence[Leaf]) -> list[jax.Array]:

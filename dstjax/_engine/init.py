@@ -11,13 +11,15 @@ import optax
 
 from dstjax._arrays.bits import StoredMask, pack
 from dstjax._arrays.keys import leaf_keys
+from dstjax._arrays.lanes import layer_sizes
+from dstjax._arrays.layout import Layout
 from dstjax._arrays.leaves import MaskedLeaves, named
 from dstjax._arrays.selection import count_true
 from dstjax._arrays.shares import floor_share
 from dstjax._arrays.trees import Tree, is_traced
 from dstjax._arrays.varying import varying_as
 from dstjax._engine import measures, returned
-from dstjax._engine.counts import active_counts, initial_counts, starts_dense
+from dstjax._engine.counts import Layouts, active_counts, announce, initial_counts, masked_leaves, starts_dense
 from dstjax._engine.draw import random_masks
 from dstjax._engine.moments import map_moments
 from dstjax._engine.rewire import counter_dtype
@@ -39,11 +41,14 @@ def initial_state(
 ) -> SparseState:
     """The state of ``sparsify`` at step 0; its arguments are those of ``sparsify``, ``given`` its initial masks."""
     weights = named(params)
+    known: Layouts = {} if method.masking is None else masked_leaves(method.masking, weights)
+    if method.masking is not None:
+        announce(method.masking, known, weights)
     targets = active_counts(method.masking, weights)
-    leaves = MaskedLeaves.chosen(params, targets)
+    leaves, layouts = MaskedLeaves.chosen(params, known), tuple(known.values())
     if given is not None:
         found = given(params) if callable(given) else given
-        drawn, counts = _given(method, leaves, weights, found)
+        drawn, counts = _given(method, leaves, layouts, weights, found)
         if method.start.sparsity is None:
             targets = counts
     elif method.start.pruner is not None and not method.start.prune_step:
@@ -52,16 +57,17 @@ def initial_state(
             f"dstjax.initial_masks.{method.start.pruner}(...) returns."
         )
     else:
-        drawn = _drawn(method, key, weights)
+        drawn = _drawn(method, key, weights, known)
     masks: list[jax.Array] = varying_as(drawn, *weights.values())
     masked = [weights[name] for name in leaves.masked]
-    target = [jnp.asarray(targets[n], jnp.int32) for n in leaves.masked]
+    target = [jnp.asarray(n, jnp.int32) for n in targets.values()]
     counts_at_end = jnp.stack(target) if target else jnp.zeros(0, jnp.int32)
 
     def stored(flags: list[jax.Array]) -> list[StoredMask]:
         return [pack(f, w) for f, w in zip(flags, masked, strict=True)]
 
-    remembered, memory = _remembered(method, key, dict(zip(leaves.masked, masked, strict=True)), masks, counts_at_end)
+    named_weights = dict(zip(leaves.masked, masked, strict=True))
+    remembered, memory = _remembered(method, key, named_weights, layouts, masks, counts_at_end)
     counters = None
     if method.updates is not None and method.updates.counters:
         counters = [m.astype(counter_dtype(method.updates.schedule.count)) for m in masks]
@@ -101,30 +107,32 @@ def initial_state(
     return with_topology(state, leaves, varying_as(topology, *weights.values()), memory.leaves or [])
 
 
-def _drawn(method: Method, key: jax.Array, weights: Mapping[str, Any]) -> list[jax.Array]:
+def _drawn(method: Method, key: jax.Array, weights: Mapping[str, Any], known: Layouts) -> list[jax.Array]:
     """The masks that the method begins with."""
-    counts = initial_counts(method.masking, method.start, weights)
+    counts = list(initial_counts(method.masking, method.start, weights).values())
     if method.masking is None:
         return []
-    structure = method.masking.structure
+    structure, layouts = method.masking.structure, tuple(known.values())
     if method.start.by == "magnitude":
-        return structure.best([jnp.abs(_valued(weights[n], n, method)) for n in counts], list(counts.values()))
+        return structure.best([jnp.abs(_valued(weights[n], n, method)) for n in known], counts, layouts)
     if starts_dense(method.start):
         structure = WEIGHT  # n of m would be n of m at once
-    return random_masks(key, [weights[n] for n in counts], list(counts.values()), structure)
+    return random_masks(key, [weights[n] for n in known], counts, structure, layouts)
 
 
 def _given(
-    method: Method, leaves: MaskedLeaves, weights: Mapping[str, Any], tree: Tree
+    method: Method, leaves: MaskedLeaves, layouts: tuple[Layout | None, ...], weights: Mapping[str, Any], tree: Tree
 ) -> tuple[list[jax.Array], dict[str, Any]]:
-    """The masks of the caller in order, checked, and their counts."""
+    """The masks of the caller in order, checked, and their counts by layer."""
     shapes = [tuple(weights[n].shape) for n in leaves.masked]
     found = leaves.check_masks(named(tree), "initial masks", shapes)
     masks = [jnp.array(mask) for mask in found]
-    if any(is_traced(mask) for mask in found):  # made under the trace: nobody can count yet
-        return masks, {n: jnp.sum(m, dtype=jnp.int32) for n, m in zip(leaves.masked, masks, strict=True)}
-    counts = {n: int(np.sum(np.asarray(m))) for n, m in zip(leaves.masked, found, strict=True)}
     targets = initial_counts(method.masking, method.start, weights)
+    if any(is_traced(mask) for mask in found):  # made under the trace: nobody can count yet
+        return masks, dict(zip(targets, count_true(masks, layouts), strict=True))
+    counts = dict(zip(targets, np.asarray(count_true(masks, layouts)).tolist(), strict=True))
+    if empty := [name for name, n in counts.items() if not n]:
+        raise ValueError(f"layers {empty} of the initial masks have no active weight; expected at least one.")
     size, total = sum(math.prod(shape) for shape in shapes), sum(counts.values())
     sparsity = None if method.masking is None else method.masking.sparsity
     wanted = {int(sum(targets.values()))}
@@ -139,7 +147,12 @@ def _given(
 
 
 def _remembered(
-    method: Method, key: jax.Array, weights: Mapping[str, Any], masks: list[jax.Array], target: jax.Array
+    method: Method,
+    key: jax.Array,
+    weights: Mapping[str, Any],
+    layouts: tuple[Layout | None, ...],
+    masks: list[jax.Array],
+    target: jax.Array,
 ) -> tuple[bool, Memory]:
     """Whether the method remembers anything, and what at first: lists of masked leaves, masks not packed yet."""
     rules = method.remembered
@@ -152,14 +165,14 @@ def _remembered(
         arrays = [jnp.asarray(_valued(x, n, method)) for n, x in weights.items()]
         keys = [grow for _, grow in leaf_keys(key, 0, len(arrays))]
         read = [
-            Leaf(w, None, m, None, step, k, jnp.zeros((), jnp.int32))  # type: ignore[arg-type]  # no gradient yet
-            for w, m, k in zip(arrays, masks, keys, strict=True)
+            Leaf(w, None, m, None, step, k, jnp.zeros((), jnp.int32), layout=layout)  # type: ignore[arg-type]  # no gradient yet
+            for w, m, k, layout in zip(arrays, masks, keys, layouts, strict=True)
         ]
         if rules.leaf is not None:
             memory = memory._replace(leaves=[rules.leaf(leaf) for leaf in read])
             read = [leaf._replace(memory=m) for leaf, m in zip(read, memory.leaves, strict=True)]
         if rules.second_mask is not None:
-            sizes, active = jnp.array([w.size for w in arrays], jnp.int32), count_true(masks)
+            sizes, active = layer_sizes([w.shape for w in arrays], layouts), count_true(masks, layouts)
             layers = Layers(read, active, active, target, sizes, step, step, memory.shared)
             second = returned.masks(rules.second_mask, "second_mask", rules.second_mask(layers, masks), masks)
             memory = memory._replace(second_mask=second)

@@ -45,7 +45,7 @@ def rewire(
         if rule is None:
             return layers.active - kept
         pooled = getattr(masking.structure, "ranks_together", True)
-        return jnp.maximum(returned.counts(rule, "n_grown", rule(layers, kept), len(leaves), pooled=pooled), 0)
+        return jnp.maximum(returned.counts(rule, "n_grown", rule(layers, kept), layers.active.size, pooled=pooled), 0)
 
     moves = drop_and_grow_all(
         leaves,
@@ -53,7 +53,7 @@ def rewire(
         drop=updates.drop_score,
         grow=updates.grow_score,
         active=layers.active,
-        n_kept=returned.counts(updates.n_kept, "n_kept", updates.n_kept(layers), len(leaves)),
+        n_kept=returned.counts(updates.n_kept, "n_kept", updates.n_kept(layers), layers.active.size),
         n_grown=n_grown,
         target=layers.target,
         scope=updates.scope,

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from dstjax._arrays.keys import placed_like
+from dstjax._arrays.lanes import layer_counts
+from dstjax._arrays.layout import Layout
 from dstjax._arrays.leaves import MaskedLeaves, named
 from dstjax._arrays.shares import floor_share
 from dstjax._arrays.trees import Tree, is_traced
-from dstjax._engine.counts import active_counts, masked_leaves
+from dstjax._engine.counts import active_counts, layers_of, masked_leaves
 from dstjax.checks import check_choice
 from dstjax.distributions import Distribution
 from dstjax.method import SCOPES, Maskable, Masking
@@ -26,7 +28,8 @@ class Goal:
 
     masked: MaskedLeaves
     leaves: list[Any]  # all leaves
-    counts: list[int]  # active weights of each masked leaf; with ``together`` of all in common, one number
+    layouts: tuple[Layout | None, ...]  # what the axes of the masked leaves mean
+    counts: list[int]  # active weights of each masked layer; with ``together`` of all in common, one number
     together: bool
 
     @property
@@ -53,16 +56,18 @@ class Goal:
         """
         counts = self.counts if counts is None else counts
         if not self.together:
-            return top_k_masks(scores, counts, where=where)
-        # A leaf without any active weight would cut the network in two, so the best one of each leaf goes in first.
-        first = top_k_masks(scores, [1] * len(scores), where=where)
+            return top_k_masks(scores, jnp.stack([jnp.asarray(k) for k in counts]), where=where, layouts=self.layouts)
+        # A layer without any active weight would cut the network in two, so the best one of each goes in first.
+        first = top_k_masks(scores, [1] * len(scores), where=where, layouts=self.layouts)
+        layers = sum(layer_counts([w.shape for w in self.weights], self.layouts))
         free = [~f for f in first] if where is None else [w & ~f for w, f in zip(where, first, strict=True)]
-        others = top_k_masks(scores, [counts[0] - len(scores)], where=free, together=True)
+        others = top_k_masks(scores, [counts[0] - layers], where=free, together=True, layouts=self.layouts)
         return [f | o for f, o in zip(first, others, strict=True)]
 
     def schedule(self, rounds: int) -> list[list[int]]:
         """Returns the counts after each of several rounds; after round r the density is d ** (r / rounds)."""
-        sizes = [weight.size for weight in self.weights]
+        numbers = layer_counts([w.shape for w in self.weights], self.layouts)
+        sizes = [w.size // n for w, n in zip(self.weights, numbers, strict=True) for _ in range(n)]
         sizes = [sum(sizes)] if self.together else sizes
 
         def after(r: int, size: int, count: int) -> int:
@@ -82,6 +87,7 @@ class Where(TypedDict, total=False):
     distribution: Distribution | None
     scope: str
     maskable: Maskable | None
+    layout: Any
 
 
 def goal_of(
@@ -92,6 +98,7 @@ def goal_of(
     scope: str = "global",
     distribution: Distribution | None = None,
     maskable: Maskable | None = None,
+    layout: Any = None,
 ) -> Goal:
     """Returns the goal of a rule; ``name`` stands in error messages.
 
@@ -108,15 +115,16 @@ def goal_of(
         )
     if distribution is None:
         distribution = "uniform" if scope == "global" else "erk"
-    masking = Masking(sparsity, distribution, maskable)
+    masking = Masking(sparsity, distribution, maskable, layout=layout)
     leaves = named(params)
     counts = _global_count(masking, leaves) if scope == "global" else active_counts(masking, leaves)
-    masked = MaskedLeaves.chosen(params, masked_leaves(masking, leaves))
+    known = masked_leaves(masking, leaves)
+    masked = MaskedLeaves.chosen(params, known)
     for path in masked.masked:
         if isinstance(leaves[path], jax.ShapeDtypeStruct):
             raise ValueError(f"leaf {path!r} is a shape without values; {name} needs the parameters themselves.")
         leaves[path] = jnp.asarray(leaves[path])
-    return Goal(masked, list(leaves.values()), list(counts.values()), scope == "global")
+    return Goal(masked, list(leaves.values()), tuple(known.values()), list(counts.values()), scope == "global")
 
 
 def _global_count(masking: Masking, leaves: dict[str, Any]) -> dict[str, int]:
@@ -130,9 +138,10 @@ def _global_count(masking: Masking, leaves: dict[str, Any]) -> dict[str, int]:
             f"scope='global' would rank {total} weights and keep {active}; at most 2**32 - 1 can be ranked together "
             "and 2**31 - 1 kept. Choose scope='layer'."
         )
-    if active < len(chosen):
+    layers = len(layers_of(chosen, leaves))
+    if active < layers:
         raise ValueError(
-            f"sparsity={masking.sparsity!r} leaves {active} active weights for {len(chosen)} masked leaves, and each "
+            f"sparsity={masking.sparsity!r} leaves {active} active weights for {layers} masked leaves, and each "
             "needs one; choose a lower sparsity, or exclude leaves with maskable=."
         )
     return {"": active}

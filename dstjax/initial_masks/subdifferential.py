@@ -1,7 +1,6 @@
 """Finds sparse weights for a trained network whose layers keep their outputs: subdifferential inclusion."""
 
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from dstjax._arrays.keys import placed_like
+from dstjax._arrays.layout import kernel_of, lanes_of, order_of
 from dstjax._arrays.trees import Tree
 from dstjax.checks import check_choice, check_integer
 from dstjax.distributions import Distribution
@@ -87,25 +87,29 @@ def sis(
         )
     places = {path: i for i, path in enumerate(goal.masked.names)}
     leaves, masks = list(goal.leaves), []
-    for path, i, count in zip(goal.masked.masked, goal.masked.at, goal.counts, strict=True):
-        kernel = leaves[i]
-        at_bias, x, y, relu = _read(path, kernel, activations[path], places, leaves)
+    if stacked := [path for path, one in zip(goal.masked.masked, goal.layouts, strict=True) if lanes_of(one)]:
+        raise ValueError(f"sis solves layer by layer and takes no stack of layers: {stacked}; give them as leaves.")
+    for path, i, count, layout in zip(goal.masked.masked, goal.masked.at, goal.counts, goal.layouts, strict=True):
+        order = order_of(layout, leaves[i].ndim)
+        kernel, back = leaves[i].transpose(order), [order.index(a) for a in range(leaves[i].ndim)]
+        n_out = kernel_of(layout, leaves[i].shape)[-1]
+        at_bias, x, y, relu = _read(path, kernel, n_out, activations[path], places, leaves)
         # One layer is solved on one device, whatever its sharding.
-        matrix = np.asarray(kernel, np.float32).reshape(-1, kernel.shape[-1])
+        matrix = np.asarray(kernel, np.float32).reshape(-1, n_out)
         bias = np.zeros(matrix.shape[1]) if at_bias is None else leaves[at_bias]
         solved, mask, offset = _solve(
             x, y, matrix, np.asarray(bias, np.float32), count,
             relu=relu, fit_bias=at_bias is not None, iterations=iterations, bisections=bisections,
         )  # fmt: skip
-        leaves[i] = placed_like(solved.reshape(kernel.shape).astype(kernel.dtype), kernel)
-        masks.append(mask.reshape(kernel.shape))
+        leaves[i] = placed_like(solved.reshape(kernel.shape).transpose(back).astype(kernel.dtype), leaves[i])
+        masks.append(mask.reshape(kernel.shape).transpose(back))
         if at_bias is not None:
             leaves[at_bias] = placed_like(offset.astype(leaves[at_bias].dtype), leaves[at_bias])
     return Sparsified(goal.tree(masks), goal.masked.treedef.unflatten(leaves))
 
 
 def _read(
-    path: str, kernel: Any, recorded: Any, places: Mapping[str, int], leaves: list[Any]
+    path: str, kernel: Any, n_out: int, recorded: Any, places: Mapping[str, int], leaves: list[Any]
 ) -> tuple[int | None, np.ndarray, np.ndarray, bool]:
     """Returns the place of the bias, the inputs, the outputs, whether there is a ReLU; refuses what does not fit."""
     try:
@@ -117,7 +121,7 @@ def _read(
         ) from None
     check_choice(f"activation of {path!r}", layer.activation, ("relu", "linear"))
     x, y = np.asarray(layer.inputs, np.float32), np.asarray(layer.outputs, np.float32)
-    n_in, n_out = math.prod(kernel.shape[:-1]), kernel.shape[-1]
+    n_in = kernel.size // n_out
     if x.ndim != 2 or not len(x) or x.shape != (len(x), n_in) or y.shape != (len(x), n_out):
         raise ValueError(
             f"the activations of {path!r} have shapes {x.shape} and {y.shape}; a kernel of shape {kernel.shape} "

@@ -36,7 +36,7 @@ def _projected(structure: structures.Structure, layers: Layers, masks: list[jax.
     del masks
     sums = [jnp.abs(leaf.weight + leaf.memory.u) for leaf in layers.leaves]
     nothing = [jnp.zeros(s.shape, bool) for s in sums]
-    return structure.grow(sums, nothing, [~n for n in nothing], layers.target)
+    return structure.grow(sums, nothing, [~n for n in nothing], layers.target, layers.layouts)
 
 
 def _dual(first: int, leaf: Leaf, is_update: Any) -> _Split:

@@ -14,7 +14,6 @@ from dstjax.masks import zero_outside
 from dstjax.method import Method, Remembered, Seen, Updates, common_fields
 from dstjax.methods.catalogue import catalogued
 from dstjax.rules import Layers, Leaf, bind
-from dstjax.selection import count_true
 
 __all__ = ["deepr", "soft_deepr"]
 
@@ -45,7 +44,7 @@ def _fixed(leaf: Leaf) -> _Fixed:
 
 def _depth(depth: float, leaf: Leaf) -> _Soft:
     """Remembers signs, and how far below zero a dormant connection may walk; dormant ones begin at the lowest value."""
-    sign, density = _sign(leaf), jnp.mean(leaf.mask, dtype=jnp.float32)
+    sign, density = _sign(leaf), leaf.mean(leaf.mask, jnp.float32)
     return _Soft(jnp.where(leaf.mask, sign, -sign), -depth * (1 / density - 1))
 
 
@@ -63,7 +62,7 @@ def _noisy(noise: float, l1: float, soft: bool, leaf: Leaf) -> jax.Array:
 
 
 def _alive(layers: Layers) -> jax.Array:
-    return count_true([leaf.mask & (_theta(leaf) > 0) for leaf in layers.leaves])
+    return layers.counts([leaf.mask & (_theta(leaf) > 0) for leaf in layers.leaves])
 
 
 def _woken(leaf: Leaf, grown: jax.Array) -> jax.Array:
@@ -75,7 +74,7 @@ def _woken(leaf: Leaf, grown: jax.Array) -> jax.Array:
 
 def _positive(layers: Layers, kept: jax.Array) -> jax.Array:
     del kept
-    return jnp.maximum(count_true([_theta(leaf) > 0 for leaf in layers.leaves]), 1)
+    return jnp.maximum(layers.counts([_theta(leaf) > 0 for leaf in layers.leaves]), 1)
 
 
 def _not_below(leaf: Leaf, grown: jax.Array) -> jax.Array:

@@ -14,7 +14,6 @@ from dstjax.checks import check_choice, check_integer
 from dstjax.method import SCOPES, Method, Start, Updates, common_fields, fixed, refuse_map, refuse_n_m, rewiring
 from dstjax.methods.catalogue import ITOP, catalogued
 from dstjax.rules import Layers, bind
-from dstjax.selection import count_true
 from dstjax.structures import WEIGHT
 
 __all__ = ["gap", "gmp", "granet", "one_shot", "sis"]
@@ -98,7 +97,7 @@ def _globally_pruned(progress: schedules.Cubic, layers: Layers) -> jax.Array:
     whole = jnp.sum(layers.initial)
     stay = whole - progress.of(whole - jnp.sum(layers.target), layers.update_index)
     sizes, masks = [jnp.abs(leaf.weight) for leaf in layers.leaves], [leaf.mask for leaf in layers.leaves]
-    return count_true(WEIGHT.drop(sizes, masks, stay, list, layers.target)[0])
+    return layers.counts(WEIGHT.drop(sizes, masks, stay, list, layers.target, layers.layouts)[0])
 
 
 def _of_those(left: budgets.NKept, n_kept: budgets.NKept, layers: Layers) -> jax.Array:
@@ -143,10 +142,10 @@ def granet(*, initial_sparsity: float = 0.5, prune_end_step: int | None = None, 
 
 def _part_in_turn(partitions: int | None, last: int, layers: Layers, kept: jax.Array) -> jax.Array:
     """Grows all weights of the part of the network whose turn it is, and nothing in the last update."""
-    leaves = len(layers.leaves)
+    leaves = layers.active.size
     parts = min(4, leaves) if partitions is None else partitions
     if parts > leaves:
-        raise ValueError(f"partitions={partitions} is not accepted; expected at most {leaves}, the masked leaves.")
+        raise ValueError(f"partitions={partitions} is not accepted; expected at most {leaves}, the masked layers.")
     part = jnp.array([i * parts // leaves for i in range(leaves)])
     turn = (part == layers.update_index % parts) & (layers.update_index < last)
     return jnp.where(turn, layers.sizes - kept, 0)

@@ -11,7 +11,6 @@ from dstjax.checks import check_choice, check_number
 from dstjax.method import Method, Remembered, Updates, common_fields, rewiring
 from dstjax.methods.catalogue import ITOP, catalogued
 from dstjax.rules import Layers, Leaf, bind
-from dstjax.selection import count_true
 
 __all__ = ["dsr", "snfs"]
 
@@ -34,16 +33,16 @@ def _average(momentum: float, leaf: Leaf) -> jax.Array:
 
 
 def _momentum_shares(layers: Layers) -> jax.Array:
-    """Returns the share of each layer in the mean momentum of active weights, float32[leaves]."""
-    sums = [jnp.sum(jnp.where(leaf.mask, jnp.abs(leaf.memory), 0)) for leaf in layers.leaves]
-    means = jnp.stack(sums).astype(jnp.float32) / jnp.maximum(layers.active, 1).astype(jnp.float32)
+    """Returns the share of each layer in the mean momentum of active weights, float32[layers]."""
+    sums = [jnp.where(leaf.mask, jnp.abs(leaf.memory), 0) for leaf in layers.leaves]
+    means = layers.sums(sums).astype(jnp.float32) / jnp.maximum(layers.active, 1).astype(jnp.float32)
     return means / jnp.maximum(jnp.sum(means), jnp.finfo(jnp.float32).tiny)
 
 
 def _kept_if_nearly_dense(n_kept: budgets.NKept, layers: Layers) -> jax.Array:
     """Lets layers that are nearly dense and important drop no larger a share than their sparsity."""
     moving, inactive = layers.active - n_kept(layers), layers.sizes - layers.active
-    nearly_dense = (inactive * 5 < layers.sizes) & (_momentum_shares(layers) > 1 / len(layers.leaves))
+    nearly_dense = (inactive * 5 < layers.sizes) & (_momentum_shares(layers) > 1 / layers.active.size)
     share = jax.vmap(part_of)(layers.active, inactive, layers.sizes)
     whole = share * layers.sizes == layers.active * inactive
     least = jnp.minimum(moving, share + jnp.where(whole, 0, 1))
@@ -61,7 +60,7 @@ def _by_momentum(layers: Layers, kept: jax.Array) -> jax.Array:
 def _carried(layers: Layers, kept: jax.Array, masks: list[jax.Array]) -> _Carry:
     del kept
     carry = layers.shared
-    missing = (jnp.sum(layers.target) - jnp.sum(count_true(masks))).astype(jnp.float32)
+    missing = (jnp.sum(layers.target) - jnp.sum(layers.counts(masks))).astype(jnp.float32)
     total, rounds = carry.total + missing, carry.rounds + 1
     return _Carry(0.25 * carry.adjustment + 0.75 * missing + total / rounds.astype(jnp.float32), total, rounds)
 
@@ -102,7 +101,7 @@ def _above_threshold(layers: Layers) -> jax.Array:
     """Keeps weights with abs(w) >= H, and one of each layer at least."""
     h = layers.shared
     above = [leaf.mask & (jnp.abs(leaf.weight) >= h.astype(leaf.weight.dtype)) for leaf in layers.leaves]
-    return jnp.maximum(count_true(above), jnp.minimum(layers.active, 1))
+    return jnp.maximum(layers.counts(above), jnp.minimum(layers.active, 1))
 
 
 def _by_what_is_left(layers: Layers, kept: jax.Array) -> jax.Array:

@@ -14,7 +14,6 @@ from dstjax.checks import check_choice, check_number
 from dstjax.method import SCOPES, Method, Remembered, Seen, Start, Updates, common_fields, refuse_map, refuse_n_m
 from dstjax.methods.catalogue import catalogued
 from dstjax.rules import Layers, Leaf, bind
-from dstjax.selection import count_true
 
 __all__ = ["dcil", "dpf", "top_kast"]
 
@@ -98,16 +97,16 @@ def _wider(
     structure: structures.Structure, exploration: float, layers: Layers, masks: list[jax.Array]
 ) -> list[jax.Array]:
     """Marks the mask, and besides the largest others, ``exploration`` times as many as it has."""
-    extra = budgets.times(count_true(masks), exploration)
+    extra = budgets.times(layers.counts(masks), exploration)
     sizes = [jnp.abs(leaf.weight) for leaf in layers.leaves]
-    chosen = structure.grow(sizes, masks, [~m for m in masks], extra)
+    chosen = structure.grow(sizes, masks, [~m for m in masks], extra, layers.layouts)
     return [m | c for m, c in zip(masks, chosen, strict=True)]
 
 
 def _penalised(penalty: float, leaf: Leaf) -> jax.Array:
     """Adds a penalty of the squares to the gradient, larger outside the mask by 1 / density."""
     wide = jnp.promote_types(leaf.weight.dtype, jnp.float32)  # a mean in half precision would be coarse
-    density = jnp.mean(leaf.mask, dtype=wide).astype(leaf.weight.dtype)
+    density = leaf.mean(leaf.mask, wide).astype(leaf.weight.dtype)
     return leaf.gradient + penalty * jnp.where(leaf.mask, leaf.weight, leaf.weight / density)
 
 

@@ -11,14 +11,13 @@ from dstjax.masks import zero_outside
 from dstjax.method import Method, Remembered, Seen, Start, Updates, common_fields, refuse_n_m
 from dstjax.methods.catalogue import catalogued
 from dstjax.rules import Layers, Leaf, Memory, bind
-from dstjax.selection import count_true
 
 __all__ = ["str_"]
 
 
 def _initial(s: float, leaf: Leaf) -> jax.Array:
     """The threshold before the sigmoid, in float32 at least."""
-    return jnp.full((), s, jnp.result_type(jnp.float32, leaf.weight))
+    return jnp.full(jnp.shape(leaf.total(leaf.mask)), s, jnp.result_type(jnp.float32, leaf.weight))
 
 
 def _passed(final: int | None, leaf: Leaf) -> jax.Array:
@@ -31,7 +30,7 @@ def _passed(final: int | None, leaf: Leaf) -> jax.Array:
 def _descent(final: int | None, learning_rate: float, decay: float, leaf: Leaf) -> jax.Array:
     """One step on the threshold: s <- s - lr_s * (dL/ds + decay * s)."""
     s, threshold = leaf.memory, jax.nn.sigmoid(leaf.memory)
-    pull = jnp.sum(jnp.sign(leaf.weight) * _passed(final, leaf), dtype=s.dtype)
+    pull = leaf.total(jnp.sign(leaf.weight) * _passed(final, leaf), s.dtype)
     slope = threshold * (1 - threshold)
     return s - learning_rate * (decay * s - slope * pull)
 
@@ -40,7 +39,7 @@ def _above(final: int | None, layers: Layers, kept: jax.Array) -> jax.Array:
     """Grows as many as lie above the threshold of their layer; the final count at the update that fixes the masks."""
     del kept
     above = [jnp.abs(leaf.weight) > jax.nn.sigmoid(leaf.memory) for leaf in layers.leaves]
-    free = jnp.maximum(count_true(above), 1)
+    free = jnp.maximum(layers.counts(above), 1)
     return free if final is None else jnp.where(layers.step == final, layers.target, free)
 
 
@@ -53,8 +52,8 @@ def _shrunk_at(final: int, leaf: Leaf, grown: jax.Array) -> jax.Array:
 
 def _view(final: int | None, step: jax.Array, memory: Memory) -> views.View:
     """Shows weights shrunk by the thresholds, which go with the masks."""
-    thresholds = jax.nn.sigmoid(jnp.stack(memory.leaves))
-    return views.SoftThreshold(thresholds if final is None else jnp.where(step >= final, 0, thresholds))
+    thresholds = [jax.nn.sigmoid(s) for s in memory.leaves]
+    return views.SoftThreshold([t if final is None else jnp.where(step >= final, 0, t) for t in thresholds])
 
 
 @catalogued(

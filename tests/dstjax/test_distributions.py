@@ -131,12 +131,22 @@ def test_a_map_takes_the_first_match():
     assert counts == {"conv1": 216, "conv2": 231}
 
 
-def test_a_map_reaches_leaves_that_are_not_masked_by_default():
+def test_a_map_divides_what_is_maskable():
     params = trees.everything()
     densities = {"conv/kernel": 0.5, "kernel": 1.0, "list": 0.25}  # list/1 is a bias
-    tx = dstjax.sparsify(optax.sgd(0.1), methods.static(sparsity=None, distribution=densities))
-    masks = trees.names(dstjax.get_masks(tx.init(params)))
-    assert {n: int(m.sum()) for n, m in masks.items()} == {"conv/kernel": 36, "list/0": 5, "list/1": 1}
+
+    def counts(**more):
+        tx = dstjax.sparsify(optax.sgd(0.1), methods.static(sparsity=None, **{"distribution": densities, **more}))
+        return {n: int(m.sum()) for n, m in trees.names(dstjax.get_masks(tx.init(params))).items()}
+
+    assert counts() == {"conv/kernel": 36, "list/0": 5}
+    everything = lambda path, leaf: leaf.ndim >= 1  # noqa: E731
+    with pytest.raises(ValueError, match=r"no distribution pattern matches .*bias.*'\*'"):
+        counts(maskable=everything)
+    assert counts(maskable=lambda path, leaf: "bias" not in path and path != "scale") == {"conv/kernel": 36, "list/0": 5, "list/1": 1}
+    assert counts(distribution={"conv": 0.5, "*": 1.0}) == {"conv/kernel": 36}
+    with pytest.raises(ValueError, match=r"\['bias'\] are the first match of no leaf that is maskable.*maskable="):
+        counts(distribution={"bias": 0.5, "*": 0.5})
 
 
 def test_a_function_gives_densities_by_path():

@@ -1,0 +1,37 @@
+"""What is switched as one unit: single weights, N of every M, blocks, filters, heads, the inputs of a neuron.
+
+A structure turns scores into masks. It counts in weights, so that a method says the same numbers whatever the
+structure. Each one has these functions, on lists of leaves:
+
+* ``counts(shapes, counts)``: the nearest numbers of active weights that each layer can have, at most as many as asked
+  for; shapes are those of layers, (window..., in, out);
+* ``best(scores, counts, layouts)``: the masks of the highest scores;
+* ``drop(scores, masks, keep, salient, target, layouts)``: the masks of what stays, and of where something may be grown;
+* ``grow(scores, kept, room, n, layouts)``: the masks of what is grown.
+
+And it says of itself what :class:`Structure` lists.
+
+``keep`` and ``n`` are int32[layers], or scalars that are shared by all leaves in one ranking. ``layouts`` says for each
+leaf what its axes mean (:mod:`dstjax.layouts`); where it is left out a leaf is (window..., in, out). Among equal scores
+the first in the order of the layer wins.
+"""
+
+from dstjax.structures.blocks import Block, Units, block, filters, heads
+from dstjax.structures.groups import NM, n_m
+from dstjax.structures.neurons import FanIn, fan_in
+from dstjax.structures.weights import WEIGHT, Structure, Weight
+
+__all__ = [
+    "NM",
+    "WEIGHT",
+    "Block",
+    "FanIn",
+    "Structure",
+    "Units",
+    "Weight",
+    "block",
+    "fan_in",
+    "filters",
+    "heads",
+    "n_m",
+]

@@ -1,0 +1,153 @@
+"""The same number of inputs for every neuron."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from dstjax._arrays.lanes import line_up, of_each, spread
+from dstjax._arrays.layout import Layout
+from dstjax._arrays.shards import mesh_axes
+from dstjax._arrays.shares import share_limbs, share_of
+from dstjax.checks import check_number
+from dstjax.selection import count_true, top_k_mask, top_k_masks
+from dstjax.structures.weights import Array, Arrays, Kept, Layouts, Scores, Shapes, Stored, Weight, known, numbers
+
+
+@dataclasses.dataclass(frozen=True)
+class FanIn(Weight):
+    """Gives every neuron (an output) the same number of inputs, and ablated neurons none.
+
+    Several axes of outputs count as one; the inputs of a neuron are those of the whole window. A neuron with fewer
+    salient weights than ``ablation`` of the fan-in is switched off, and the others share its inputs. A weight is
+    salient if magnitude keeps it, or if it is among the best by the growth score, as many as are dropped, in the whole
+    layer (Lasby et al., "Dynamic sparse training with structured sparsity", ICLR 2024). Every update decides anew, so a
+    neuron may return. Where a neuron would keep more than the fan-in, the drop score decides what goes; the authors'
+    code cuts in no particular order.
+    """
+
+    ablation: float = 0.3
+    exact: ClassVar[bool] = False
+    refills: ClassVar[bool] = (
+        True  # as many neurons as divide the budget with a rest leave the rest out until the next update
+    )
+    keeps_counts: ClassVar[bool] = False
+    ranks_together: ClassVar[bool] = False
+    reads_layout: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_number("ablation", self.ablation, "a number in [0, 1)", lambda a: 0 <= a < 1)
+
+    def counts(self, shapes: Shapes, counts: Mapping[str, Any], stored: Stored | None = None) -> dict[str, Any]:
+        """Returns whole fan-ins."""
+        for path, n in counts.items():
+            if isinstance(n, int) and n < shapes[path][-1]:
+                raise ValueError(
+                    f"leaf {path!r} of shape {shapes[path]} would have {n} active weights for {shapes[path][-1]} "
+                    "neurons, a fan-in below one; expected a lower sparsity, or leave the leaf dense with maskable."
+                )
+        return {path: n // shapes[path][-1] * shapes[path][-1] for path, n in counts.items()}
+
+    def best(self, scores: Sequence[jax.Array], counts: Any, layouts: Layouts = None) -> Arrays:
+        """Marks the best inputs of every neuron."""
+        where = known(layouts, scores)
+        wanted = of_each(numbers(counts), [s.shape for s in scores], where)
+        return [
+            _best_of_neurons(s, n // Neurons.of(layout, s.shape).number, None, layout)
+            for s, n, layout in zip(scores, wanted, where, strict=True)
+        ]
+
+    def drop(
+        self, scores: Arrays, masks: Arrays, keep: Array, salient: Scores, target: Array, layouts: Layouts = None
+    ) -> Kept:
+        """Keeps the best of the layer, without ablated neurons, at most the fan-in of each neuron."""
+        where, shapes = known(layouts, scores), [s.shape for s in scores]
+        dropped = count_true(masks, tuple(where)) - keep
+        best = top_k_masks(scores, keep, where=masks, layouts=tuple(where))
+        other = top_k_masks(salient(), dropped, layouts=tuple(where))
+        kept, room = [], []
+        for layout, goal, score, b, o in zip(where, of_each(target, shapes, where), scores, best, other, strict=True):
+            neurons = Neurons.of(layout, score.shape)
+            found = neurons.counted(b | o)
+            fan_in = goal // neurons.number
+            fewest = goal // neurons.inputs  # so many neurons at least must be left to hold the budget
+            threshold = jnp.maximum(1, share_of(jnp.asarray(fan_in, jnp.int32), share_limbs(self.ablation)))
+            threshold = jnp.minimum(threshold, neurons.ranked(found, jnp.clip(fewest, 0, neurons.number - 1)))
+            alive = found >= threshold
+            fan_in = goal // jnp.maximum(neurons.summed(alive), 1)
+            stays = b & jnp.broadcast_to(alive, b.shape)
+            kept.append(_best_of_neurons(score, fan_in, stays, layout))
+            room.append(jnp.broadcast_to(alive, b.shape) & ~kept[-1])
+        return kept, room
+
+    def grow(self, scores: Arrays, kept: Arrays, room: Arrays, n: jax.Array, layouts: Layouts = None) -> Arrays:
+        """Grows the best inputs of every neuron that is not ablated, up to the fan-in."""
+        where, shapes = known(layouts, scores), [s.shape for s in scores]
+        total = of_each(count_true(kept, tuple(where)) + n, shapes, where)
+        grown = []
+        for layout, score, k, r, budget in zip(where, scores, kept, room, total, strict=True):
+            neurons = Neurons.of(layout, score.shape)
+            alive = neurons.counted(k | r) > 0
+            has = neurons.counted(k)
+            # Where fewer are to be grown than would make the neurons equal, they become equal all the same.
+            fan_in = jnp.maximum(budget // jnp.maximum(neurons.summed(alive), 1), neurons.highest(has))
+            grown.append(_best_of_neurons(score, jnp.where(alive, fan_in - has, 0), r, layout))
+        return grown
+
+
+@dataclasses.dataclass(frozen=True)
+class Neurons:
+    """Counts by neuron and by layer; counts have all axes of the leaf, of length one where they were summed over."""
+
+    layout: Layout
+    shape: tuple[int, ...]
+    number: int  # neurons of a layer
+    inputs: int  # weights that lead to a neuron
+
+    @staticmethod
+    def of(layout: Layout, shape: tuple[int, ...]) -> "Neurons":
+        """Returns those of a leaf."""
+        *inputs, number = layout.kernel(shape)
+        return Neurons(layout, shape, number, math.prod(inputs))
+
+    def counted(self, mask: jax.Array) -> jax.Array:
+        """Counts the True entries of each neuron, int32."""
+        return jnp.sum(mask, axis=self.layout.windows + self.layout.inputs, dtype=jnp.int32, keepdims=True)
+
+    def summed(self, flags: jax.Array) -> jax.Array:
+        """Counts the neurons of each layer that are set, int32."""
+        return jnp.sum(flags, axis=self.layout.outputs, dtype=jnp.int32, keepdims=True)
+
+    def highest(self, counts: jax.Array) -> jax.Array:
+        """Returns the highest count of each layer."""
+        return jnp.max(counts, axis=self.layout.outputs, keepdims=True)
+
+    def ranked(self, counts: jax.Array, place: jax.Array) -> jax.Array:
+        """Returns in each layer the count at a place, the highest at 0."""
+        matrix = line_up(counts, self.layout.stack + self.layout.outputs).reshape(-1, self.number)
+        falling = jnp.sort(matrix, axis=1)[:, ::-1]
+        places = jnp.broadcast_to(line_up(place, self.layout.stack), (len(matrix),))
+        found = jnp.take_along_axis(falling, places[:, None], axis=1)[:, 0]
+        return spread(found, self.layout.stack, (*self.shape,)) if self.layout.stack else found[0]
+
+
+def _best_of_neurons(score: jax.Array, k: jax.Array, where: jax.Array | None, layout: Layout) -> jax.Array:
+    """Marks the best inputs of every neuron, as many as ``k``, which can be compared with the score."""
+    if any(mesh_axes(score) or ()):
+        raise ValueError(
+            f"structure=fan_in(...) is not accepted for a leaf of shape {score.shape} that is sharded over Explicit "
+            "axes of a mesh; expected a replicated leaf, or Auto axes."
+        )
+    # To the selection every neuron is a layer of its own.
+    by_neuron = Layout(tuple("stack" if word == "out" else word for word in layout.axes))
+    shape = [score.shape[a] if a in by_neuron.stack else 1 for a in range(score.ndim)]
+    numbers = line_up(jnp.broadcast_to(jnp.asarray(k, jnp.int32), shape), by_neuron.stack)
+    return top_k_mask(score, numbers, where=where, layout=by_neuron)
+
+
+def fan_in(ablation: float = 0.3) -> FanIn:
+    """Returns a constant fan-in with neuron ablation; 0 ablates only neurons without any salient weight."""
+    return FanIn(ablation)

@@ -1,0 +1,112 @@
+"""Single weights, and what every structure is."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from dstjax._arrays.layout import Layout
+from dstjax.selection import count_true, top_k_masks
+
+Array = jax.Array
+Arrays = list[jax.Array]
+Scores = Callable[[], Arrays]
+Kept = tuple[Arrays, Arrays]  # what stays, and where something may be grown
+Shapes = Mapping[str, tuple[int, ...]]
+Layouts = tuple[Layout | None, ...] | None
+Stored = Mapping[str, tuple[Layout | None, tuple[int, ...]]]  # of each layer: the layout and shape of its leaf
+
+
+class Structure(Protocol):
+    """Turns scores into masks; see :mod:`dstjax.structures`."""
+
+    exact: ClassVar[bool]  # dropping leaves as many as asked for in each layer
+    refills: ClassVar[bool]  # growth makes good what earlier updates could not place
+    keeps_counts: ClassVar[bool]  # each layer has the number of the method after every update
+    ranks_together: ClassVar[bool]  # all leaves may share one ranking
+    reads_layout: ClassVar[bool]  # it must know what the axes mean
+
+    def counts(self, shapes: Shapes, counts: Mapping[str, Any], stored: Stored | None = None) -> dict[str, Any]:
+        """Returns the numbers of active weights that the structure can have."""
+        ...
+
+    def best(self, scores: Sequence[jax.Array], counts: Any, layouts: Layouts = None) -> Arrays:
+        """Returns the masks of the highest scores."""
+        ...
+
+    def drop(
+        self, scores: Arrays, masks: Arrays, keep: Array, salient: Scores, target: Array, layouts: Layouts = None
+    ) -> Kept:
+        """Returns the masks of what stays, and of where something may be grown."""
+        ...
+
+    def grow(self, scores: Arrays, kept: Arrays, room: Arrays, n: jax.Array, layouts: Layouts = None) -> Arrays:
+        """Returns the masks of what is grown."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+    """Switches every weight by itself."""
+
+    exact: ClassVar[bool] = True
+    refills: ClassVar[bool] = False
+    keeps_counts: ClassVar[bool] = True
+    ranks_together: ClassVar[bool] = True
+    reads_layout: ClassVar[bool] = False
+
+    def counts(self, shapes: Shapes, counts: Mapping[str, Any], stored: Stored | None = None) -> dict[str, Any]:
+        """Returns the counts: all numbers are possible."""
+        del shapes
+        return dict(counts)
+
+    def best(self, scores: Sequence[jax.Array], counts: Any, layouts: Layouts = None) -> Arrays:
+        """Marks the best of each layer, as many as its count."""
+        return top_k_masks(scores, numbers(counts), layouts=layouts)
+
+    def drop(
+        self, scores: Arrays, masks: Arrays, keep: Array, salient: Scores, target: Array, layouts: Layouts = None
+    ) -> Kept:
+        """Keeps the best of each layer; a common ranking also keeps the best one of every layer."""
+        del salient, target
+        if jnp.ndim(keep):
+            kept = top_k_masks(scores, keep, where=masks, layouts=layouts)
+        else:
+            best = top_k_masks(scores, [1] * len(scores), where=masks, layouts=layouts)
+            others = [m & ~b for m, b in zip(masks, best, strict=True)]
+            left = keep - jnp.sum(count_true(best))
+            rest = top_k_masks(scores, [left], where=others, together=True, layouts=layouts)
+            kept = [b | k for b, k in zip(best, rest, strict=True)]
+        return kept, [~k for k in kept]
+
+    def grow(self, scores: Arrays, kept: Arrays, room: Arrays, n: jax.Array, layouts: Layouts = None) -> Arrays:
+        """Grows the best of each layer; a common ranking also grows the best one of every layer that has none."""
+        if jnp.ndim(n):
+            return top_k_masks(scores, n, where=room, layouts=layouts)
+        empty = ((count_true(kept, layouts) == 0) & (n > 0)).astype(jnp.int32)
+        first = top_k_masks(scores, empty, where=room, layouts=layouts)
+        others = [r & ~f for r, f in zip(room, first, strict=True)]
+        left = n - jnp.sum(empty, dtype=jnp.int32)
+        rest = top_k_masks(scores, [left], where=others, together=True, layouts=layouts)
+        return [f | r for f, r in zip(first, rest, strict=True)]
+
+
+def numbers(counts: Any) -> jax.Array:
+    """Returns counts of all layers as one vector."""
+    return jnp.stack([jnp.asarray(n) for n in counts]) if isinstance(counts, list | tuple) else counts
+
+
+def known(layouts: Layouts, arrays: Sequence[jax.Array]) -> list[Layout]:
+    """Returns the layouts of some leaves; (window..., in, out) where they are not given."""
+    given = (None,) * len(arrays) if layouts is None else layouts
+    return [layout or assumed(x.ndim) for layout, x in zip(given, arrays, strict=True)]
+
+
+def assumed(ndim: int) -> Layout:
+    """Returns the layout (window..., in, out)."""
+    return Layout((*["window"] * (ndim - 2), "in", "out"))
+
+
+WEIGHT = Weight()
