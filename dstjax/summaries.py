@@ -6,9 +6,9 @@ import jax
 import numpy as np
 
 from dstjax import masks
-from dstjax._arrays.leaves import MaskedLeaves, named
+from dstjax._arrays.leaves import MaskedLeaves, named_masks
 from dstjax._arrays.trees import Tree
-from dstjax._engine.states import find
+from dstjax._engine.states import find, whole
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,15 +83,15 @@ def summary(params: Tree, opt_state: Tree) -> Summary:
     Raises:
       ValueError: the masks do not fit the parameters.
     """
-    state = find(opt_state)
+    state = whole(find(opt_state))
     leaves = MaskedLeaves.of(state.masks)
     leaves.find(params, "parameters")
-    requested = dict(zip(leaves.masked, np.asarray(state.targets).tolist(), strict=True))
+    requested = dict(zip(leaves.masked, np.asarray(jax.device_get(state.targets)).tolist(), strict=True))
     active = masks.count_active(state.masks)
     rows = []
-    for path, leaf in named(params).items():
+    for path, leaf in named_masks(params).items():
         shape = tuple(np.shape(leaf))
         size = int(np.prod(shape, dtype=np.int64))
         rows.append(LeafSummary(path, shape, size, requested.get(path), active.get(path, size)))
-    held = jax.tree_util.tree_leaves(state._replace(inner_state=None))
+    held = jax.tree_util.tree_leaves(state._replace(inner_state=()))
     return Summary(tuple(rows), sum(x.size * x.dtype.itemsize for x in held))

@@ -5,27 +5,32 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
-
 from dstjax import distributions
+from dstjax._arrays.trees import is_array, is_weight
 from dstjax.method import Masking, Start
 
 
 def masked_leaves(masking: Masking, leaves: Mapping[str, Any]) -> list[str]:
     """The paths of the leaves that a method masks, in the order of the tree.
 
+    The rule is asked about arrays of real floating numbers; about others only where it chooses none of those, to say
+    what is wrong. A map of densities may name others by mistake too.
+
     Raises:
       ValueError: no leaf is maskable, or one that should be masked is no real tensor, or empty.
     """
     rule = masking.maskable or _default_maskable
-    chosen = [name for name, leaf in leaves.items() if rule(name, leaf)]
+    chosen = [name for name, leaf in leaves.items() if is_weight(leaf) and rule(name, leaf)]
+    if not chosen:
+        chosen = [name for name, leaf in leaves.items() if is_array(leaf) and not is_weight(leaf) and rule(name, leaf)]
     if isinstance(masking.distribution, Mapping):
-        chosen = distributions.masked_by_map(masking.distribution, list(leaves), chosen)
+        arrays = [name for name, leaf in leaves.items() if is_array(leaf)]
+        chosen = distributions.masked_by_map(masking.distribution, arrays, chosen)
     for name in chosen:
-        if not jnp.issubdtype(leaves[name].dtype, jnp.floating):
+        if not is_weight(leaves[name]):
             raise ValueError(
                 f"leaf {name!r} has dtype {leaves[name].dtype}; only real floating leaves can be masked. "
-                "Exclude it with maskable=lambda path, leaf: ..."
+                "Exclude it with maskable=lambda path, leaf: ... or from the map of densities."
             )
         if 0 in leaves[name].shape:
             raise ValueError(
@@ -34,8 +39,8 @@ def masked_leaves(masking: Masking, leaves: Mapping[str, Any]) -> list[str]:
             )
     if not chosen:
         raise ValueError(
-            f"dstjax finds nothing to mask among {list(leaves)}; by default leaves of two or more dimensions are "
-            "masked, maskable= chooses others."
+            f"dstjax finds nothing to mask among {list(leaves)}; by default real floating leaves of two or more "
+            "dimensions are masked, maskable= chooses others of those."
         )
     return chosen
 
