@@ -4,19 +4,19 @@ from typing import Any, NamedTuple
 
 import jax
 
-from dstjax._arrays.trees import Tree
-from dstjax._engine.states import SparseState, Tracked, find, is_state, replaced
+from dstjax._arrays.trees import Tree, is_absent
+from dstjax._engine.states import SetAside, SparseState, find, is_split, is_state, replaced
 
 
 class Still(NamedTuple):
     """The part of a sparse state that nothing but a mask update changes."""
 
     masks: Tree
-    counters: Tree | None
-    targets: jax.Array
+    counters: Tree
+    targets: Any
     key: jax.Array
-    tracked: Tracked | None
-    second_mask: Any
+    tracked: Any  # dstjax.state.Tracked
+    second_mask: Tree
 
 
 _FIELDS = ("masks", "counters", "targets", "key", "tracked")  # of SparseState; the second mask is in its memory
@@ -55,13 +55,13 @@ def split_state(opt_state: Tree, before: Still | None = None) -> tuple[Tree, Sti
     ...     return optax.apply_updates(params, updates), moving
     >>> params, moving = plain_step(params, moving, still, params)
     >>> int(moving.step), moving.masks
-    (1, None)
+    (1, SetAside())
     """
     state = find(opt_state)
-    if state.masks is None:
+    if is_split(state):
         raise ValueError("this state was split before; expected a whole one, as dstjax.merge_state returns it.")
     memory = state.memory
-    second = None if memory is None else memory.second_mask
+    second = () if is_absent(memory) else memory.second_mask
     still = Still(state.masks, state.counters, state.targets, state.key, state.tracked, second)
     if before is not None:
         leaves, others = jax.tree_util.tree_leaves(still), jax.tree_util.tree_leaves(before)
@@ -70,8 +70,8 @@ def split_state(opt_state: Tree, before: Still | None = None) -> tuple[Tree, Sti
                 "the step changed masks or counters that were to stand still; expected a step between mask updates: "
                 "tx.update(..., rewire=False)."
             )
-    nothing: dict[str, Any] = dict.fromkeys(_FIELDS)
-    moving = state._replace(memory=None if memory is None else memory._replace(second_mask=None), **nothing)
+    nothing: dict[str, Any] = dict.fromkeys(_FIELDS, ()) | {"masks": SetAside()}
+    moving = state._replace(memory=memory if is_absent(memory) else memory._replace(second_mask=()), **nothing)
     return replaced(opt_state, moving), still
 
 
@@ -82,9 +82,9 @@ def merge_state(opt_state: Tree, still: Still) -> Tree:
       ValueError: there is no state of ``sparsify``, or more than one, or it is whole already.
     """
     state = find(opt_state)
-    if state.masks is not None:
+    if not is_split(state):
         raise ValueError("this state is whole; expected the moving part that dstjax.split_state returned.")
-    memory = None if state.memory is None else state.memory._replace(second_mask=still.second_mask)
+    memory = state.memory if is_absent(state.memory) else state.memory._replace(second_mask=still.second_mask)
     whole = state._replace(memory=memory, **{name: getattr(still, name) for name in _FIELDS})
     return replaced(opt_state, whole)
 
@@ -114,7 +114,7 @@ def vmap_axes(tree: Tree) -> Any:
     def axes(node: Any) -> Any:
         if isinstance(node, SparseState):
             inner = jax.tree_util.tree_map(axes, node.inner_state, is_leaf=is_state)
-            return jax.tree_util.tree_map(lambda _: 0, node._replace(inner_state=None))._replace(
+            return jax.tree_util.tree_map(lambda _: 0, node._replace(inner_state=()))._replace(
                 step=None, inner_state=inner
             )
         return 0

@@ -1,6 +1,7 @@
 """Boolean masks: stored one bit per weight, applied, counted, compared."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,8 +12,8 @@ from dstjax._arrays.bits import pack_like as pack_like
 from dstjax._arrays.bits import shape as shape
 from dstjax._arrays.bits import unpack as unpack
 from dstjax._arrays.bits import zero_outside as zero_outside
-from dstjax._arrays.leaves import MaskedLeaves, check_alike, named
-from dstjax._arrays.trees import Tree
+from dstjax._arrays.leaves import MaskedLeaves, check_alike, named_masks
+from dstjax._arrays.trees import Tree, places
 
 
 def apply(params: Tree, masks: Tree) -> Tree:
@@ -30,23 +31,18 @@ def apply(params: Tree, masks: Tree) -> Tree:
       ValueError: a mask has another shape than its weight, or no weight at all.
     """
     leaves = MaskedLeaves.of(masks)
-    flags = [unpack(mask) for mask in leaves.read(masks)]
-
-    def masked(i: int, weight: jax.Array) -> jax.Array:
-        return jnp.where(flags[i], weight, jnp.zeros((), jnp.result_type(weight)))
-
-    return leaves.map(masked, params, "parameters", [f.shape for f in flags])
+    stored = leaves.read(masks)
+    return leaves.map(lambda i, w: _zeroed(w, stored[i]), params, "parameters", [shape(mask) for mask in stored])
 
 
 def by_name(masks: Tree) -> dict[str, StoredMask | None]:
     """The leaves of a tree by path name; ``None`` at dense leaves of a tree of masks."""
-    leaves, found = MaskedLeaves.of(masks), named(masks)
-    return {name: found.get(name) for name in leaves.names}
+    return {place.name: None if place.is_hole else place.leaf for place in places(masks)[0]}
 
 
 def count_active(masks: Tree) -> dict[str, int]:
     """Active weights of each masked leaf by path, as Python integers."""
-    return {name: int(jnp.sum(unpack(mask), dtype=jnp.uint32)) for name, mask in named(masks).items()}
+    return {name: int(n) for name, n in jax.device_get(_counts(named_masks(masks))).items()}
 
 
 def overlap(a: Tree, b: Tree) -> dict[str, jax.Array]:
@@ -57,31 +53,60 @@ def overlap(a: Tree, b: Tree) -> dict[str, jax.Array]:
 
     Reference: Nowak et al., "Fantastic weights and how to find them", 2023, Figure 6; the mask IoU of IEE is the same.
     """
-    return _pairwise(a, b, lambda both, either: jnp.where(either == 0, 1.0, both / jnp.maximum(either, 1)))
+    return _pairwise(a, b, _ratio)
 
 
 def jaccard(a: Tree, b: Tree) -> jax.Array:
     """The Jaccard index of two trees of masks averaged over the layers, float32 scalar."""
-    return jnp.mean(jnp.stack(list(overlap(a, b).values())))
+    return _mean(list(overlap(a, b).values()))
 
 
 def iou(a: Tree, b: Tree) -> jax.Array:
     """Intersection over union of two trees of masks, all layers pooled, float32 scalar."""
-    counts = list(_pairwise(a, b, lambda both, either: jnp.stack([both, either])).values())
-    both, either = jnp.sum(jnp.stack(counts).astype(jnp.float32), axis=0)
-    return jnp.where(either == 0, 1.0, both / jnp.maximum(either, 1))
+    return _pooled(list(_pairwise(a, b, lambda both, either: (both, either)).values()))
 
 
-def _pairwise(a: Tree, b: Tree, of: Callable[[jax.Array, jax.Array], jax.Array]) -> dict[str, jax.Array]:
-    left, right = MaskedLeaves.of(a), MaskedLeaves.of(b)
-    if {*left.names} != {*right.names}:
-        check_alike([left.names, right.names])
-    found = named(b)
-    result = {}
-    for name, mask in named(a).items():
-        if name in found:
-            p, q = unpack(mask), unpack(found[name])
-            result[name] = of(jnp.sum(p & q, dtype=jnp.uint32), jnp.sum(p | q, dtype=jnp.uint32))
+def _pairwise(a: Tree, b: Tree, of: Callable[[jax.Array, jax.Array], Any]) -> dict[str, Any]:
+    left, right = by_name(a), by_name(b)
+    if left.keys() != right.keys():
+        check_alike([left, right])
+    mine, others = named_masks(a), named_masks(b)
+    result = {n: of(*_meeting(mask, others[n])) for n, mask in mine.items() if n in others}
     if not result:
         check_alike([])
     return result
+
+
+# Compiled, so that no constant goes from the host to the device: jax_transfer_guard would refuse it.
+
+
+@jax.jit
+def _zeroed(weight: jax.Array, mask: StoredMask) -> jax.Array:
+    return jnp.where(unpack(mask), weight, jnp.zeros((), weight.dtype))
+
+
+@jax.jit
+def _counts(masks: dict[str, StoredMask]) -> dict[str, jax.Array]:
+    return {name: jnp.sum(unpack(mask), dtype=jnp.uint32) for name, mask in masks.items()}
+
+
+@jax.jit
+def _meeting(a: StoredMask, b: StoredMask) -> tuple[jax.Array, jax.Array]:
+    p, q = unpack(a), unpack(b)
+    return jnp.sum(p & q, dtype=jnp.uint32), jnp.sum(p | q, dtype=jnp.uint32)
+
+
+@jax.jit
+def _ratio(both: jax.Array, either: jax.Array) -> jax.Array:
+    return jnp.where(either == 0, 1.0, both / jnp.maximum(either, 1))
+
+
+@jax.jit
+def _mean(numbers: list[jax.Array]) -> jax.Array:
+    return jnp.mean(jnp.stack(numbers))
+
+
+@jax.jit
+def _pooled(counts: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
+    both, either = jnp.sum(jnp.stack([jnp.stack(pair) for pair in counts]).astype(jnp.float32), axis=0)
+    return jnp.where(either == 0, 1.0, both / jnp.maximum(either, 1))

@@ -10,12 +10,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from dstjax import layouts
 from dstjax import masks as masks_lib
-from dstjax._arrays.leaves import MaskedLeaves, matched, named
-from dstjax._arrays.trees import Tree, is_hole
+from dstjax._arrays.layout import Layout, assumed
+from dstjax._arrays.leaves import MaskedLeaves, matched, named, named_masks, shown
+from dstjax._arrays.trees import Tree, is_absent, is_weight
 from dstjax._engine.rewire import error
-from dstjax._engine.states import SparseState, Tracked, find, masks_of
+from dstjax._engine.states import SparseState, Tracked, find, masks_of, whole
 from dstjax.checks import check_number
 from dstjax.masks import iou as iou
 from dstjax.masks import jaccard as jaccard
@@ -47,16 +50,12 @@ def exploration_rate(opt_state: Tree) -> jax.Array:
 
     Reference: Liu et al., 2021 (ITOP rate R_s); DST-EE, Figure 3.
     """
-    ever = list(_ever(find(opt_state)).values())
-    if not ever:
-        return jnp.ones((), jnp.float32)
-    active = sum(jnp.sum(e, dtype=jnp.uint32).astype(jnp.float32) for e in ever)
-    return jnp.asarray(active / sum(e.size for e in ever), jnp.float32)
+    return _share(list(_ever(find(opt_state)).values()))
 
 
 def exploration_rate_per_leaf(opt_state: Tree) -> dict[str, jax.Array]:
     """Returns R of each masked leaf by path, float32 scalars; see :func:`exploration_rate`."""
-    return {n: jnp.sum(e, dtype=jnp.uint32).astype(jnp.float32) / e.size for n, e in _ever(find(opt_state)).items()}
+    return {name: _share([ever]) for name, ever in _ever(find(opt_state)).items()}
 
 
 def exploration_bound(density: float, drop_fractions: Sequence[float]) -> float:
@@ -84,9 +83,9 @@ def survival_rate(opt_state: Tree) -> jax.Array:
     Reference: IEE, Figure 5b.
     """
     tracked = _tracked(find(opt_state))
-    if tracked.n_grown is None or tracked.n_survived is None:
+    if is_absent(tracked.grown):
         raise ValueError("the survival rate needs dstjax.sparsify(..., track=['survival']).")
-    return (jnp.sum(tracked.n_survived) / jnp.sum(tracked.n_grown)).astype(jnp.float32)
+    return _ratio_of_sums(tracked.n_survived, tracked.n_grown)
 
 
 def last_mask_error(opt_state: Tree) -> jax.Array:
@@ -95,8 +94,8 @@ def last_mask_error(opt_state: Tree) -> jax.Array:
     Raises:
       ValueError: it was not tracked.
     """
-    last = _tracked(find(opt_state)).error
-    if last is None:
+    last: Any = _tracked(find(opt_state)).error
+    if is_absent(last):
         raise ValueError("the mask-incurred error needs dstjax.sparsify(..., track=['error']).")
     return last
 
@@ -118,7 +117,7 @@ def mask_error(params: Tree, opt_state_or_masks: Tree) -> jax.Array:
     """
     leaves, flags = _masked(opt_state_or_masks)
     weights = leaves.find(params, "parameters", [f.shape for f in flags])
-    return error([jnp.asarray(w) for w in weights], flags)
+    return _error(weights, flags)
 
 
 def exploitation_degree(loss: Callable[[Tree], Any], params: Tree, grown: Tree) -> jax.Array:
@@ -134,7 +133,7 @@ def exploitation_degree(loss: Callable[[Tree], Any], params: Tree, grown: Tree) 
 
     Reference: DST-EE, Eq. 2 and 3.
     """
-    kept = jax.tree_util.tree_map(lambda g: None if is_hole(g) else ~masks_lib.unpack(g), grown, is_leaf=is_hole)
+    kept = shown(grown, lambda mask: ~masks_lib.unpack(mask))
     return jnp.asarray(loss(masks_lib.apply(params, kept))) - jnp.asarray(loss(params))
 
 
@@ -153,9 +152,7 @@ def survival(before: Tree, after: Tree, next_drop: Tree) -> jax.Array:
 
     Reference: IEE, Figure 5b.
     """
-    leaves = _together(before, after, next_drop)
-    grown = _count(new & ~old for old, new, _ in leaves)
-    return _count(new & ~old & left for old, new, left in leaves) / grown
+    return _survived(_together(before, after, next_drop))
 
 
 def churn(before: Tree, after: Tree) -> jax.Array:
@@ -167,8 +164,7 @@ def churn(before: Tree, after: Tree) -> jax.Array:
     Raises:
       ValueError: the trees mask different leaves.
     """
-    leaves = _together(before, after)
-    return _count(a ^ b for a, b in leaves) / (_count(a for a, _ in leaves) + _count(b for _, b in leaves))
+    return _moved(_together(before, after))
 
 
 def unanimity(trees: Sequence[Tree]) -> tuple[jax.Array, jax.Array]:
@@ -183,24 +179,26 @@ def unanimity(trees: Sequence[Tree]) -> tuple[jax.Array, jax.Array]:
     Reference: Nowak et al., "Fantastic weights and how to find them", 2023; the mean in the denominator is ours, for
     masks whose counts differ.
     """
-    leaves = [jnp.stack(flags) for flags in _together(*trees)]
-    kept = _count(jnp.all(x, axis=0) for x in leaves) * len(trees) / _count(leaves)
-    removed = _count(~jnp.any(x, axis=0) for x in leaves) * len(trees) / _count(~x for x in leaves)
-    return kept, removed
+    return _agreed(_together(*trees))
 
 
-def dead_neurons(masks: Tree) -> dict[str, DeadNeurons]:
+def dead_neurons(masks: Tree, *, layout: Any = None) -> dict[str, DeadNeurons]:
     """Counts units without any active weight, for each masked leaf of two or more dimensions by path.
 
-    The last axis of a kernel holds its outputs and the last but one its inputs, as in ``(in, out)`` and
-    ``(height, width, in, out)``; a unit counts as cut off if nothing is active over all the other axes.
+    A unit is an input or an output of the layer, of all axes that its layout calls so; it counts as cut off if nothing
+    is active over all the other axes. Where neither ``layout`` nor the name tells, a kernel is (window..., in, out).
+
+    Args:
+      masks: tree of masks.
+      layout: as given to :func:`dstjax.sparsify`.
+
+    Returns:
+      Two numbers for each leaf; arrays of the shape of the stack where it holds several layers.
     """
-    kernels = {n: masks_lib.unpack(m) for n, m in named(masks).items()}
-    links = {n: jnp.any(m, axis=tuple(range(m.ndim - 2))) for n, m in kernels.items() if m.ndim >= 2}
-    return {
-        n: DeadNeurons(*(jnp.sum(~jnp.any(link, axis=axis), dtype=jnp.int32) for axis in (1, 0)))
-        for n, link in links.items()
-    }
+    kernels = {n: flags for n, m in named_masks(masks).items() if (flags := masks_lib.unpack(m)).ndim >= 2}
+    known = layouts.read(layout, kernels)
+    of_leaf = {n: one if isinstance(one := known[n], Layout) else assumed(m.ndim) for n, m in kernels.items()}
+    return {n: _dead(m, of_leaf[n]) for n, m in kernels.items()}
 
 
 def effective_weights(layers: Sequence[Any]) -> jax.Array:
@@ -216,7 +214,7 @@ def effective_weights(layers: Sequence[Any]) -> jax.Array:
     Raises:
       ValueError: no layer, a mask of less than two dimensions, or layers that do not fit together.
     """
-    kernels = [masks_lib.unpack(jnp.asarray(mask)) for mask in layers]
+    kernels = [masks_lib.unpack(_array(mask)) for mask in layers]
     if not kernels or any(k.ndim < 2 for k in kernels):
         raise ValueError(
             f"layers have shapes {[k.shape for k in kernels]}; expected at least one, each (..., in, out)."
@@ -227,6 +225,11 @@ def effective_weights(layers: Sequence[Any]) -> jax.Array:
                 f"a layer of shape {after.shape} does not fit one of shape {before.shape} before it; expected a "
                 f"multiple of {before.shape[-1]} inputs."
             )
+    return _effective(kernels)
+
+
+@jax.jit
+def _effective(kernels: list[jax.Array]) -> jax.Array:
     links = [jnp.any(k, axis=tuple(range(k.ndim - 2))) for k in kernels]
     fed = [jnp.ones(links[0].shape[0], bool)]  # inputs of each layer that a path from the first inputs reaches
     for link, after in itertools.pairwise(links):
@@ -258,15 +261,8 @@ def gradient_norms(gradients: Tree, opt_state_or_masks: Tree, before: GradientNo
     """
     leaves, flags = _masked(opt_state_or_masks)
     leaves.find(gradients, "gradients", [f.shape for f in flags])
-    masked = dict(zip(leaves.masked, flags, strict=True))
-    squares = {n: jnp.square(g.astype(jnp.float32)) for n, g in named(gradients).items()}
-    complete = sum(jnp.sum(s) for s in squares.values())
-    active = sum(jnp.sum(jnp.where(masked[n], s, 0.0) if n in masked else s) for n, s in squares.items())
-    if before is None:
-        before = GradientNorms(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
-    updates = before.updates + 1
-    means = (x + (new - x) / updates for x, new in ((before.complete, complete), (before.masked, active)))
-    return GradientNorms(updates, *means)
+    found = {n: g for n, g in named(gradients).items() if is_weight(g)}
+    return _norms(found, dict(zip(leaves.masked, flags, strict=True)), before)
 
 
 def _masked(opt_state_or_masks: Tree) -> tuple[MaskedLeaves, list[jax.Array]]:
@@ -280,23 +276,19 @@ def _together(*trees: Tree) -> list[tuple[jax.Array, ...]]:
     """Returns the boolean masks of each leaf, of several trees that mask the same leaves."""
     leaves = []
     for name, masks in matched(trees).items():
-        flags = tuple(masks_lib.unpack(jnp.asarray(mask)) for mask in masks)
+        flags = tuple(masks_lib.unpack(_array(mask)) for mask in masks)
         if len({f.shape for f in flags}) > 1:
             raise ValueError(f"the masks of {name!r} have shapes {[f.shape for f in flags]}; expected the same.")
         leaves.append(flags)
     return leaves
 
 
-def _count(flags: Iterable[jax.Array]) -> jax.Array:
-    return jnp.asarray(sum(jnp.sum(f, dtype=jnp.uint32).astype(jnp.float32) for f in flags), jnp.float32)
-
-
 def _ever(state: SparseState) -> dict[str, jax.Array]:
     """Marks the weights of each masked leaf that were active at least once, by path."""
-    if state.counters is not None:
-        return {n: c > 0 for n, c in named(state.counters).items()}
+    if not is_absent(whole(state).counters):
+        return {n: _positive(c) for n, c in named(state.counters).items()}
     ever = _tracked(state).ever
-    if ever is None:
+    if is_absent(ever):
         raise ValueError(
             "the exploration rate needs counters (dst_ee has them) or dstjax.sparsify(..., track=['exploration'])."
         )
@@ -304,4 +296,85 @@ def _ever(state: SparseState) -> dict[str, jax.Array]:
 
 
 def _tracked(state: SparseState) -> Tracked:
-    return state.tracked or Tracked(None, None, None, None, None)
+    return Tracked() if is_absent(whole(state).tracked) else state.tracked
+
+
+def _share(flags: list[jax.Array]) -> jax.Array:
+    """Returns the share that is set; 1 of nothing."""
+    # The size is passed: XLA multiplies by the inverse of a constant, and the share of all is not 1 then.
+    return _share_of(jax.device_put(np.float32(sum(f.size for f in flags))), flags)
+
+
+def _array(x: Any) -> jax.Array:
+    return x if isinstance(x, jax.Array) else jax.device_put(x)
+
+
+# Compiled, so that no constant goes from the host to the device: jax_transfer_guard would refuse it.
+
+
+@jax.jit
+def _share_of(size: jax.Array, flags: list[jax.Array]) -> jax.Array:
+    return _count(flags) / size if flags else jnp.ones((), jnp.float32)
+
+
+@jax.jit
+def _positive(counter: jax.Array) -> jax.Array:
+    return counter > 0
+
+
+@jax.jit
+def _ratio_of_sums(a: Any, b: Any) -> jax.Array:
+    """Returns the ratio of two sums; NaN of nothing, which is ()."""
+    return (jnp.sum(jnp.asarray(a)) / jnp.sum(jnp.asarray(b))).astype(jnp.float32)
+
+
+_error = jax.jit(error)
+
+
+@jax.jit
+def _survived(leaves: list[tuple[jax.Array, ...]]) -> jax.Array:
+    grown = _count(new & ~old for old, new, _ in leaves)
+    return _count(new & ~old & left for old, new, left in leaves) / grown
+
+
+@jax.jit
+def _moved(leaves: list[tuple[jax.Array, ...]]) -> jax.Array:
+    return _count(a ^ b for a, b in leaves) / (_count(a for a, _ in leaves) + _count(b for _, b in leaves))
+
+
+@jax.jit
+def _agreed(leaves: list[tuple[jax.Array, ...]]) -> tuple[jax.Array, jax.Array]:
+    stacked = [jnp.stack(flags) for flags in leaves]
+    trees = len(leaves[0])
+    kept = _count(jnp.all(x, axis=0) for x in stacked) * trees / _count(stacked)
+    removed = _count(~jnp.any(x, axis=0) for x in stacked) * trees / _count(~x for x in stacked)
+    return kept, removed
+
+
+@jax.jit
+def _dead(mask: jax.Array, layout: Layout) -> DeadNeurons:
+    def counted(units: tuple[int, ...], others: tuple[int, ...]) -> jax.Array:
+        alive = jnp.any(mask, axis=layout.windows + others, keepdims=True)
+        dead = jnp.sum(~alive, axis=units, dtype=jnp.int32, keepdims=True)
+        return dead.reshape([mask.shape[a] for a in layout.stack])
+
+    inputs, outputs = layout.inputs, layout.outputs
+    return DeadNeurons(counted(inputs, outputs), counted(outputs, inputs))
+
+
+@jax.jit
+def _norms(
+    gradients: dict[str, jax.Array], masked: dict[str, jax.Array], before: GradientNorms | None
+) -> GradientNorms:
+    squares = {n: jnp.square(g.astype(jnp.float32)) for n, g in gradients.items()}
+    complete = sum(jnp.sum(s) for s in squares.values())
+    active = sum(jnp.sum(jnp.where(masked[n], s, 0.0) if n in masked else s) for n, s in squares.items())
+    if before is None:
+        before = GradientNorms(jnp.zeros((), jnp.int32), jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
+    updates = before.updates + 1
+    means = (x + (new - x) / updates for x, new in ((before.complete, complete), (before.masked, active)))
+    return GradientNorms(updates, *means)
+
+
+def _count(flags: Iterable[jax.Array]) -> jax.Array:
+    return jnp.asarray(sum(jnp.sum(f, dtype=jnp.uint32).astype(jnp.float32) for f in flags), jnp.float32)

@@ -15,7 +15,6 @@ import jax
 import jax.numpy as jnp
 
 from dstjax._arrays import lanes
-from dstjax._arrays.bits import StoredMask
 from dstjax._arrays.layout import Layout, lanes_of
 from dstjax._arrays.selection import count_true
 from dstjax._arrays.trees import is_traced
@@ -91,12 +90,12 @@ class Layers(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """What a method remembers besides masks and counters; lists have an entry for each masked leaf."""
+    """What a method remembers besides masks and counters, else ``()``; lists have an entry for each masked leaf."""
 
-    leaves: Any = None  # arrays like the weights, or NamedTuples of such; may change at every step
-    second_mask: list[StoredMask] | None = None  # changes in mask updates alone
-    shared: Any = None  # a NamedTuple of small arrays; changes in mask updates alone
-    measured: Any = None  # sums behind :class:`Measured`
+    leaves: Any = ()  # arrays like the weights, or NamedTuples of such; may change at every step
+    second_mask: Any = ()  # stored masks; changes in mask updates alone
+    shared: Any = ()  # a NamedTuple of small arrays; changes in mask updates alone
+    measured: Any = ()  # sums behind :class:`Measured`
 
 
 class Value:

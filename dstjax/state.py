@@ -1,5 +1,6 @@
 """Helpers for the state of ``sparsify``, wherever it is chained or wrapped: read, replace and check its masks."""
 
+import functools
 from typing import Any
 
 import jax
@@ -8,12 +9,21 @@ import numpy as np
 
 from dstjax import masks as masks_lib
 from dstjax._arrays.bits import pack_like, unpack
-from dstjax._arrays.leaves import MaskedLeaves, named
-from dstjax._arrays.trees import Tree
-from dstjax._engine.moments import map_moments
+from dstjax._arrays.leaves import MaskedLeaves, named_masks, shown
+from dstjax._arrays.trees import Tree, is_absent
+from dstjax._engine.moments import map_moments, shapes_of
 from dstjax._engine.states import SparseState as SparseState
 from dstjax._engine.states import Tracked as Tracked
-from dstjax._engine.states import find, holds_state, masks_of, replaced, topology_of, with_topology
+from dstjax._engine.states import (
+    find,
+    holds_state,
+    masks_of,
+    remembered_of,
+    replaced,
+    topology_of,
+    whole,
+    with_topology,
+)
 from dstjax.views import straight_through
 
 
@@ -26,9 +36,7 @@ def get_masks(opt_state: Tree) -> Tree:
     Raises:
       ValueError: there is no state of ``sparsify``, or more than one.
     """
-    stored = find(opt_state).masks
-    leaves = MaskedLeaves.of(stored)
-    return leaves.tree([unpack(mask) for mask in leaves.read(stored)])
+    return shown(whole(find(opt_state)).masks, unpack)
 
 
 def apply_masks(params: Tree, opt_state_or_masks: Tree) -> Tree:
@@ -66,15 +74,15 @@ def forward_params(params: Tree, opt_state: Tree, *, training: bool = True) -> T
       ValueError: there is no state of ``sparsify``, or more than one, or the parameters do not fit it.
     """
     state = find(opt_state)
-    if state.view is None:
+    if is_absent(state.view):
         return params
-    leaves = MaskedLeaves.of(state.masks)
-    flags = [unpack(mask) for mask in leaves.read(state.masks)]
+    leaves = MaskedLeaves.of(whole(state).masks)
+    stored = leaves.read(state.masks)
 
     def viewed(i: int, weight: jax.Array) -> jax.Array:
-        return straight_through(state.view.of(weight, flags[i], i, training), weight)
+        return _viewed(state.view, weight, stored[i], i, training)
 
-    return leaves.map(viewed, params, "parameters", [f.shape for f in flags])
+    return leaves.map(viewed, params, "parameters", [masks_lib.shape(mask) for mask in stored])
 
 
 def is_exploring(opt_state: Tree) -> jax.Array:
@@ -86,7 +94,7 @@ def is_exploring(opt_state: Tree) -> jax.Array:
       ValueError: there is no state of ``sparsify``, or more than one.
     """
     view: Any = find(opt_state).view
-    return jnp.asarray(getattr(view, "exploring", False))
+    return view.exploring if hasattr(view, "exploring") else _false()
 
 
 def set_masks(opt_state: Tree, masks: Tree) -> Tree:
@@ -97,30 +105,28 @@ def set_masks(opt_state: Tree, masks: Tree) -> Tree:
 
     Args:
       opt_state: the state to change, wherever it is chained or wrapped.
-      masks: tree of boolean arrays with ``None`` at the same leaves as :func:`get_masks`.
+      masks: tree of boolean arrays at the same leaves as :func:`get_masks`, ``None`` elsewhere.
 
     Raises:
       ValueError: another tree, shape or dtype, or a mask without an active weight.
     """
-    old = find(opt_state)
+    old = whole(find(opt_state))
     leaves = MaskedLeaves.of(old.masks)
     stored = leaves.read(old.masks)
-    found = leaves.check_masks(named(masks), "masks", [masks_lib.shape(m) for m in stored])
-    flags = [jnp.array(mask) for mask in found]
-    topology = topology_of(old, leaves)
-    topology = topology._replace(masks=[pack_like(f, m.dtype) for f, m in zip(flags, stored, strict=True)])
+    found = leaves.check_masks(named_masks(masks), "masks", [masks_lib.shape(m) for m in stored])
+    flags = [jax.device_put(mask) if isinstance(mask, np.ndarray) else mask for mask in found]
+    topology = topology_of(old)
+    topology = topology._replace(masks=[_packed(f, like=m) for f, m in zip(flags, stored, strict=True)])
     if topology.counters is not None:
-        counters = [f.astype(c.dtype) for f, c in zip(flags, topology.counters, strict=True)]
+        counters = [_counted(f, c) for f, c in zip(flags, topology.counters, strict=True)]
         topology = topology._replace(counters=counters)
     if topology.ever is not None:
-        ever = [pack_like(f | unpack(e), e.dtype) for f, e in zip(flags, topology.ever, strict=True)]
+        ever = [_united(f, e) for f, e in zip(flags, topology.ever, strict=True)]
         topology = topology._replace(ever=ever)
-    remembered = leaves.read(old.memory.leaves) if old.memory is not None and old.memory.leaves is not None else []
-    new = with_topology(old, leaves, topology, remembered)
-    if old.view is None:
-        by_name = dict(zip(leaves.masked, flags, strict=True))
-        shapes = {n: by_name[n].shape if n in by_name else None for n in leaves.names}
-        inner = map_moments(lambda n, x: jnp.where(by_name[n], x, jnp.zeros((), x.dtype)), shapes, old.inner_state)
+    new = with_topology(old, leaves, topology, remembered_of(old, leaves))
+    if is_absent(old.view):
+        by_path = leaves.by_path(topology.masks)
+        inner = map_moments(lambda p, x: masks_lib.apply(x, by_path[p]), shapes_of(old.masks), old.inner_state)
         new = new._replace(inner_state=inner)
     return replaced(opt_state, new)
 
@@ -141,12 +147,10 @@ def check_sparse(params: Tree, opt_state_or_masks: Tree) -> bool:
         params = forward_params(params, opt_state_or_masks, training=False)
     masks = masks_of(opt_state_or_masks)
     leaves = MaskedLeaves.of(masks)
-    bad = []
     weights = leaves.find(params, "parameters")
-    for name, weight, mask in zip(leaves.masked, weights, leaves.read(masks), strict=True):
-        wrong = int(jnp.sum((weight != 0) & ~unpack(mask), dtype=jnp.uint32))
-        if wrong:
-            bad.append(f"{name}: {wrong} of {np.size(weight)}")
+    strays = [_strays(weight, mask) for weight, mask in zip(weights, leaves.read(masks), strict=True)]
+    found = zip(leaves.masked, jax.device_get(strays), weights, strict=True)
+    bad = [f"{name}: {int(n)} of {np.size(weight)}" for name, n, weight in found if n]
     if bad:
         raise ValueError(
             "inactive weights are not zero: " + "; ".join(bad) + ". Apply the masks before the first step "
@@ -156,4 +160,37 @@ def check_sparse(params: Tree, opt_state_or_masks: Tree) -> bool:
 
 
 def _has_view(opt_state_or_masks: Tree) -> bool:
-    return holds_state(opt_state_or_masks) and find(opt_state_or_masks).view is not None
+    return holds_state(opt_state_or_masks) and not is_absent(find(opt_state_or_masks).view)
+
+
+# Compiled, so that no constant goes from the host to the device: jax_transfer_guard would refuse it.
+
+
+@functools.partial(jax.jit, static_argnums=(3, 4))
+def _viewed(view: Any, weight: jax.Array, mask: jax.Array, index: int, training: bool) -> jax.Array:
+    return straight_through(view.of(weight, unpack(mask), index, training), weight)
+
+
+@jax.jit
+def _false() -> jax.Array:
+    return jnp.zeros((), bool)
+
+
+@jax.jit
+def _packed(mask: jax.Array, like: jax.Array) -> jax.Array:
+    return pack_like(jnp.array(mask), like.dtype)  # a copy: the state must not be donated with a caller's array
+
+
+@jax.jit
+def _counted(mask: jax.Array, counter: jax.Array) -> jax.Array:
+    return mask.astype(counter.dtype)
+
+
+@jax.jit
+def _united(mask: jax.Array, ever: jax.Array) -> jax.Array:
+    return pack_like(mask | unpack(ever), ever.dtype)
+
+
+@jax.jit
+def _strays(weight: jax.Array, mask: jax.Array) -> jax.Array:
+    return jnp.sum((weight != 0) & ~unpack(mask), dtype=jnp.uint32)

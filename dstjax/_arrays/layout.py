@@ -70,6 +70,11 @@ class Layout:
         return tuple(a for a, word in enumerate(self.axes) if word in words)
 
 
+def assumed(ndim: int) -> Layout:
+    """Returns the layout (window..., in, out)."""
+    return Layout((*["window"] * (ndim - 2), *["in"] * (ndim > 1), "out"))
+
+
 def lanes_of(layout: Layout | None) -> tuple[int, ...]:
     """Returns the axes of a leaf that number its layers; none where its layout is not known."""
     return () if layout is None else layout.stack

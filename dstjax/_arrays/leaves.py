@@ -7,8 +7,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from dstjax._arrays.trees import Tree, is_hole, is_traced, path_difference, path_name
+from dstjax._arrays.trees import (
+    Path,
+    Tree,
+    is_array,
+    is_box,
+    is_hole,
+    is_traced,
+    path_difference,
+    places,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,61 +26,80 @@ class MaskedLeaves:
     """Says which leaves of a tree are masked. Lists of masked leaves are in the order of the tree."""
 
     treedef: Any
-    names: tuple[str, ...]  # paths of all leaves
+    names: tuple[str, ...]  # of all leaves
+    paths: tuple[Path, ...]  # of all leaves
     at: tuple[int, ...]  # places of the masked ones among them
 
     @staticmethod
     def of(masks: Tree) -> "MaskedLeaves":
-        """Finds them in a tree of masks: all that is no hole."""
-        flat, treedef = jax.tree_util.tree_flatten_with_path(masks, is_leaf=is_hole)
-        at = tuple(i for i, (_, mask) in enumerate(flat) if not is_hole(mask))
-        return MaskedLeaves(treedef, tuple(path_name(path) for path, _ in flat), at)
+        """Finds them in a tree of masks, which has holes elsewhere: all leaves but functions, text and the like."""
+        found = [place for place in places(masks)[0] if not place.is_hole]
+        names, paths = tuple(p.name for p in found), tuple(p.path for p in found)
+        at = tuple(i for i, place in enumerate(found) if _is_number(place.leaf))
+        return MaskedLeaves(jax.tree_util.tree_structure(masks), names, paths, at)
 
     @staticmethod
     def chosen(params: Tree, masked: Collection[str]) -> "MaskedLeaves":
-        """Finds them in a tree of parameters by their paths."""
-        flat, treedef = jax.tree_util.tree_flatten_with_path(params)
-        names = tuple(path_name(path) for path, _ in flat)
-        return MaskedLeaves(treedef, names, tuple(i for i, name in enumerate(names) if name in masked))
+        """Finds them in a tree of parameters by their names."""
+        every = MaskedLeaves.of(params)
+        return dataclasses.replace(every, at=tuple(i for i, name in enumerate(every.names) if name in masked))
 
     @staticmethod
-    def like(params: Tree, masks: Tree) -> "MaskedLeaves":
-        """Finds them in a tree of parameters by the masks that were made for it.
+    def like(tree: Tree, masks: Tree, what: str) -> "MaskedLeaves":
+        """Finds them in a tree of parameters or gradients by the masks that were made for it.
+
+        It may lack leaves that are not masked, and have leaves where there were holes.
 
         Raises:
-          ValueError: it is another tree.
+          ValueError: it is another tree, or lacks a masked leaf. ``what`` names it.
         """
-        every = MaskedLeaves.chosen(params, ())
-        stored = every.flatten(masks, "parameters", expected=masks, found=params)
-        return dataclasses.replace(every, at=tuple(i for i, mask in enumerate(stored) if not is_hole(mask)))
+        known, treedef = places(masks)
+        try:
+            nodes = treedef.flatten_up_to(tree)
+        except ValueError:
+            nodes = []
+        fits = len(nodes) == len(known) and all(map(_is_place, nodes))
+        sizes = [len(jax.tree_util.tree_leaves(node)) for node in nodes]
+        if not fits or any(not n and not place.is_hole for place, n in zip(known, sizes, strict=True)):
+            raise ValueError(f"the tree of the {what} is not the one at init; {path_difference(masks, tree)}.")
+        found = [place for place, n in zip(known, sizes, strict=True) if n]
+        return MaskedLeaves(
+            jax.tree_util.tree_structure(tree),
+            tuple(p.name for p in found),
+            tuple(p.path for p in found),
+            tuple(i for i, p in enumerate(found) if not p.is_hole),
+        )
 
     @property
     def masked(self) -> list[str]:
-        """Returns the paths of the masked leaves."""
+        """Returns the names of the masked leaves."""
         return [self.names[i] for i in self.at]
+
+    def by_path(self, masked: Sequence[Any]) -> dict[Path, Any]:
+        """Returns a list of the masked leaves by their paths."""
+        return dict(zip(self.pick(self.paths), masked, strict=True))
 
     def pick(self, leaves: Sequence[Any]) -> list[Any]:
         """Returns the masked ones of all leaves."""
         return [leaves[i] for i in self.at]
 
+    def put(self, masked: Sequence[Any], leaves: Sequence[Any]) -> list[Any]:
+        """Returns all leaves, with others at the masked ones."""
+        every = list(leaves)
+        for i, x in zip(self.at, masked, strict=True):
+            every[i] = x
+        return every
+
     def read(self, tree: Tree) -> list[Any]:
         """Returns the masked leaves of a tree that :meth:`tree` made."""
         return self.pick(self.treedef.flatten_up_to(tree))
 
-    def flatten(self, tree: Tree, what: str, *, expected: Tree, found: Tree) -> list[Any]:
-        """Returns all leaves of a tree.
-
-        Raises:
-          ValueError: it is another tree. ``what`` names it, ``expected`` and ``found`` name the paths.
-        """
-        try:
-            return self.treedef.flatten_up_to(tree)
-        except ValueError:
-            difference = path_difference(_skeleton(expected), _skeleton(found))
-            raise ValueError(f"the tree of the {what} is not the one at init; {difference}.") from None
+    def tree(self, masked: Sequence[Any], leaves: Sequence[Any] | None = None) -> Tree:
+        """Returns the tree of all leaves with others at the masked ones; without ``leaves`` all are masked."""
+        return self.treedef.unflatten(masked if leaves is None else self.put(masked, leaves))
 
     def find(self, tree: Tree, what: str, shapes: Sequence[tuple[int, ...]] | None = None) -> list[Any]:
-        """Returns the masked leaves of a tree of any containers, by path; ignores holes and other leaves.
+        """Returns the masked leaves of a tree of any containers, by name; ignores holes and other leaves.
 
         Raises:
           ValueError: one is missing, or has not the shape that is expected.
@@ -89,20 +118,11 @@ class MaskedLeaves:
           ValueError: as in :meth:`find`.
         """
         self.find(tree, what, shapes)
-        place = {name: i for i, name in enumerate(self.masked)}
-
-        def one(path: tuple[Any, ...], leaf: Any) -> Any:
-            i = place.get(path_name(path))
-            return leaf if i is None else change(i, leaf)
-
-        return jax.tree_util.tree_map_with_path(one, tree)
-
-    def tree(self, masked: Sequence[Any], dense: Sequence[Any] | None = None) -> Tree:
-        """Returns the tree with ``masked`` at the masked leaves, and elsewhere what ``dense`` has there, or None."""
-        leaves: list[Any] = [None] * len(self.names) if dense is None else list(dense)
-        for i, x in zip(self.at, masked, strict=True):
-            leaves[i] = x
-        return self.treedef.unflatten(leaves)
+        index = {name: i for i, name in enumerate(self.masked)}
+        found, treedef = places(tree)
+        return treedef.unflatten(
+            [p.holding(change(index[p.name], p.leaf)) if p.name in index else p.node for p in found]
+        )
 
     def check_paths(self, found: Collection[str], what: str) -> None:
         """Refuses a tree that lacks a masked leaf."""
@@ -142,9 +162,33 @@ class MaskedLeaves:
 
 
 def named(tree: Tree) -> dict[str, Any]:
-    """Returns the leaves of a tree by path, without holes."""
-    flat = jax.tree_util.tree_flatten_with_path(tree, is_leaf=is_hole)[0]
-    return {path_name(path): leaf for path, leaf in flat if not is_hole(leaf)}
+    """Returns the leaves of a tree by name, without holes."""
+    return {place.name: place.leaf for place in places(tree)[0] if not place.is_hole}
+
+
+def named_masks(tree: Tree) -> dict[str, Any]:
+    """Returns the masks of a caller's tree by name, and whatever else it has of numbers; no functions, no text."""
+    return {name: leaf for name, leaf in named(tree).items() if _is_number(leaf)}
+
+
+def holds_masks(tree: Tree) -> bool:
+    """Whether a tree has boolean arrays: it is masks then, even if its class can be called."""
+    return any(is_array(x) and x.dtype == jnp.bool_ for x in jax.tree_util.tree_leaves(tree))
+
+
+def hollow(tree: Tree, kept: Collection[str]) -> Tree:
+    """Returns the tree without the leaves that are not kept, by name: a place without leaves stands for them.
+
+    It takes the place of the whole box, since nobody expects a variable without a value.
+    """
+    found, treedef = places(tree)
+    return treedef.unflatten([p.node if p.name in kept or p.node is None else optax.MaskedNode() for p in found])
+
+
+def shown(masks: Tree, change: Callable[[Any], Any]) -> Tree:
+    """Returns a tree of masks, each changed, for people to read: None where a leaf is dense."""
+    found, treedef = places(masks)
+    return treedef.unflatten([None if p.is_hole else p.holding(change(p.leaf)) for p in found])
 
 
 def matched(trees: Sequence[Tree]) -> dict[str, list[Any]]:
@@ -153,7 +197,7 @@ def matched(trees: Sequence[Tree]) -> dict[str, list[Any]]:
     Raises:
       ValueError: they mask different leaves, or none.
     """
-    found = [named(tree) for tree in trees]
+    found = [named_masks(tree) for tree in trees]
     check_alike(found)
     return {name: [masks[name] for masks in found] for name in sorted(found[0])}
 
@@ -167,5 +211,9 @@ def check_alike(names: Sequence[Collection[str]]) -> None:
         raise ValueError("the trees have no masked leaf in common.")
 
 
-def _skeleton(tree: Tree) -> Tree:
-    return jax.tree_util.tree_map(lambda _: 0, tree, is_leaf=is_hole)
+def _is_number(leaf: Any) -> bool:
+    return is_array(leaf) or isinstance(leaf, bool | int | float | complex)
+
+
+def _is_place(node: Any) -> bool:
+    return is_hole(node) or is_box(node) or jax.tree_util.all_leaves([node])

@@ -15,12 +15,12 @@ from dstjax._arrays.keys import leaf_keys
 from dstjax._arrays.lanes import layer_sizes
 from dstjax._arrays.leaves import MaskedLeaves
 from dstjax._arrays.selection import count_true
-from dstjax._arrays.trees import Tree, is_traced
+from dstjax._arrays.trees import Tree, is_array, is_traced, places
 from dstjax._engine import measures, returned
-from dstjax._engine.counts import Layouts, initial_counts, masked_leaves
-from dstjax._engine.moments import Shapes
+from dstjax._engine.counts import initial_counts, known_layouts
+from dstjax._engine.moments import Shapes, shapes_of
 from dstjax._engine.rewire import rewire
-from dstjax._engine.states import SparseState, Topology, topology_of
+from dstjax._engine.states import SparseState, Topology, is_split, remembered_of, topology_of
 from dstjax.checks import check_number
 from dstjax.method import Method
 from dstjax.rules import Layers, Leaf
@@ -69,34 +69,35 @@ class Call:
         self, method: Method, updates: Tree, state: SparseState, params: Tree, now: Any, signals: Signals
     ) -> None:
         """Flattens the trees, and refuses those that are not the ones of init."""
-        if state.masks is None:
+        if is_split(state):
             raise ValueError("the state was split; call dstjax.merge_state before tx.update.")
         self.method, self.state, self.now, self.signals = method, state, now, signals
-        self.leaves = leaves = MaskedLeaves.like(params, state.masks)
-        self.params = leaves.treedef.flatten_up_to(params)
-        self.updates = leaves.flatten(updates, "updates", expected=params, found=updates)
-        self.old = topology_of(state, leaves)
-        every = dict(zip(leaves.names, self.params, strict=True))
-        known: Layouts = {} if method.masking is None else masked_leaves(method.masking, every)
-        self.layouts = tuple(known.get(name) for name in leaves.masked)
-        self.weights, self.gradients = leaves.pick(self.params), leaves.pick(self.updates)
+        self.stored = MaskedLeaves.of(state.masks)
+        self.leaves = leaves = MaskedLeaves.like(params, state.masks, "parameters")
+        self.moved = moved = MaskedLeaves.like(updates, state.masks, "updates")
+        self.params, self.updates = jax.tree_util.tree_leaves(params), jax.tree_util.tree_leaves(updates)
+        self.old = topology_of(state)
+        self.layouts = tuple(known_layouts(method.masking, self._at_init, leaves.masked))
+        self.weights, self.gradients = leaves.pick(self.params), moved.pick(self.updates)
         shapes = [masks.shape(m) for m in self.old.masks]
         leaves.check_shapes(self.weights, "parameters", shapes)
         leaves.check_shapes(self.gradients, "updates", shapes)
         self.full: list[Any] = [None] * len(self.weights)
         self.dense_updates = self.updates
         if signals.full_gradient is not None:
-            found = signals.full_gradient
-            full = leaves.flatten(found, "full gradient", expected=params, found=found)
-            self.full = leaves.pick(full)
+            found = MaskedLeaves.like(signals.full_gradient, state.masks, "full gradient")
+            full = jax.tree_util.tree_leaves(signals.full_gradient)
+            self.full = found.pick(full)
             leaves.check_shapes(self.full, "full gradient", shapes)
-            self.dense_updates = [u + f for u, f in zip(self.updates, full, strict=True)]
+            by_name = dict(zip(found.names, full, strict=True))
+            names = zip(moved.names, self.updates, strict=True)
+            self.dense_updates = [u + by_name[n] if n in by_name else u for n, u in names]
         if method.updates is not None and method.updates.new_weights is not None:
             _ = self.keys  # made in the branch, they could not be read after it
-        memory = state.memory
-        is_kept = memory is not None and memory.leaves is not None
+        kept = remembered_of(state, self.stored)
+        self.remembers = kept is not None
         # What was remembered when the forward pass ran: rules for the gradient read it.
-        self.before: Sequence[Any] = leaves.read(memory.leaves) if is_kept else [None] * len(self.weights)  # type: ignore[union-attr]
+        self.before: Sequence[Any] = [None] * len(self.weights) if kept is None else kept
         self.remembered = self.before
         if method.remembered.before_step is not None:
             rule = method.remembered.before_step
@@ -108,20 +109,12 @@ class Call:
     @property
     def shapes(self) -> Shapes:
         """The shapes of the masked leaves by path, None for the others."""
-        found: Shapes = dict.fromkeys(self.leaves.names)
-        return found | {n: masks.shape(m) for n, m in zip(self.leaves.masked, self.old.masks, strict=True)}
+        return shapes_of(self.state.masks)
 
     @functools.cached_property
     def keys(self) -> list[tuple[jax.Array, jax.Array]]:
         """For each leaf the keys of this call: for the drop, and for the growth."""
         return leaf_keys(self.state.key, self.state.step, len(self.weights))
-
-    def all_leaves(self, dense: Sequence[Any], masked: Sequence[Any]) -> list[Any]:
-        """All leaves, with ``masked`` at the masked ones."""
-        every = list(dense)
-        for i, x in zip(self.leaves.at, masked, strict=True):
-            every[i] = x
-        return every
 
     def read(
         self,
@@ -152,15 +145,22 @@ class Call:
             )
         ]
 
+    @functools.cached_property
+    def _at_init(self) -> dict[str, Any]:
+        """The shapes of the arrays that the parameters had at init, by name."""
+        known = {place.name for place in places(self.state.masks)[0] if place.node is not None}
+        return {
+            n: jax.ShapeDtypeStruct(x.shape, x.dtype)
+            for n, x in zip(self.leaves.names, self.params, strict=True)
+            if n in known and is_array(x)
+        }
+
     def layers(self, weights: list[jax.Array]) -> Layers:
         """What rules for the whole network read."""
         method, target, step = self.method, self.state.targets, self.state.step
         initial = target
         if method.start.sparsity is not None:
-            shapes = {
-                n: jax.ShapeDtypeStruct(x.shape, x.dtype) for n, x in zip(self.leaves.names, self.params, strict=True)
-            }
-            counts = initial_counts(method.masking, method.start, shapes)
+            counts = initial_counts(method.masking, method.start, self._at_init)
             initial = jnp.stack([jnp.asarray(n, jnp.int32) for n in counts.values()])
         metric = self.signals.metric
         measure, measured = method.remembered.measure, None

@@ -6,10 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import jax.numpy as jnp
-
 from dstjax import distributions, layouts
 from dstjax._arrays.layout import Layout, kernel_of, layer_names
+from dstjax._arrays.trees import is_array, is_weight
 from dstjax.method import Masking, Start
 
 _log = logging.getLogger(__name__)
@@ -20,15 +19,21 @@ Layouts = dict[str, Layout | None]  # by path; None where nothing is known
 def masked_leaves(masking: Masking, leaves: Mapping[str, Any]) -> Layouts:
     """The leaves that a method masks, in the order of the tree, and what their axes mean.
 
+    The rule is asked about arrays of real floating numbers; about others only where it chooses none of those, to say
+    what is wrong. A map of densities may name others by mistake too.
+
     Raises:
       ValueError: no leaf is maskable, or one that should be masked is no real tensor, or empty, or of a layout that the
         method would have to guess.
     """
-    known = layouts.read(masking.layout, {n: x for n, x in leaves.items() if hasattr(x, "shape")})
-    rule = masking.maskable or (lambda path, leaf: is_weight(leaf, known.get(path)))
-    chosen = [name for name, leaf in leaves.items() if rule(name, leaf)]
+    arrays = {n: x for n, x in leaves.items() if is_array(x)}
+    known = layouts.read(masking.layout, arrays)
+    rule = masking.maskable or (lambda path, leaf: _is_default(leaf, known[path]))
+    chosen = [name for name, leaf in arrays.items() if is_weight(leaf) and rule(name, leaf)]
+    if not chosen and masking.maskable is not None:
+        chosen = [name for name, leaf in arrays.items() if not is_weight(leaf) and rule(name, leaf)]
     if isinstance(masking.distribution, Mapping):
-        chosen = distributions.masked_by_map(masking.distribution, chosen, list(leaves))
+        chosen = distributions.masked_by_map(masking.distribution, chosen, list(arrays))
     for name in chosen:
         _check_leaf(name, leaves[name])
     if not chosen:
@@ -44,9 +49,17 @@ def masked_leaves(masking: Masking, leaves: Mapping[str, Any]) -> Layouts:
     return found
 
 
-def is_weight(leaf: Any, known: Layout | str | None) -> bool:
+def known_layouts(masking: Masking | None, leaves: Mapping[str, Any], masked: list[str]) -> list[Layout | None]:
+    """What the axes of the masked leaves mean, without asking again which are masked."""
+    if masking is None:
+        return []
+    known = layouts.read(masking.layout, leaves)
+    return [one if isinstance(one := known.get(name), Layout) else None for name in masked]
+
+
+def _is_default(leaf: Any, known: Layout | str | None) -> bool:
     """Whether a leaf is masked by default, given what is known of it (:func:`dstjax.layouts.read`)."""
-    if known is None or not jnp.issubdtype(leaf.dtype, jnp.floating):
+    if known is None:
         return False
     return not known.is_table if isinstance(known, Layout) else len(leaf.shape) >= 2
 
@@ -117,10 +130,9 @@ def announce(masking: Masking, masked: Layouts, leaves: Mapping[str, Any]) -> No
 
 
 def _check_leaf(name: str, leaf: Any) -> None:
-    dtype = getattr(leaf, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+    if not is_weight(leaf):
         raise ValueError(
-            f"leaf {name!r} has dtype {dtype or type(leaf).__name__}; only real floating leaves can be masked. "
+            f"leaf {name!r} has dtype {leaf.dtype}; only real floating leaves can be masked. "
             "Exclude it with maskable=lambda path, leaf: ..."
         )
     if 0 in leaf.shape:

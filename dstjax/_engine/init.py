@@ -13,15 +13,15 @@ from dstjax._arrays.bits import StoredMask, pack
 from dstjax._arrays.keys import leaf_keys
 from dstjax._arrays.lanes import layer_sizes
 from dstjax._arrays.layout import Layout
-from dstjax._arrays.leaves import MaskedLeaves, named
+from dstjax._arrays.leaves import MaskedLeaves, holds_masks, hollow, named, named_masks
 from dstjax._arrays.selection import count_true
 from dstjax._arrays.shares import floor_share
-from dstjax._arrays.trees import Tree, is_traced
+from dstjax._arrays.trees import Tree, is_absent, is_traced, or_absent, or_none
 from dstjax._arrays.varying import varying_as
 from dstjax._engine import measures, returned
 from dstjax._engine.counts import Layouts, active_counts, announce, initial_counts, masked_leaves, starts_dense
 from dstjax._engine.draw import random_masks
-from dstjax._engine.moments import map_moments
+from dstjax._engine.moments import map_moments, shapes_of
 from dstjax._engine.rewire import counter_dtype
 from dstjax._engine.states import SparseState, Topology, Tracked, with_topology
 from dstjax.method import Method
@@ -47,7 +47,7 @@ def initial_state(
     targets = active_counts(method.masking, weights)
     leaves, layouts = MaskedLeaves.chosen(params, known), tuple(known.values())
     if given is not None:
-        found = given(params) if callable(given) else given
+        found = given(params) if callable(given) and not holds_masks(given) else given
         drawn, counts = _given(method, leaves, layouts, weights, found)
         if method.start.sparsity is None:
             targets = counts
@@ -67,44 +67,48 @@ def initial_state(
         return [pack(f, w) for f, w in zip(flags, masked, strict=True)]
 
     named_weights = dict(zip(leaves.masked, masked, strict=True))
-    remembered, memory = _remembered(method, key, named_weights, layouts, masks, counts_at_end)
+    memory = _remembered(method, key, named_weights, layouts, masks, counts_at_end)
     counters = None
     if method.updates is not None and method.updates.counters:
         counters = [m.astype(counter_dtype(method.updates.schedule.count)) for m in masks]
     survival = "survival" in track
+    counted = survival and bool(masks)  # arrays of no numbers could not be saved
     topology = Topology(
         masks=stored(masks),
         counters=counters,
         ever=stored([jnp.array(m) for m in masks]) if "exploration" in track and counters is None else None,
         grown=stored([jnp.zeros_like(m) for m in masks]) if survival else None,
-        n_grown=jnp.zeros(len(masks), jnp.int32) if survival else None,
-        n_survived=jnp.zeros(len(masks), jnp.int32) if survival else None,
+        n_grown=jnp.zeros(len(masks), jnp.int32) if counted else None,
+        n_survived=jnp.zeros(len(masks), jnp.int32) if counted else None,
         error=jnp.zeros((), jnp.float32) if "error" in track else None,
-        second_mask=None if memory.second_mask is None else stored(memory.second_mask),
-        shared=memory.shared,
-        measured=memory.measured,
+        second_mask=None if is_absent(memory.second_mask) else stored(memory.second_mask),
+        shared=or_none(memory.shared),
+        measured=or_none(memory.measured),
     )
     step = jnp.zeros((), jnp.int32)
-    view = None if method.seen.view is None else method.seen.view(step, memory._replace(second_mask=None))
-    # Optimisers that keep a copy of the weights (schedule_free, lookahead) start sparse too.
-    flags = dict(zip(leaves.masked, masks, strict=True))
-    begin = [_masked(leaf, flags.get(name) if view is None else None) for name, leaf in weights.items()]
-    inner_state = inner.init(leaves.treedef.unflatten(begin))
-    if view is None:  # not all moments start at zero (adagrad's do not); those of inactive weights do
-        shapes = {n: tuple(x.shape) if n in flags else None for n, x in weights.items()}
-        inner_state = map_moments(lambda n, x: _masked(x, flags[n]), shapes, inner_state)
+    view = None if method.seen.view is None else method.seen.view(step, memory._replace(second_mask=()))
+    begin = params
+    if view is None:  # optimisers that keep a copy of the weights (schedule_free, lookahead) start sparse too
+        sparse = [_masked(w, m) for w, m in zip(masked, masks, strict=True)]
+        begin = leaves.tree(sparse, list(weights.values()))
+    inner_state = inner.init(begin)
+    places = MaskedLeaves.of(hollow(params, leaves.masked))
     state = SparseState(
         step=step,
-        masks=None,
-        counters=None,
-        targets=counts_at_end,
+        masks=places.tree(topology.masks),
+        counters=(),
+        targets=counts_at_end if target else (),
         key=key,
-        tracked=Tracked(None, None, None, None, None) if track else None,
-        memory=memory if remembered else None,
-        view=view,
+        tracked=Tracked() if track else (),
+        memory=memory if any(not is_absent(x) for x in memory) else (),
+        view=or_absent(view),
         inner_state=inner_state,
     )
-    return with_topology(state, leaves, varying_as(topology, *weights.values()), memory.leaves or [])
+    if view is None:  # not all moments start at zero (adagrad's do not); those of inactive weights do
+        flags = places.by_path(masks)
+        inner_state = map_moments(lambda p, x: _masked(x, flags[p]), shapes_of(state.masks), inner_state)
+        state = state._replace(inner_state=inner_state)
+    return with_topology(state, places, varying_as(topology, *weights.values()), or_none(memory.leaves))
 
 
 def _drawn(method: Method, key: jax.Array, weights: Mapping[str, Any], known: Layouts) -> list[jax.Array]:
@@ -125,7 +129,7 @@ def _given(
 ) -> tuple[list[jax.Array], dict[str, Any]]:
     """The masks of the caller in order, checked, and their counts by layer."""
     shapes = [tuple(weights[n].shape) for n in leaves.masked]
-    found = leaves.check_masks(named(tree), "initial masks", shapes)
+    found = leaves.check_masks(named_masks(tree), "initial masks", shapes)
     masks = [jnp.array(mask) for mask in found]
     targets = initial_counts(method.masking, method.start, weights)
     if any(is_traced(mask) for mask in found):  # made under the trace: nobody can count yet
@@ -153,12 +157,12 @@ def _remembered(
     layouts: tuple[Layout | None, ...],
     masks: list[jax.Array],
     target: jax.Array,
-) -> tuple[bool, Memory]:
-    """Whether the method remembers anything, and what at first: lists of masked leaves, masks not packed yet."""
+) -> Memory:
+    """What the method remembers at first: lists of masked leaves, masks not packed yet."""
     rules = method.remembered
     memory = Memory(
-        shared=None if rules.shared is None else jax.tree.map(_small, rules.shared),
-        measured=None if rules.measure is None else measures.begun(rules.lag),
+        shared=() if rules.shared is None else jax.tree.map(_small, rules.shared),
+        measured=() if rules.measure is None else measures.begun(rules.lag),
     )
     if rules.leaf is not None or rules.second_mask is not None:
         step = jnp.zeros((), jnp.int32)
@@ -173,11 +177,10 @@ def _remembered(
             read = [leaf._replace(memory=m) for leaf, m in zip(read, memory.leaves, strict=True)]
         if rules.second_mask is not None:
             sizes, active = layer_sizes([w.shape for w in arrays], layouts), count_true(masks, layouts)
-            layers = Layers(read, active, active, target, sizes, step, step, memory.shared)
+            layers = Layers(read, active, active, target, sizes, step, step, or_none(memory.shared))
             second = returned.masks(rules.second_mask, "second_mask", rules.second_mask(layers, masks), masks)
             memory = memory._replace(second_mask=second)
-    is_any = any(x is not None for x in memory)
-    return is_any, varying_as(memory, *weights.values())
+    return varying_as(memory, *weights.values())
 
 
 def _small(x: Any) -> jax.Array:

@@ -3,54 +3,57 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
-from dstjax._arrays.trees import Tree, path_name
+from dstjax import masks as masks_lib
+from dstjax._arrays.trees import Path, Tree, is_array, places
 
-Shapes = dict[str, tuple[int, ...] | None]  # by path, None where a leaf is left out
+Shapes = dict[Path, tuple[int, ...] | None]  # None where a leaf is left out
 
 
-def map_moments(change: Callable[[str, Any], Any], shapes: Shapes, inner_state: Tree) -> Tree:
-    """Maps ``change(name, moment)`` over the moments of some leaves in the state of any optimiser.
+def shapes_of(masks: Tree) -> Shapes:
+    """The shapes of the masked leaves of a tree of stored masks, None for the others."""
+    return {p.path: None if p.is_hole else masks_lib.shape(p.leaf) for p in places(masks)[0]}
+
+
+def map_moments(change: Callable[[Path, Any], Any], shapes: Shapes, inner_state: Tree) -> Tree:
+    """Maps ``change(path, moment)`` over the moments of some leaves in the state of any optimiser.
 
     A moment is found by structure: an array of real or complex numbers whose path ends with the path of a leaf and that
     has its shape. Leaves whose moments stay as they are have None for a shape: one of them may have a path that ends
     with the path of another leaf. Momentum, second moments, accumulated gradients and copies of the parameters are all
     such; factored moments and step counts are not.
     """
-    longest_first = sorted(shapes, key=len, reverse=True)
-    endings = {name: name.split("/") if name else [] for name in longest_first}
-
-    def one(path: tuple[Any, ...], x: Any) -> Any:
-        if not hasattr(x, "dtype") or not jnp.issubdtype(x.dtype, jnp.inexact):
-            return x
-        parts = path_name(path).split("/")
-        for name in longest_first:
-            ending = endings[name]
-            if not ending or parts[-len(ending) :] == ending:
-                if shapes[name] is None:
-                    return x
-                if x.shape == shapes[name]:
-                    return change(name, x)
-        return x
-
-    return jax.tree_util.tree_map_with_path(one, inner_state)
+    found, treedef = places(inner_state)
+    nodes = []
+    for place in found:
+        owner = None if place.is_hole else _owner(place.path, place.leaf, shapes)
+        nodes.append(place.node if owner is None else place.holding(change(owner, place.leaf)))
+    return treedef.unflatten(nodes)
 
 
-def map_both(change: Callable[[str, Any, Any], Any], shapes: Shapes, inner_state: Tree, other: Tree) -> Tree:
-    """Maps ``change(name, moment, moment of the other)`` over the moments of two states of one optimiser."""
+def _owner(path: Path, leaf: Any, shapes: Shapes) -> Path | None:
+    """The path of the leaf that an array is a moment of, the longest one."""
+    if not is_array(leaf) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        return None
+    for ending in (path[i:] for i in range(len(path) + 1)):
+        if ending in shapes:
+            if shapes[ending] is None:
+                return None
+            if tuple(leaf.shape) == shapes[ending]:
+                return ending
+    return None
+
+
+def map_both(change: Callable[[Path, Any, Any], Any], shapes: Shapes, inner_state: Tree, other: Tree) -> Tree:
+    """Maps ``change(path, moment, moment of the other)`` over the moments of two states of one optimiser."""
     others: list[Any] = []
     map_moments(lambda _, x: others.append(x), shapes, other)
     rest = iter(others)
-    return map_moments(lambda name, x: change(name, x, next(rest)), shapes, inner_state)
+    return map_moments(lambda path, x: change(path, x, next(rest)), shapes, inner_state)
 
 
-def owners(shapes: Shapes, inner_state: Tree) -> list[str | None]:
+def owners(shapes: Shapes, inner_state: Tree) -> list[Path | None]:
     """For each leaf of an optimiser's state the path of the weight that it is a moment of, None if it is none."""
-    named = map_moments(lambda name, _: _Name(name), shapes, inner_state)
-    return [str(x) if isinstance(x, _Name) else None for x in jax.tree_util.tree_leaves(named)]
-
-
-class _Name(str):
-    """The path of a weight in place of its moment."""
+    found = (place for place in places(inner_state)[0] if not place.is_hole)
+    return [_owner(place.path, place.leaf, shapes) for place in found]

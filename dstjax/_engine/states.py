@@ -7,33 +7,52 @@ import jax
 import jax.numpy as jnp
 
 from dstjax._arrays.bits import StoredMask
-from dstjax._arrays.leaves import MaskedLeaves, named
-from dstjax._arrays.trees import Tree
+from dstjax._arrays.leaves import MaskedLeaves, named_masks
+from dstjax._arrays.trees import Tree, is_absent, or_absent, or_none
 from dstjax.rules import Memory
 
 
 class Tracked(NamedTuple):
-    """What the metrics need from the last mask update; a field is None unless it was asked for with ``track=``."""
+    """What the metrics need from the last mask update; a field is ``()`` unless ``track=`` asked for it."""
 
-    ever: Tree | None  # stored masks: weights that have been active at least once
-    grown: Tree | None  # stored masks: weights that the last update grew
-    n_grown: jax.Array | None  # int32[leaves]: weights that the update before the last grew
-    n_survived: jax.Array | None  # int32[leaves]: those of them that the drop of the last update left
-    error: jax.Array | None  # float32[]: mask-incurred error of the last update
+    ever: Tree = ()  # stored masks: weights that have been active at least once
+    grown: Tree = ()  # stored masks: weights that the last update grew
+    n_grown: Any = ()  # int32[leaves]: weights that the update before the last grew
+    n_survived: Any = ()  # int32[leaves]: those of them that the drop of the last update left
+    error: Any = ()  # float32[]: mask-incurred error of the last update
 
 
 class SparseState(NamedTuple):
-    """State of :func:`dstjax.sparsify`. Its tree, shapes and dtypes never change after init."""
+    """State of :func:`dstjax.sparsify`. Its tree, shapes and dtypes never change after init.
+
+    It has leaves for masked leaves alone, and no None: a tree in it is like the parameters, with an
+    ``optax.MaskedNode()`` in the place of each dense leaf, and what a method does not need is ``()``.
+    """
 
     step: jax.Array  # int32[]: calls of update so far, saturating
-    masks: Tree  # stored masks, one bit per weight; None at dense leaves
-    counters: Tree | None  # unsigned integers, saturating: mask rounds in which each weight was active
-    targets: jax.Array  # int32[masked leaves]: active weights at init, in the order of the tree
+    masks: Tree  # stored masks, one bit per weight
+    counters: Tree  # unsigned integers, saturating: mask rounds in which each weight was active
+    targets: Any  # int32[masked leaves]: active weights at init, in the order of the tree
     key: jax.Array  # uint32[2]: data of the threefry key that all random choices derive from
-    tracked: Tracked | None
-    memory: Memory | None  # what the method remembers besides
-    view: Any  # of dstjax.views where dense weights stand behind the masks, else None
-    inner_state: Any
+    tracked: Any  # Tracked
+    memory: Any  # Memory: what the method remembers besides
+    view: Any  # of dstjax.views, where dense weights stand behind the masks
+    inner_state: Any  # the last field, where those look who look for it by place
+
+    @property
+    def hyperparams(self) -> dict[str, Any]:
+        """Those of the inner optimiser, where ``optax.inject_hyperparams`` made it.
+
+        Raises:
+          AttributeError: it has none.
+        """
+        found = getattr(self.inner_state, "hyperparams", None)
+        if found is None:
+            raise AttributeError(
+                f"the inner state, a {type(self.inner_state).__name__}, has no hyperparams; expected "
+                "dstjax.sparsify(optax.inject_hyperparams(...)(...), method)."
+            )
+        return found
 
 
 class Topology(NamedTuple):
@@ -49,6 +68,26 @@ class Topology(NamedTuple):
     second_mask: list[StoredMask] | None
     shared: Any  # small arrays that the method remembers
     measured: Any
+
+
+class SetAside(NamedTuple):
+    """Stands for the masks of a state that ``split_state`` has split; no leaves."""
+
+
+def is_split(state: SparseState) -> bool:
+    """Whether ``split_state`` has taken the masks out of a state."""
+    return isinstance(state.masks, SetAside)
+
+
+def whole(state: SparseState) -> SparseState:
+    """The state itself.
+
+    Raises:
+      ValueError: its masks were set aside.
+    """
+    if is_split(state):
+        raise ValueError("the state was split; call dstjax.merge_state first.")
+    return state
 
 
 def is_state(node: Any) -> bool:
@@ -83,9 +122,9 @@ def masks_of(opt_state_or_masks: Tree, *, packed: bool = False) -> Tree:
       ValueError: it is neither.
     """
     if holds_state(opt_state_or_masks):
-        return find(opt_state_or_masks).masks
+        return whole(find(opt_state_or_masks)).masks
     accepted = (jnp.bool_, jnp.uint8, jnp.int8) if packed else (jnp.bool_,)
-    if any(jnp.result_type(mask) not in accepted for mask in named(opt_state_or_masks).values()):
+    if any(jnp.result_type(mask) not in accepted for mask in named_masks(opt_state_or_masks).values()):
         raise ValueError("expected an optimiser state of dstjax.sparsify, or a tree of boolean masks.")
     return opt_state_or_masks
 
@@ -95,38 +134,46 @@ def replaced(opt_state: Tree, new: SparseState) -> Tree:
     return jax.tree_util.tree_map(lambda x: new if is_state(x) else x, opt_state, is_leaf=is_state)
 
 
-def topology_of(state: SparseState, leaves: MaskedLeaves) -> Topology:
+def topology_of(state: SparseState) -> Topology:
     """The part of a state that mask updates change, as lists."""
-    tracked = state.tracked or Tracked(None, None, None, None, None)
-    memory = state.memory or Memory()
+    tracked = Tracked() if is_absent(state.tracked) else state.tracked
+    memory = Memory() if is_absent(state.memory) else state.memory
 
-    def read(tree: Tree | None) -> Any:
-        return None if tree is None else leaves.read(tree)
+    def read(tree: Tree) -> Any:
+        return None if is_absent(tree) else jax.tree_util.tree_leaves(tree)
 
     return Topology(
-        masks=leaves.read(state.masks),
+        masks=jax.tree_util.tree_leaves(state.masks),
         counters=read(state.counters),
         ever=read(tracked.ever),
         grown=read(tracked.grown),
-        n_grown=tracked.n_grown,
-        n_survived=tracked.n_survived,
-        error=tracked.error,
+        n_grown=or_none(tracked.n_grown),
+        n_survived=or_none(tracked.n_survived),
+        error=or_none(tracked.error),
         second_mask=read(memory.second_mask),
-        shared=memory.shared,
-        measured=memory.measured,
+        shared=or_none(memory.shared),
+        measured=or_none(memory.measured),
     )
 
 
-def with_topology(state: SparseState, leaves: MaskedLeaves, new: Topology, remembered: Sequence[Any]) -> SparseState:
-    """The state with another topology, and what the method remembers of each leaf."""
+def with_topology(
+    state: SparseState, leaves: MaskedLeaves, new: Topology, remembered: Sequence[Any] | None
+) -> SparseState:
+    """The state with another topology, and what the method remembers of each leaf; None: nothing."""
 
-    def tree(masked: Sequence[Any] | None) -> Tree | None:
-        return None if masked is None else leaves.tree(masked)
+    def tree(masked: Sequence[Any] | None) -> Tree:
+        return () if masked is None else leaves.tree(masked)
 
     tracked, memory = state.tracked, state.memory
-    if tracked is not None:
-        tracked = Tracked(tree(new.ever), tree(new.grown), new.n_grown, new.n_survived, new.error)
-    if memory is not None:
-        kept = None if memory.leaves is None else leaves.tree(remembered)
-        memory = Memory(kept, tree(new.second_mask), new.shared, new.measured)
+    if not is_absent(tracked):
+        numbers = map(or_absent, (new.n_grown, new.n_survived, new.error))
+        tracked = Tracked(tree(new.ever), tree(new.grown), *numbers)
+    if not is_absent(memory):
+        memory = Memory(tree(remembered), tree(new.second_mask), or_absent(new.shared), or_absent(new.measured))
     return state._replace(masks=tree(new.masks), counters=tree(new.counters), tracked=tracked, memory=memory)
+
+
+def remembered_of(state: SparseState, leaves: MaskedLeaves) -> list[Any] | None:
+    """What the method remembers of each masked leaf, None if nothing."""
+    memory = state.memory
+    return None if is_absent(memory) or is_absent(memory.leaves) else leaves.read(memory.leaves)

@@ -10,7 +10,7 @@ import optax
 from jax import lax
 
 from dstjax._arrays.bits import StoredMask, unpack, zero_outside
-from dstjax._arrays.trees import Tree
+from dstjax._arrays.trees import Tree, is_array, or_absent
 from dstjax._engine import returned
 from dstjax._engine.call import Call, Signals
 from dstjax._engine.moments import map_both, map_moments, owners
@@ -39,29 +39,30 @@ def take_step(
     call = Call(method, updates, state, params, now, signals)
     take = _step_sparse if method.seen.view is None else _step_dense
     new_updates, new, inner_state = take(call, inner_update)
-    remembered = _after_step(call, new, new_updates)
-    state = with_topology(state, call.leaves, new, remembered)._replace(inner_state=inner_state)
+    remembered = _after_step(call, new, new_updates) if call.remembers else None
+    state = with_topology(state, call.stored, new, remembered)._replace(inner_state=inner_state)
     if method.seen.view is not None:
-        state = state._replace(view=method.seen.view(state.step, Memory(remembered, None, new.shared, new.measured)))
-    return call.leaves.treedef.unflatten(new_updates), state
+        memory = Memory(*map(or_absent, (remembered, None, new.shared, new.measured)))
+        state = state._replace(view=method.seen.view(state.step, memory))
+    return call.moved.treedef.unflatten(new_updates), state
 
 
 def _step_sparse(call: Call, inner_update: InnerUpdate) -> tuple[list[Any], Topology, Any]:
     """The step of a method whose weights are sparse themselves."""
-    leaves, state, now, old, weights = call.leaves, call.state, call.now, call.old, call.weights
+    moved, state, now, old, weights = call.moved, call.state, call.now, call.old, call.weights
     gradients = call.of_each("gradient", call.method.seen.gradient) or call.gradients
     order = "skip" if call.method.updates is None else call.method.updates.order
 
     def inner_step(active: list[StoredMask], weights: list[Any], inner_state: Any) -> tuple[list[Any], Any]:
-        sparse = leaves.tree([_within(m, g) for m, g in zip(active, gradients, strict=True)], call.dense_updates)
-        updates, inner_state = inner_update(sparse, inner_state, leaves.tree(weights, call.params))
-        return leaves.treedef.flatten_up_to(updates), inner_state
+        sparse = moved.tree([_within(m, g) for m, g in zip(active, gradients, strict=True)], call.dense_updates)
+        updates, inner_state = inner_update(sparse, inner_state, call.leaves.tree(weights, call.params))
+        return moved.treedef.flatten_up_to(updates), inner_state
 
     def rewired() -> Topology:
         at = weights
         if order == "step_then_update":  # computed here once more: passed in from outside it would have to be stored
-            moved = leaves.pick(inner_step(old.masks, weights, state.inner_state)[0])
-            stepped = optax.apply_updates(weights, moved)
+            moves = moved.pick(inner_step(old.masks, weights, state.inner_state)[0])
+            stepped = optax.apply_updates(weights, moves)
             at = [_within(m, w) for m, w in zip(old.masks, stepped, strict=True)]
         return call.rewired(at)
 
@@ -80,8 +81,8 @@ def _step_sparse(call: Call, inner_update: InnerUpdate) -> tuple[list[Any], Topo
     if order == "step_then_update":  # what was grown had no part in the step
         moving = [o & n for o, n in zip(old.masks, new.masks, strict=True)]
     # The update of an inactive weight is -w, whatever the optimiser says: adding it gives exactly 0.0.
-    sparse = [jnp.where(unpack(m), u, -w) for m, u, w in zip(moving, leaves.pick(updates), weights, strict=True)]
-    return call.all_leaves(updates, _settled(call, new, sparse)), new, inner_state
+    sparse = [jnp.where(unpack(m), u, -w) for m, u, w in zip(moving, moved.pick(updates), weights, strict=True)]
+    return moved.put(_settled(call, new, sparse), updates), new, inner_state
 
 
 def _step_or_skip(call: Call, new: Topology, step: Any) -> tuple[list[Any], Any]:
@@ -94,23 +95,31 @@ def _step_or_skip(call: Call, new: Topology, step: Any) -> tuple[list[Any], Any]
     old, now, inner_state = call.old.masks, call.now, call.state.inner_state
     if now is True:
         keep = _lasting(now, old, new.masks)
-        return [jnp.zeros_like(u) for u in call.updates], _moments_within(call, keep, inner_state)
+        return [_unless(True, u) for u in call.updates], _moments_within(call, keep, inner_state)
     if now is False and not _is_traced((call.weights, call.gradients, inner_state)):
         updates, inner_state = step(old, call.weights, inner_state)
         return updates, _moments_within(call, old, inner_state)
     # With the new masks also where they have just changed: what the step gives is not used then.
-    replay = Replay.of(functools.partial(step, new.masks), call.weights, inner_state)
+    others: list[Any] = []  # updates that no program returns, such as text, which some optimisers pass on
+
+    def traced(weights: list[Any], inner_state: Any) -> tuple[list[Any], Any]:
+        updates, inner_state = step(new.masks, weights, inner_state)
+        others[:] = [() if is_array(u) or isinstance(u, int | float | complex) else (u,) for u in updates]
+        return [() if other else u for u, other in zip(updates, others, strict=True)], inner_state
+
+    replay = Replay.of(traced, call.weights, inner_state)
     # The norm of a moment may be read, and change with what is zeroed. Then it is only zeroed where nothing is used.
     weight_of = owners(call.shapes, inner_state)
-    is_entrywise = replay.is_entrywise([name is not None for name in weight_of])
+    is_entrywise = replay.is_entrywise([path is not None for path in weight_of])
     keep = new.masks if is_entrywise else _lasting(now, old, new.masks)
-    by_name: dict[Any, StoredMask] = {} if keep is None else dict(zip(call.leaves.masked, keep, strict=True))
+    by_path: dict[Any, StoredMask] = {} if keep is None else call.stored.by_path(keep)
     held = [
-        functools.partial(_held, now, by_name.get(name), x)
-        for name, x in zip(weight_of, jax.tree_util.tree_leaves(inner_state), strict=True)
+        functools.partial(_held, now, by_path.get(path), x)
+        for path, x in zip(weight_of, jax.tree_util.tree_leaves(inner_state), strict=True)
     ]
     updates, inner_state = replay.run(held)
-    return updates if now is False else [jnp.where(now, jnp.zeros((), u.dtype), u) for u in updates], inner_state
+    updates = [other[0] if other else u for u, other in zip(updates, others, strict=True)]
+    return [_unless(now, u) for u in updates], inner_state
 
 
 def _lasting(now: Any, old: list[StoredMask], new: list[StoredMask]) -> list[StoredMask] | None:
@@ -127,7 +136,7 @@ def _step_dense(call: Call, inner_update: InnerUpdate) -> tuple[list[Any], Topol
     Where the method says which weights may be trained, the others stay as they are. Their moments stay too if they are
     active, and become zero if not.
     """
-    leaves, state, seen = call.leaves, call.state, call.method.seen
+    moved, state, seen = call.moved, call.state, call.method.seen
     gradients = call.of_each("gradient", seen.gradient) or call.gradients
     trainable = call.of_each("trainable", seen.trainable, jnp.bool_)
 
@@ -135,35 +144,38 @@ def _step_dense(call: Call, inner_update: InnerUpdate) -> tuple[list[Any], Topol
         masked = gradients
         if trainable is not None:
             masked = [zero_outside(g, t) for g, t in zip(gradients, trainable, strict=True)]
-        tree = leaves.tree(masked, call.dense_updates)
-        updates, inner_state = inner_update(tree, state.inner_state, leaves.tree(call.weights, call.params))
-        updates = leaves.treedef.flatten_up_to(updates)
+        tree = moved.tree(masked, call.dense_updates)
+        updates, inner_state = inner_update(tree, state.inner_state, call.leaves.tree(call.weights, call.params))
+        updates = moved.treedef.flatten_up_to(updates)
         if trainable is not None:
-            moved = [zero_outside(u, t) for u, t in zip(leaves.pick(updates), trainable, strict=True)]
-            updates = call.all_leaves(updates, moved)
+            moves = [zero_outside(u, t) for u, t in zip(moved.pick(updates), trainable, strict=True)]
+            updates = moved.put(moves, updates)
         return updates, inner_state
 
     updates, inner_state = inner_step()
     if trainable is not None:
-        may = dict(zip(leaves.masked, zip(trainable, call.old.masks, strict=True), strict=True))
+        may = call.stored.by_path(list(zip(trainable, call.old.masks, strict=True)))
         inner_state = map_both(
-            lambda n, x, last: jnp.where(may[n][0], x, zero_outside(last, unpack(may[n][1]))),
+            lambda p, x, last: jnp.where(may[p][0], x, zero_outside(last, unpack(may[p][1]))),
             call.shapes,
             inner_state,
             state.inner_state,
         )
     if seen.trains_dense is not None:
-        trains, masked = seen.trains_dense(state.step), {*leaves.at}
-        dense = {n: None if i in masked else jnp.shape(call.params[i]) for i, n in enumerate(leaves.names)}
-        updates = [u if i in masked else jnp.where(trains, u, jnp.zeros_like(u)) for i, u in enumerate(updates)]
+        trains, masked = seen.trains_dense(state.step), {*call.stored.paths}
+        updates = [u if p in masked else _unless(~trains, u) for p, u in zip(moved.paths, updates, strict=True)]
+        dense = {
+            p: jnp.shape(x) if p not in masked and is_array(x) else None
+            for p, x in zip(call.leaves.paths, call.params, strict=True)
+        }
         inner_state = map_both(lambda _, x, last: jnp.where(trains, x, last), dense, inner_state, state.inner_state)
 
     def rewired() -> Topology:
         # The step is computed once more, so that its result need not be stored for the branch.
-        return call.rewired(optax.apply_updates(call.weights, leaves.pick(inner_step()[0])))
+        return call.rewired(optax.apply_updates(call.weights, moved.pick(inner_step()[0])))
 
     new = _branch(call, rewired)
-    return call.all_leaves(updates, _settled(call, new, leaves.pick(updates))), new, inner_state
+    return moved.put(_settled(call, new, moved.pick(updates)), updates), new, inner_state
 
 
 def _branch(call: Call, rewired: Callable[[], Topology]) -> Topology:
@@ -193,9 +205,16 @@ def _after_step(call: Call, new: Topology, updates: list[Any]) -> Sequence[Any]:
     rule = call.method.remembered.after_step
     if rule is None:
         return call.remembered
-    stepped = optax.apply_updates(call.weights, call.leaves.pick(updates))
+    stepped = optax.apply_updates(call.weights, call.moved.pick(updates))
     found = [rule(leaf, call.now) for leaf in call.read(stepped, new)]
     return [returned.like(rule, "after_step", x, m) for x, m in zip(found, call.remembered, strict=True)]
+
+
+def _unless(now: Any, update: Any) -> Any:
+    """An update, zero where ``now``; what is no number stays as it is."""
+    if now is False or not (is_array(update) or isinstance(update, int | float | complex)):
+        return update
+    return jnp.zeros_like(update) if now is True else jnp.where(now, jnp.zeros((), jnp.result_type(update)), update)
 
 
 def _held(now: Any, keep: StoredMask | None, old: Any, new: Any) -> Any:
@@ -209,8 +228,8 @@ def _moments_within(call: Call, keep: list[StoredMask] | None, inner_state: Any)
     """The state of an optimiser with the moments of weights outside ``keep`` zero."""
     if keep is None:
         return inner_state
-    by_name = dict(zip(call.leaves.masked, keep, strict=True))
-    return map_moments(lambda n, x: _within(by_name[n], x), call.shapes, inner_state)
+    by_path = call.stored.by_path(keep)
+    return map_moments(lambda p, x: _within(by_path[p], x), call.shapes, inner_state)
 
 
 def _within(mask: StoredMask, x: jax.Array) -> jax.Array:

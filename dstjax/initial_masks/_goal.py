@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from dstjax._arrays.keys import placed_like
 from dstjax._arrays.lanes import layer_counts
 from dstjax._arrays.layout import Layout
-from dstjax._arrays.leaves import MaskedLeaves, named
+from dstjax._arrays.leaves import MaskedLeaves, hollow, named, shown
 from dstjax._arrays.shares import floor_share
 from dstjax._arrays.trees import Tree, is_traced
 from dstjax._engine.counts import active_counts, layers_of, masked_leaves
@@ -78,7 +78,10 @@ class Goal:
 
     def tree(self, masks: Sequence[jax.Array]) -> Tree:
         """Returns the tree of masks, None at dense leaves, each mask where its weight is."""
-        return self.masked.tree([placed_like(m, w) for m, w in zip(masks, self.weights, strict=True)])
+        placed = [placed_like(m, w) for m, w in zip(masks, self.weights, strict=True)]
+        index = {name: i for i, name in enumerate(self.masked.masked)}
+        every = self.masked.treedef.unflatten(self.masked.names)
+        return shown(hollow(every, index), lambda name: placed[index[name]])
 
 
 class Where(TypedDict, total=False):

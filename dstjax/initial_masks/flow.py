@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from dstjax._arrays.trees import Tree, is_traced
+from dstjax._arrays.trees import Tree, is_traced, is_weight
 from dstjax.checks import check_integer
 from dstjax.initial_masks._goal import Where, goal_of
 from dstjax.initial_masks._loss import Weights
@@ -96,7 +96,7 @@ def synflow(
 
 
 def _absolute(leaf: Any) -> Any:
-    return jnp.abs(leaf).astype(jnp.float64) if jnp.issubdtype(jnp.result_type(leaf), jnp.floating) else leaf
+    return jnp.abs(leaf).astype(jnp.float64) if is_weight(leaf) else leaf
 
 
 def _total(outputs: Any) -> tuple[jax.Array, float]:

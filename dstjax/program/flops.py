@@ -21,7 +21,8 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from dstjax._arrays.trees import Tree, path_name
+from dstjax._arrays.leaves import named
+from dstjax._arrays.trees import Tree
 from dstjax.checks import check_number, suggest
 from dstjax.program.origins import Origin, combined, either, joined, picked, strongest
 
@@ -80,7 +81,7 @@ def count(function: Callable[..., Any], params: Tree, *args: Any) -> Flops:
     >>> flops.multiply_adds, flops.dense(), flops.sparse({"w": 0.1})
     ({'b': 0, 'w': 600}, 1200, 120.0)
     """
-    leaves = [(path_name(path), np.size(leaf)) for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]]
+    leaves = [(name, np.size(leaf)) for name, leaf in named(params).items()]
     closed = jax.make_jaxpr(function)(params, *args)
     inputs = [Origin(parts=((path, Fraction(1)),), size=int(size)) for path, size in leaves]
     inputs += [Origin(data=True)] * (len(closed.jaxpr.invars) - len(inputs))

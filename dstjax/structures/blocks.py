@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dstjax._arrays.lanes import layer_counts
-from dstjax._arrays.layout import Layout
+from dstjax._arrays.layout import Layout, assumed
 from dstjax._arrays.shards import join_axes, split_axis
 from dstjax.checks import check_choice, check_integer
 from dstjax.selection import count_true
@@ -23,7 +23,6 @@ from dstjax.structures.weights import (
     Shapes,
     Stored,
     Weight,
-    assumed,
     known,
     numbers,
 )

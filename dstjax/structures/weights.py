@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Protocol
 import jax
 import jax.numpy as jnp
 
-from dstjax._arrays.layout import Layout
+from dstjax._arrays.layout import Layout, assumed
 from dstjax.selection import count_true, top_k_masks
 
 Array = jax.Array
@@ -102,11 +102,6 @@ def known(layouts: Layouts, arrays: Sequence[jax.Array]) -> list[Layout]:
     """Returns the layouts of some leaves; (window..., in, out) where they are not given."""
     given = (None,) * len(arrays) if layouts is None else layouts
     return [layout or assumed(x.ndim) for layout, x in zip(given, arrays, strict=True)]
-
-
-def assumed(ndim: int) -> Layout:
-    """Returns the layout (window..., in, out)."""
-    return Layout((*["window"] * (ndim - 2), "in", "out"))
 
 
 WEIGHT = Weight()

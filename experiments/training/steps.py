@@ -207,10 +207,10 @@ def inspect(state: TrainState) -> dict[str, Any]:
 def picture(state: TrainState) -> dict[str, Any]:
     name, mask = next(iter(masked_leaves(state.opt_state).items()))
     picture = {"mask": mask}
-    if state.opt_state.counters is not None:
+    if state.opt_state.counters:
         picture["rounds"] = dstjax.masks.by_name(state.opt_state.counters)[name]
         picture["ever"] = picture["rounds"] > 0
-    elif state.opt_state.tracked is not None and state.opt_state.tracked.ever is not None:
+    elif state.opt_state.tracked and state.opt_state.tracked.ever:
         ever: Any = dstjax.masks.by_name(state.opt_state.tracked.ever)[name]
         picture["ever"] = dstjax.masks.unpack(ever)
     return picture

@@ -58,10 +58,17 @@ def test_an_empty_leaf(distribution):
 def test_integer_and_complex_leaves(dtype):
     params = {"table": jnp.ones((4, 4), dtype), "w": jnp.ones((4, 4))}
     with pytest.raises(ValueError, match=f"leaf 'table' has dtype {np.dtype(dtype)}; only real floating leaves"):
-        init(params=params)
-    # Left out, they may be there.
-    _, _, state = init(methods.rigl(**GOOD, maskable=lambda path, leaf: path == "w"), params)
-    assert trees.names(dstjax.get_masks(state)).keys() == {"w"}
+        init(methods.static(sparsity=None, distribution={"w": 0.5, "table": 0.5}), params)
+    with pytest.raises(ValueError, match=f"leaf 'table' has dtype {np.dtype(dtype)}; only real floating leaves"):
+        init(methods.rigl(**GOOD, maskable=lambda path, leaf: path == "table"), params)
+    masks = {"w": jnp.arange(16).reshape(4, 4) < 8, "table": jnp.ones((4, 4), bool)}
+    tx = dstjax.sparsify(optax.sgd(0.1), methods.static(sparsity=0.5), initial_masks=masks)
+    with pytest.raises(ValueError, match="unexpected for \\['table'\\]"):
+        tx.init(params)
+    # Otherwise they are in nobody's way.
+    for maskable in (None, lambda path, leaf: leaf.dtype == jnp.float32):
+        _, _, state = init(methods.rigl(**GOOD, maskable=maskable), params)
+        assert trees.names(dstjax.get_masks(state)).keys() == {"w"}
 
 
 # --- Calls ----------------------------------------------------------------------------------------------------------
