@@ -136,9 +136,7 @@ class Linen(nn.Module):
         x = nn.Embed(VOCABULARY, WIDTH, name="embed")(tokens)
         x = x + self.param("positions", nn.initializers.normal(), (LENGTH, WIDTH))[None]
         if self.looped:
-            block = nn.scan(
-                nn.remat(Block), variable_axes={"params": 0}, split_rngs={"params": True}, length=LAYERS
-            )
+            block = nn.scan(nn.remat(Block), variable_axes={"params": 0}, split_rngs={"params": True}, length=LAYERS)
             x, _ = block(name="blocks")(x, None)
         else:
             for i in range(LAYERS):

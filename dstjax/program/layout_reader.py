@@ -30,7 +30,7 @@ from dstjax.program.axes import (
     tags_of,
     without,
 )
-from dstjax.program.layout_rules import apply, unknown
+from dstjax.program.layout_rules import RULES, apply, unknown
 from dstjax.program.primitives import CALLS, scan_sizes
 from dstjax.program.uses import UNKNOWN, Record
 
@@ -197,7 +197,7 @@ def _equation(eqn: Any, views: list[View], record: Record) -> list[View]:
         for others in ways[1:]:
             results = [either(a, b) for a, b in zip(results, others, strict=True)]
         return [v._replace(level=max(v.level, views[0].level)) for v in results]
-    if inner:
+    if inner and name not in RULES:
         return unknown(name, views, [v.aval.shape for v in eqn.outvars], record)
     return apply(eqn, views, record)
 

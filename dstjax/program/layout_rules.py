@@ -81,10 +81,6 @@ def _elementwise(name: str, views: Sequence[View], shape: tuple[int, ...], recor
     counting = [v.kind == "counting" for v in views]
     result = View(axes, level=level, uses=uses, kind="hot" if name == "eq" and sum(counting) == 1 else "")
     fed = [v for v in full if v.leaves]
-    for v in fed:
-        for other in full:
-            if v.doubt < DOUBTFUL and other is not v:
-                record.cancel(v, other)
     doubt = max((v.doubt for v in fed), default=CERTAIN)
     fed = [v for v in fed if doubt < DOUBTFUL or v.doubt == doubt]
     data = [v for v in full if v.level and not v.leaves]
@@ -101,13 +97,18 @@ def _elementwise(name: str, views: Sequence[View], shape: tuple[int, ...], recor
             return result
         certain = scalar or (name in _SCALES and not spread and not active)
         doubt = max(doubt, MASKED if certain else DOUBTFUL)
+    for v in fed:
+        for other in full:
+            if other is not v:
+                record.cancel(v, other)
     leaves = frozenset().union(*(v.leaves for v in fed))
     return result._replace(leaves=leaves, doubt=doubt, taken=frozenset().union(*(v.taken for v in fed)))
 
 
 def _reduced(view: View, axes: Sequence[int]) -> View:
     kept = tuple(axis for a, axis in enumerate(view.axes) if a not in axes)
-    return view._replace(axes=kept, kind="", source=None)
+    leaves = view.leaves & {path for path, _ in tags_of(kept)}
+    return view._replace(axes=kept, leaves=leaves, kind="", source=None)
 
 
 def _reshape(eqn: Any, views: list[View], record: Record) -> list[View]:

@@ -1,6 +1,8 @@
 """Says what a product makes of the axes of its operands; see :mod:`dstjax.program.layout_reader`."""
 
+import itertools
 import math
+import operator
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -148,34 +150,38 @@ def convolution(eqn: Any, views: list[View], record: Record) -> list[View]:
     if not _can_multiply(kernel, [inputs], [out]):
         record.lose(data, "conv_general_dilated (as its input)")
         return [result]
-    stacked, kept = _groups(kernel.axes[out], groups)
+    grouped = data.axes[numbers.lhs_spec[0 if by_batch else 1]]
+    stacked, kept = _groups(kernel.axes[out], grouped, groups)
     if stacked:
-        grouped = data.axes[numbers.lhs_spec[0 if by_batch else 1]]
-        record.number_layers(_first(grouped, groups)[0])
+        record.number_layers(_first(grouped, math.prod(f.size for f in stacked))[0])
     roles: list[tuple[Iterable[Tag], str]] = [(tags_of([kernel.axes[inputs]]), "in")]
     roles += [(tags_of([kernel.axes[a]]), "window") for a in windows]
     roles += [(tags_of([stacked]), "stack"), (tags_of([kept]), "out")]
     return [result._replace(uses=uses | record.add(kernel, roles))]
 
 
-def _groups(axis: Axis, groups: int) -> tuple[Axis, Axis]:
+def _groups(axis: Axis, data: Axis, groups: int) -> tuple[Axis, Axis]:
     """Parts of the outputs that number layers, and the others.
 
-    Layers that vmap has put into one convolution are a whole axis of the leaf before that of the outputs. The groups of
-    a grouped convolution are a part of the outputs.
+    Layers that vmap has put into one convolution are a whole axis of the leaf before that of the outputs, and one of
+    the data before that of the channels. The groups of a grouped convolution are a part of either.
     """
-    if groups == 1:
+    reached = itertools.accumulate((f.size for f in data[:-1]), operator.mul)
+    layers = max((n for n in reached if groups % n == 0), default=1)
+    if layers == 1:
         return (), axis
-    first, rest = _first(axis, groups)
+    first, rest = _first(axis, layers)
     outputs = tags_of([rest, axis[-1:]])
-    stacked = tuple(f for f in first if f.tags and not f.tags & outputs)
-    return stacked, (*(f for f in first if f not in stacked), *rest)
+    if any(f.tags & outputs for f in first):
+        return (), axis
+    return first, rest
 
 
 def _first(axis: Axis, size: int) -> tuple[Axis, Axis]:
     """Cuts an axis into the slowest part, of this size, and the rest."""
     whole = math.prod(f.size for f in axis)
-    parts = [mine for mine, _ in pairs(axis, (Factor(size), Factor(whole // size)))]
+    cuts = (Factor(size), *([Factor(whole // size)] if whole > size else []))
+    parts = [mine for mine, _ in pairs(axis, cuts)]
     count, reached = 0, 1
     while reached < size:
         reached *= parts[count].size

@@ -46,7 +46,10 @@ class Record:
 
     def cancel(self, view: View, other: View) -> None:
         """Forgets products that were made only to scale the leaf itself, as a spectral norm makes them."""
-        self.cancelled |= {i for i in other.uses if not self.uses[i].is_lookup and self.uses[i].path in view.leaves}
+        if view.doubt < DOUBTFUL:
+            axes = tags_of(view.axes) | {tag for tag, _ in view.taken}
+            whole = {p for p in view.leaves if all((p, a) in axes or n == 1 for a, n in enumerate(self.shapes[p]))}
+            self.cancelled |= {i for i in other.uses if not self.uses[i].is_lookup and self.uses[i].path in whole}
 
     def number_layers(self, axis: Axis) -> None:
         """Notes that an axis of data, which may be the outputs of leaves, is one of several layers."""
