@@ -62,9 +62,9 @@ def unknown(name: str, views: Sequence[View], shapes: Sequence[tuple[int, ...]],
     """Describes what comes out of a primitive that is not known."""
     for view in views:
         record.lose(view, name)
-    known = any(v.level or v.leaves for v in views)
+    level = ACTIVATION if any(v.leaves for v in views) else max((v.level for v in views), default=INSIDE)
     uses = frozenset().union(*(v.uses for v in views))
-    return [plain(shape, ACTIVATION if known else INSIDE, uses) for shape in shapes]
+    return [plain(shape, level, uses) for shape in shapes]
 
 
 def _elementwise(name: str, views: Sequence[View], shape: tuple[int, ...], record: Record) -> View:
@@ -153,7 +153,7 @@ def _dynamic_slice(eqn: Any, views: list[View], record: Record) -> list[View]:
 
 
 def _gather(eqn: Any, views: list[View], record: Record) -> list[View]:
-    """Rows that are looked up; a permutation by constants only moves them."""
+    """Rows that are looked up; a permutation by constants only moves them, and rows that are counted are cut out."""
     (view, indices), numbers = views[:2], eqn.params["dimension_numbers"]
     shape, sizes = eqn.outvars[0].aval.shape, eqn.params["slice_sizes"]
     gone, batch = numbers.collapsed_slice_dims, numbers.operand_batching_dims
@@ -165,8 +165,8 @@ def _gather(eqn: Any, views: list[View], record: Record) -> list[View]:
     for a, along in zip(batch, numbers.start_indices_batching_dims, strict=True):
         axes[places[along]] = view.axes[a]
     picked = [a for a in numbers.start_index_map if sizes[a] < view.shape[a]]
-    level, by_data = max(view.level, indices.level), indices.level >= ARGUMENT
-    if len(picked) == 1 and len(places) == 1 and not batch and not by_data:
+    level = max(view.level, indices.level)
+    if len(picked) == 1 and len(places) == 1 and not batch and indices.level < ARGUMENT:
         axes[places[0]] = resized(view.axes[picked[0]], shape[places[0]])
         if shape[places[0]] == view.shape[picked[0]]:
             return [view._replace(axes=tuple(axes), kind="", source=None)]
@@ -174,7 +174,7 @@ def _gather(eqn: Any, views: list[View], record: Record) -> list[View]:
         return [View(tuple(axes), level=level, uses=view.uses | indices.uses)]
     taken = view.taken | {(tag, "stack") for tag in tags_of(view.axes[a] for a in picked if a in gone)}
     uses = view.uses | indices.uses
-    if by_data and picked:
+    if indices.level > INSIDE and picked:
         uses |= look_up(view, picked, batch, record)
     taken -= {(tag, "stack") for tag in tags_of(axes)}
     doubt = DOUBTFUL if picked and places else view.doubt
