@@ -38,6 +38,7 @@ _NO_WEIGHT = re.compile(
     r"(^|_)(bias|biases|scale|gain|gamma|beta|offset|mean|var|variance|token|tokens|query_tokens)(_\w{1,2})?\d*$"
     r"|^(cls|mask|dist|register|class)_?tokens?$|pos(ition(al)?)?_?(emb|enc|table)|^wpe$|rel(ative)?_?(pos|bias)"
 )
+_LEAF = re.compile(rf"^(kernel|weight|embedding|embeddings|b|w)$|{_NO_WEIGHT.pattern}")
 _NORM = re.compile(
     r"(^|_)(ln|bn|gn)(_\w*)?\d*$|norm(ali[sz]ation)?(_?\w{0,5})?\d*$|^(layer|batch|group|rms|instance)_?norm", re.I
 )
@@ -245,12 +246,17 @@ def _default(path: str, leaf: Any, leaves: Mapping[str, Any]) -> Written:
     name, _ = _ends(path)
     if name == "b" and len(leaf.shape) >= 2:
         return None if path[:-1] + "w" in leaves else UNKNOWN
+    bias = leaves.get(path.removesuffix("weight") + "bias")
+    if name == "weight" and bias is not None and tuple(bias.shape) == tuple(leaf.shape):
+        return None  # a stack of norms: a layer has more weights than biases
     return by_name(path, leaf)
 
 
 def _ends(path: str) -> tuple[str, str]:
-    """Returns the last word of a path, and the last before it that is no number."""
+    """Returns the last word of a path, and the last before it that is no number; NNX adds ``value`` to each path."""
     *before, name = path.split("/")
+    if name == "value" and before and _LEAF.search(before[-1]):
+        *before, name = before
     words = [word for word in before if not word.isdigit()]
     return name, words[-1] if words else ""
 

@@ -25,6 +25,7 @@ from dstjax._arrays.leaves import named
 from dstjax._arrays.trees import Tree
 from dstjax.checks import check_number, suggest
 from dstjax.program.origins import Origin, combined, either, joined, picked, strongest
+from dstjax.program.primitives import CALLS, ELEMENTWISE, MOVES, scan_sizes
 
 
 class Flops(NamedTuple):
@@ -93,24 +94,9 @@ def count(function: Callable[..., Any], params: Tree, *args: Any) -> Flops:
 _Counts = Counter[str | None]
 _Result = list[Origin]
 
-_ELEMENTWISE = {
-    *("abs", "add", "add_any", "and", "bitcast_convert_type", "cbrt", "ceil", "clamp", "convert_element_type", "cos"),
-    *("div", "erf", "exp", "exp2", "expm1", "floor", "integer_pow", "log", "log1p", "logistic", "max", "min", "mul"),
-    *("neg", "not", "or", "pow", "reduce_precision", "rem", "round", "rsqrt", "select_n", "sign", "sin", "sqrt"),
-    *("square", "sub", "tan", "tanh", "xor"),
-}
-_MOVES = {
-    *("all_gather", "all_gather_invariant", "all_to_all", "copy", "copy_p", "device_put", "layout_constraint"),
-    *("mesh_cast", "name", "optimization_barrier", "pcast", "ppermute", "pvary", "reshape", "reshard", "rev"),
-    *("sharding_constraint", "squeeze", "transpose"),
-}
 _REPEATS = {"broadcast_in_dim", "tile"}
 _PICKS = {"slice", "dynamic_slice", "gather", "split", "unstack"}
 _JOINS = {"concatenate", "stack"}
-_CALLS = {
-    *("checkpoint", "closed_call", "composite", "core_call", "custom_jvp_call", "custom_vjp_call"),
-    *("custom_vjp_call_jaxpr", "custom_vmap_call", "jit", "pjit", "remat", "remat2", "shard_map"),
-}
 _OPAQUE = {"ffi_call", "pure_callback", "scaled_matmul_wrapper"}
 
 
@@ -132,10 +118,10 @@ def _equation(eqn: Any, operands: _Result, counts: _Counts) -> _Result:
     if name in _PRODUCTS:
         _charge(strongest(operands[:2]), _PRODUCTS[name](eqn), counts)
         return unknown
-    if name in _ELEMENTWISE:
+    if name in ELEMENTWISE:
         sizes = [math.prod(a.aval.shape) for a in eqn.invars]
         return [combined(operands, sizes, math.prod(eqn.outvars[0].aval.shape))]
-    if name in _MOVES and len(operands) == len(eqn.outvars):
+    if name in MOVES and len(operands) == len(eqn.outvars):
         return operands
     if name in _REPEATS:
         more = math.prod(eqn.outvars[0].aval.shape) > math.prod(eqn.invars[0].aval.shape)
@@ -148,7 +134,7 @@ def _equation(eqn: Any, operands: _Result, counts: _Counts) -> _Result:
         inside, whole = (math.prod(a.aval.shape) for a in (eqn.invars[0], eqn.outvars[0]))
         filled = [operands[0], Origin()], [inside, whole - inside]
         return [joined(*filled) if inside <= whole else picked(operands[0], by_data=False)]
-    if name in _CALLS:
+    if name in CALLS:
         return _call(eqn, operands, counts)
     if name == "scan":
         return _scan(eqn, operands, counts)
@@ -186,7 +172,7 @@ def _call(eqn: Any, operands: _Result, counts: _Counts) -> _Result:
 
 
 def _scan(eqn: Any, operands: _Result, counts: _Counts) -> _Result:
-    consts, carried = _scan_sizes(eqn.params)
+    consts, carried = scan_sizes(eqn.params)
     split = consts + carried
     inside, results = _rounds(
         eqn.params["jaxpr"].jaxpr, operands[:consts], operands[consts:split], operands[split:], eqn.params["length"]
@@ -194,14 +180,6 @@ def _scan(eqn: Any, operands: _Result, counts: _Counts) -> _Result:
     _add(counts, inside, eqn.params["length"])
     # What each round returns is stacked; unless the rounds cut it from a stack it is repeated.
     return results[:carried] + [v._replace(spread=True) for v in results[carried:]]
-
-
-def _scan_sizes(params: Mapping[str, Any]) -> tuple[int, int]:
-    """How many constants a scan has, and how many arrays it carries."""
-    if "num_consts" in params:
-        return params["num_consts"], params["num_carry"]
-    consts, carried, _ = (len(list(part.vals)) for part in params["ft_in"].unpack())  # as jax 0.11 and newer say it
-    return consts, carried
 
 
 def _while(eqn: Any, operands: _Result, counts: _Counts) -> _Result:

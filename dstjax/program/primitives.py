@@ -1,0 +1,28 @@
+"""Names the primitives of jax by what they do to an array."""
+
+from collections.abc import Mapping
+from typing import Any
+
+ELEMENTWISE = {
+    *("abs", "add", "add_any", "and", "bitcast_convert_type", "cbrt", "ceil", "clamp", "convert_element_type", "cos"),
+    *("div", "erf", "exp", "exp2", "expm1", "floor", "integer_pow", "log", "log1p", "logistic", "max", "min", "mul"),
+    *("neg", "not", "or", "pow", "reduce_precision", "rem", "round", "rsqrt", "select_n", "sign", "sin", "sqrt"),
+    *("square", "sub", "tan", "tanh", "xor"),
+}
+MOVES = {
+    *("all_gather", "all_gather_invariant", "all_to_all", "copy", "copy_p", "device_put", "layout_constraint"),
+    *("mesh_cast", "name", "optimization_barrier", "pcast", "ppermute", "pvary", "reshape", "reshard", "rev"),
+    *("sharding_constraint", "squeeze", "transpose"),
+}
+CALLS = {
+    *("checkpoint", "closed_call", "composite", "core_call", "custom_jvp_call", "custom_vjp_call"),
+    *("custom_vjp_call_jaxpr", "custom_vmap_call", "jit", "pjit", "remat", "remat2", "shard_map"),
+}
+
+
+def scan_sizes(params: Mapping[str, Any]) -> tuple[int, int]:
+    """Returns how many constants a scan has, and how many arrays it carries."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carried, _ = (len(list(part.vals)) for part in params["ft_in"].unpack())  # as jax 0.11 and newer say it
+    return consts, carried
