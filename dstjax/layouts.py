@@ -36,7 +36,7 @@ Preset = Callable[[str, Any], Written]
 
 _NO_WEIGHT = re.compile(
     r"(^|_)(bias|biases|scale|gain|gamma|beta|offset|mean|var|variance|token|tokens|query_tokens)(_\w{1,2})?\d*$"
-    r"|^(cls|mask|dist|register|class)_?tokens?$|pos(ition(al)?)?_?(emb|enc|table)|^wpe$|rel(ative)?_?(pos|bias)"
+    r"|^(cls|mask|dist|register|class)_?tokens?$|(^|_)pos(ition(s|al)?)?($|_?(emb|enc|table))|^wpe$|rel(ative)?_?(pos|bias)"
 )
 _LEAF = re.compile(rf"^(kernel|weight|embedding|embeddings|b|w)$|{_NO_WEIGHT.pattern}")
 _NORM = re.compile(
