@@ -63,11 +63,6 @@ def fused(axis: Axis, size: int | None = None) -> Factor:
     return Factor(whole if size is None else size, tags_of([axis]), all(f.even for f in axis))
 
 
-def untagged(axis: Axis) -> Axis:
-    """Forgets which leaves an axis is of."""
-    return tuple(f._replace(tags=frozenset()) for f in axis)
-
-
 def is_even(axis: Axis) -> bool:
     """Whether an array is the same along this axis."""
     return all(f.even or f.size == 1 for f in axis)

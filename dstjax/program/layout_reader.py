@@ -32,7 +32,9 @@ from dstjax.program.axes import (
 )
 from dstjax.program.layout_rules import RULES, apply, unknown
 from dstjax.program.primitives import CALLS, scan_sizes
-from dstjax.program.uses import UNKNOWN, Record
+from dstjax.program.uses import Record
+
+_MOST_ROUNDS = 20  # what is carried and has not settled by then is no weight
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -71,7 +73,7 @@ class Layouts(Mapping[str, str | None]):
     def __call__(self, path: str, leaf: Any) -> str | None:
         """Returns the layout of a leaf; ``"?"`` of one that the program does not have."""
         del leaf
-        return dict(self.entries).get(path, UNKNOWN)
+        return dict(self.entries).get(path, presets.UNKNOWN)
 
     def __repr__(self) -> str:
         """Returns a line for each leaf."""
@@ -79,7 +81,9 @@ class Layouts(Mapping[str, str | None]):
         reasons = self.unread
         lines = []
         for (path, written), shape in zip(self.entries, self.shapes, strict=True):
-            said = "no weight" if written is None else f"?  ({reasons[path]})" if written == UNKNOWN else written
+            said = (
+                "no weight" if written is None else f"?  ({reasons[path]})" if written == presets.UNKNOWN else written
+            )
             lines.append(f"  {path:{width}}  {shape!s:>16}  {said}")
         return "\n".join([f"Layouts of {len(lines)} leaves", *lines])
 
@@ -100,7 +104,7 @@ class Layouts(Mapping[str, str | None]):
         wrong = []
         for path, given in presets.read(layout, leaves).items():
             found = self[path]
-            if isinstance(given, Layout) and found != UNKNOWN and _said(str(given)) != _said(found):
+            if isinstance(given, Layout) and found != presets.UNKNOWN and _said(str(given)) != _said(found):
                 wrong.append(f"{path!r} is {'no weight' if found is None else repr(found)}, not {str(given)!r}")
         if wrong:
             raise ValueError(f"the layout contradicts the program: {'; '.join(wrong)}.")
@@ -244,12 +248,14 @@ def _while(eqn: Any, views: list[View], record: Record) -> list[View]:
 def _rounds(jaxpr: Any, consts: list[View], carry: list[View], slices: list[View], record: Record) -> list[View]:
     """Walks one round of a loop until what is carried stays the same, and so finds what holds in every round."""
     before, known = record.snapshot(), len(record.uses)
-    while True:
+    for left in reversed(range(_MOST_ROUNDS)):
         results = _walk(jaxpr, [*consts, *carry, *slices], record)
         # Uses of a round that is walked again will have other numbers.
         kept = [v._replace(uses=frozenset(i for i in v.uses if i < known)) for v in results[: len(carry)]]
         after = [either(a, b) for a, b in zip(carry, kept, strict=True)]
-        if after == carry:
-            return results[: len(carry)] + results[len(carry) :]
+        if after == carry or not left:
+            break
         record.restore(before)
-        carry = after
+        carry = after if left > 1 else [plain(v.shape, ACTIVATION, v.uses) for v in after]
+    final = [a._replace(uses=a.uses | v.uses) for a, v in zip(after, results, strict=False)]
+    return final + results[len(carry) :]

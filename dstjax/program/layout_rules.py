@@ -25,7 +25,6 @@ from dstjax.program.axes import (
     resized,
     stretched,
     tags_of,
-    untagged,
     without,
 )
 from dstjax.program.primitives import ELEMENTWISE, MOVES
@@ -119,7 +118,7 @@ def _reshape(eqn: Any, views: list[View], record: Record) -> list[View]:
 
 
 def _transpose(eqn: Any, views: list[View], record: Record) -> list[View]:
-    return [views[0]._replace(axes=tuple(views[0].axes[a] for a in eqn.params["permutation"]), source=None)]
+    return [views[0]._replace(axes=tuple(views[0].axes[a] for a in eqn.params["permutation"]))]
 
 
 def _squeeze(eqn: Any, views: list[View], record: Record) -> list[View]:
@@ -193,11 +192,12 @@ def _joined(views: Sequence[View], shape: tuple[int, ...], along: int | None) ->
     axes: list[Axis] = list(views[0].axes if is_data else fed[0].axes)
     for view in views if is_data else fed:
         axes = [a if i == along else both(a, b) for i, (a, b) in enumerate(zip(axes, view.axes, strict=True))]
-    sources = {v.source for v in views}
     if along is not None:
-        axes[along] = (Factor(shape[along], frozenset() if is_data else tags_of(v.axes[along] for v in fed)),)
-        if is_data and len(views) > 1 and len(sources) == 1 and None not in sources:
-            axes[along] = (Factor(len(views), frozenset({WINDOW})), *untagged(views[0].axes[along]))
+        sources, sure = {v.source for v in views}, any(v.leaves and v.doubt < DOUBTFUL for v in views)
+        if len(views) > 1 and len(sources) == 1 and None not in sources and not sure:
+            axes[along] = (Factor(len(views), frozenset({WINDOW})), *views[0].axes[along])
+        else:
+            axes[along] = (Factor(shape[along], frozenset() if is_data else tags_of(v.axes[along] for v in fed)),)
     if is_data:
         return View(tuple(axes), level=level, uses=uses)
     leaves, taken = (frozenset().union(*(getattr(v, name) for v in fed)) for name in ("leaves", "taken"))

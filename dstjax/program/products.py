@@ -105,7 +105,7 @@ def _of_leaves(
     for i, j in contracted:
         for x, y in pairs(left.axes[i], right.axes[j]):
             found = {(a, b) for a in x.tags for b in y.tags if a[0] in left.leaves and b[0] in right.leaves and a != b}
-            record.inner |= found
+            record.meet(found)
             inner |= {tag for pair in found for tag in pair}
     taken = left.taken | right.taken | {(tag, INNER) for tag in inner}
     level, doubt = max(left.level, right.level), max(left.doubt, right.doubt)

@@ -1,13 +1,12 @@
 """Records what a program does with its leaves, and says it as layouts; see :mod:`dstjax.program.layout_reader`."""
 
-import copy
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from dstjax.layouts import UNKNOWN
 from dstjax.program.axes import DOUBTFUL, Axis, Tag, View, tags_of
 
-UNKNOWN = "?"
 INNER = "inner"  # contracted with another leaf
 
 
@@ -60,15 +59,26 @@ class Record:
         """Notes that leaves go where their axes cannot be followed."""
         if view.doubt < DOUBTFUL and tags_of(view.axes):
             for path in view.leaves:
-                self.lost[path].add(name)
+                self.lost[path].add(f"goes into primitive {name!r}, which cannot be looked into")
+
+    def meet(self, pairs: Iterable[tuple[Tag, Tag]]) -> None:
+        """Notes that axes of leaves are contracted with each other."""
+        for pair in pairs:
+            self.inner.add(pair)
+            for path, _ in pair:
+                self.lost[path].add("is multiplied with another leaf, and what comes of it not with data")
 
     def snapshot(self) -> "Record":
         """Returns a copy."""
-        return copy.deepcopy(self)
+        other = Record(self.shapes)
+        other.restore(self)
+        return other
 
     def restore(self, other: "Record") -> None:
         """Forgets what was noted since the copy was taken."""
-        self.__dict__.update(copy.deepcopy(other).__dict__)
+        self.uses, self.cancelled = [*other.uses], {*other.cancelled}
+        self.stacks, self.inner = {*other.stacks}, {*other.inner}
+        self.lost = defaultdict(set, {path: {*names} for path, names in other.lost.items()})
 
     def written(self) -> dict[str, tuple[str | None, str]]:
         """Returns the layout of each leaf, None where it is no weight, and why where it is ``"?"``."""
@@ -89,8 +99,7 @@ class Record:
             elif layouts:
                 found[path] = layouts[0], ""
             elif self.lost.get(path):
-                names = ", ".join(map(repr, sorted(self.lost[path])))
-                found[path] = UNKNOWN, f"goes into primitive {names}, which cannot be looked into"
+                found[path] = UNKNOWN, "; ".join(sorted(self.lost[path]))
             else:
                 found[path] = None, ""
         return found
@@ -107,13 +116,14 @@ class Record:
                 words[a] = {"in"} if w >= {"in"} and inputs == [a] else {max(w)}
         inputs = [a for a, w in enumerate(words) if w & {"in", "lookup"}]
         everything = set().union(*words)
+        if INNER in everything:
+            axes = ", ".join(str(a) for a, w in enumerate(words) if INNER in w)
+            return "", f"axis {axes} is contracted with another leaf, which does not say what is in and what is out"
         if not inputs or "out" not in everything:
             return "", ""  # such as a vector for each layer
         for a, w in enumerate(words):
             if len(w) > 1:
                 return "", f"axis {a} is in part {' and in part '.join(map(repr, sorted(w)))}"
-            if INNER in w:
-                return "", f"axis {a} is contracted with another leaf, which does not say what is in and what is out"
             if not w and shape[a] > 1:
                 return "", f"axis {a} is gone before the product"
         return " ".join(min(w, default="stack") for w in words), ""
@@ -137,7 +147,7 @@ class Record:
                     for a, roles in enumerate(use.roles):
                         if INNER in roles:
                             ends.setdefault((use.path, a), opposite[min(sides)])
-            for pair in self.inner:
+            for pair in sorted(self.inner):
                 for tag, other in (pair, pair[::-1]):
                     if tag in ends:
                         ends.setdefault(other, opposite[ends[tag]])

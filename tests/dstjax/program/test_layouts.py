@@ -281,6 +281,19 @@ def test_a_product_of_leaves_is_a_weight_of_low_rank():
     assert read(lambda p, x: (p["b"] @ p["a"]) @ x, turned, f32(6)) == {"a": "out in", "b": "out in"}
 
 
+def test_leaves_that_only_multiply_each_other_cannot_be_read():
+    """Which of them is the table that the other projects?"""
+    params = {"positions": f32(7, 6), "project": f32(6, 16), "w": f32(16, 4)}
+    found = program.layouts(lambda p, x: (x + (p["positions"] @ p["project"])[None]) @ p["w"], params, f32(3, 7, 16))
+    assert dict(found) == {"positions": "?", "project": "?", "w": "in out"}
+    assert {*found.unread.values()} == {"is multiplied with another leaf, and what comes of it not with data"}
+    train = {"a": f32(2, 4, 5), "b": f32(5, 3, 6)}  # a tensor train, each core with inputs and outputs
+    found = program.layouts(
+        lambda p, x: jnp.einsum("bij,ijkl->bkl", x, jnp.einsum("ikr,rjl->ijkl", p["a"], p["b"])), train, f32(3, 2, 3)
+    )
+    assert "axis 2 is contracted with another leaf" in found.unread["a"]
+
+
 # --- Tables and other leaves that are no weights ----------------------------------------------------------------------
 
 LOOK_UPS = {
@@ -412,6 +425,87 @@ def test_experts_are_a_stack_however_they_are_picked():
 
     for function in (dense, dispatched, slots, picked):
         assert read(function, params, f32(7, 16)) == expected, function.__name__
+
+
+def multi_query(p, x):
+    q, k, v = jnp.einsum("bsd,dhk->bshk", x, p["q"]), x @ p["k"], x @ p["v"]
+    return jnp.einsum("bhqt,btk->bqhk", jax.nn.softmax(jnp.einsum("bqhk,btk->bhqt", q, k)), v)
+
+
+def selective(p, x):
+    """A state space whose step, inputs and outputs come from the data, as in Mamba."""
+
+    def step(h, x):
+        decay = jnp.exp(jax.nn.softplus(x @ p["dt"])[..., None] * -jnp.exp(p["a"])[None])
+        h = decay * h + x[..., None] * (x @ p["b"])[:, None]
+        return h, jnp.einsum("bdn,bn->bd", h, x @ p["c"])
+
+    return lax.scan(step, jnp.zeros((3, 6, 4)), x.swapaxes(0, 1))[1]
+
+
+def spectral_layer(p, x):
+    """A product for each frequency, as in Fourier neural operators."""
+    frequencies = jnp.einsum("bsi,sio->bso", jnp.fft.rfft(x, axis=1), p["re"] + 1j * p["im"])
+    return jnp.fft.irfft(frequencies, axis=1)
+
+
+def short_convolution(p, x):
+    taps = [jnp.pad(x, ((0, 0), (i, 0), (0, 0)))[:, :7] * p["taps"][i][None, None] for i in range(3)]
+    return sum(taps) @ p["w"]
+
+
+def equilibrium(p, x):
+    def body(z):
+        return jnp.tanh(z @ p["w"] + x @ p["u"] + p["b"])
+
+    return lax.while_loop(lambda z: jnp.sum(z) > 1, body, jnp.zeros((3, 8)))
+
+
+def drawn_twice(p, x):  # the codebook of a quantiser: distances, then rows
+    nearest = jnp.argmin(jnp.sum(p["c"] ** 2, -1)[None] - 2 * (x @ p["w"]) @ p["c"].T, -1)
+    return p["c"][nearest] @ p["v"]
+
+
+LAYERS = {
+    "multi-query attention": (multi_query, dict(q="in out out", k="in out", v="in out"), "6,4,8 6,8 6,8", (3, 7, 6)),
+    "state space": (
+        selective,
+        dict(dt="in out", a=None, b="in out", c="in out"),
+        "6,6 6,4 6,4 6,4",
+        (3, 7, 6),
+    ),
+    "Fourier": (spectral_layer, dict(re="stack in out", im="stack in out"), "4,6,8 4,6,8", (3, 7, 6)),
+    "taps": (short_convolution, dict(taps=None, w="in out"), "3,6 6,4", (3, 7, 6)),
+    "equilibrium": (equilibrium, dict(w="in out", u="in out", b=None), "8,8 6,8 1,8", (3, 6)),
+    "codebook": (drawn_twice, dict(c="?", w="in out", v="in out"), "9,8 6,8 8,2", (3, 6)),
+    "bilinear": (lambda p, x: jnp.einsum("bi,ijo,bj->bo", x, p["w"], x), dict(w="in in out"), "6,6,8", (3, 6)),
+    "Kronecker": (lambda p, x: x @ jnp.kron(p["a"], p["b"]), dict(a="in out", b="in out"), "2,4 3,5", (3, 6)),
+    "blocks": (
+        lambda p, x: jnp.einsum("bnq,nqp->bpn", x.reshape(3, 2, 3), p["w"]).reshape(3, -1) @ p["v"],
+        dict(w="stack in out", v="in out"),
+        "2,3,4 8,5",
+        (3, 6),
+    ),
+    "tokens mixed": (
+        lambda p, x: x.swapaxes(1, 2) @ p["w"] @ p["v"],
+        dict(w="in out", v="in out"),
+        "7,9 9,7",
+        (3, 7, 6),
+    ),
+    "gram penalty": (
+        lambda p, x: (x @ p["w"], jnp.sum((p["w"].T @ p["w"] - jnp.eye(8)) ** 2)),
+        dict(w="in out"),
+        "6,8",
+        (3, 6),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_of_the_field(name):
+    function, expected, shapes, x = LAYERS[name]
+    leaves = [f32(*map(int, shape.split(","))) for shape in shapes.split()]
+    assert read(function, dict(zip(expected, leaves, strict=True)), f32(*x)) == expected
 
 
 # --- Loops and calls --------------------------------------------------------------------------------------------------

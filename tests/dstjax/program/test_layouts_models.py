@@ -60,6 +60,26 @@ def test_networks_of_the_experiments(name):
     assert all(len(shapes[path]) == (1 if layout is None else rank[layout]) for path, layout in found.items())
 
 
+def seeds(tree):
+    return jax.tree.map(lambda leaf: f32(3, *leaf.shape), tree)
+
+
+@pytest.mark.parametrize("name", ["conv", "mobilenet_v1"])
+@pytest.mark.parametrize("shared", [False, True])
+def test_networks_of_several_seeds(name, shared):
+    model, x = models.make(name), f32(2, *models.MODELS[name].shape)
+    variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), x)
+    params = variables.pop("params")
+
+    def forward(params, rest, x):
+        return model.apply({"params": params, **rest}, x, train=False)
+
+    alone = program.layouts(forward, params, variables, x)
+    axes = (0, 0, None if shared else 0)
+    found = program.layouts(jax.vmap(forward, axes), seeds(params), seeds(variables), x if shared else seeds(x))
+    assert found == {path: layout and f"stack {layout}" for path, layout in alone.items()}
+
+
 # --- One transformer written four ways --------------------------------------------------------------------------------
 
 KERNELS = {"query", "key", "value", "out", "up", "down"}
@@ -81,6 +101,14 @@ def test_a_transformer(name):
         else:
             assert words == {"embed": {"lookup", "out"}, "head": {"in", "out"}}.get(leaf, {None}), (layer, leaf)
     assert {layer for layer, _ in said} == {None, *map(str, range(transformers.LAYERS))}
+
+
+@pytest.mark.parametrize("name", transformers.WAYS)
+def test_transformers_of_several_seeds_on_one_batch(name):
+    way, batch = transformers.WAYS[name], jax.eval_shape(transformers.batch)
+    alone = program.layouts(way.loss, way.shapes(), batch)
+    found = program.layouts(jax.vmap(way.loss, (0, None)), seeds(way.shapes()), batch)
+    assert found == {path: layout and f"stack {layout}" for path, layout in alone.items()}
 
 
 @pytest.fixture(scope="module")
