@@ -155,10 +155,9 @@ def read(layout: Any, leaves: Mapping[str, Any]) -> dict[str, Layout | str | Non
     _check_used(preset, leaves)
     found: dict[str, Layout | str | None] = {}
     for path, leaf in leaves.items():
-        written = UNKNOWN if preset is None else preset(path, leaf)
-        given = written != UNKNOWN
-        if not given:
-            written = _default(path, leaf, leaves)
+        written = UNKNOWN if preset is None else _asked(preset, path, leaf, leaves)
+        if written == UNKNOWN:
+            written = _asked(by_name, path, leaf, leaves)
         if written is None or written == UNKNOWN:
             found[path] = written
             continue
@@ -241,15 +240,23 @@ def torch(path: str, leaf: Any) -> Written:
     return _outputs_first(parent, leaf)
 
 
-def _default(path: str, leaf: Any, leaves: Mapping[str, Any]) -> Written:
-    """By name; ``b`` is a bias beside ``w`` alone, since short names are common in trees written by hand."""
-    name, _ = _ends(path)
-    if name == "b" and len(leaf.shape) >= 2:
-        return None if path[:-1] + "w" in leaves else UNKNOWN
-    bias = leaves.get(path.removesuffix("weight") + "bias")
-    if name == "weight" and bias is not None and tuple(bias.shape) == tuple(leaf.shape):
-        return None  # a stack of norms: a layer has more weights than biases
-    return by_name(path, leaf)
+def _asked(preset: Preset, path: str, leaf: Any, leaves: Mapping[str, Any]) -> Written:
+    """What a preset says; those that go by names are helped by the leaves beside."""
+    if isinstance(preset, First):
+        every = (_asked(one, path, leaf, leaves) for one in preset.presets)
+        return next((found for found in every if found != UNKNOWN), UNKNOWN)
+    if preset not in (by_name, flax, haiku, equinox, torch):
+        return preset(path, leaf)
+    name, ndim = _ends(path)[0], len(leaf.shape)
+    beside = path[: len(path) - len(name)]
+    # Short names are common in trees written by hand: a `b` is a bias beside a `w`.
+    if preset is by_name and name == "b" and ndim >= 2:
+        return None if beside + "w" in leaves else UNKNOWN
+    # A norm has a scale for each of its biases, also where several are stacked; a layer has more weights.
+    bias = leaves.get(beside + ("b" if name == "w" else "bias"))
+    if name in ("w", "weight") and bias is not None and tuple(bias.shape) == tuple(leaf.shape):
+        return None
+    return preset(path, leaf)
 
 
 def _ends(path: str) -> tuple[str, str]:

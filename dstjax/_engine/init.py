@@ -12,7 +12,7 @@ import optax
 from dstjax._arrays.bits import StoredMask, pack
 from dstjax._arrays.keys import leaf_keys
 from dstjax._arrays.lanes import layer_sizes
-from dstjax._arrays.layout import Layout
+from dstjax._arrays.layout import Layout, lanes_of
 from dstjax._arrays.leaves import MaskedLeaves, holds_masks, hollow, named, named_masks
 from dstjax._arrays.selection import count_true
 from dstjax._arrays.shares import floor_share
@@ -134,7 +134,7 @@ def _given(
     targets = initial_counts(method.masking, method.start, weights)
     if any(is_traced(mask) for mask in found):  # made under the trace: nobody can count yet
         return masks, dict(zip(targets, count_true(masks, layouts), strict=True))
-    counts = dict(zip(targets, np.asarray(count_true(masks, layouts)).tolist(), strict=True))
+    counts = dict(zip(targets, _counted(found, layouts), strict=True))
     if empty := [name for name, n in counts.items() if not n]:
         raise ValueError(f"layers {empty} of the initial masks have no active weight; expected at least one.")
     size, total = sum(math.prod(shape) for shape in shapes), sum(counts.values())
@@ -148,6 +148,17 @@ def _given(
             f"sparsity={sparsity} expects {' or '.join(map(str, sorted(wanted)))}."
         )
     return masks, counts
+
+
+def _counted(masks: list[Any], layouts: tuple[Layout | None, ...]) -> list[int]:
+    """Counts masks that are known outside a trace, by layer."""
+    numbers: list[int] = []
+    for mask, layout in zip(masks, layouts, strict=True):
+        flags, stack = np.asarray(mask), lanes_of(layout)
+        turned = flags.transpose((*stack, *(a for a in range(flags.ndim) if a not in stack)))
+        layers = math.prod(flags.shape[a] for a in stack)
+        numbers += np.count_nonzero(turned.reshape(layers, -1), axis=1).tolist()
+    return numbers
 
 
 def _remembered(

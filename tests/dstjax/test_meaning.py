@@ -15,7 +15,7 @@ import dstjax
 from dstjax import layouts, methods, program
 from dstjax.structures import fan_in, n_m
 from tests import transformers
-from tests.transformers import KERNELS, LAYERS, WAYS, WIDTH
+from tests.transformers import LAYERS, WAYS
 
 STEPS = 200
 MASKED = [(str(i), name) for i in range(LAYERS) for name in ("query", "key", "value", "out", "up", "down")] + [
