@@ -122,8 +122,9 @@ def layouts(function: Callable[..., Any], params: Tree, *args: Any) -> Layouts:
     contracted are ``in``, those that are kept ``out``. Of a convolution the spatial axes are the ``window``, also where
     shifted copies of the input stand side by side. Axes that both operands share (experts, layers under vmap), that a
     loop scans over, or from which a layer is taken by its index, are ``stack``. Rows that data pick, by an index or by
-    a product with a one-hot array, are ``lookup`` unless they then multiply with data, as experts do. A product of two
-    leaves, as of low rank, is a weight, and each of them has inputs and outputs.
+    a product with a one-hot array, are ``lookup`` unless they then multiply with data, as experts do. Two leaves of low
+    rank, whose product is added to a weight, each have inputs and outputs; a product of leaves alone may as well be a
+    projection of learned queries, and they are ``"?"``.
 
     All else is no weight (None): biases, scales, tables that are only added, and vectors, also a stack of them.
 

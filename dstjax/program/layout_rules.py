@@ -14,6 +14,7 @@ from dstjax.program.axes import (
     WINDOW,
     Axis,
     Factor,
+    Tag,
     View,
     both,
     broadcast,
@@ -29,7 +30,7 @@ from dstjax.program.axes import (
 )
 from dstjax.program.primitives import ELEMENTWISE, MOVES
 from dstjax.program.products import convolution, dot, look_up, ragged_dot
-from dstjax.program.uses import Record
+from dstjax.program.uses import INNER, LOW_RANK, Record
 
 Rule = Callable[[Any, list[View], Record], list[View]]
 
@@ -101,7 +102,31 @@ def _elementwise(name: str, views: Sequence[View], shape: tuple[int, ...], recor
             if other is not v:
                 record.cancel(v, other)
     leaves = frozenset().union(*(v.leaves for v in fed))
-    return result._replace(leaves=leaves, doubt=doubt, taken=frozenset().union(*(v.taken for v in fed)))
+    taken = frozenset().union(*(v.taken for v in fed))
+    if name in ("add", "sub"):
+        taken = _with_base(full, taken)
+    return result._replace(leaves=leaves, doubt=doubt, taken=taken)
+
+
+def _with_base(views: Sequence[View], taken: frozenset[tuple[Tag, str]]) -> frozenset[tuple[Tag, str]]:
+    """A product of leaves that is added to a weight, or to an array in its place, is a weight of low rank.
+
+    Otherwise one of the two may be data to the other, as learned queries are to the leaf that projects them.
+    """
+
+    def is_product(view: View) -> bool:
+        paths = {path for axis in view.axes for f in axis if f.size > 1 for path, _ in f.tags}
+        several = len(paths & view.leaves) > 1
+        return several and any(role == INNER for _, role in view.taken)
+
+    bases = [v for v in views if not any(role == INNER for _, role in v.taken) and (v.leaves or v.level)]
+    if not any(map(is_product, views)) or not any(not any(map(_repeats, v.axes)) for v in bases):
+        return taken
+    return frozenset((tag, LOW_RANK if role == INNER else role) for tag, role in taken)
+
+
+def _repeats(axis: Axis) -> bool:
+    return is_even(axis) and any(f.size > 1 for f in axis)
 
 
 def _reduced(view: View, axes: Sequence[int]) -> View:
@@ -130,8 +155,13 @@ def _broadcast(eqn: Any, views: list[View], record: Record) -> list[View]:
 
 
 def _resize(eqn: Any, views: list[View], record: Record) -> list[View]:
-    """A part of an array, or an array that is padded or repeated."""
+    """A part of an array, or an array that is padded."""
     return [fitted(views[0], v.aval.shape)._replace(source=None) for v in eqn.outvars]
+
+
+def _tile(eqn: Any, views: list[View], record: Record) -> list[View]:
+    repeats = zip(views[0].axes, eqn.params["reps"], strict=True)
+    return [views[0]._replace(axes=tuple((Factor(n, even=True), *a) if n > 1 else a for a, n in repeats), source=None)]
 
 
 def _slice(eqn: Any, views: list[View], record: Record) -> list[View]:
@@ -249,7 +279,7 @@ RULES: dict[str, Rule] = {
     "split": _resize,
     "squeeze": _squeeze,
     "stack": _stack,
-    "tile": _resize,
+    "tile": _tile,
     "transpose": _transpose,
     "unstack": _unstack,
     **dict.fromkeys(("scatter", "scatter-add", "scatter_add", "scatter_mul", "scatter_min", "scatter_max"), _scatter),

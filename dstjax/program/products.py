@@ -21,7 +21,7 @@ from dstjax.program.axes import (
     plain,
     tags_of,
 )
-from dstjax.program.uses import INNER, Record
+from dstjax.program.uses import INNER, LOW_RANK, Record
 
 _Numbers = tuple[tuple[Sequence[int], Sequence[int]], tuple[Sequence[int], Sequence[int]]]
 
@@ -94,13 +94,15 @@ def _can_multiply(view: View, contracted: Sequence[int], free: Sequence[int]) ->
     if not view.leaves or view.doubt < DOUBTFUL:
         return bool(view.leaves)
     inputs, outputs = ({path for path, _ in tags_of(view.axes[a] for a in axes)} for axes in (contracted, free))
+    if any(role == LOW_RANK for _, role in view.taken):  # one leaf has the inputs, another one the outputs
+        return bool(inputs & view.leaves and outputs & view.leaves)
     return bool(inputs & outputs & view.leaves)
 
 
 def _of_leaves(
     left: View, right: View, contracted: Iterable[tuple[int, int]], axes: tuple[Axis, ...], record: Record
 ) -> View:
-    """A product of two leaves, as of low rank, is a weight; its other axes tell later what the inner ones are."""
+    """A product of two leaves may be a weight of low rank, whose other axes tell later what the inner ones are."""
     inner: set[Tag] = set()
     for i, j in contracted:
         for x, y in pairs(left.axes[i], right.axes[j]):

@@ -8,6 +8,7 @@ from dstjax.layouts import UNKNOWN
 from dstjax.program.axes import DOUBTFUL, Axis, Tag, View, tags_of
 
 INNER = "inner"  # contracted with another leaf
+LOW_RANK = "low rank"  # likewise, and the product of the leaves was added to a weight
 
 
 class Use(NamedTuple):
@@ -116,8 +117,8 @@ class Record:
                 words[a] = {"in"} if w >= {"in"} and inputs == [a] else {max(w)}
         inputs = [a for a, w in enumerate(words) if w & {"in", "lookup"}]
         everything = set().union(*words)
-        if INNER in everything:
-            axes = ", ".join(str(a) for a, w in enumerate(words) if INNER in w)
+        if {INNER, LOW_RANK} & everything:
+            axes = ", ".join(str(a) for a, w in enumerate(words) if {INNER, LOW_RANK} & w)
             return "", f"axis {axes} is contracted with another leaf, which does not say what is in and what is out"
         if not inputs or "out" not in everything:
             return "", ""  # such as a vector for each layer
@@ -129,11 +130,11 @@ class Record:
         return " ".join(min(w, default="stack") for w in words), ""
 
     def _axis(self, path: str, axis: int, roles: frozenset[str], ends: Mapping[Tag, str]) -> set[str]:
-        words = {ends.get((path, axis), w) if w == INNER else w for w in roles}
+        words = {ends.get((path, axis), w) if w == LOW_RANK else w for w in roles}
         return words - {"window"} if words == {"in", "window"} else words
 
     def _ends_of_inner_axes(self) -> dict[Tag, str]:
-        """Tells for axes that are contracted with those of other leaves whether they are inputs or outputs.
+        """Tells for inner axes of a product of low rank whether they are inputs or outputs.
 
         Of a product of leaves one has the inputs and ends in outputs, which are the inputs of the next.
         """
@@ -145,7 +146,7 @@ class Record:
                 sides = {w for roles in use.roles for w in roles if w in opposite}
                 if len(sides) == 1:
                     for a, roles in enumerate(use.roles):
-                        if INNER in roles:
+                        if LOW_RANK in roles:
                             ends.setdefault((use.path, a), opposite[min(sides)])
             for pair in sorted(self.inner):
                 for tag, other in (pair, pair[::-1]):

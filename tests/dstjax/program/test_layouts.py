@@ -274,11 +274,31 @@ def test_a_product_of_leaves_is_a_weight_of_low_rank():
     expected = dict.fromkeys("wab", "in out")
     assert read(lambda p, x: x @ (p["w"] + 2 * p["a"] @ p["b"]), params, f32(3, 6)) == expected
     assert read(lambda p, x: x @ p["w"] + x @ p["a"] @ p["b"], params, f32(3, 6)) == expected
-    chain = {"a": f32(6, 2), "b": f32(3, 2), "c": f32(3, 7)}
-    found = read(lambda p, x: x @ (p["a"] @ p["b"].T @ p["c"]), chain, f32(3, 6))
-    assert found == {"a": "in out", "b": "out in", "c": "in out"}
-    turned = {"a": f32(2, 6), "b": f32(7, 2)}  # as Equinox has it
-    assert read(lambda p, x: (p["b"] @ p["a"]) @ x, turned, f32(6)) == {"a": "out in", "b": "out in"}
+    chain = {"w": f32(6, 7), "a": f32(6, 2), "b": f32(3, 2), "c": f32(3, 7)}
+    found = read(lambda p, x: x @ (p["w"] + p["a"] @ p["b"].T @ p["c"]), chain, f32(3, 6))
+    assert found == {"w": "in out", "a": "in out", "b": "out in", "c": "in out"}
+    turned = {"a": f32(2, 6), "b": f32(7, 2)}  # as Equinox has it, beside a base that is no parameter
+    assert read(lambda p, w, x: (w + p["b"] @ p["a"]) @ x, turned, f32(7, 6), f32(6)) == {"a": "out in", "b": "out in"}
+
+
+@pytest.mark.parametrize("n", [1, 5])
+def test_a_product_of_leaves_alone_may_be_a_projection_of_learned_queries(n):
+    """Which is the same program as a product of low rank: the two cannot be told apart, and the reading says so."""
+
+    def pooled(p, x):
+        q = jnp.einsum("nd,dhk->nhk", p["queries"], p["q"]) + p["q_bias"][None]
+        k = jnp.einsum("sd,dhk->shk", x, p["k"])
+        return jnp.einsum("hns,shk->nhk", jax.nn.softmax(jnp.einsum("nhk,shk->hns", q, k)), k)
+
+    params = {"queries": f32(n, 16), "q": f32(16, 4, 2), "q_bias": f32(4, 2), "k": f32(16, 4, 2)}
+    for found in (
+        program.layouts(pooled, params, f32(7, 16)),
+        program.layouts(jax.vmap(pooled, (None, 0)), params, f32(3, 7, 16)),
+    ):
+        assert (found["q"], found["k"], found["q_bias"]) == ("?", "in out out", None)
+        assert "contracted with another leaf" in found.unread["q"]
+    found = program.layouts(lambda p, x: x @ (p["a"] @ p["b"]), {"a": f32(6, 2), "b": f32(2, 7)}, f32(3, 6))
+    assert dict(found) == {"a": "?", "b": "?"}
 
 
 def test_leaves_that_only_multiply_each_other_cannot_be_read():
@@ -395,7 +415,13 @@ def test_learned_queries_are_data_to_the_leaf_that_projects_them():
         return jax.nn.softmax(queries @ (x @ p["k"]).swapaxes(1, 2)) @ x
 
     params = {"queries": f32(5, 16), "q": f32(16, 8), "k": f32(16, 8)}
-    assert read(function, params, f32(3, 7, 16)) == {"queries": None, "q": "in out", "k": "in out"}
+    expected = {"queries": None, "q": "in out", "k": "in out"}
+    assert read(function, params, f32(3, 7, 16)) == expected
+
+    def pooled(p, x):
+        return jax.nn.softmax((jnp.tile(p["queries"], (3, 1, 1)) @ p["q"]) @ (x @ p["k"]).swapaxes(1, 2)) @ x
+
+    assert read(pooled, {**params, "queries": f32(1, 1, 16)}, f32(3, 7, 16)) == expected
 
 
 def test_experts_are_a_stack_however_they_are_picked():
