@@ -17,6 +17,7 @@ from dstjax._engine.drop_and_grow import drop_and_grow
 from dstjax.loops import merge_state, split_state, vmap_axes
 from dstjax.method import Method
 from dstjax.rules import Layers, Leaf
+from dstjax.starting import start
 from dstjax.state import SparseState, apply_masks, check_sparse, forward_params, get_masks, is_exploring, set_masks
 from dstjax.summaries import Summary, summary
 from dstjax.transform import sparsify
@@ -49,6 +50,7 @@ __all__ = [
     "set_masks",
     "sparsify",
     "split_state",
+    "start",
     "structures",
     "summary",
     "vmap_axes",

@@ -5,15 +5,15 @@ A tree of masks holds boolean arrays, as :func:`dstjax.get_masks` returns it, or
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from dstjax import layouts
 from dstjax import masks as masks_lib
+from dstjax._arrays import compiled
 from dstjax._arrays.layout import Layout, assumed
 from dstjax._arrays.leaves import MaskedLeaves, matched, named, named_masks, shown
 from dstjax._arrays.trees import Tree, is_absent, is_weight
@@ -50,12 +50,12 @@ def exploration_rate(opt_state: Tree) -> jax.Array:
 
     Reference: Liu et al., 2021 (ITOP rate R_s); DST-EE, Figure 3.
     """
-    return _share(list(_ever(find(opt_state)).values()))
+    return compiled.share(list(_ever(find(opt_state)).values()))
 
 
 def exploration_rate_per_leaf(opt_state: Tree) -> dict[str, jax.Array]:
     """Returns R of each masked leaf by path, float32 scalars; see :func:`exploration_rate`."""
-    return {name: _share([ever]) for name, ever in _ever(find(opt_state)).items()}
+    return {name: compiled.share([ever]) for name, ever in _ever(find(opt_state)).items()}
 
 
 def exploration_bound(density: float, drop_fractions: Sequence[float]) -> float:
@@ -85,7 +85,7 @@ def survival_rate(opt_state: Tree) -> jax.Array:
     tracked = _tracked(find(opt_state))
     if is_absent(tracked.grown):
         raise ValueError("the survival rate needs dstjax.sparsify(..., track=['survival']).")
-    return _ratio_of_sums(tracked.n_survived, tracked.n_grown)
+    return compiled.ratio_of_sums(tracked.n_survived, tracked.n_grown)
 
 
 def last_mask_error(opt_state: Tree) -> jax.Array:
@@ -152,7 +152,7 @@ def survival(before: Tree, after: Tree, next_drop: Tree) -> jax.Array:
 
     Reference: IEE, Figure 5b.
     """
-    return _survived(_together(before, after, next_drop))
+    return compiled.survived(_together(before, after, next_drop))
 
 
 def churn(before: Tree, after: Tree) -> jax.Array:
@@ -164,7 +164,7 @@ def churn(before: Tree, after: Tree) -> jax.Array:
     Raises:
       ValueError: the trees mask different leaves.
     """
-    return _moved(_together(before, after))
+    return compiled.moved(_together(before, after))
 
 
 def unanimity(trees: Sequence[Tree]) -> tuple[jax.Array, jax.Array]:
@@ -179,7 +179,7 @@ def unanimity(trees: Sequence[Tree]) -> tuple[jax.Array, jax.Array]:
     Reference: Nowak et al., "Fantastic weights and how to find them", 2023; the mean in the denominator is ours, for
     masks whose counts differ.
     """
-    return _agreed(_together(*trees))
+    return compiled.agreed(_together(*trees))
 
 
 def dead_neurons(masks: Tree, *, layout: Any = None) -> dict[str, DeadNeurons]:
@@ -225,21 +225,7 @@ def effective_weights(layers: Sequence[Any]) -> jax.Array:
                 f"a layer of shape {after.shape} does not fit one of shape {before.shape} before it; expected a "
                 f"multiple of {before.shape[-1]} inputs."
             )
-    return _effective(kernels)
-
-
-@jax.jit
-def _effective(kernels: list[jax.Array]) -> jax.Array:
-    links = [jnp.any(k, axis=tuple(range(k.ndim - 2))) for k in kernels]
-    fed = [jnp.ones(links[0].shape[0], bool)]  # inputs of each layer that a path from the first inputs reaches
-    for link, after in itertools.pairwise(links):
-        fed.append(jnp.tile(jnp.any(link & fed[-1][:, None], axis=0), after.shape[0] // link.shape[1]))
-    used = [jnp.ones(links[-1].shape[1], bool)]  # outputs of each layer, last first, from which a path leads on
-    for after, link in itertools.pairwise(reversed(links)):
-        used.append(jnp.any(jnp.any(after & used[-1][None, :], axis=1).reshape(-1, link.shape[1]), axis=0))
-    ends = (f[:, None] & u[None, :] for f, u in zip(fed, reversed(used), strict=True))
-    paths = (k & e.reshape((1,) * (k.ndim - 2) + e.shape) for k, e in zip(kernels, ends, strict=True))
-    return jnp.stack([jnp.sum(p, dtype=jnp.int32) for p in paths])
+    return compiled.effective(kernels)
 
 
 def gradient_norms(gradients: Tree, opt_state_or_masks: Tree, before: GradientNorms | None = None) -> GradientNorms:
@@ -286,7 +272,7 @@ def _together(*trees: Tree) -> list[tuple[jax.Array, ...]]:
 def _ever(state: SparseState) -> dict[str, jax.Array]:
     """Marks the weights of each masked leaf that were active at least once, by path."""
     if not is_absent(whole(state).counters):
-        return {n: _positive(c) for n, c in named(state.counters).items()}
+        return {n: compiled.positive(c) for n, c in named(state.counters).items()}
     ever = _tracked(state).ever
     if is_absent(ever):
         raise ValueError(
@@ -299,56 +285,14 @@ def _tracked(state: SparseState) -> Tracked:
     return Tracked() if is_absent(whole(state).tracked) else state.tracked
 
 
-def _share(flags: list[jax.Array]) -> jax.Array:
-    """Returns the share that is set; 1 of nothing."""
-    # The size is passed: XLA multiplies by the inverse of a constant, and the share of all is not 1 then.
-    return _share_of(jax.device_put(np.float32(sum(f.size for f in flags))), flags)
-
-
 def _array(x: Any) -> jax.Array:
     return x if isinstance(x, jax.Array) else jax.device_put(x)
 
 
-# Compiled, so that no constant goes from the host to the device: jax_transfer_guard would refuse it.
-
-
-@jax.jit
-def _share_of(size: jax.Array, flags: list[jax.Array]) -> jax.Array:
-    return _count(flags) / size if flags else jnp.ones((), jnp.float32)
-
-
-@jax.jit
-def _positive(counter: jax.Array) -> jax.Array:
-    return counter > 0
-
-
-@jax.jit
-def _ratio_of_sums(a: Any, b: Any) -> jax.Array:
-    """Returns the ratio of two sums; NaN of nothing, which is ()."""
-    return (jnp.sum(jnp.asarray(a)) / jnp.sum(jnp.asarray(b))).astype(jnp.float32)
+# Compiled, like those of dstjax._arrays.compiled.
 
 
 _error = jax.jit(error)
-
-
-@jax.jit
-def _survived(leaves: list[tuple[jax.Array, ...]]) -> jax.Array:
-    grown = _count(new & ~old for old, new, _ in leaves)
-    return _count(new & ~old & left for old, new, left in leaves) / grown
-
-
-@jax.jit
-def _moved(leaves: list[tuple[jax.Array, ...]]) -> jax.Array:
-    return _count(a ^ b for a, b in leaves) / (_count(a for a, _ in leaves) + _count(b for _, b in leaves))
-
-
-@jax.jit
-def _agreed(leaves: list[tuple[jax.Array, ...]]) -> tuple[jax.Array, jax.Array]:
-    stacked = [jnp.stack(flags) for flags in leaves]
-    trees = len(leaves[0])
-    kept = _count(jnp.all(x, axis=0) for x in stacked) * trees / _count(stacked)
-    removed = _count(~jnp.any(x, axis=0) for x in stacked) * trees / _count(~x for x in stacked)
-    return kept, removed
 
 
 @jax.jit
@@ -374,7 +318,3 @@ def _norms(
     updates = before.updates + 1
     means = (x + (new - x) / updates for x, new in ((before.complete, complete), (before.masked, active)))
     return GradientNorms(updates, *means)
-
-
-def _count(flags: Iterable[jax.Array]) -> jax.Array:
-    return jnp.asarray(sum(jnp.sum(f, dtype=jnp.uint32).astype(jnp.float32) for f in flags), jnp.float32)

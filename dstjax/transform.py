@@ -56,7 +56,8 @@ def sparsify(
         'survival' (one bit per weight), 'error' (a scalar).
       initial_masks: the masks to start from, as the functions of :mod:`dstjax.initial_masks` give them: a tree of
         boolean arrays, None at dense leaves, of the density that the method asks for; or a function of the parameters
-        that returns such a tree. By default the method draws them.
+        that returns such a tree. By default the method draws them. What holds boolean arrays is a tree, even if its
+        class can be called.
 
     Returns:
       A transformation with ``update(updates, state, params, *, rewire=None, value=None, **extra_args)``. By default the

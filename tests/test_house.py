@@ -20,6 +20,7 @@ ABOVE_THE_ENGINE = {
     "methods",
     "metrics",
     "program",
+    "starting",
     "state",
     "summaries",
     "transform",

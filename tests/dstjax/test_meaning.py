@@ -56,8 +56,8 @@ def run(way, name, layout):
     """Trains; returns the canonical masks after each mask update, and the last parameters."""
     method = METHODS[name]
     masks = None if name in DENSE_START else of_way(way, first_masks(name))
-    tx = dstjax.sparsify(optax.sgd(0.1, momentum=0.9), method, layout=layout, initial_masks=masks)
-    params = way.params(transformers.weights())
+    tx = dstjax.sparsify(optax.sgd(0.01, momentum=0.9), method, layout=layout, initial_masks=masks)
+    params = jax.tree.map(lambda w: w.astype(jnp.float64), way.params(transformers.weights()))
     state = jax.jit(tx.init)(params)
     params = dstjax.apply_masks(params, state)
     batches = [transformers.batch(seed) for seed in range(8)]
