@@ -18,7 +18,8 @@ rule                score                    source
 :func:`sis` (Verma and Pesquet, 2021) sparsifies a trained network and changes its weights too.
 
 What they share. ``distribution=`` divides the sparsity over the leaves with ``scope='layer'`` ('erk' if None), and
-``maskable=`` says which leaves get masks: ``(path, leaf) -> bool``, by default real ones of two or more dimensions.
+``maskable=`` says which leaves get masks: ``(path, leaf) -> bool``, by default what ``layout=``, or the name, calls a
+weight (:mod:`dstjax.layouts`); a leaf that stacks several layers is ranked layer by layer.
 ``scope='layer'`` gives each leaf the exact count of its distribution ('erk' unless another is given);
 ``scope='global'`` ranks all leaves together: N - floor(sparsity * N) of the N weights stay, at least one in each leaf.
 Of equal scores the lower row-major index wins, and the earlier leaf; NaN ranks lowest. Masks are sharded like their

@@ -65,7 +65,7 @@ def sis(
       params: tree of arrays, the trained dense network.
       sparsity: overall sparsity in [0, 1); None only with a ``{regex: density}`` map.
       distribution: how it is divided over the leaves; 'erk' if None.
-      maskable: ``(path, leaf) -> bool``; by default real leaves of two or more dimensions. Each masked leaf needs its
+      maskable: ``(path, leaf) -> bool``; by default what its name calls a weight. Each masked leaf needs its
         activations.
       iterations: steps of FISTA for each lambda; each starts from the sparsest solution that was too dense.
       bisections: values of lambda that are tried.

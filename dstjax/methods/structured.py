@@ -29,7 +29,7 @@ def asp(*, n: int = 2, m: int = 4, prune_step: int, maskable: Maskable | None = 
       n: active weights in every group.
       m: size of a group.
       prune_step: the step after which the network is pruned.
-      maskable: ``(path, leaf) -> bool``; by default real leaves of two or more dimensions. The original leaves layers
+      maskable: ``(path, leaf) -> bool``; by default what layout or name call a weight. The original leaves layers
         dense whose outputs are no multiple of 8 or whose inputs are no multiple of 16.
 
     Reference: Mishra et al., "Accelerating sparse deep neural networks", 2021.
@@ -42,43 +42,54 @@ def asp(*, n: int = 2, m: int = 4, prune_step: int, maskable: Maskable | None = 
 
 
 @catalogued("STE", "structured", "zhou2021", cost="dense_weights", needs=("forward_params",))
-def ste(*, n: int = 2, m: int = 4, maskable: Maskable | None = None) -> Method:
+def ste(*, n: int | None = None, m: int | None = None, **common: Any) -> Method:
     """Shows the n largest of every m weights to the forward pass; its gradient trains all of them: STE.
 
+    With ``sparsity`` in the place of n and m it shows the largest weights of each layer: unstructured straight-through
+    training.
+
     Args:
-      n: active weights in every group.
-      m: size of a group.
-      maskable: ``(path, leaf) -> bool``; by default real leaves of two or more dimensions.
+      n: active weights in every group; 2 if ``sparsity`` is omitted too.
+      m: size of a group; 4 if ``sparsity`` is omitted too.
+      **common: as in :func:`dstjax.method.common_fields`; distribution='uniform'. With n and m: ``maskable`` alone.
 
     Reference: Zhou et al., "Learning N:M fine-grained structured sparse neural networks from scratch", ICLR 2021,
     Eq. 3.
     """
-    return _refined("ste", n, m, 0.0, maskable)
+    return _refined("ste", n, m, 0.0, common)
 
 
 @catalogued("SR-STE", "structured", "zhou2021", cost="dense_weights", needs=("forward_params",))
-def sr_ste(*, n: int = 2, m: int = 4, decay: float = 2e-4, maskable: Maskable | None = None) -> Method:
+def sr_ste(*, n: int | None = None, m: int | None = None, decay: float = 2e-4, **common: Any) -> Method:
     """Adds to STE a decay of the weights that the mask leaves out, so that the masks settle: SR-STE.
 
     The optimiser sees dL/d(w * m) + decay * (1 - m) * w.
 
     Args:
-      n: active weights in every group.
-      m: size of a group.
+      n: as in :func:`ste`.
+      m: as in :func:`ste`.
       decay: lambda_W.
-      maskable: ``(path, leaf) -> bool``; by default real leaves of two or more dimensions.
+      **common: as in :func:`ste`.
 
     Reference: Zhou et al., "Learning N:M fine-grained structured sparse neural networks from scratch", ICLR 2021,
     Eq. 7.
     """
     check_number("decay", decay, "a number >= 0", lambda v: 0 <= v < float("inf"))
-    return _refined("sr_ste", n, m, decay, maskable)
+    return _refined("sr_ste", n, m, decay, common)
 
 
-def _refined(name: str, n: int, m: int, decay: float, maskable: Maskable | None) -> Method:
-    masking, every_step = common_fields(
-        sparsity=1 - n / m, distribution="uniform", maskable=maskable, structure=structures.n_m(n, m)
-    )
+def _refined(name: str, n: int | None, m: int | None, decay: float, common: dict[str, Any]) -> Method:
+    common = {"sparsity": None, "distribution": "uniform"} | common
+    if common["sparsity"] is None:
+        n, m = 2 if n is None else n, 4 if m is None else m
+        structure = structures.n_m(n, m)
+        common |= {"sparsity": 1 - n / m, "structure": structure}
+    elif n is not None or m is not None:
+        raise ValueError(
+            f"n={n} and m={m} are not accepted by {name!r} with sparsity={common['sparsity']}, which they tell; give "
+            "one or the other."
+        )
+    masking, every_step = common_fields(**common)
     return Method(
         name,
         masking,

@@ -35,7 +35,7 @@ METHODS = {
     "set": methods.set(sparsity=0.8, **SHARED),
 }
 DENSE_START = ("gmp", "gmp_uniform")
-PRESETS = {"linen": layouts.flax, "scanned": layouts.flax, "nnx": layouts.flax, "equinox": layouts.equinox}
+PRESETS = {"linen": layouts.flax, "linen_scan": layouts.flax, "nnx": layouts.flax, "equinox": layouts.equinox}
 
 
 def first_masks(name):
@@ -58,8 +58,7 @@ def run(way, name, layout):
     masks = None if name in DENSE_START else of_way(way, first_masks(name))
     tx = dstjax.sparsify(optax.sgd(0.01, momentum=0.9), method, layout=layout, initial_masks=masks)
     params = jax.tree.map(lambda w: w.astype(jnp.float64), way.params(transformers.weights()))
-    state = jax.jit(tx.init)(params)
-    params = dstjax.apply_masks(params, state)
+    params, state = dstjax.start(tx, params)
     batches = [transformers.batch(seed) for seed in range(8)]
     batches = jax.tree.map(lambda *xs: jnp.stack(xs), *batches)
 
@@ -97,7 +96,7 @@ def reference(name):
         return run(WAYS["linen"], name, None)[0]
 
 
-FEW = [("rigl", "scanned"), ("srigl", "equinox"), ("rigl_2_4", "nnx"), ("gmp", "equinox")]
+FEW = [("rigl", "linen_scan"), ("srigl", "equinox"), ("rigl_2_4", "nnx"), ("gmp", "equinox")]
 
 
 @pytest.mark.parametrize(
@@ -110,7 +109,7 @@ FEW = [("rigl", "scanned"), ("srigl", "equinox"), ("rigl_2_4", "nnx"), ("gmp", "
     ],
 )
 def test_the_same_masks_layer_by_layer(name, way):
-    layout = read_from_program(way) if way == "scanned" else PRESETS[way]
+    layout = read_from_program(way) if way == "linen_scan" else PRESETS[way]
     found, (params, state) = run(WAYS[way], name, layout)
     for mine, theirs in zip(found, reference(name), strict=True):
         mine = {key: m for key, m in mine.items() if m is not None}
