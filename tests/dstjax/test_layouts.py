@@ -65,6 +65,8 @@ def test_leaves_beside_tell_norms_and_biases():
     found = layouts.read(layouts.equinox, leaves(**{"a/weight": (6, 8), "a/bias": (6, 8), "c/weight": (6, 8)}))
     assert found["a/weight"] is None
     assert str(found["c/weight"]) == "out in"
+    found = layouts.read(None, leaves(**{"0/0": (6, 8), "0/1": (8,), "1/0": (3, 8), "1/1": (3,), "2/0": (3, 3)}))
+    assert [str(found[n]) for n in ("0/0", "1/0", "2/0")] == ["in out", "out in", "?"]
     found = layouts.read(None, leaves(**{"a/b": (6, 8), "a/w": (6, 4, 8), "b": (6, 8)}))
     assert (found["a/b"], found["b"]) == (None, "?")
 
