@@ -28,6 +28,7 @@ from tests.conformance import (
     started,
     step,
 )
+from tests.thorough import slow
 
 # --- Inside: any optimiser --------------------------------------------------------------------------------------------
 
@@ -125,9 +126,7 @@ ALIKE = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "inner"), [pytest.param(n, i, marks=pytest.mark.slow if i in ALIKE else ()) for n, i in PAIRS]
-)
+@pytest.mark.parametrize(("name", "inner"), [slow(n, i) if i in ALIKE else (n, i) for n, i in PAIRS])
 def test_inner_optimisers(name, inner):
     """Compiled, inside one of five methods; inside two of them all are traced below."""
     follow_inner(name, QUICK[name], inner, jitted=True)
@@ -246,7 +245,7 @@ KEEPS_ZEROS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("jitted", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("jitted", [True, slow(False)])
 @pytest.mark.parametrize("wrapper", KEEPS_ZEROS)
 def test_wrappers_that_keep_exact_zeros(wrapper, jitted):
     tx = KEEPS_ZEROS[wrapper](dstjax.sparsify(optax.sgd(0.1, momentum=0.9), make("dst_ee")))

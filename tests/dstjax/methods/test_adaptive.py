@@ -14,6 +14,7 @@ from dstjax import methods
 from dstjax.methods.adaptive import sigmoid
 from tests import oracles
 from tests.dstjax.methods import following
+from tests.thorough import slow
 
 SHARED = dict(sparsity=0.4, update_period=3, end_step=34)
 NAMES = ["accset", "lset", "dynset"]
@@ -74,10 +75,10 @@ def validation_loss(t):
 CASES = [
     ("accset", dict(k=-0.5), accuracy),
     ("lset", dict(), loss),
-    ("lset", dict(performance="validation_loss", k=0.3), validation_loss),
+    slow("lset", dict(performance="validation_loss", k=0.3), validation_loss),
     ("dynset", dict(), loss),
-    ("dynset", dict(performance="accuracy", lag=1), accuracy),
-    ("dynset", dict(performance="validation_loss", lag=5), validation_loss),
+    slow("dynset", dict(performance="accuracy", lag=1), accuracy),
+    slow("dynset", dict(performance="validation_loss", lag=5), validation_loss),
 ]
 
 
@@ -267,7 +268,7 @@ def test_the_number_passes_through_a_chain():
     assert following.active(state) == {"w": 82}
 
 
-@pytest.mark.parametrize("name", ["accset", "dynset"])
+@pytest.mark.parametrize("name", ["accset", slow("dynset")])
 def test_whoever_decides(name):
     """Also a host that asks for an update after the end: it drops and does not grow, as the last one."""
     given = accuracy if name == "accset" else loss

@@ -12,6 +12,7 @@ from experiments import configs, data, models
 from experiments.data import Data, Stream
 from experiments.training import configuration, feeds
 from experiments.training.run import train_and_evaluate
+from tests.thorough import slow
 
 FILES = sorted(Path(configs.__file__).parent.glob("*.py"))
 NAMES = [p.stem for p in FILES if p.stem not in ("__init__", "base", "fields", "families", "digits")]
@@ -121,7 +122,7 @@ QUICK = ["criteria_small_cnn_cifar10", "dst_ee_links_ia_email", "dst_ee_vgg19_ci
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in NAMES if WHOLE not in n],
+    [n if n in QUICK else slow(n) for n in NAMES if WHOLE not in n],
 )
 def test_trains_on_data_of_the_true_shape(name, tmp_path, tiny_data):
     summary = train_and_evaluate(shrunk(get(name), narrow=True), tmp_path, quiet=True)

@@ -18,6 +18,7 @@ from experiments.training.checkpoint import Checkpoints
 from experiments.training.recording import Metrics
 from experiments.training.run import train_and_evaluate
 from experiments.training.trainer import Trainer
+from tests.thorough import slow
 
 COMMAND = [
     *(sys.executable, "-m", "experiments.train", "--config", "experiments/configs/digits.py"),
@@ -211,8 +212,7 @@ def damage(checkpoint, how):
 
 @pytest.mark.parametrize(
     "how",
-    ["flipped", "no record", *(pytest.param(x, marks=pytest.mark.slow) for x in ("empty", "truncated", "no arrays"))]
-    + [pytest.param("empty folder", marks=pytest.mark.slow)],
+    ["flipped", "no record", *map(slow, ("empty", "truncated", "no arrays", "empty folder"))],
 )
 def test_a_damaged_checkpoint_is_named_and_the_newest_whole_one_taken(how, interrupted, files, capsys):
     config, workdir, whole = interrupted

@@ -12,6 +12,7 @@ from experiments.configs import digits
 from experiments.training import configuration
 from experiments.training.run import train_and_evaluate
 from experiments.training.trainer import Trainer
+from tests.thorough import slow
 
 DIGITS = "experiments/configs/digits.py"
 TINY = [
@@ -29,12 +30,7 @@ def records(workdir, kind=None):
 KINDS = ["snip", "sis", "iee", "dcil", "accset", "lset"]
 
 
-def of(*quick, slow):
-    """Parameters: these methods, and others in the slow tests."""
-    return [*quick, *(pytest.param(name, marks=pytest.mark.slow) for name in slow)]
-
-
-@pytest.mark.parametrize("method", of("dense", "static", "dst_ee", slow=("set", "rigl", "rigl_itop", "mest")))
+@pytest.mark.parametrize("method", ["dense", "static", "dst_ee", *map(slow, ("set", "rigl", "rigl_itop", "mest"))])
 def test_every_method_has_the_requested_number_of_active_weights_at_every_record(method, small, tmp_path):
     config = small(method=method, seeds=2)
     summary = train_and_evaluate(config, tmp_path, quiet=True)
@@ -88,7 +84,7 @@ def arguments(method):
     return {n: v for n, v in given.items() if n in known}
 
 
-@pytest.mark.parametrize("method", of(*KINDS, slow=sorted({*dstjax.methods.names()} - {*KINDS})))
+@pytest.mark.parametrize("method", [*KINDS, *map(slow, sorted({*dstjax.methods.names()} - {*KINDS}))])
 def test_a_method_of_each_kind_trains(method, small, tmp_path):
     summary = follow(method, small, tmp_path)
     if method in ("accset", "lset"):
@@ -97,7 +93,7 @@ def test_a_method_of_each_kind_trains(method, small, tmp_path):
         assert records(tmp_path, "train")[0]["active_weights"][0] > summary["active_weights"]
 
 
-@pytest.mark.parametrize("shard_params", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("shard_params", [True, slow(False)])
 def test_eight_devices_give_the_masks_and_the_numbers_of_one(shard_params, small, tmp_path):
     """The batch spread over them, and the parameters too; metrics to rounding."""
     alone = train_and_evaluate(small(method="dst_ee"), tmp_path / "one", quiet=True)
@@ -163,7 +159,7 @@ def test_maskable_is_a_pattern_of_paths(small):
     assert masks["Dense_1"]["kernel"] is None
 
 
-@pytest.mark.parametrize("method", of("dst_ee", slow=("rigl", "set", "dense")))
+@pytest.mark.parametrize("method", ["dst_ee", *map(slow, ("rigl", "set", "dense"))])
 def test_vmap_and_one_after_the_other_give_the_same_numbers(method, small, files, tmp_path):
     """The same masks and answers; losses and sums over whole layers to the rounding of differently fused programs."""
     for mode in ("vmap", "sequential"):
