@@ -36,7 +36,7 @@ def assert_same(a, b):
     chex.assert_trees_all_equal(a, b, strict=True)
 
 
-@pytest.mark.parametrize("name", by_kind("donation"))
+@pytest.mark.parametrize("name", by_kind("donation", quick=["dst_ee", "set", "dcil", "snfs"]))
 def test_donation_of_the_whole_train_state(name):
     tx = sparsified(optax.adam(0.05), name, track=TRACK)
     donating = jax.jit(lambda carry, grads: step(tx, *carry, grads, **needed(name, grads)), donate_argnums=0)
