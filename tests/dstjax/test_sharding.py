@@ -232,7 +232,7 @@ def test_moved_reads_compiled_text():
     ("name", "kind", "layout"),
     [
         ("dst_ee", "auto", "both"),
-        ("set", "explicit", "both"),
+        slow("set", "explicit", "both"),
         slow("dst_ee", "explicit", "columns"),
         slow("mest", "auto", "rows"),
     ],

@@ -269,11 +269,8 @@ def test_the_number_passes_through_a_chain():
 
 
 @pytest.mark.parametrize("name", ["accset", slow("dynset")])
-def test_whoever_decides(name):
-    """Also a host that asks for an update after the end: it drops and does not grow, as the last one."""
-    given = accuracy if name == "accset" else loss
-    method = methods.get(name, sparsity=0.4, update_period=2, end_step=12)
-    following.assert_modes_agree(method, given, steps=8)
+def test_an_update_after_the_end_is_as_the_last_one(name):
+    """Where a host asks for it: it drops and does not grow."""
     tx, params, state = started(epochs(name, end_step=2))
     extra = {GIVEN[name]: 0.5}
     sizes = []
@@ -281,6 +278,14 @@ def test_whoever_decides(name):
         _, state = tx.update(params, state, params, rewire=True, **extra)
         sizes.append(following.active(state)["w"])
     assert sizes == [70, 49, 35]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["accset", "dynset"])
+def test_whoever_decides(name):
+    """As with LSET in the conformance tests."""
+    method = methods.get(name, sparsity=0.4, update_period=2, end_step=12)
+    following.assert_modes_agree(method, accuracy if name == "accset" else loss, steps=8)
 
 
 @pytest.mark.parametrize(
