@@ -178,7 +178,7 @@ def test_a_tensor_too_large_to_count_is_refused():
 @pytest.mark.slow
 @pytest.mark.optimised
 def test_more_than_two_to_the_31_entries_are_counted():
-    """Counts and indices beyond the signed 32-bit range; gigabytes, and more of them where nothing is fused."""
+    """Counts and indices beyond the signed 32-bit range; about 13 GB, and more where nothing is fused."""
     scores = np.zeros((2**16 + 8, 2**15), np.int8)
     scores[-1, -1], scores[2**16 + 1, 5] = 1, -1
     mask = jax.jit(lambda s: top_k_mask(s, 3))(scores)  # the one best, and the first two of 2**31 equals
