@@ -21,11 +21,6 @@ MANY_MAPS = 15_000
 # (3,) + (2, 3) is more often a bug than meant.
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# Compilation takes far longer than any of these tiny examples, so no deadline. In CI the same examples every time.
-hypothesis.settings.register_profile("local", deadline=None)
-hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
-hypothesis.settings.load_profile("ci" if os.environ.get("CI") else "local")
-
 
 # Compiling is most of what the tests do, and few of them ask how good a program is: the others leave out what takes XLA
 # longest. The partitioner comes before that, so collectives are those of any program. Processes that a test starts do
@@ -41,7 +36,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def is_thorough(config: pytest.Config) -> bool:
+    """Whether these are the slow tests, as in ``make slow``: properties are among them then, with all examples."""
+    return config.getoption("markexpr") == "slow"
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if is_thorough(item.config) and hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
+        item.add_marker("slow")
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    # Compilation takes far longer than any tiny example, so no deadline. In CI the same examples every time.
+    examples = 100 if is_thorough(config) else 25
+    hypothesis.settings.register_profile(
+        "tests", deadline=None, derandomize=bool(os.environ.get("CI")), max_examples=examples
+    )
+    hypothesis.settings.load_profile("tests")
     settings: dict[str, Any] = {}
     if not config.getoption("--optimised"):
         os.environ["XLA_FLAGS"] += f" {CHEAP_FLAGS}"

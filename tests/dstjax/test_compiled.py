@@ -12,11 +12,13 @@ import pytest
 import dstjax
 from dstjax import methods, selection
 from tests import trees
+from tests.thorough import slow
 
 pytestmark = pytest.mark.optimised
 MOVING = dict(sparsity=0.7, update_period=3, end_step=10, drop_fraction=0.5)
 QUICK = ["set", "dst_ee"]  # random growth, and growth by gradient and counters
-METHODS = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in ("rigl", "rigl_itop", "mest"))]
+OTHERS = ["rigl", "rigl_itop", "mest"]
+METHODS = [*QUICK, *map(slow, OTHERS)]
 TRACK = ("exploration", "survival", "error")
 
 
@@ -58,13 +60,16 @@ def test_a_plain_step_has_no_branch_and_no_loop(name, order):
     assert {"add", "multiply"} <= found or "fusion" in found
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_no_program_sorts(name):
-    for rewire in (None, True):
-        found = compiled(name, rewire)
-        assert not found & SORTING
-        assert "while" in found  # the search for thresholds
-    assert "conditional" in compiled(name, None)
+@pytest.mark.parametrize(
+    ("name", "rewire"),
+    [("set", None), ("dst_ee", True), slow("set", True), slow("dst_ee", None)]
+    + [slow(name, rewire) for name in OTHERS for rewire in (None, True)],
+)
+def test_no_program_sorts(name, rewire):
+    found = compiled(name, rewire)
+    assert not found & SORTING
+    assert "while" in found  # the search for thresholds
+    assert "conditional" in found or rewire
 
 
 def test_init_does_not_sort():

@@ -12,6 +12,7 @@ import pytest
 import dstjax
 from tests import trees
 from tests.conformance import (
+    KINDS,
     METHODS,
     ORDERED,
     ORDERS,
@@ -27,6 +28,7 @@ from tests.conformance import (
     started,
     step,
 )
+from tests.thorough import slow
 
 # --- Inside: any optimiser --------------------------------------------------------------------------------------------
 
@@ -117,11 +119,16 @@ def follow_inner(name, order, inner, jitted):
 PAIRS = [*zip(itertools.cycle(QUICK), INNER)]
 # What counts steps or averages of its own, inside what remembers or stands still.
 PAIRS += [("iee", "MultiSteps"), ("iee", "schedule_free_sgd"), ("snfs", "momentum in bfloat16"), ("snfs", "adafactor")]
+# Like one of the others in what they keep: as moments of each weight, numbers of each leaf, a count.
+ALIKE = {
+    *("nesterov", "adamw", "amsgrad", "adagrad", "adadelta", "adabelief", "lars", "novograd", "rprop", "sign_sgd"),
+    *("yogi", "optimistic", "ademamix", "adopt", "ema", "warm-up", "masked decay"),
+}
 
 
-@pytest.mark.parametrize(("name", "inner"), PAIRS)
+@pytest.mark.parametrize(("name", "inner"), [slow(n, i) if i in ALIKE else (n, i) for n, i in PAIRS])
 def test_inner_optimisers(name, inner):
-    """Each of them compiled, inside one of five methods; inside all of them traced below, and run as slow tests."""
+    """Compiled, inside one of five methods; inside two of them all are traced below."""
     follow_inner(name, QUICK[name], inner, jitted=True)
 
 
@@ -137,22 +144,25 @@ def test_inner_optimisers_under_a_trace(inner):
         assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == types
 
 
-# Each method with a seventh of the optimisers compiled, and with all of them eagerly.
-SPREAD = [(n, i) for a, n in enumerate(METHODS) for b, i in enumerate(INNER) if (a + b) % 7 == 0]
+def share(part):
+    """A seventh of all pairs of a method and an optimiser: each method with five, each optimiser with five."""
+    return [(n, i) for a, n in enumerate(METHODS) for b, i in enumerate(INNER) if (a + b) % 7 == part]
+
+
+# Each kind of method with every optimiser, two of them in each order, and the others with a seventh.
+EAGER = [(n, o, i) for n in KINDS for o in (ORDERS if n in ("set", "dst_ee") else [None]) for i in INNER]
+EAGER += [(n, None, i) for n, i in share(3) if n not in KINDS]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "inner"), SPREAD)
+@pytest.mark.parametrize(("name", "inner"), share(0))
 def test_all_inner_optimisers_compiled(name, inner):
     order = ORDERS[([*METHODS].index(name) + [*INNER].index(inner)) % 3]
     follow_inner(name, order, inner, jitted=True)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("inner", INNER)
-@pytest.mark.parametrize(
-    ("name", "order"), [(n, o) for n in METHODS for o in (ORDERS if n in ("set", "rigl", "dst_ee") else [None])]
-)
+@pytest.mark.parametrize(("name", "order", "inner"), EAGER)
 def test_all_inner_optimisers(name, order, inner):
     follow_inner(name, order, inner, jitted=False)
 
@@ -235,7 +245,7 @@ KEEPS_ZEROS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("jitted", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("jitted", [True, slow(False)])
 @pytest.mark.parametrize("wrapper", KEEPS_ZEROS)
 def test_wrappers_that_keep_exact_zeros(wrapper, jitted):
     tx = KEEPS_ZEROS[wrapper](dstjax.sparsify(optax.sgd(0.1, momentum=0.9), make("dst_ee")))

@@ -1,6 +1,7 @@
 """Every method in programs of its own: with donated state, in half precision, under vmap."""
 
 import functools
+import itertools
 
 import chex
 import jax
@@ -26,6 +27,7 @@ from tests.conformance import (
     started,
     step,
 )
+from tests.thorough import slow
 
 TRACK = ("exploration", "survival", "error")
 
@@ -34,7 +36,7 @@ def assert_same(a, b):
     chex.assert_trees_all_equal(a, b, strict=True)
 
 
-@pytest.mark.parametrize("name", by_kind("donation"))
+@pytest.mark.parametrize("name", by_kind("donation", quick=["dst_ee", "set", "dcil", "snfs"]))
 def test_donation_of_the_whole_train_state(name):
     tx = sparsified(optax.adam(0.05), name, track=TRACK)
     donating = jax.jit(lambda carry, grads: step(tx, *carry, grads, **needed(name, grads)), donate_argnums=0)
@@ -54,7 +56,7 @@ def test_donation_of_the_whole_train_state(name):
 # Each kind in its own order in bfloat16, and one of each order in float16; all in all of them are slow tests.
 IN_HALF = [(name, None, jnp.bfloat16) for name in METHODS]
 IN_HALF += [(name, order, dtype) for name in ORDERED for order in ORDERS for dtype in (jnp.bfloat16, jnp.float16)]
-QUICK = [(name, None, jnp.bfloat16) for name in KINDS]
+QUICK = [(name, None, jnp.bfloat16) for name in KINDS if name not in ("static", "lset")]
 QUICK += [(name, order, jnp.float16) for name, order in zip(["dst_ee", "snfs", "set"], ORDERS, strict=True)]
 
 
@@ -80,9 +82,18 @@ def test_half_precision_is_kept(name, order, dtype):
     assert {m.dtype for m in jax.tree.leaves(optax.tree.get(state.inner_state, "trace"))} == {jnp.dtype(dtype)}
 
 
-@pytest.mark.parametrize("grads", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("weights", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("name", ["dst_ee", "iee", "snfs"])
+# Both ways of mixing them for one method, and one way for the others; the slow tests have all.
+MIXED = [("dst_ee", "float32", "bfloat16"), ("dst_ee", "bfloat16", "float32")]
+MIXED += [("iee", "bfloat16", "float32"), ("snfs", "float32", "bfloat16")]
+
+
+@pytest.mark.parametrize(
+    ("name", "weights", "grads"),
+    [
+        each if each in MIXED else slow(*each)
+        for each in itertools.product(["dst_ee", "iee", "snfs"], *[["float32", "bfloat16"]] * 2)
+    ],
+)
 def test_gradients_of_another_dtype_than_the_weights(name, weights, grads):
     tx = sparsified(optax.adam(0.1), name)
     params, state = started(tx, trees.everything(weights))
@@ -97,7 +108,7 @@ def test_gradients_of_another_dtype_than_the_weights(name, weights, grads):
         assert_valid(name, params, state, t)
 
 
-@pytest.mark.parametrize("name", by_kind("rounding", quick=["dst_ee", "iee"]))
+@pytest.mark.parametrize("name", by_kind("rounding", quick=["iee"]))
 def test_vmap_over_seeds(name):
     """Each lane is the run of its own seed: masks bit for bit."""
 

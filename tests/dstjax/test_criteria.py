@@ -12,6 +12,7 @@ import dstjax
 from dstjax import criteria
 from dstjax._engine.drop_and_grow import drop_and_grow, drop_and_grow_all
 from tests import oracles
+from tests.thorough import examples
 from tests.trees import CANONICAL, leaf_of
 
 
@@ -82,7 +83,7 @@ def test_set_where_a_sign_is_short(w, budget, expected):
     assert dropped(criteria.set_signs, leaf_of(w, w, np.ones(len(w)), budget)) == expected
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.data())
 def test_set_against_the_transcript(data):
     values = st.sampled_from([-0.3, -0.2, -0.1, 0.0, 0.1, 0.2, 0.3])
@@ -115,7 +116,7 @@ def test_scores_of_half_precision_weights_are_taken_in_single_precision(name, dt
     np.testing.assert_allclose(score, expected, rtol=1e-6)
 
 
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(st.lists(st.tuples(st.floats(-2, 2, width=16), st.floats(-2, 2, width=16)), min_size=3, max_size=12))
 def test_scores_that_were_added_later(pairs):
     """Against their formulas, in float64."""

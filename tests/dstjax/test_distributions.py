@@ -14,6 +14,7 @@ import dstjax
 from dstjax import distributions, methods
 from dstjax.distributions import active_counts
 from tests import oracles, trees
+from tests.thorough import examples
 
 # Reference A2: sums of axes 25, 38, 26; sizes 432, 2304, 160.
 CONVNET = {"conv1": (3, 3, 3, 16), "conv2": (3, 3, 16, 16), "head": (16, 10)}
@@ -59,7 +60,7 @@ def test_epsilon_is_sets_own_rule():
     assert distributions.epsilon(1000)({"w": (4, 4)}, 0.0) == {"w": 1.0}
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(st.integers(1, 5000), st.integers(0, 9999))
 def test_a_layer_starts_with_n_minus_floor_of_s_times_n(size, tenthousandths):
     sparsity = tenthousandths / 10_000
@@ -72,7 +73,7 @@ def test_a_layer_starts_with_n_minus_floor_of_s_times_n(size, tenthousandths):
         assert exact >= 1
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     st.lists(st.lists(st.integers(1, 24), min_size=2, max_size=4), min_size=1, max_size=6),
     st.integers(0, 99),

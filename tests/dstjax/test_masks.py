@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from dstjax import masks
 from tests import trees
+from tests.thorough import examples
 
 # --- Packing ------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(st.lists(st.integers(0, 18), min_size=0, max_size=4), st.integers(0, 2**32 - 1))
 @example([8, 0], 0)
 @example([16, 3], 0)

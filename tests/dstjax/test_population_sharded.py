@@ -22,7 +22,7 @@ HYPERPARAMETERS = {
     "str": dict(sparsity=0.7, s_init=-2.0, end_step=6),
 }
 AXES = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
-QUICK = {("dst_ee", "explicit"), ("srigl", "auto")}
+QUICK = {("dst_ee", "explicit")}
 COLLECTIVES = r"(all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)(-start)?\("
 
 

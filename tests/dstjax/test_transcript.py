@@ -15,6 +15,7 @@ import pytest
 import dstjax
 from dstjax import criteria, methods
 from tests import oracles, trees
+from tests.thorough import slow
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -167,7 +168,8 @@ def test_fixed_topology(name):
 
 # The first three are followed in all orders by a method above.
 DROP = [(drop, "skip") for drop in ("magnitude", "set", "set_fraction", "mest")]
-DROP += [(drop, order) for drop in ("sensitivity", "rsensitivity", "snip") for order in ORDERS]
+DROP += [(drop, "skip") for drop in ("sensitivity", "rsensitivity")] + [("snip", order) for order in ORDERS]
+DROP += [slow(drop, order) for drop in ("sensitivity", "rsensitivity") for order in ORDERS[1:]]
 
 
 @pytest.mark.parametrize(("drop", "order"), DROP)
@@ -200,8 +202,11 @@ def by_step(step):
     return (step % 7) / 10
 
 
-@pytest.mark.parametrize("rounding", ["floor", "ceil"])
-@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine_floor", by_step])
+ROUNDED = [("constant", "floor"), ("linear", "ceil"), ("cosine_floor", "floor"), (by_step, "ceil")]
+ROUNDED += [slow("constant", "ceil"), slow("linear", "floor"), slow("cosine_floor", "ceil"), slow(by_step, "floor")]
+
+
+@pytest.mark.parametrize(("schedule", "rounding"), ROUNDED)
 def test_schedule_and_rounding(schedule, rounding):
     method = methods.rigl(**SHARED, drop_fraction=0.45, drop_schedule=schedule, rounding=rounding)
     follow(method, *sgd(), period=3, end=34, alpha=0.45, schedule=schedule, ceil=rounding == "ceil")

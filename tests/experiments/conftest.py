@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from experiments.configs import digits
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small() -> Callable[..., ConfigDict]:
     """The digits config, small: 48 steps in 3 epochs, 8 mask updates, a checkpoint after each epoch."""
 
@@ -30,7 +30,7 @@ def small() -> Callable[..., ConfigDict]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def files() -> Callable[[Path], dict[str, Any]]:
     """What a run has left behind, without what may differ between two runs of the same config: the time."""
 

@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from dstjax._arrays import shares
 from tests import oracles
+from tests.thorough import examples
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(st.integers(0, 2**40), st.integers(0, 10_000))
 def test_floor_of_the_decimal_that_was_typed(count, tenthousandths):
     fraction = tenthousandths / 10_000
@@ -28,7 +29,7 @@ def test_floor_share_of_the_known_traps():
     assert shares.floor_share(7, 0.0) == 0
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.lists(st.integers(0, 2**31 - 1), min_size=8, max_size=8), st.integers(0, 10_000), st.booleans())
 def test_the_traced_share_is_the_exact_one(counts, tenthousandths, ceil):
     fraction = tenthousandths / 10_000
@@ -38,7 +39,7 @@ def test_the_traced_share_is_the_exact_one(counts, tenthousandths, ceil):
     assert got.tolist() == [oracles.share(c, fraction, ceil) for c in counts]
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(st.integers(0, 2**31 - 1), st.floats(0, 1))
 def test_the_traced_share_of_any_float(count, fraction):
     """For fractions that are no short decimals, floor and ceil of the binary number, up to the nudge.

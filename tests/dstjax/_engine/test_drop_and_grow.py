@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from dstjax import criteria
 from dstjax._engine.drop_and_grow import drop_and_grow, drop_and_grow_all
 from tests import oracles
+from tests.thorough import examples
 from tests.trees import CANONICAL, leaf_of
 
 COUNTER = jnp.array([[3, 3, 0], [1, 2, 3]], jnp.uint8)
@@ -130,7 +131,7 @@ def test_dst_ee_without_counters_says_so():
 SHAPES = [(1,), (7,), (3, 5), (2, 3, 4)]
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(st.sampled_from(SHAPES), st.integers(0, 2**32 - 1), st.floats(0, 1), st.integers(0, 30))
 def test_counts_are_exact_and_the_invariants_hold(shape, seed, density, budget):
     rng = np.random.default_rng(seed)
@@ -146,7 +147,7 @@ def test_counts_are_exact_and_the_invariants_hold(shape, seed, density, budget):
     np.testing.assert_array_equal(new.mask, new.kept | grown)
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1), st.floats(0, 1))
 def test_global_scope_ranks_over_leaves_and_empties_none(seed, density, share):
     rng = np.random.default_rng(seed)

@@ -17,6 +17,7 @@ from dstjax import initial_masks, methods
 from dstjax.initial_masks._goal import goal_of
 from tests import trees
 from tests.dstjax.initial_masks import networks
+from tests.thorough import examples, slow
 
 WITH_DATA = ("snip", "grasp", "iterative_snip", "force")
 RULES = (*WITH_DATA, "magnitude", "synflow")
@@ -70,8 +71,13 @@ def test_each_rule_per_layer_has_the_counts_of_its_distribution(rule):
     assert {n: int(m.sum()) for n, m in masks.items()} == counts
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-@pytest.mark.parametrize("rule", ["magnitude", "snip", "force"])
+@pytest.mark.parametrize(
+    ("rule", "kind"),
+    [
+        *[("magnitude", AxisType.Explicit), ("snip", AxisType.Auto), ("force", AxisType.Explicit)],
+        *[slow("magnitude", AxisType.Auto), slow("snip", AxisType.Explicit), slow("force", AxisType.Auto)],
+    ],
+)
 def test_the_same_masks_on_eight_devices(rule, kind):
     rng = np.random.default_rng(0)
     params = {"a": np.float32(rng.standard_normal((16, 24))), "b": np.float32(rng.standard_normal((8, 16)))}
@@ -116,7 +122,7 @@ def test_densities_fall_exponentially():
     assert counts[-1] == 1000
 
 
-@settings(max_examples=100)
+@settings(max_examples=examples(100))
 @given(st.integers(1, 60), st.integers(0, 99), st.integers(1, 12), st.sampled_from(["layer", "global"]))
 def test_rounds_never_add_and_end_at_the_goal(size, percent, rounds, scope):
     if size * (100 - percent) < 100:

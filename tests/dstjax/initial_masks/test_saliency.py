@@ -11,6 +11,7 @@ from dstjax import distributions, initial_masks
 from dstjax.initial_masks import grasp, magnitude, snip
 from tests import oracles, trees
 from tests.dstjax.initial_masks import networks
+from tests.thorough import examples
 
 EVERYTHING = lambda path, leaf: True  # noqa: E731
 
@@ -92,7 +93,7 @@ def test_scores_of_half_precision_do_not_collapse():
 VALUES = st.sampled_from([0.0, 1.0, -1.0, 0.5, 2.0, np.nan])
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(
     st.lists(VALUES, min_size=6, max_size=6),
     st.lists(VALUES, min_size=8, max_size=8),

@@ -14,6 +14,7 @@ from dstjax import methods
 from dstjax.methods.adaptive import sigmoid
 from tests import oracles
 from tests.dstjax.methods import following
+from tests.thorough import slow
 
 SHARED = dict(sparsity=0.4, update_period=3, end_step=34)
 NAMES = ["accset", "lset", "dynset"]
@@ -74,10 +75,10 @@ def validation_loss(t):
 CASES = [
     ("accset", dict(k=-0.5), accuracy),
     ("lset", dict(), loss),
-    ("lset", dict(performance="validation_loss", k=0.3), validation_loss),
+    slow("lset", dict(performance="validation_loss", k=0.3), validation_loss),
     ("dynset", dict(), loss),
-    ("dynset", dict(performance="accuracy", lag=1), accuracy),
-    ("dynset", dict(performance="validation_loss", lag=5), validation_loss),
+    slow("dynset", dict(performance="accuracy", lag=1), accuracy),
+    slow("dynset", dict(performance="validation_loss", lag=5), validation_loss),
 ]
 
 
@@ -267,12 +268,9 @@ def test_the_number_passes_through_a_chain():
     assert following.active(state) == {"w": 82}
 
 
-@pytest.mark.parametrize("name", ["accset", "dynset"])
-def test_whoever_decides(name):
-    """Also a host that asks for an update after the end: it drops and does not grow, as the last one."""
-    given = accuracy if name == "accset" else loss
-    method = methods.get(name, sparsity=0.4, update_period=2, end_step=12)
-    following.assert_modes_agree(method, given, steps=8)
+@pytest.mark.parametrize("name", ["accset", slow("dynset")])
+def test_an_update_after_the_end_is_as_the_last_one(name):
+    """Where a host asks for it: it drops and does not grow."""
     tx, params, state = started(epochs(name, end_step=2))
     extra = {GIVEN[name]: 0.5}
     sizes = []
@@ -280,6 +278,14 @@ def test_whoever_decides(name):
         _, state = tx.update(params, state, params, rewire=True, **extra)
         sizes.append(following.active(state)["w"])
     assert sizes == [70, 49, 35]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["accset", "dynset"])
+def test_whoever_decides(name):
+    """As with LSET in the conformance tests."""
+    method = methods.get(name, sparsity=0.4, update_period=2, end_step=12)
+    following.assert_modes_agree(method, accuracy if name == "accset" else loss, steps=8)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import dstjax
 from dstjax import methods
 from tests import dense_oracles as oracles
 from tests import side_by_side, trees
-from tests.side_by_side import MASKED, MODES, active, follow
+from tests.side_by_side import EVERY_MODE, MASKED, MODES, active, follow
 
 
 @pytest.fixture(autouse=True)
@@ -168,7 +168,7 @@ def test_sis_is_dense_until_it_is_given_masks():
 # --- GraNet -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", EVERY_MODE)
 def test_granet(mode):
     method = methods.granet(sparsity=0.8, prune_end_step=11, **PERIODIC)
     run, _, state, changed = follow(method, of(oracles.GraNet, rho=0.5, until=11, **TIMES), mode=mode)

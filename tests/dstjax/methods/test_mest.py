@@ -12,6 +12,7 @@ import dstjax
 from dstjax import methods
 from tests import oracles, trees
 from tests.dstjax.methods import following
+from tests.thorough import slow
 
 SHARED = dict(sparsity=0.6, update_period=3, end_step=34)
 
@@ -107,7 +108,7 @@ def test_what_is_refused():
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("mest", dict(soft_bound=True, drop_schedule="stages")), ("set", dict(grown_std=0.1, grow="most_neighbours"))],
+    [("mest", dict(soft_bound=True, drop_schedule="stages")), slow("set", dict(grown_std=0.1, grow="most_neighbours"))],
 )
 def test_whoever_decides(name, options):
     following.assert_modes_agree(methods.get(name, sparsity=0.6, update_period=2, end_step=8, **options), steps=8)

@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 import dstjax
 from dstjax import methods
+from tests.thorough import slow
 
 PERIOD = dict(update_period=1, end_step=9)
 CASES = [
@@ -42,10 +43,15 @@ MESHES = [
     pytest.param(AxisType.Explicit, P(None, "x"), id="columns", marks=pytest.mark.slow),
     pytest.param(AxisType.Explicit, P("x", "y"), id="both"),
 ]
+QUICK = ("snfs", "dsr", "deepr", "set")
 
 
 @pytest.mark.parametrize(("kind", "spec"), MESHES)
-@pytest.mark.parametrize(("name", "options", "extra"), CASES, ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(
+    ("name", "options", "extra"),
+    [case if case[0] in QUICK else slow(*case) for case in CASES],
+    ids=[case[0] for case in CASES],
+)
 def test_the_same_masks_on_meshes(name, options, extra, kind, spec):
     method = methods.get(name, sparsity=0.6, **options)
     start, expected = masks_of(method, extra, lambda params: params)

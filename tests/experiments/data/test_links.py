@@ -15,6 +15,12 @@ from experiments.data.edges import Edges
 from experiments.training.run import train_and_evaluate
 
 
+@pytest.fixture(autouse=True)
+def small_calls(monkeypatch):
+    """A call is filled up to ``GROUP`` steps, which a graph of these sizes needs one of."""
+    monkeypatch.setattr(embeddings, "GROUP", 1)
+
+
 @pytest.fixture(scope="module")
 def graph() -> Edges:
     return graphs.block_model(120, 2000, seed=1, blocks=3, inside=0.95)

@@ -6,6 +6,7 @@ from flax.errors import InvalidRngError
 
 from experiments import models
 from experiments.models import layers, mobile, wide_resnet
+from tests.thorough import slow
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 1), (3, 5, 7, 4)])
@@ -37,7 +38,8 @@ def shapes_of(model, x, *, train):
     return jax.eval_shape(run, x)
 
 
-@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+# In bfloat16 by default; the test below has the networks whose layers differ.
+@pytest.mark.parametrize("dtype", ["bfloat16", slow(None)])
 @pytest.mark.parametrize("name", models.names())
 def test_networks_give_one_float32_logit_a_class(name, dtype):
     entry = models.MODELS[name]

@@ -28,13 +28,18 @@ def with_density(cell, share, counts="free"):
     return dataclasses.replace(cell, layers=layers, density=active / cell.weights, active_weights=active, counts=counts)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def many():
     grid = [make_cell("dense", 0.0, [98, 97, 98, 99, 98], 1.0)]
     for sparsity in (0.9, 0.95):
         grid += [make_cell(m, sparsity, 95 - i + np.arange(5) / 10) for i, m in enumerate(RANKED)]
         grid.append(with_density(make_cell("soft_deepr", sparsity, 97), 3))
     return compare([*grid, with_pattern("ste", 97), with_pattern("asp", 96)])
+
+
+@pytest.fixture(scope="module")
+def page_of_many(many):
+    return page.page(many)
 
 
 def test_every_method_is_grouped_by_the_family_of_the_catalogue():
@@ -134,8 +139,8 @@ def test_exact_counts_are_claimed_for_those_methods_that_promise_them():
     ]
 
 
-def test_pictures_are_limited_and_the_page_says_so(many):
-    text = page.page(many)
+def test_pictures_are_limited_and_the_page_says_so(many, page_of_many):
+    text = page_of_many
     assert many.shown == ["grasp", "gmp", "rigl", "static"]
     assert "Shown are 4 of 10 methods: GraSP, GMP, RigL and static; static, RigL and the best ranked" in text
     assert text.count('<svg class="map"') == 2 * 5
@@ -144,8 +149,8 @@ def test_pictures_are_limited_and_the_page_says_so(many):
     assert "Shown are" not in page.page(few)
 
 
-def test_the_page_of_many_methods_is_well_formed_and_says_what_holds(many):
-    text = page.page(many)
+def test_the_page_of_many_methods_is_well_formed_and_says_what_holds(many, page_of_many):
+    text = page_of_many
     body = text.split("<body>")[1].split("</body>")[0]
     body = re.sub(r"<(br|img[^>]*)>", r"<\1/>", body).replace("<span class=clear>", "<span>")
     ET.fromstring(f"<body>{body}</body>")
@@ -165,16 +170,15 @@ def test_ranks_need_blocks_and_many_methods(many):
     assert rows.ranks(one_seed) is None
 
 
-def test_costs_are_in_every_table(many):
+def test_costs_are_in_every_table(many, page_of_many):
     record = next(r for r in csv.DictReader(io.StringIO(tables.as_csv(many))) if r["cell"] == "rigl-0.9")
     assert float(record["dense_forward_flops"]) == 1e5
     assert float(record["inference_cost"]) == pytest.approx(0.1)
     assert float(record["training_cost_paper"]) == float(record["training_cost_exact"]) == pytest.approx(0.11)
     assert record["counts"] == "kept"
     assert re.search(r"^RigL +90 %.* 0\.110 +0\.100$", tables.as_text(many), re.MULTILINE)
-    text = page.page(many)
-    assert 'href="#conventions"' in text
-    assert 'id="conventions"' in text
+    assert 'href="#conventions"' in page_of_many
+    assert 'id="conventions"' in page_of_many
 
 
 def test_a_run_without_costs_still_has_a_report():

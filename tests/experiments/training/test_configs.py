@@ -12,6 +12,7 @@ from experiments import configs, data, models
 from experiments.data import Data, Stream
 from experiments.training import configuration, feeds
 from experiments.training.run import train_and_evaluate
+from tests.thorough import slow
 
 FILES = sorted(Path(configs.__file__).parent.glob("*.py"))
 NAMES = [p.stem for p in FILES if p.stem not in ("__init__", "base", "fields", "families", "digits")]
@@ -115,24 +116,22 @@ def test_plan_at_full_size(name, monkeypatch):
     assert any(found.method.is_update_step(t) for t in range(found.steps // 2, found.steps // 2 + 2 * period))
 
 
-def trained_too(name):
-    """Whether configs before it train the same network, and by the same method and structure."""
-    config, before = get(name), [get(n) for n in NAMES[: NAMES.index(name)] if WHOLE not in n]
-    method = (config.method, config.structure)
-    return config.model.name in {c.model.name for c in before} and method in {(c.method, c.structure) for c in before}
+# Of pairs of nodes, of pictures by convolutions, and those with statistics of a batch; the slow tests train all.
+QUICK = ["criteria_small_cnn_cifar10", "dst_ee_links_ia_email", "dst_ee_vgg19_cifar10"]
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=pytest.mark.slow if trained_too(n) else ()) for n in NAMES if WHOLE not in n],
+    [n if n in QUICK else slow(n) for n in NAMES if WHOLE not in n],
 )
 def test_trains_on_data_of_the_true_shape(name, tmp_path, tiny_data):
     summary = train_and_evaluate(shrunk(get(name), narrow=True), tmp_path, quiet=True)
     assert np.isfinite(summary["test_loss"]).all()
 
 
+# Narrow ones of the same layers are trained above, and all are traced at full size.
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["dst_ee_vgg19_cifar10", *(n for n in NAMES if WHOLE in n)])
 def test_trains_the_whole_network(name, tmp_path, tiny_data):
     summary = train_and_evaluate(shrunk(get(name), narrow=False), tmp_path, quiet=True)
     assert np.isfinite(summary["test_loss"]).all()

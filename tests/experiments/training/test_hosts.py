@@ -144,7 +144,8 @@ def test_two_processes_train_what_one_does(fields, tmp_path):
     assert_same_but_for_rounding(one, both)
 
 
-@pytest.mark.parametrize("killed", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True])
 def test_two_processes_share_streamed_data_and_go_on_where_they_were_killed(killed, tmp_path, monkeypatch):
     one, both = tmp_path / "one", tmp_path / "two"
     fields = {} if killed else {"steps": "24"}

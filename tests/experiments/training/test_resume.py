@@ -18,6 +18,7 @@ from experiments.training.checkpoint import Checkpoints
 from experiments.training.recording import Metrics
 from experiments.training.run import train_and_evaluate
 from experiments.training.trainer import Trainer
+from tests.thorough import slow
 
 COMMAND = [
     *(sys.executable, "-m", "experiments.train", "--config", "experiments/configs/digits.py"),
@@ -84,11 +85,11 @@ def check_images(config, workdir, places, files):
         assert_same(config, place, workdir, files)
 
 
-def test_a_run_stopped_at_any_of_six_moments_ends_as_one_that_was_not(small, images, files, tmp_path):
+def test_a_run_stopped_at_any_of_four_moments_ends_as_one_that_was_not(small, images, files, tmp_path):
     config = small(method="dst_ee", seeds=2, checkpoint_every_epochs=1)
     places = images(config, tmp_path / "run")
     assert len(places) > 12
-    check_images(config, tmp_path / "run", places[:: len(places) // 5], files)
+    check_images(config, tmp_path / "run", places[:: len(places) // 3], files)
 
 
 @pytest.mark.slow
@@ -124,6 +125,19 @@ def environment():
     }
 
 
+def test_a_run_killed_with_sigkill_ends_as_one_that_was_not(files, tmp_path, capsys):
+    command = [*COMMAND, "--config.steps=800"]
+    killed = [*command, f"--workdir={tmp_path / 'killed'}"]
+    kill_once(killed, tmp_path / "killed", 20)
+    for workdir in ("killed", "whole"):
+        capsys.readouterr()
+        assert train.main([*command[3:], f"--workdir={tmp_path / workdir}"]) == 0
+        assert ("going on from the checkpoint at step" in capsys.readouterr().out) == (workdir == "killed")
+    config, _, _ = train.parse(killed[3:])
+    assert_same(config, tmp_path / "killed", tmp_path / "whole", files)
+
+
+@pytest.mark.slow
 def test_a_run_killed_twice_with_sigkill_ends_as_one_that_was_not(files, tmp_path):
     command = [*COMMAND, "--config.steps=1600"]
     run_whole([*command, f"--workdir={tmp_path / 'whole'}"])
@@ -157,12 +171,19 @@ def test_a_run_killed_at_random_times_ends_as_one_that_was_not(files, tmp_path):
     assert_same(config, tmp_path / "killed", tmp_path / "whole", files)
 
 
+@pytest.fixture(scope="module")
+def finished(small, tmp_path_factory):
+    config, workdir = small(method="dst_ee"), tmp_path_factory.mktemp("finished") / "whole"
+    train_and_evaluate(config, workdir, quiet=True)
+    return config, workdir
+
+
 @pytest.fixture
-def interrupted(small, tmp_path):
+def interrupted(finished, tmp_path):
     """A run that has checkpoints at steps 16, 32 and 48 and was killed before its summary."""
-    config = small(method="dst_ee")
-    train_and_evaluate(config, tmp_path / "whole", quiet=True)
-    shutil.copytree(tmp_path / "whole", tmp_path / "run")
+    config, workdir = finished
+    shutil.copytree(workdir, tmp_path / "whole")
+    shutil.copytree(workdir, tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
     (tmp_path / "run" / "masks.npz").unlink()
     return config, tmp_path / "run", tmp_path / "whole"
@@ -189,7 +210,10 @@ def damage(checkpoint, how):
         checkpoint.mkdir()
 
 
-@pytest.mark.parametrize("how", ["empty", "truncated", "flipped", "no record", "no arrays", "empty folder"])
+@pytest.mark.parametrize(
+    "how",
+    ["flipped", "no record", *map(slow, ("empty", "truncated", "no arrays", "empty folder"))],
+)
 def test_a_damaged_checkpoint_is_named_and_the_newest_whole_one_taken(how, interrupted, files, capsys):
     config, workdir, whole = interrupted
     damage(workdir / "checkpoints" / "48", how)
@@ -214,7 +238,7 @@ def test_without_a_whole_checkpoint_the_run_does_not_start_over(interrupted, cap
 
 def test_a_checkpoint_of_another_run_is_refused(small, interrupted, files, tmp_path, capsys):
     config, workdir, whole = interrupted
-    train_and_evaluate(small(method="dst_ee", coefficient=0.5), tmp_path / "other", quiet=True)
+    train_and_evaluate(small(method="dst_ee", sparsity=0.75), tmp_path / "other", quiet=True)
     shutil.rmtree(workdir / "checkpoints" / "48")
     shutil.copytree(tmp_path / "other" / "checkpoints" / "48", workdir / "checkpoints" / "48")
     train_and_evaluate(config, workdir)

@@ -12,6 +12,7 @@ from experiments.configs import digits
 from experiments.training import configuration
 from experiments.training.run import train_and_evaluate
 from experiments.training.trainer import Trainer
+from tests.thorough import slow
 
 DIGITS = "experiments/configs/digits.py"
 TINY = [
@@ -25,7 +26,11 @@ def records(workdir, kind=None):
     return [line for line in lines if kind in (None, line["kind"])]
 
 
-@pytest.mark.parametrize("method", ["dense", "static", "set", "rigl", "rigl_itop", "mest", "dst_ee"])
+# One of each kind of thing that a method may need of the loop; the slow tests run the others.
+KINDS = ["snip", "sis", "iee", "dcil", "accset", "lset"]
+
+
+@pytest.mark.parametrize("method", ["dense", "static", "dst_ee", *map(slow, ("set", "rigl", "rigl_itop", "mest"))])
 def test_every_method_has_the_requested_number_of_active_weights_at_every_record(method, small, tmp_path):
     config = small(method=method, seeds=2)
     summary = train_and_evaluate(config, tmp_path, quiet=True)
@@ -57,11 +62,6 @@ def test_every_method_has_the_requested_number_of_active_weights_at_every_record
     assert len(summary["test_accuracy"]) == 2 == len(summary["exploration_rate"])
 
 
-# One of each kind of thing that a method may need of the loop; the slow tests run the others.
-KINDS = ["snip", "sis", "gmp", "iee", "dcil", "accset", "lset", "str", "sr_ste", "deepr", "snfs"]
-OTHERS = sorted({*dstjax.methods.names()} - {*KINDS})
-
-
 def follow(method, small, tmp_path):
     """A run, checked by what the method promises of its numbers of active weights."""
     summary = train_and_evaluate(small(method=method), tmp_path, quiet=True)
@@ -84,8 +84,8 @@ def arguments(method):
     return {n: v for n, v in given.items() if n in known}
 
 
-@pytest.mark.parametrize("method", KINDS)
-def test_each_kind_of_method_trains(method, small, tmp_path):
+@pytest.mark.parametrize("method", [*KINDS, *map(slow, sorted({*dstjax.methods.names()} - {*KINDS}))])
+def test_a_method_of_each_kind_trains(method, small, tmp_path):
     summary = follow(method, small, tmp_path)
     if method in ("accset", "lset"):
         assert summary["active_weights"] < summary["requested_weights"]
@@ -93,25 +93,17 @@ def test_each_kind_of_method_trains(method, small, tmp_path):
         assert records(tmp_path, "train")[0]["active_weights"][0] > summary["active_weights"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("method", OTHERS)
-def test_every_other_method_trains(method, small, tmp_path):
-    follow(method, small, tmp_path)
-
-
-@pytest.mark.parametrize("devices", [8])
-def test_eight_devices_give_the_masks_and_the_numbers_of_one(devices, small, tmp_path):
+@pytest.mark.parametrize("shard_params", [True, slow(False)])
+def test_eight_devices_give_the_masks_and_the_numbers_of_one(shard_params, small, tmp_path):
     """The batch spread over them, and the parameters too; metrics to rounding."""
     alone = train_and_evaluate(small(method="dst_ee"), tmp_path / "one", quiet=True)
-    for shard_params in (False, True):
-        name = f"spread {shard_params}"
-        config = small(method="dst_ee", devices=devices, shard_params=shard_params)
-        together = train_and_evaluate(config, tmp_path / name, quiet=True)
-        assert together["layers"] == alone["layers"]
-        assert together["test_accuracy"] == alone["test_accuracy"]
-        np.testing.assert_allclose(together["test_loss"], alone["test_loss"], rtol=1e-4)
-        with np.load(tmp_path / "one/masks.npz") as a, np.load(tmp_path / name / "masks.npz") as b:
-            np.testing.assert_array_equal(a["final"], b["final"])
+    config = small(method="dst_ee", devices=8, shard_params=shard_params)
+    together = train_and_evaluate(config, tmp_path / "eight", quiet=True)
+    assert together["layers"] == alone["layers"]
+    assert together["test_accuracy"] == alone["test_accuracy"]
+    np.testing.assert_allclose(together["test_loss"], alone["test_loss"], rtol=1e-4)
+    with np.load(tmp_path / "one/masks.npz") as a, np.load(tmp_path / "eight/masks.npz") as b:
+        np.testing.assert_array_equal(a["final"], b["final"])
 
 
 def test_micro_batches_give_the_same_step(small, tmp_path):
@@ -167,7 +159,7 @@ def test_maskable_is_a_pattern_of_paths(small):
     assert masks["Dense_1"]["kernel"] is None
 
 
-@pytest.mark.parametrize("method", ["rigl", "dst_ee", "set", "dense"])
+@pytest.mark.parametrize("method", ["dst_ee", *map(slow, ("rigl", "set", "dense"))])
 def test_vmap_and_one_after_the_other_give_the_same_numbers(method, small, files, tmp_path):
     """The same masks and answers; losses and sums over whole layers to the rounding of differently fused programs."""
     for mode in ("vmap", "sequential"):
@@ -184,6 +176,7 @@ def test_vmap_and_one_after_the_other_give_the_same_numbers(method, small, files
         assert a == b
 
 
+@pytest.mark.slow
 def test_vmap_and_one_after_the_other_give_the_same_bits_for_the_network_of_the_digits_config(small):
     plan = configuration.plan(small(model__sizes=(300, 100), seeds=2))
     states = []
@@ -196,6 +189,7 @@ def test_vmap_and_one_after_the_other_give_the_same_bits_for_the_network_of_the_
     jax.tree.map(np.testing.assert_array_equal, *states)
 
 
+@pytest.mark.slow
 def test_the_convolutional_network_trains(small, tmp_path):
     config = small(model__name="conv", model__sizes=(16,), optimizer__name="adamw", optimizer__learning_rate=0.03)
     config.steps, config.update_period, config.sparsity = 96, 32, 0.5
