@@ -24,7 +24,7 @@ _ATTENTION_OUT = re.compile(r"(^|_)(out|o|output)(_proj)?(_\d+)?$", re.I)
 _DENSE = re.compile(
     r"dense|linear|proj|^(fc|ff|mlp|head|logits|wi|wo|w\d?|hidden|gate|up|down)(_?\d+)?$|lstm|gru|rnn", re.I
 )
-_HAND = re.compile(r"^(w|kernel)(_?\w{1,3})?$", re.I)
+_HAND = re.compile(r"^(w|kernel|matrix)(_?\w{1,3})?$", re.I)
 _CONV = re.compile(r"conv|downsample|stem|patch|embed", re.I)
 _EXPERTS = re.compile(r"expert", re.I)
 _TRANSPOSED = re.compile(r"conv_?t|transpose|deconv|(^|_)up(_?conv|_?sample)?\d*$", re.I)
