@@ -1,20 +1,22 @@
 """Says when to update the masks, and how large a share of the active weights moves."""
 
 import dataclasses
-import functools
+import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from fractions import Fraction
+from typing import Any, Protocol, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dstjax._arrays.shares import share_limbs, share_of
+from dstjax._arrays import fixed_point
+from dstjax._arrays.shares import computed_limbs, fixed_limbs, share_limbs, share_of
 from dstjax._arrays.trees import is_traced
 from dstjax.checks import check_choice, check_integer, check_number
-from dstjax.rules import Value, value
+from dstjax.rules import Value, described, value
 
-StepFunction = Callable[[int], float]
+StepFunction = Callable[[Any], Any]  # of a step, traced too: its share
 NAMES = ("constant", "cosine", "linear", "exponential", "cosine_floor", "stages")
 
 
@@ -72,12 +74,15 @@ class UpdateSchedule:
         """Returns the first update step."""
         return max(1, -(-self.start_step // self.update_period)) * self.update_period
 
-    @functools.cached_property
+    @property
     def count(self) -> int | None:
         """Returns the number of mask updates, None where they never end."""
-        if self.end_step is None:
-            return None
-        return len(self.steps)
+        return None if self.end_step is None else len(self.steps)
+
+    @property
+    def last(self) -> int | None:
+        """Returns the last update step, None where they never end."""
+        return None if self.end_step is None else self.steps[-1]
 
     @property
     def steps(self) -> range:
@@ -157,39 +162,32 @@ class Stages:
 
 
 class Shares(Value):
-    """Holds a share of a count for every mask update: evaluated on the host, applied in exact integer arithmetic.
+    """Holds a share of a count for every mask update, computed in exact integer arithmetic when the update comes.
 
-    The last one stays. A subclass is a frozen dataclass that returns the :meth:`shares`.
+    The last one stays. A subclass is a frozen dataclass that returns :meth:`limbs` and :meth:`at`.
     """
 
-    values: Any  # float64[updates or 1], for people
-    limbs: Any  # uint32[updates or 1, 5], the same for :func:`of`: no float decides a count inside a trace
+    def limbs(self, index: jax.Array) -> Any:
+        """Returns the share at the ``index``-th update in base 2**15: uint32[5], or five of them, least digit first."""
+        raise TypeError(f"{type(self).__name__} does not say its shares.")
 
-    def __post_init__(self) -> None:
-        """Evaluates all shares."""
-        super().__post_init__()
-        values = self.shares()
-        if is_traced(values):
-            limbs = share_limbs(values).T
-        else:
-            values = values[:1] if np.all(values == values[0]) else values
-            limbs = np.array([share_limbs(float(v)) for v in values], np.uint32)
-        object.__setattr__(self, "values", values)
-        object.__setattr__(self, "limbs", limbs)
-
-    def shares(self) -> Any:
-        """Returns the shares, float64[updates]; a traced array where a hyper-parameter is traced."""
+    def at(self, index: int) -> Any:
+        """Returns the share at the ``index``-th update as a float, for people."""
         raise TypeError(f"{type(self).__name__} does not say its shares.")
 
     def of(self, count: jax.Array, index: jax.Array, *, ceil: bool = False) -> jax.Array:
         """Returns the share of ``count`` (int32) that moves at the ``index``-th update."""
-        table = jnp.asarray(self.limbs)
-        return share_of(count, table[jnp.clip(index, 0, len(self.limbs) - 1)], ceil=ceil)
+        return share_of(count, self.limbs(index), ceil=ceil)
 
 
 @value
 class Fractions(Shares):
     """Holds the drop fraction at some steps t.
+
+    A count is the floor (or ceil) of the exact real number, with the decimal that was typed for ``drop_fraction``; what
+    lies within 2**-50 of an integer is the integer. A function is called inside the trace with an int32 scalar, so it
+    is written in ``jax.numpy``, as the schedules of optax are. What it returns there is known to float32: decimals of
+    six places are exact, shares outside [0, 1] count as the nearest.
 
     Args:
       drop_fraction: the fraction at step 0 of a named schedule, in [0, 1].
@@ -202,7 +200,8 @@ class Fractions(Shares):
       end_step: where the decay ends; None goes with 'constant' alone.
 
     Raises:
-      ValueError: an unknown name, a decaying schedule without ``end_step``, or a fraction outside [0, 1].
+      ValueError: an unknown name, a decaying schedule without ``end_step``, a function that cannot be traced, or a
+        fraction outside [0, 1]; of a function, at the first step or the last.
     """
 
     drop_fraction: float
@@ -210,40 +209,65 @@ class Fractions(Shares):
     steps: range
     end_step: int | None
 
-    def shares(self) -> Any:
-        """Returns the fractions."""
-        fraction, schedule, end = self.drop_fraction, self.schedule, self.end_step
-        check_number("drop_fraction", fraction, "a number in [0, 1]", lambda f: 0 <= f <= 1)
-        if not callable(schedule):
-            check_choice("drop_schedule", schedule, NAMES)
-        if schedule == "constant":
-            return fraction * np.ones(1, np.float32) if is_traced(fraction) else np.array([fraction])
-        if end is None:
-            raise ValueError(f"drop_schedule={schedule!r} is not accepted with end_step=None; expected an end_step.")
-        if callable(schedule):
-            return self._asked(schedule)
-        progress = np.asarray(self.steps, np.float64) / end
-        if schedule == "stages":
-            return fraction * np.where(progress < 0.75, 1.0, 0.5)
-        if schedule == "linear":
-            return fraction * (1 - progress)
-        if schedule == "exponential":
-            return fraction * 0.01**progress
-        floor: Any = 0.0
-        if schedule == "cosine_floor":
-            floor = jnp.minimum(0.005, fraction) if is_traced(fraction) else min(0.005, fraction)
-        return floor + (fraction - floor) / 2 * (1 + np.cos(np.pi * progress))
-
-    def _asked(self, schedule: StepFunction) -> Any:
-        with jax.ensure_compile_time_eval():
-            values = np.array([float(schedule(t)) for t in self.steps])
-        if not np.all((values >= 0) & (values <= 1)):
-            bad = int(np.flatnonzero(~((values >= 0) & (values <= 1)))[0])
+    def __post_init__(self) -> None:
+        """Checks each field."""
+        super().__post_init__()
+        check_number("drop_fraction", self.drop_fraction, "a number in [0, 1]", lambda f: 0 <= f <= 1)
+        if not callable(self.schedule):
+            check_choice("drop_schedule", self.schedule, NAMES)
+        if self.schedule != "constant" and self.end_step is None:
             raise ValueError(
-                f"drop_schedule gives {values[bad]} at step {self.steps[bad]}; expected fractions in [0, 1] at every "
-                "step."
+                f"drop_schedule={self.schedule!r} is not accepted with end_step=None; expected an end_step."
             )
-        return values
+        if callable(self.schedule):
+            _check_function(self.schedule, self.steps)
+
+    def limbs(self, index: jax.Array) -> Any:
+        """Returns the fraction at the ``index``-th update."""
+        if callable(self.schedule):
+            return _typed(self.schedule(_step(self.steps, index)))
+        typed = _typed(self.drop_fraction)
+        if self.schedule == "constant":
+            return typed
+        begin, end = (_digits(x) for x in (typed, _typed(self._floor)))
+        return fixed_limbs(end + fixed_point.product(begin - end, self._decay(_step(self.steps, index))))
+
+    def at(self, index: int) -> Any:
+        """Returns the fraction at the ``index``-th update."""
+        step = self.steps[min(index, len(self.steps) - 1)] if self.steps else 0
+        if callable(self.schedule):
+            with jax.ensure_compile_time_eval():
+                return float(self.schedule(step))
+        progress = 0.0 if self.end_step is None else step / self.end_step
+        decay = {
+            "constant": 1.0,
+            "cosine": (1 + math.cos(math.pi * progress)) / 2,
+            "linear": 1 - progress,
+            "exponential": 0.01**progress,
+            "cosine_floor": (1 + math.cos(math.pi * progress)) / 2,
+            "stages": 1.0 if progress < 0.75 else 0.5,
+        }[self.schedule]
+        return self._floor + (self.drop_fraction - self._floor) * decay
+
+    @property
+    def _floor(self) -> Any:
+        """The fraction that a decay tends to."""
+        if self.schedule != "cosine_floor":
+            return 0.0
+        fraction = self.drop_fraction
+        return jnp.minimum(0.005, fraction) if is_traced(fraction) else min(0.005, fraction)
+
+    def _decay(self, step: jax.Array) -> jax.Array:
+        """The share of the way from the floor to the drop fraction that is left at a step, in fixed point."""
+        end = cast(int, self.end_step)
+        if self.schedule == "linear":
+            return fixed_point.linear(step, end)
+        if self.schedule == "exponential":
+            return fixed_point.hundredth(step, end)
+        if self.schedule == "stages":
+            whole, half = (fixed_point.constant(Fraction(1, n)) for n in (1, 2))
+            return jnp.where(step < -(-3 * end // 4), whole, half)
+        return fixed_point.cosine(step, end)
 
 
 @value
@@ -260,8 +284,9 @@ class Cubic(Shares):
     updates: UpdateSchedule
     until: int | None = None
 
-    def shares(self) -> Any:
-        """Returns the progress."""
+    def __post_init__(self) -> None:
+        """Checks that there is an end, and an update before it."""
+        super().__post_init__()
         updates, end = self.updates, self.updates.end_step if self.until is None else self.until
         if end is None:
             raise ValueError(
@@ -273,8 +298,63 @@ class Cubic(Shares):
                 f"prune_end_step={end} is not accepted with end_step={updates.end_step}: no mask update would reach "
                 "the final sparsity; expected it no later."
             )
-        steps = np.arange(updates.first, end, updates.update_period)
-        if not steps.size:
+        if not self._steps:
             raise ValueError(f"no mask update lies before step {end}; the first is at step {updates.first}.")
-        begin = min(updates.start_step, steps[-1] - 1)
-        return 1 - (1 - (steps - begin) / (steps[-1] - begin)) ** 3
+
+    @property
+    def _steps(self) -> range:
+        """The updates until the final sparsity is reached."""
+        end = self.updates.end_step if self.until is None else self.until
+        return range(self.updates.first, cast(int, end), self.updates.update_period)
+
+    @property
+    def _begin(self) -> int:
+        """Where p is 0; earlier than the last update, which goes all the way where it is the only one."""
+        return min(self.updates.start_step, self._steps[-1] - 1)
+
+    def limbs(self, index: jax.Array) -> Any:
+        """Returns the progress at the ``index``-th update."""
+        steps = self._steps
+        progress = fixed_point.cubic(_step(steps, index) - self._begin, steps[-1] - self._begin)
+        return fixed_limbs(progress[1:])
+
+    def at(self, index: int) -> float:
+        """Returns the progress at the ``index``-th update."""
+        steps = self._steps
+        step = steps[min(index, len(steps) - 1)]
+        return 1 - (1 - (step - self._begin) / (steps[-1] - self._begin)) ** 3
+
+
+def _step(steps: range, index: jax.Array) -> jax.Array:
+    """Returns the ``index``-th of some steps, int32[]; the last one stays."""
+    return steps.start + steps.step * jnp.clip(index, 0, min(max(len(steps), 1), 2**31) - 1)
+
+
+def _typed(fraction: Any) -> Any:
+    """Returns a share for share_of: the decimal that was typed, or what a trace knows of it."""
+    return computed_limbs(fraction) if isinstance(fraction, jax.Array) else share_limbs(float(fraction))
+
+
+def _digits(limbs: Any) -> Any:
+    """Returns a share in fixed point."""
+    return limbs.astype(jnp.int32) if isinstance(limbs, jax.Array) else np.array(limbs, np.int32)
+
+
+def _check_function(schedule: StepFunction, steps: range) -> None:
+    """Refuses a function that a trace cannot call, or whose first or last share is none."""
+    try:
+        shape = jax.eval_shape(lambda t: jnp.asarray(schedule(t)), jax.ShapeDtypeStruct((), jnp.int32)).shape
+    except TypeError as error:
+        raise ValueError(
+            f"drop_schedule={described(schedule)} cannot be traced ({str(error).splitlines()[0]}); expected a function "
+            "of an int32 scalar made of jax.numpy, with jnp.where instead of if."
+        ) from error
+    if shape:
+        raise ValueError(f"drop_schedule={described(schedule)} gives an array of shape {shape}; expected a scalar.")
+    for step in (*steps[:1], *steps[1:][-1:]):
+        with jax.ensure_compile_time_eval():
+            found = schedule(step)
+        if not is_traced(found) and not 0 <= float(found) <= 1:
+            raise ValueError(
+                f"drop_schedule gives {float(found)} at step {step}; expected fractions in [0, 1] at every step."
+            )

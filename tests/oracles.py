@@ -1,6 +1,7 @@
 """The equations in float64 NumPy, written for reading and not for speed. Nothing here imports dstjax."""
 
 import math
+from decimal import Decimal, localcontext
 from fractions import Fraction
 
 import numpy as np
@@ -88,6 +89,35 @@ def fraction_at(schedule, alpha, step, end):
         "cosine": lambda: alpha / 2 * (1 + math.cos(math.pi * step / end)),
         "cosine_floor": lambda: 0.005 + (alpha - 0.005) / 2 * (1 + math.cos(math.pi * step / end)),
     }[schedule]()
+
+
+PI = Fraction("3.14159265358979323846264338327950288419716939937510")
+
+
+def exact_decay(name, step, end):
+    """What a schedule leaves of the drop fraction, to 45 decimals or exactly."""
+    p = Fraction(step, end)
+    if name == "linear":
+        return 1 - p
+    if name == "stages":
+        return Fraction(1) if p < Fraction(3, 4) else Fraction(1, 2)
+    with localcontext(prec=60):
+        if name == "exponential":
+            return Fraction((Decimal("0.01").ln() * p.numerator / p.denominator).exp())
+        angle = Decimal(PI.numerator) / PI.denominator * p.numerator / p.denominator
+        cosine, term, k = Decimal(1), Decimal(1), 0
+        while abs(term) > Decimal(10) ** -50:
+            k += 2
+            term = -term * angle * angle / (k * (k - 1))
+            cosine += term
+        return Fraction((1 + cosine) / 2)
+
+
+def exact_share(name, alpha, step, end):
+    """The share of the decimal that was typed at a step, to 45 decimals or exactly."""
+    alpha = Fraction(str(alpha))
+    floor = min(Fraction("0.005"), alpha) if name == "cosine_floor" else 0
+    return alpha if name == "constant" else floor + (alpha - floor) * exact_decay(name, step, end)
 
 
 # --- Inner optimisers -----------------------------------------------------------------------------------------------

@@ -5,7 +5,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from dstjax._arrays import fixed_point
 from dstjax._arrays.trees import is_traced
 from dstjax._arrays.varying import varying_as
 
@@ -25,9 +27,9 @@ def floor_share(count: int, fraction: float) -> Any:
 def share_limbs(fraction: Any) -> Any:
     """Returns a fraction in [0, 1] in base 2**15, least digit first, for :func:`share_of`; the last counts whole units.
 
-    A tuple of five integers for a number; uint32[5, ...] for a traced array of shape [...].
+    A tuple of five integers for a number; uint32[5, ...] for an array of shape [...].
     """
-    if is_traced(fraction):
+    if isinstance(fraction, jax.Array):
         rest = jnp.nextafter(fraction, jnp.ones_like(fraction) * 2)
         digits = [jnp.floor(rest)]
         for _ in range(4):  # exact: powers of two, and differences of floats within a factor of two
@@ -39,12 +41,34 @@ def share_limbs(fraction: Any) -> Any:
     return tuple(fixed >> (15 * i) & 0x7FFF for i in range(5))
 
 
+def computed_limbs(fraction: jax.Array) -> jax.Array:
+    """Does what :func:`share_limbs` does for a scalar that a trace has computed, to a few units in its last place.
+
+    Within four units of a decimal of six places it is that decimal, so that 0.7 computed in float32 is 7 of 10, rounded
+    up too. What is no share counts as the nearest one, and what is no number as 0.
+    """
+    x = fraction.astype(jnp.promote_types(fraction.dtype, jnp.float32))
+    x = jnp.clip(jnp.nan_to_num(x), 0, 1)
+    millionths = jnp.round(x * 10**6)
+    is_decimal = jnp.abs(x - millionths / 10**6) <= 4 * jnp.finfo(x.dtype).eps * x
+    decimal = jnp.stack(fixed_limbs(fixed_point.ratio(millionths.astype(jnp.int32), 10**6)[1:]))
+    return jnp.where(is_decimal, decimal, share_limbs(x))
+
+
+def fixed_limbs(number: jax.Array) -> list[jax.Array]:
+    """Returns a number with four digits behind the point (:mod:`dstjax._arrays.fixed_point`) for :func:`share_of`.
+
+    It may be too low by a unit or so of the last of 60 bits, and becomes larger by two: integers are not lost.
+    """
+    return fixed_point.settled(number + np.array([2, 0, 0, 0, 0], np.int32))
+
+
 def share_of(count: jax.Array, limbs: jax.Array, *, ceil: bool = False) -> jax.Array:
     """Returns floor (or ceil) of fraction * count in exact integer arithmetic, for traced counts.
 
     Args:
       count: int32 of any shape, at least 0.
-      limbs: uint32[5, ...], the digits of the fraction as :func:`share_limbs` gives them.
+      limbs: uint32[5, ...], or five of them, the digits of the fraction as :func:`share_limbs` gives them.
       ceil: round up instead of down.
 
     Returns:

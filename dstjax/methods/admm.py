@@ -73,12 +73,12 @@ def admm(*, rho: float = 0.01, **scheduled: Any) -> Method:
     check_number("rho", rho, "a number >= 0", lambda v: 0 <= v < float("inf"))
     masking, schedule = common_fields(**scheduled)
     refuse_n_m("admm", masking)
-    if schedule.count is None or schedule.count < 2:
+    first, last = schedule.first, schedule.last
+    if last is None or first == last:
         raise ValueError(
             f"end_step={schedule.end_step} is not accepted by 'admm': the first mask update begins the pull and the "
             "last one prunes; expected an end_step with two updates before it at least."
         )
-    first, last = schedule.first, schedule.steps[-1]
     n_kept, n_grown = bind(_pruned_at, last), budgets.To(bind(_pruned_at, last))
     return Method(
         "admm",

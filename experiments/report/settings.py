@@ -26,10 +26,8 @@ def describe(method: dstjax.Method, coefficient: float | None = None) -> dict[st
             "order": updates.order,
         }
         if isinstance(updates.n_kept, budgets.Move):
-            values = updates.n_kept.fractions.values
-            given["share that moves"] = f"{values[0]:.3g}" + (
-                " always" if len(values) == 1 else f" falling to {values[-1]:.2g}"
-            )
+            first, last = updates.n_kept.fractions.at(0), updates.n_kept.fractions.at((updates.schedule.count or 1) - 1)
+            given["share that moves"] = f"{first:.3g}" + (" always" if first == last else f" falling to {last:.2g}")
             given["rounding"] = "ceil" if updates.n_kept.ceil else "floor"
     return {name: str(value) for name, value in given.items() if value is not None}
 

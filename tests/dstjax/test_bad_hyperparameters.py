@@ -3,6 +3,7 @@
 import math
 import re
 
+import jax.numpy as jnp
 import optax
 import pytest
 
@@ -136,8 +137,14 @@ def test_contradictions():
 
 def test_schedules_that_leave_the_range():
     refuses(r"drop_schedule gives 1.5 at step 2; expected fractions in \[0, 1\]", drop_schedule=lambda t: 1.5)
-    refuses("drop_schedule gives -0.5 at step 6", drop_schedule=lambda t: 0.5 if t < 6 else -0.5)
+    refuses("drop_schedule gives -0.5 at step 8", drop_schedule=lambda t: jnp.where(t < 6, 0.5, -0.5))
     refuses("drop_schedule gives nan at step 2", drop_schedule=lambda t: math.nan)
+
+
+def test_schedules_that_no_trace_can_call():
+    refuses(r"cannot be traced .* with jnp.where instead of if", drop_schedule=lambda t: 0.5 if t < 6 else 0.1)
+    refuses(r"cannot be traced", drop_schedule=lambda t: math.cos(t / 10))
+    refuses(r"gives an array of shape \(2,\); expected a scalar", drop_schedule=lambda t: jnp.ones(2) * t)
 
 
 def test_flags():

@@ -72,7 +72,7 @@ def test_defaults_of_the_papers():
     }  # fmt: skip
     assert seven["rigl_itop"].updates.n_kept.ceil
     assert seven["rigl_itop"].updates.schedule.update_period == 4000
-    assert seven["set"].updates.n_kept.fractions.values.tolist() == [0.3]
+    assert seven["set"].updates.n_kept.fractions.at(0) == 0.3
     assert {n for n in methods.names() if made(n).updates is not None and made(n).updates.counters} == {"dst_ee"}
 
 
