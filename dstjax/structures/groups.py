@@ -15,7 +15,7 @@ from dstjax.checks import check_bool, check_integer
 from dstjax.structures.weights import Array, Arrays, Kept, Layouts, Scores, Shapes, Stored, Weight, known
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class NM(Weight):
     """Keeps exactly n active weights in every group of m consecutive inputs.
 
@@ -37,6 +37,10 @@ class NM(Weight):
         check_bool("pad", self.pad)
         if self.n > self.m:
             raise ValueError(f"n={self.n} of m={self.m} is not accepted; expected n <= m.")
+
+    def __repr__(self) -> str:
+        """Returns what makes it, without a default."""
+        return f"NM(n={self.n}, m={self.m}{', pad=True' if self.pad else ''})"
 
     def counts(self, shapes: Shapes, counts: Mapping[str, Any], stored: Stored | None = None) -> dict[str, Any]:
         """Returns n of m, whatever was asked for."""

@@ -103,7 +103,7 @@ def check_groups(masks, n, m):
         ("ste", dict(n=0), "n=0"),
         ("ste", dict(n=4, m=2), "n=4 of m=2"),
         ("ste", dict(decay=1e-4), "'ste' has no hyper-parameter 'decay'"),
-        ("ste", dict(sparsity=0.5), "'ste' has no hyper-parameter 'sparsity'"),
+        ("ste", dict(sparsity=0.5, n=2), "n=2 and m=None are not accepted by 'ste' with sparsity=0.5"),
         ("sr_ste", dict(decay=-1e-4), "decay=-0.0001"),
         ("sr_ste", dict(decay=float("nan")), "decay=nan"),
         ("sr_ste", dict(m=1.5), "m=1.5"),
