@@ -1,6 +1,7 @@
 """Says when to update the masks, and how large a share of the active weights moves."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from fractions import Fraction
@@ -17,6 +18,7 @@ from dstjax.checks import check_choice, check_integer, check_number
 from dstjax.rules import Value, described, value
 
 StepFunction = Callable[[Any], Any]  # of a step, traced too: its share
+HOST_CALLS = 4096  # of a function that cannot be traced, which makes a table in the program
 NAMES = ("constant", "cosine", "linear", "exponential", "cosine_floor", "stages")
 
 
@@ -224,6 +226,8 @@ class Fractions(Shares):
 
     def limbs(self, index: jax.Array) -> Any:
         """Returns the fraction at the ``index``-th update."""
+        if callable(self.schedule) and self._table is not None:
+            return jnp.array(self._table, jnp.uint32)[jnp.clip(index, 0, len(self.steps) - 1)]
         if callable(self.schedule):
             return _typed(self.schedule(_step(self.steps, index)))
         typed = _typed(self.drop_fraction)
@@ -248,6 +252,14 @@ class Fractions(Shares):
             "stages": 1.0 if progress < 0.75 else 0.5,
         }[self.schedule]
         return self._floor + (self.drop_fraction - self._floor) * decay
+
+    @functools.cached_property
+    def _table(self) -> list[tuple[int, ...]] | None:
+        """The share of each update, of a function that only the host can call; None where a trace can."""
+        assert callable(self.schedule)
+        if _is_traceable(self.schedule):
+            return None
+        return [share_limbs(float(self.schedule(step))) for step in self.steps]
 
     @property
     def _floor(self) -> Any:
@@ -340,18 +352,27 @@ def _digits(limbs: Any) -> Any:
     return limbs.astype(jnp.int32) if isinstance(limbs, jax.Array) else np.array(limbs, np.int32)
 
 
-def _check_function(schedule: StepFunction, steps: range) -> None:
-    """Refuses a function that a trace cannot call, or whose first or last share is none."""
+def _is_traceable(schedule: StepFunction) -> bool:
+    """Whether a trace can call a function; one with `if`, or of the math module, only the host can."""
     try:
         shape = jax.eval_shape(lambda t: jnp.asarray(schedule(t)), jax.ShapeDtypeStruct((), jnp.int32)).shape
-    except TypeError as error:
-        raise ValueError(
-            f"drop_schedule={described(schedule)} cannot be traced ({str(error).splitlines()[0]}); expected a function "
-            "of an int32 scalar made of jax.numpy, with jnp.where instead of if."
-        ) from error
+    except TypeError:
+        return False
     if shape:
         raise ValueError(f"drop_schedule={described(schedule)} gives an array of shape {shape}; expected a scalar.")
-    for step in (*steps[:1], *steps[1:][-1:]):
+    return True
+
+
+def _check_function(schedule: StepFunction, steps: range) -> None:
+    """Refuses a function that neither a trace can call nor the host so often, or whose shares are none."""
+    traceable = _is_traceable(schedule)
+    if not traceable and len(steps) > HOST_CALLS:
+        raise ValueError(
+            f"drop_schedule={described(schedule)} cannot be traced, and has {len(steps)} updates; expected a function "
+            "of an int32 scalar made of jax.numpy, with jnp.where instead of if (the host calls others, at most "
+            f"{HOST_CALLS} times)."
+        )
+    for step in (*steps[:1], *steps[1:][-1:]) if traceable else steps:
         with jax.ensure_compile_time_eval():
             found = schedule(step)
         if not is_traced(found) and not 0 <= float(found) <= 1:
