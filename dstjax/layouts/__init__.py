@@ -195,10 +195,29 @@ def _asked(preset: Preset, path: str, leaf: Any, leaves: Mapping[str, Any]) -> W
     bias = leaves.get(beside + ("b" if name == "w" else "bias"))
     if name in ("w", "weight") and bias is not None and tuple(bias.shape) == tuple(leaf.shape):
         return None
+    told = _told_by_bias(name, tuple(leaf.shape), None if bias is None else tuple(bias.shape))
+    if told is not None:
+        return told
     written = preset(path, leaf)
     if written == UNKNOWN and preset is by_name and ndim == 2:
         return _beside_bias(path, tuple(leaf.shape), leaves)
     return written
+
+
+def _told_by_bias(name: str, shape: tuple[int, ...], bias: tuple[int, ...] | None) -> Written:
+    """Which axes of a kernel of three are its outputs, where the shape of its bias leaves one answer; else None."""
+    if len(shape) != 3 or bias is None or len(bias) != 2:
+        return None
+    of_bias = (
+        {"stack out in": shape[:2]}
+        if name == "weight"
+        else {
+            "stack in out": (shape[0], shape[2]),
+            "in out out": shape[1:],
+        }
+    )
+    fits = [written for written, axes in of_bias.items() if axes == bias]
+    return fits[0] if name in ("kernel", "w", "weight") and len(fits) == 1 else None
 
 
 def _beside_bias(path: str, shape: tuple[int, ...], leaves: Mapping[str, Any]) -> Written:

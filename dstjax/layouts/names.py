@@ -24,6 +24,7 @@ _ATTENTION_OUT = re.compile(r"(^|_)(out|o|output)(_proj)?(_\d+)?$", re.I)
 _DENSE = re.compile(
     r"dense|linear|proj|^(fc|ff|mlp|head|logits|wi|wo|w\d?|hidden|gate|up|down)(_?\d+)?$|lstm|gru|rnn", re.I
 )
+_GENERAL = re.compile(r"general|einsum", re.I)  # axes in any order
 _HAND = re.compile(r"^(w|kernel|matrix)(_?\w{1,3})?$", re.I)
 _CONV = re.compile(r"conv|downsample|stem|patch|embed", re.I)
 _EXPERTS = re.compile(r"expert", re.I)
@@ -134,6 +135,8 @@ def _inputs_first(parent: str, leaf: Any) -> Written:
     shape, ndim = tuple(leaf.shape), len(leaf.shape)
     if ndim == 2:
         return "in out"
+    if _GENERAL.search(parent):
+        return UNKNOWN
     if _EXPERTS.search(parent):
         return " ".join([*["stack"] * (ndim - 2), "in", "out"])
     if _CONV.search(parent) and ndim in (3, 4):

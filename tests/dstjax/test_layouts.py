@@ -67,6 +67,11 @@ def test_leaves_beside_tell_norms_and_biases():
     assert str(found["c/weight"]) == "out in"
     found = layouts.read(None, leaves(**{"0/0": (6, 8), "0/1": (8,), "1/0": (3, 8), "1/1": (3,), "2/0": (3, 3)}))
     assert [str(found[n]) for n in ("0/0", "1/0", "2/0")] == ["in out", "out in", "?"]
+    biases = {"Dense_0/bias": (3, 4), "DenseGeneral_0/bias": (2, 4), "f/bias": (6, 5)}
+    kernels = {"Dense_0/kernel": (3, 5, 4), "DenseGeneral_0/kernel": (8, 2, 4), "f/weight": (6, 5, 3)}
+    found = layouts.read(None, leaves(**biases, **kernels, **{"DenseGeneral_1/kernel": (8, 2, 4)}))
+    assert [str(found[n]) for n in kernels] == ["stack in out", "in out out", "stack out in"]
+    assert found["DenseGeneral_1/kernel"] == "?"
     found = layouts.read(None, leaves(**{"a/b": (6, 8), "a/w": (6, 4, 8), "b": (6, 8)}))
     assert (found["a/b"], found["b"]) == (None, "?")
 
