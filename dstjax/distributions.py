@@ -195,7 +195,7 @@ def masked_by_map(densities: Mapping[str, float], maskable: Sequence[str], paths
         _log.info("density %g for %s by pattern %r", densities[pattern], path, pattern)
         if densities[pattern] < 1:
             masked.append(path)
-    unused = [p for p, n in used.items() if not n and p != "*"]
+    unused = [p for p, n in used.items() if not n and p != "*" and (densities[p] < 1 or not _finds(p, paths))]
     if unused:
         others = [path for path in paths if path not in maskable]
         raise ValueError(
@@ -213,6 +213,10 @@ def masked_by_map(densities: Mapping[str, float], maskable: Sequence[str], paths
 def _first_match(densities: Mapping[str, float], path: str) -> Any:
     pattern = _pattern(densities, re.sub(r"\[[\d, ]+\]$", "", path))  # of a leaf, though a layer was given
     return None if pattern is None else densities[pattern]
+
+
+def _finds(pattern: str, paths: Sequence[str]) -> bool:
+    return any(re.search(pattern, path) for path in paths)
 
 
 def _pattern(densities: Mapping[str, float], path: str) -> str | None:

@@ -35,7 +35,7 @@ class LeafSummary:
 
     @property
     def note(self) -> str:
-        """Returns what the last column says: the layout and the densities of layers, or why it is dense."""
+        """Returns the layout and the densities of layers, or why it is dense."""
         if self.requested is None:
             return self.reason
         if len(self.layers) < 2:
@@ -66,14 +66,13 @@ class Summary:
         """Prints the table."""
         width = max([len(row.path) for row in self.leaves] + [16])
         lines = [
-            f"{'leaf':<{width}}  {'shape':>18}  {'weights':>11}  {'active':>11}  {'requested':>9}  {'realised':>9}  "
-            "layout, or why dense"
+            f"{'leaf':<{width}}  {'shape':>18}  {'weights':>11}  {'active':>11}  {'requested':>9}  {'realised':>9}"
         ]
         for row in self.leaves:
             asked = "dense" if row.requested is None else f"{row.requested / row.size:.6f}"
             lines.append(
                 f"{row.path:<{width}}  {row.shape!s:>18}  {row.size:>11,}  {row.active:>11,}  {asked:>9}  "
-                f"{row.density:>9.6f}  {row.note}".rstrip()
+                f"{row.density:>9.6f}"
             )
         for label, rows in (("masked leaves", self.masked), ("all leaves", self.leaves)):
             if not rows:
@@ -88,6 +87,10 @@ class Summary:
         lines.append(
             f"sparse state: {self.state_bytes:,} bytes, {self.state_bytes / max(size, 1):.3f} per masked weight"
         )
+        notes: dict[str, list[str]] = {}
+        for row in self.leaves:
+            notes.setdefault(f"{'dense' if row.requested is None else 'masked'}, {row.note}", []).append(row.path)
+        lines += [f"{note}: {', '.join(paths)}" for note, paths in sorted(notes.items(), reverse=True)]
         return "\n".join(lines)
 
 

@@ -169,11 +169,30 @@ def with_topology(
         numbers = map(or_absent, (new.n_grown, new.n_survived, new.error))
         tracked = Tracked(tree(new.ever), tree(new.grown), *numbers)
     if not is_absent(memory):
-        memory = Memory(tree(remembered), tree(new.second_mask), or_absent(new.shared), or_absent(new.measured))
+        memory = Memory(
+            _by_part(leaves, remembered), tree(new.second_mask), or_absent(new.shared), or_absent(new.measured)
+        )
     return state._replace(masks=tree(new.masks), counters=tree(new.counters), tracked=tracked, memory=memory)
 
 
 def remembered_of(state: SparseState, leaves: MaskedLeaves) -> list[Any] | None:
     """What the method remembers of each masked leaf, None if nothing."""
     memory = state.memory
-    return None if is_absent(memory) or is_absent(memory.leaves) else leaves.read(memory.leaves)
+    if is_absent(memory) or is_absent(memory.leaves):
+        return None
+    like: Any = leaves.treedef
+    is_part = lambda x: jax.tree_util.tree_structure(x) == like  # noqa: E731
+    parts = jax.tree_util.tree_leaves(memory.leaves, is_leaf=is_part)
+    whole: Any = jax.tree_util.tree_structure(memory.leaves, is_leaf=is_part)
+    return [whole.unflatten(entry) for entry in zip(*map(leaves.read, parts), strict=True)]
+
+
+def _by_part(leaves: MaskedLeaves, remembered: Sequence[Any] | None) -> Tree:
+    """What is remembered as trees like the masks: of NamedTuples a tree for each part, so that a box holds an array."""
+    if remembered is None:
+        return ()
+    if not remembered:
+        return leaves.tree([])
+    whole: Any = jax.tree_util.tree_structure(remembered[0])
+    parts = zip(*map(jax.tree_util.tree_leaves, remembered), strict=True)
+    return whole.unflatten([leaves.tree(part) for part in parts])

@@ -149,12 +149,13 @@ def preset_of(layout: Any) -> Preset | None:
     )
 
 
-def read(layout: Any, leaves: Mapping[str, Any]) -> dict[str, Layout | str | None]:
+def read(layout: Any, leaves: Mapping[str, Any], *, names: bool = True) -> dict[str, Layout | str | None]:
     """Returns what is known of each leaf: a layout, None for what is no weight, ``"?"`` where nothing is known.
 
     Args:
       layout: as in :func:`dstjax.sparsify`.
       leaves: path -> array, or its shape and dtype.
+      names: whether names tell what the layout does not.
 
     Raises:
       ValueError: a layout has a wrong number of axes, or a pattern or a string fits no leaf.
@@ -164,7 +165,7 @@ def read(layout: Any, leaves: Mapping[str, Any]) -> dict[str, Layout | str | Non
     found: dict[str, Layout | str | None] = {}
     for path, leaf in leaves.items():
         written = UNKNOWN if preset is None else _asked(preset, path, leaf, leaves)
-        if written == UNKNOWN:
+        if written == UNKNOWN and names:
             written = _asked(by_name, path, leaf, leaves)
         if written is None or written == UNKNOWN:
             found[path] = written

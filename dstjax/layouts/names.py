@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import jax.numpy as jnp
+from dstjax._arrays.trees import is_array, is_weight
 
 UNKNOWN = "?"
 Written = str | None  # as people write it
@@ -34,9 +34,9 @@ _TRANSPOSED = re.compile(r"conv_?t|transpose|deconv|(^|_)up(_?conv|_?sample)?\d*
 def reason(path: str, leaf: Any) -> str:
     """Says in a word or two why a leaf is no weight to mask, judging by its name and shape."""
     name, parent = ends(path)
-    dtype = getattr(leaf, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        return f"dtype {dtype or type(leaf).__name__}; only real floating leaves can be masked"
+    if not is_weight(leaf):
+        kind = leaf.dtype if is_array(leaf) else type(leaf).__name__
+        return f"dtype {kind}; only real floating leaves can be masked"
     if _TABLE.search(name) or _TABLE_MODULE.search(parent):
         return "embedding"
     if _NORM.search(parent) and name != "kernel":
@@ -126,9 +126,9 @@ def _bare(name: str, leaf: Any) -> Written:
     ndim = len(leaf.shape)
     if ndim < 2:
         return None
-    if ndim == 2 and (_DENSE.search(name) or _ATTENTION.search(name) or _HAND.search(name)):
+    if ndim == 2 and (_DENSE.search(name) or (len(name) > 1 and _ATTENTION.search(name)) or _HAND.search(name)):
         return "in out"
-    return "window window in out" if ndim == 4 and _CONV.search(name) and is_window(leaf.shape[:2]) else UNKNOWN
+    return "window window in out" if ndim == 4 and _CONV.search(name) and max(leaf.shape[:2]) <= 16 else UNKNOWN
 
 
 def _inputs_first(parent: str, leaf: Any) -> Written:

@@ -102,7 +102,7 @@ class Layouts(Mapping[str, str | None]):
         """
         leaves = {p: jax.ShapeDtypeStruct(s, np.float32) for p, s in zip(self, self.shapes, strict=True)}
         wrong = []
-        for path, given in presets.read(layout, leaves).items():
+        for path, given in presets.read(layout, leaves, names=layout is None).items():
             found = self[path]
             if isinstance(given, Layout) and found != presets.UNKNOWN and _said(str(given)) != _said(found):
                 wrong.append(f"{path!r} is {'no weight' if found is None else repr(found)}, not {str(given)!r}")

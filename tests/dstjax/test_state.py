@@ -209,6 +209,12 @@ def test_summary_of_a_tree():
     assert re.split(r"\s{2,}", lines[8].strip()) == ["masked leaves", "122", "37", f"{37 / 122:.6f}", f"{37 / 122:.6f}"]
     assert re.split(r"\s{2,}", lines[9].strip()) == ["all leaves", "136", "51", "0.375000", "0.375000"]
     assert lines[10] == f"sparse state: {report.state_bytes:,} bytes, {report.state_bytes / 122:.3f} per masked weight"
+    assert lines[11:] == [
+        "masked, window window in out: conv/kernel",
+        "masked, in out: dense/kernel, list/0",
+        "dense, one axis: list/1",
+        "dense, bias or scale: conv/bias, dense/bias, scale",
+    ]
     shapes = jax.eval_shape(lambda: trees.everything())
     assert str(dstjax.summary(shapes, state)) == str(report)
 

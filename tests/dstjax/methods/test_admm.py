@@ -56,8 +56,8 @@ def test_copies_and_duals():
         assert t == steps - 1
         found = trees.names(state.memory.leaves)
         for n in MASKED:
-            np.testing.assert_allclose(found[f"{n}/z"], z[n], rtol=1e-10)
-            np.testing.assert_allclose(found[f"{n}/u"], u[n], rtol=1e-9, atol=1e-13)
+            np.testing.assert_allclose(found[f"z/{n}"], z[n], rtol=1e-10)
+            np.testing.assert_allclose(found[f"u/{n}"], u[n], rtol=1e-9, atol=1e-13)
             assert np.count_nonzero(z[n]) == UNIFORM[n]
         assert any(np.any(u[n]) for n in MASKED) == (steps > 3)
 
@@ -69,8 +69,8 @@ def test_worked_example():
     state = tx.init(params)
     still = {"w": jnp.zeros((1, 4))}
     _, state = tx.update(still, state, params)  # the first update: Z = P(W), U = 0
-    np.testing.assert_allclose(state.memory.leaves["w"].z, [[1, 0, 0.6, 0]], rtol=1e-12)
-    assert not np.any(state.memory.leaves["w"].u)
+    np.testing.assert_allclose(state.memory.leaves.z["w"], [[1, 0, 0.6, 0]], rtol=1e-12)
+    assert not np.any(state.memory.leaves.u["w"])
     updates, state = tx.update(still, state, params)
     np.testing.assert_allclose(-updates["w"], [[0, -0.002, 0, 0.001]], rtol=1e-12, atol=1e-18)
     # The second update came after that step, and sees the weights after it.
@@ -80,8 +80,8 @@ def test_worked_example():
     updates, state = tx.update(gradient, state, params)
     params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(params["w"], [[0.98, -0.15, 0.62, 0.05]], rtol=1e-12)
-    np.testing.assert_allclose(state.memory.leaves["w"].z, [[0.98, 0, 0.62, 0]], rtol=1e-12)
-    np.testing.assert_allclose(state.memory.leaves["w"].u, [[0, -0.15, 0, 0.05]], rtol=1e-12)
+    np.testing.assert_allclose(state.memory.leaves.z["w"], [[0.98, 0, 0.62, 0]], rtol=1e-12)
+    np.testing.assert_allclose(state.memory.leaves.u["w"], [[0, -0.15, 0, 0.05]], rtol=1e-12)
     updates, state = tx.update(still, state, params)
     # That call was the last update: the pull of rho * (W - Z + U), then the two largest.
     params = optax.apply_updates(params, updates)

@@ -160,7 +160,7 @@ def test_soft_deepr_worked_example():
     tx = dstjax.sparsify(optax.sgd(0.05), methods.soft_deepr(sparsity=0.995))
     state = tx.init({"w": jnp.ones((10, 20))})
     assert following.active(state) == {"w": 1}
-    assert float(state.memory.leaves["w"].lowest) == pytest.approx(-4.975e-5, rel=1e-5)
+    assert float(state.memory.leaves.lowest["w"]) == pytest.approx(-4.975e-5, rel=1e-5)
 
 
 def test_soft_deepr_keeps_one_connection():
@@ -179,7 +179,7 @@ def test_the_signs_of_zeros_are_random():
     """A network that is given sparse does not say which sign its dormant connections have."""
     tx = dstjax.sparsify(optax.sgd(LR), methods.deepr(sparsity=0.5))
     w = jnp.where(jnp.arange(400).reshape(20, 20) < 100, -1.0, 0.0)
-    sign = np.asarray(tx.init({"w": w}).memory.leaves["w"].sign)
+    sign = np.asarray(tx.init({"w": w}).memory.leaves.sign["w"])
     assert (sign.ravel()[:100] == -1).all()
     assert 100 < (sign.ravel()[100:] == 1).sum() < 200
     assert set(np.unique(sign)) == {-1, 1}
