@@ -16,7 +16,7 @@ import jax
 import pytest
 from jax.sharding import AxisType
 
-MANY_MAPS = 15_000
+MANY_MAPS = 30_000
 
 # (3,) + (2, 3) is more often a bug than meant.
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -41,7 +41,7 @@ def asp(*, n: int = 2, m: int = 4, prune_step: int, maskable: Maskable | None = 
     return dataclasses.replace(method, name="asp")
 
 
-@catalogued("STE", "structured", "zhou2021", cost="dense_weights", needs=("forward_params",))
+@catalogued("STE", "structured", "zhou2021", cost="dense_weights", needs=("forward_params",), distribution="uniform")
 def ste(*, n: int | None = None, m: int | None = None, **common: Any) -> Method:
     """Shows the n largest of every m weights to the forward pass; its gradient trains all of them: STE.
 
@@ -59,7 +59,7 @@ def ste(*, n: int | None = None, m: int | None = None, **common: Any) -> Method:
     return _refined("ste", n, m, 0.0, common)
 
 
-@catalogued("SR-STE", "structured", "zhou2021", cost="dense_weights", needs=("forward_params",))
+@catalogued("SR-STE", "structured", "zhou2021", cost="dense_weights", needs=("forward_params",), distribution="uniform")
 def sr_ste(*, n: int | None = None, m: int | None = None, decay: float = 2e-4, **common: Any) -> Method:
     """Adds to STE a decay of the weights that the mask leaves out, so that the masks settle: SR-STE.
 
@@ -79,8 +79,7 @@ def sr_ste(*, n: int | None = None, m: int | None = None, decay: float = 2e-4, *
 
 
 def _refined(name: str, n: int | None, m: int | None, decay: float, common: dict[str, Any]) -> Method:
-    common = {"sparsity": None, "distribution": "uniform"} | common
-    if common["sparsity"] is None:
+    if common.get("sparsity") is None:
         n, m = 2 if n is None else n, 4 if m is None else m
         structure = structures.n_m(n, m)
         common |= {"sparsity": 1 - n / m, "structure": structure}

@@ -142,8 +142,15 @@ def test_every_method_that_changes_masks_has_a_transcript():
     assert not [name for name in ELSEWHERE if f'"{name}"' not in written and f"methods.{name}(" not in written]
 
 
-@pytest.mark.parametrize("order", ORDERS)
-@pytest.mark.parametrize("name", METHODS)
+# Those two differ from others in a score and in rounding, in which no order has a part.
+@pytest.mark.parametrize(
+    ("name", "order"),
+    [
+        slow(name, order) if name in ("mest", "rigl_itop") and order != "skip" else (name, order)
+        for name in METHODS
+        for order in ORDERS
+    ],
+)
 def test_method(name, order):
     hyperparameters, transcript, random = METHODS[name]
     spies = {role: Spy() for role in random}
@@ -153,7 +160,7 @@ def test_method(name, order):
     assert changed >= 8  # of 11 (the last fractions of a cosine move nothing): else this would prove little
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", ["skip", *map(slow, ORDERS[1:])])
 def test_adam_whose_count_stands_still_on_skipped_steps(order):
     method = methods.rigl(**SHARED, drop_fraction=0.4, update_order=order)
     follow(method, *adam(), period=3, end=34, alpha=0.4, order=order)

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("one_device")
 SHAPES = [(70,), (5, 3), (16, 9), (), (1025,), (0, 2), (4, 4, 4), (2, 700), (9,), (1024,), (31, 33), (3,)]
 
 
-@pytest.fixture(params=["all together", "large ones alone", "large ones in rows"])
+@pytest.fixture(params=["all together", slow("large ones alone"), "large ones in rows"])
 def bounds(request, monkeypatch):
     """The sizes at which the ways part, brought down to those of a test."""
     if request.param != "all together":

@@ -12,6 +12,7 @@ from dstjax.methods import deep_rewiring
 from tests import oracles, trees
 from tests.dstjax.methods import following
 from tests.dstjax.methods.following import LR
+from tests.thorough import slow
 
 
 @pytest.fixture
@@ -185,7 +186,7 @@ def test_the_signs_of_zeros_are_random():
     assert set(np.unique(sign)) == {-1, 1}
 
 
-@pytest.mark.parametrize("name", ["deepr", "soft_deepr"])
+@pytest.mark.parametrize("name", ["deepr", slow("soft_deepr")])
 def test_whoever_decides(name):
     """Every step is a mask update, whoever decides."""
     method = methods.get(name, sparsity=0.6, noise=1.0, l1=0.2)

@@ -44,7 +44,7 @@ class SoftBound(following.Run):
         return new
 
 
-@pytest.mark.parametrize("order", ["skip", "step_then_update", "update_then_step"])
+@pytest.mark.parametrize("order", ["skip", "step_then_update", slow("update_then_step")])
 def test_soft_bound_follows_its_transcript(x64, order):
     spy = following.Spy()
     method = methods.mest(
@@ -138,7 +138,7 @@ class NormalStart(following.Run):
                 self.w[n][grown] = self.std * self.drawn[self.w[n].shape][grown]
 
 
-@pytest.mark.parametrize("order", ["skip", "step_then_update"])
+@pytest.mark.parametrize("order", ["skip", slow("step_then_update")])
 def test_grown_weights_of_set_start_at_random(x64, order, monkeypatch):
     spy, drawn, normal = following.Spy(), {}, jax.random.normal
 

@@ -256,7 +256,7 @@ def test_dsr_leaves_one_weight_in_every_layer():
     assert sum(int(m.sum()) for m in after.values()) == 14
 
 
-@pytest.mark.parametrize("name", ["snfs", slow("dsr")])
+@pytest.mark.parametrize("name", [slow("snfs"), "dsr"])
 def test_whoever_decides(name):
     options = {"snfs": {}, "dsr": dict(threshold=0.1, drop_fraction=0.2)}[name]
     following.assert_modes_agree(methods.get(name, sparsity=0.6, update_period=2, end_step=20, **options))

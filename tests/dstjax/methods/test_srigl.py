@@ -12,6 +12,7 @@ import dstjax
 from dstjax import methods
 from tests import oracles, trees
 from tests.structure_oracles import fan_in_update
+from tests.thorough import slow
 
 SHAPES = {"bias": (5,), "conv": (2, 2, 3, 4), "matrix": (10, 6)}
 END = 28
@@ -64,8 +65,13 @@ def gradients_of(weights, t):
     return made
 
 
-@pytest.mark.parametrize("order", ["skip", "step_then_update"])
-@pytest.mark.parametrize("ablation", [0.9, 0.3, 0.0])
+@pytest.mark.parametrize(
+    ("ablation", "order"),
+    [
+        *[(0.9, "skip"), (0.3, "step_then_update"), (0.0, "skip")],
+        *[slow(0.9, "step_then_update"), slow(0.3, "skip"), slow(0.0, "step_then_update")],
+    ],
+)
 def test_transcript(ablation, order):
     """At a gamma of 0.9 neurons are ablated and return. Gradients are those of one batch, not averaged over some."""
     method = methods.srigl(

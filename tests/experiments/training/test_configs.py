@@ -116,8 +116,8 @@ def test_plan_at_full_size(name, monkeypatch):
     assert any(found.method.is_update_step(t) for t in range(found.steps // 2, found.steps // 2 + 2 * period))
 
 
-# Of pairs of nodes, of pictures by convolutions, and those with statistics of a batch; the slow tests train all.
-QUICK = ["criteria_small_cnn_cifar10", "dst_ee_links_ia_email", "dst_ee_vgg19_cifar10"]
+# Of pairs of nodes, and of pictures by convolutions with statistics of a batch; the slow tests train all.
+QUICK = ["dst_ee_links_ia_email", "dst_ee_vgg19_cifar10"]
 
 
 @pytest.mark.parametrize(
