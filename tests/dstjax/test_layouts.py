@@ -198,7 +198,7 @@ def same(method, shapes, one, other, change):
             np.testing.assert_array_equal(a[n], b[n], err_msg=n)
 
 
-QUICK = ("rigl", "2:4", "fan_in", "snfs", "neighbours")
+QUICK = ("rigl", "2:4", "fan_in")
 EVERY = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in METHODS]
 
 
