@@ -1,11 +1,10 @@
 """Says when to update the masks, and how large a share of the active weights moves."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from typing import Any, Protocol, cast
+from typing import Any, ClassVar, Protocol, cast
 
 import jax
 import jax.numpy as jnp
@@ -210,6 +209,8 @@ class Fractions(Shares):
     schedule: str | StepFunction
     steps: range
     end_step: int | None
+    # The share of each update, of a function that only the host can call.
+    _table: ClassVar[list[tuple[int, ...]]]
 
     def __post_init__(self) -> None:
         """Checks each field."""
@@ -222,11 +223,13 @@ class Fractions(Shares):
                 f"drop_schedule={self.schedule!r} is not accepted with end_step=None; expected an end_step."
             )
         if callable(self.schedule):
-            _check_function(self.schedule, self.steps)
+            traceable = _check_function(self.schedule, self.steps)
+            shares = [] if traceable else [share_limbs(float(self.schedule(step))) for step in self.steps]
+            object.__setattr__(self, "_table", shares)
 
     def limbs(self, index: jax.Array) -> Any:
         """Returns the fraction at the ``index``-th update."""
-        if callable(self.schedule) and self._table is not None:
+        if callable(self.schedule) and self._table:
             return jnp.array(self._table, jnp.uint32)[jnp.clip(index, 0, len(self.steps) - 1)]
         if callable(self.schedule):
             return _typed(self.schedule(_step(self.steps, index)))
@@ -252,14 +255,6 @@ class Fractions(Shares):
             "stages": 1.0 if progress < 0.75 else 0.5,
         }[self.schedule]
         return self._floor + (self.drop_fraction - self._floor) * decay
-
-    @functools.cached_property
-    def _table(self) -> list[tuple[int, ...]] | None:
-        """The share of each update, of a function that only the host can call; None where a trace can."""
-        assert callable(self.schedule)
-        if _is_traceable(self.schedule):
-            return None
-        return [share_limbs(float(self.schedule(step))) for step in self.steps]
 
     @property
     def _floor(self) -> Any:
@@ -363,8 +358,8 @@ def _is_traceable(schedule: StepFunction) -> bool:
     return True
 
 
-def _check_function(schedule: StepFunction, steps: range) -> None:
-    """Refuses a function that neither a trace can call nor the host so often, or whose shares are none."""
+def _check_function(schedule: StepFunction, steps: range) -> bool:
+    """Whether a trace can call a function; refuses one that the host cannot call so often, or whose shares are none."""
     traceable = _is_traceable(schedule)
     if not traceable and len(steps) > HOST_CALLS:
         raise ValueError(
@@ -379,3 +374,4 @@ def _check_function(schedule: StepFunction, steps: range) -> None:
             raise ValueError(
                 f"drop_schedule gives {float(found)} at step {step}; expected fractions in [0, 1] at every step."
             )
+    return traceable
