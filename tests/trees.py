@@ -66,3 +66,11 @@ def masked_leaves(tree, state):
     masks = names(dstjax.get_masks(state))
     leaves = names(tree)
     return [(np.asarray(leaves[n]), np.asarray(m)) for n, m in masks.items()]
+
+
+def assert_same(a, b):
+    """Two trees of one structure, types and values."""
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert jnp.result_type(x) == jnp.result_type(y)
+        np.testing.assert_array_equal(x, y)

@@ -12,7 +12,7 @@ import numpy as np
 from dstjax import masks
 from dstjax._arrays.bits import StoredMask, unpack
 from dstjax._arrays.keys import leaf_keys
-from dstjax._arrays.lanes import layer_sizes
+from dstjax._arrays.lanes import layer_counts, layer_sizes
 from dstjax._arrays.leaves import MaskedLeaves
 from dstjax._arrays.selection import count_true
 from dstjax._arrays.trees import Tree, is_array, is_traced, places
@@ -80,6 +80,7 @@ class Call:
         self.layouts = tuple(known_layouts(method.masking, self._at_init, leaves.masked))
         self.weights, self.gradients = leaves.pick(self.params), moved.pick(self.updates)
         shapes = [masks.shape(m) for m in self.old.masks]
+        self._check_layers(sum(layer_counts(shapes, self.layouts)))
         leaves.check_shapes(self.weights, "parameters", shapes)
         leaves.check_shapes(self.gradients, "updates", shapes)
         self.full: list[Any] = [None] * len(self.weights)
@@ -144,6 +145,14 @@ class Call:
                 strict=True,
             )
         ]
+
+    def _check_layers(self, number: int) -> None:
+        known = np.shape(self.state.targets)[-1] if self.layouts else 0
+        if self.layouts and known != number:
+            raise ValueError(
+                f"the state has the targets of {known} layers, and with layout={self.method.masking.layout!r} the "  # type: ignore[union-attr]
+                f"parameters have {number}; expected the layout= of init."
+            )
 
     @functools.cached_property
     def _at_init(self) -> dict[str, Any]:

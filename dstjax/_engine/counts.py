@@ -51,8 +51,8 @@ def masked_leaves(masking: Masking, leaves: Mapping[str, Any]) -> Layouts:
 
 def known_layouts(masking: Masking | None, leaves: Mapping[str, Any], masked: list[str]) -> list[Layout | None]:
     """What the axes of the masked leaves mean, without asking again which are masked."""
-    if masking is None:
-        return []
+    if masking is None:  # a state of another method
+        return [None] * len(masked)
     known = layouts.read(masking.layout, leaves)
     return [one if isinstance(one := known.get(name), Layout) else None for name in masked]
 

@@ -32,7 +32,7 @@ class SparseState(NamedTuple):
     step: jax.Array  # int32[]: calls of update so far, saturating
     masks: Tree  # stored masks, one bit per weight
     counters: Tree  # unsigned integers, saturating: mask rounds in which each weight was active
-    targets: Any  # int32[masked leaves]: active weights at init, in the order of the tree
+    targets: Any  # int32[masked layers]: active weights at init, in the order of the tree
     key: jax.Array  # uint32[2]: data of the threefry key that all random choices derive from
     tracked: Any  # Tracked
     memory: Any  # Memory: what the method remembers besides

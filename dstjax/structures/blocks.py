@@ -1,5 +1,6 @@
 """Blocks of inputs by outputs, whole filters, whole heads."""
 
+import abc
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -29,23 +30,23 @@ from dstjax.structures.weights import (
 
 
 @dataclasses.dataclass(frozen=True)
-class Tiles(Weight):
+class Tiles(Weight, abc.ABC):
     """Switches tiles of weights: ranks them by the sum of their scores. The base of what follows."""
 
     exact: ClassVar[bool] = False
     reads_layout: ClassVar[bool] = True
 
+    @abc.abstractmethod
     def area(self, layout: Layout, shape: tuple[int, ...]) -> int:
         """Returns how many weights a tile of a leaf has."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def coarse(self, x: jax.Array, layout: Layout, *, add: bool) -> jax.Array:
         """Returns an array with one entry for each tile: the sum of its entries, or the first of them."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def fine(self, x: jax.Array, layout: Layout, shape: tuple[int, ...]) -> jax.Array:
         """Undoes :meth:`coarse`: every entry of a tile is that of the tile."""
-        raise NotImplementedError
 
     def best(self, scores: Sequence[jax.Array], counts: Any, layouts: Layouts = None) -> Arrays:
         """Marks the best tiles."""

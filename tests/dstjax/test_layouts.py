@@ -271,6 +271,15 @@ def test_layers_of_a_stack_keep_their_counts():
         dstjax.summary(params, state, layout={"kernel": "window in out"})
 
 
+def test_a_state_of_another_layout_is_refused():
+    params = {"kernel": jnp.ones((6, 8, 8))}
+    state = dstjax.sparsify(optax.sgd(0.1), METHODS["rigl"], layout="stack in out").init(params)
+    other = dstjax.sparsify(optax.sgd(0.1), METHODS["rigl"], layout="window in out")
+    with pytest.raises(ValueError, match=r"targets of 6 layers.*have 1; expected the layout= of init"):
+        other.update(params, state, params)
+    dstjax.sparsify(optax.sgd(0.1), methods.dense()).update(params, state, params)
+
+
 def test_dead_units_by_layout():
     mask = np.ones((8, 2, 4), bool)
     mask[:, 1] = False  # a head

@@ -45,13 +45,6 @@ def assert_whole(state):
     assert all(isinstance(x, jax.Array) for x in leaves)
 
 
-def assert_same(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert jnp.result_type(x) == jnp.result_type(y)
-        np.testing.assert_array_equal(x, y)
-
-
 def stepper(tx, name):
     @jax.jit
     def step(params, state):
@@ -118,14 +111,14 @@ def test_holes_take_the_place_of_whole_boxes(box, container):
     masks = dstjax.get_masks(state)
     assert isinstance(masks, type(params))
     assert dstjax.masks.by_name(masks).keys() == {"kernel", "bias"}
-    assert_same(dstjax.get_masks(dstjax.set_masks(state, masks)), masks)
+    trees.assert_same(dstjax.get_masks(dstjax.set_masks(state, masks)), masks)
     old_form = jax.tree.map(lambda x: x.ndim > 1, params)  # a hole within a variable, as jax.tree.map would make
     old_form = jax.tree.map(
         lambda big, m: m if big else None,
         old_form,
         dstjax.apply_masks(jax.tree.map(lambda x: jnp.ones(x.shape, bool), params), masks),
     )
-    assert_same(dstjax.get_masks(dstjax.set_masks(state, old_form)), masks)
+    trees.assert_same(dstjax.get_masks(dstjax.set_masks(state, old_form)), masks)
     sparse = dstjax.apply_masks(params, state)
     assert jax.tree.structure(sparse) == jax.tree.structure(params)
     updates, new = tx.update(sparse, state, sparse, rewire=True)
@@ -142,7 +135,7 @@ def test_a_split_state_is_told_by_its_structure():
             moving, still = dstjax.split_state(state)
             assert_whole(moving)
             assert jax.tree.structure(moving) != jax.tree.structure(state)
-            assert_same(dstjax.merge_state(moving, still), state)
+            trees.assert_same(dstjax.merge_state(moving, still), state)
             tx.update(params, state, params)
             with pytest.raises(ValueError, match="merge_state"):
                 tx.update(params, moving, params)
@@ -176,9 +169,9 @@ def test_init_under_jit_vmap_and_donation():
     tx = sparsified("snfs", track=TRACK)
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     where = jax.tree.map(lambda _: sharding, jax.eval_shape(tx.init, params))
-    assert_same(jax.jit(tx.init, out_shardings=where)(params), tx.init(params))
+    trees.assert_same(jax.jit(tx.init, out_shardings=where)(params), tx.init(params))
     many = jax.vmap(tx.init)(jax.tree.map(lambda x: jnp.stack([x, x]), params))
-    assert_same(jax.tree.map(lambda x: x[1], many), tx.init(params))
+    trees.assert_same(jax.tree.map(lambda x: x[1], many), tx.init(params))
     step = jax.jit(lambda g, s, p: tx.update(g, s, p), donate_argnums=(1,))
     assert_whole(step(params, tx.init(params), params)[1])
 
@@ -242,10 +235,10 @@ def test_easylm_saves_leaf_by_leaf(name, order):
         if key not in loaded and value == traverse_util.empty_node:
             loaded[key] = value
     back = serialization.from_state_dict(state, traverse_util.unflatten_dict(loaded))
-    assert_same(back.opt_state, state.opt_state)
+    trees.assert_same(back.opt_state, state.opt_state)
     whole = serialization.from_bytes(state.opt_state, serialization.to_bytes(state.opt_state))
-    assert_same(whole, state.opt_state)
-    assert_same(step(back.params, jax.tree.map(jnp.asarray, back.opt_state)), step(params, opt_state))
+    trees.assert_same(whole, state.opt_state)
+    trees.assert_same(step(back.params, jax.tree.map(jnp.asarray, back.opt_state)), step(params, opt_state))
 
 
 @pytest.mark.parametrize("name", ["dense", "dst_ee", "snfs", "top_kast", "str", "lset"])
@@ -253,11 +246,11 @@ def test_checkpoints_of_orbax_and_pickle(name, tmp_path):
     params = network()
     tx = sparsified(name, track=TRACK)
     state = tx.init(params)
-    assert_same(pickle.loads(pickle.dumps(jax.device_get(state))), state)
+    trees.assert_same(pickle.loads(pickle.dumps(jax.device_get(state))), state)
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(tmp_path / "state", state)
         checkpointer.wait_until_finished()
-        assert_same(checkpointer.restore(tmp_path / "state", jax.eval_shape(tx.init, params)), state)
+        trees.assert_same(checkpointer.restore(tmp_path / "state", jax.eval_shape(tx.init, params)), state)
 
 
 @pytest.mark.parametrize(("name", "order"), [c for c in CASES if c[0] != "dense"])
