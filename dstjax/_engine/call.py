@@ -147,11 +147,15 @@ class Call:
         ]
 
     def _check_layers(self, number: int) -> None:
-        known = np.shape(self.state.targets)[-1] if self.layouts else 0
-        if self.layouts and known != number:
+        """Refuses a state whose layers are others than those of the layout."""
+        masking = self.method.masking
+        if masking is None or not self.layouts:
+            return
+        known = np.shape(self.state.targets)[-1]
+        if known != number:
             raise ValueError(
-                f"the state has the targets of {known} layers, and with layout={self.method.masking.layout!r} the "  # type: ignore[union-attr]
-                f"parameters have {number}; expected the layout= of init."
+                f"the state has the targets of {known} layers, and with layout={masking.layout!r} the parameters have "
+                f"{number}; expected the layout= of init."
             )
 
     @functools.cached_property

@@ -357,5 +357,12 @@ def test_a_surplus_is_dealt_evenly():
     assert sorted({*counts.values()}) == [20, 21]
     traced = jax.jit(lambda s: distributions.active_counts("erk", shapes, s))(jnp.float32(0.98))
     assert {n: int(c) for n, c in traced.items()} == counts
+    # Twelve blocks of two leaves, written out and stacked: the same blocks get the rest.
+    apart = {f"block_{i}/{n}": (32, 32) for i in range(12) for n in ("a", "b")}
+    stack = {f"block/{n}[{i}]": (32, 32) for n in ("a", "b") for i in range(12)}
+    written = distributions.active_counts("erk", dict(sorted(apart.items())), 0.98)
+    together = distributions.active_counts("erk", stack, 0.98)
+    assert all(written[f"block_{i}/{n}"] == together[f"block/{n}[{i}]"] for i in range(12) for n in ("a", "b"))
+    assert [written[f"block_{i}/a"] for i in (0, 11)] == [21, 20]
     stacked = distributions.active_counts("erk", {f"layer[{i}]": (32, 32) for i in range(64)}, 0.98)
     assert list(stacked.values()) == list(counts.values())
