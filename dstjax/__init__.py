@@ -17,7 +17,7 @@ from dstjax._engine.drop_and_grow import drop_and_grow
 from dstjax.loops import merge_state, split_state, vmap_axes
 from dstjax.method import Method
 from dstjax.rules import Layers, Leaf
-from dstjax.starting import start
+from dstjax.starting import adopt, start
 from dstjax.state import SparseState, apply_masks, check_sparse, forward_params, get_masks, is_exploring, set_masks
 from dstjax.summaries import Summary, summary
 from dstjax.transform import sparsify
@@ -30,6 +30,7 @@ __all__ = [
     "Method",
     "SparseState",
     "Summary",
+    "adopt",
     "apply_masks",
     "check_sparse",
     "costs",

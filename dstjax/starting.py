@@ -1,4 +1,4 @@
-"""``start``: the parameters and the optimiser's state before the first step, in one program."""
+"""The parameters and the optimiser's state before the first step, and of another method in the middle of training."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from dstjax._arrays.trees import Path, Tree, is_array, places
-from dstjax._engine.states import find
+from dstjax._engine.adopt import adopted
+from dstjax._engine.states import find, replaced, whole
+from dstjax.method import Method
 from dstjax.state import apply_masks
 
 _Leaves = list[Any]  # of a tree in order, () for one that is no array
@@ -62,6 +64,40 @@ def start(tx: Any, params: Tree) -> tuple[Tree, Tree]:
     of_state, sparse = jax.jit(begin, out_shardings=where)(arrays)
     params = joined([a if isinstance(s, tuple) else s for a, s in zip(arrays, sparse, strict=True)])
     return params, joined_state(of_state)
+
+
+def adopt(opt_state: Tree, params: Tree, method: Method, *, layout: Any = None) -> tuple[Tree, Tree]:
+    """Returns sparse parameters and the optimiser's state for another method, or for another sparsity of the same one.
+
+    The step, the key and the state of the inner optimiser go on, so make the new optimiser with the same inner one:
+    ``tx = dstjax.sparsify(inner, method)``. Masks stay where the method may have them: of too many weights in a layer
+    the largest are kept, and where there are too few random ones join, at 0. A method that starts denser than it ends
+    goes on from what there is, if that lies between. Moments of inactive weights become zero, counters and what was
+    tracked go on, and a method of the same name keeps what it remembers.
+
+    Args:
+      opt_state: with a state of ``sparsify`` in it, chained or wrapped. The new one shares arrays with it.
+      params: the parameters, as the old method left them.
+      method: the new one, from :mod:`dstjax.methods`.
+      layout: as given to :func:`dstjax.sparsify`.
+
+    Raises:
+      ValueError: there is no state of ``sparsify``, or more than one; the parameters are others; the masks that there
+        are cannot lead to what the method promises; or it is called inside a trace.
+
+    >>> import dstjax, optax
+    >>> rigl = dstjax.methods.rigl(sparsity=0.5, update_period=2, end_step=10)
+    >>> params, opt_state = dstjax.start(dstjax.sparsify(optax.adam(0.1), rigl), {"w": jnp.ones((4, 4))})
+    >>> static = dstjax.methods.static(sparsity=0.75)
+    >>> params, opt_state = dstjax.adopt(opt_state, params, static)
+    >>> tx = dstjax.sparsify(optax.adam(0.1), static)
+    >>> int((params["w"] != 0).sum())
+    4
+    """
+    if layout is not None:
+        method = method.but(layout=layout)
+    new = adopted(whole(find(opt_state)), method, params)
+    return apply_masks(params, new), replaced(opt_state, new)
 
 
 def _split(tree: Tree) -> tuple[_Leaves, Callable[[_Leaves], Tree]]:

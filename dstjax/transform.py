@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from dstjax._arrays.trees import Tree
+from dstjax._engine.belonging import check_state
 from dstjax._engine.call import Signals
 from dstjax._engine.init import InitialMasks, initial_state
 from dstjax._engine.states import SparseState
@@ -111,6 +112,7 @@ def sparsify(
             raise ValueError(f"rewire={rewire!r} is not accepted; expected None, True or False, known at trace time.")
         if value is not None:
             extra_args["value"] = value
+        check_state(method, state)
         step = optax.safe_increment(state.step)
         now: Any = method.is_update_step(step) if rewire is None else method.updates is not None and bool(rewire)
         if not isinstance(now, bool) and not isinstance(now, jax.core.Tracer):

@@ -17,10 +17,11 @@ from dstjax._arrays.leaves import MaskedLeaves
 from dstjax._arrays.selection import count_true
 from dstjax._arrays.trees import Tree, is_array, is_traced, places
 from dstjax._engine import measures, returned
+from dstjax._engine.belonging import check_masked
 from dstjax._engine.counts import initial_counts, known_layouts
 from dstjax._engine.moments import Shapes, shapes_of
 from dstjax._engine.rewire import rewire
-from dstjax._engine.states import SparseState, Topology, is_split, remembered_of, topology_of
+from dstjax._engine.states import SparseState, Topology, remembered_of, topology_of
 from dstjax.checks import check_number
 from dstjax.method import Method
 from dstjax.rules import Layers, Leaf
@@ -69,14 +70,13 @@ class Call:
         self, method: Method, updates: Tree, state: SparseState, params: Tree, now: Any, signals: Signals
     ) -> None:
         """Flattens the trees, and refuses those that are not the ones of init."""
-        if is_split(state):
-            raise ValueError("the state was split; call dstjax.merge_state before tx.update.")
         self.method, self.state, self.now, self.signals = method, state, now, signals
         self.stored = MaskedLeaves.of(state.masks)
         self.leaves = leaves = MaskedLeaves.like(params, state.masks, "parameters")
         self.moved = moved = MaskedLeaves.like(updates, state.masks, "updates")
         self.params, self.updates = jax.tree_util.tree_leaves(params), jax.tree_util.tree_leaves(updates)
         self.old = topology_of(state)
+        check_masked(method, leaves.masked, self._at_init)
         self.layouts = tuple(known_layouts(method.masking, self._at_init, leaves.masked))
         self.weights, self.gradients = leaves.pick(self.params), moved.pick(self.updates)
         shapes = [masks.shape(m) for m in self.old.masks]

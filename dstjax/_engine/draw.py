@@ -33,7 +33,7 @@ def random_masks(
     if not leaves:
         return []
     layouts = (None,) * len(leaves) if layouts is None else layouts
-    drawn = _draw(key, counts, tuple((tuple(leaf.shape), _sharding(leaf)) for leaf in leaves), structure, layouts)
+    drawn = _draw(key, counts, tuple((tuple(leaf.shape), sharding_of(leaf)) for leaf in leaves), structure, layouts)
     return [placed_like(m, leaf) for m, leaf in zip(drawn, leaves, strict=True)]
 
 
@@ -46,13 +46,13 @@ def _draw(
     layouts: tuple[Layout | None, ...],
 ) -> list[jax.Array]:
     bits = [
-        _bits(k, shape, sharding, layout)
+        random_bits(k, shape, sharding, layout)
         for (k, _), (shape, sharding), layout in zip(leaf_keys(key, 0, len(shapes)), shapes, layouts, strict=True)
     ]
     return structure.best(bits, counts, layouts)
 
 
-def _bits(key: jax.Array, shape: tuple[int, ...], sharding: Any, layout: Layout | None) -> jax.Array:
+def random_bits(key: jax.Array, shape: tuple[int, ...], sharding: Any, layout: Layout | None) -> jax.Array:
     """Random scores, drawn in the order of (stack..., window..., in..., out...): the same however a leaf is stored."""
     axes = lanes_of(layout) + order_of(layout, len(shape))
     if axes == tuple(range(len(shape))):
@@ -64,7 +64,7 @@ def _bits(key: jax.Array, shape: tuple[int, ...], sharding: Any, layout: Layout 
     return bits.transpose([axes.index(a) for a in range(len(shape))])
 
 
-def _sharding(leaf: Any) -> Any:
+def sharding_of(leaf: Any) -> Any:
     """The sharding in the type of a leaf on an Explicit mesh, None elsewhere."""
     if not isinstance(leaf, jax.Array):
         return None

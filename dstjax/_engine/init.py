@@ -19,6 +19,7 @@ from dstjax._arrays.shares import floor_share
 from dstjax._arrays.trees import Tree, is_absent, is_traced, or_absent, or_none
 from dstjax._arrays.varying import varying_as
 from dstjax._engine import measures, returned
+from dstjax._engine.belonging import promise_of
 from dstjax._engine.counts import Layouts, active_counts, announce, initial_counts, masked_leaves, starts_dense
 from dstjax._engine.draw import random_masks
 from dstjax._engine.moments import map_moments, shapes_of
@@ -101,6 +102,7 @@ def initial_state(
         key=key,
         tracked=Tracked() if track else (),
         memory=memory if any(not is_absent(x) for x in memory) else (),
+        promise=promise_of(method),
         view=or_absent(view),
         inner_state=inner_state,
     )

@@ -36,6 +36,7 @@ class SparseState(NamedTuple):
     key: jax.Array  # uint32[2]: data of the threefry key that all random choices derive from
     tracked: Any  # Tracked
     memory: Any  # Memory: what the method remembers besides
+    promise: Any  # keys without leaves: the method and what it promises, to tell a state of another one
     view: Any  # of dstjax.views, where dense weights stand behind the masks
     inner_state: Any  # the last field, where those look who look for it by place
 

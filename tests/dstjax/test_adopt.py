@@ -1,0 +1,192 @@
+"""A state belongs to a method and its parameters; dstjax.adopt makes it one of another method."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import dstjax
+from dstjax import methods
+from tests import conformance, trees
+from tests.thorough import slow
+
+CENTRE = "dst_ee"  # all others hand over to it, and it to all others; other pairs are slow
+NAMES = list(conformance.METHODS)
+PAIRS = [
+    (a, b) if CENTRE in (a, b) else slow(a, b)
+    for a in NAMES
+    for b in NAMES
+    if conformance.make(a).name != conformance.make(b).name
+]
+
+
+@functools.cache
+def trained(name):
+    """Parameters, gradients and the state of a method after a step."""
+    tx = conformance.sparsified(optax.adam(0.1), name)
+    params, state = conformance.started(tx)
+    grads = conformance.grads_at(params, 1)
+    params, state = conformance.step(tx, params, state, grads, **conformance.needed(name, grads))
+    return params, grads, state
+
+
+@pytest.mark.parametrize(("a", "b"), PAIRS)
+def test_a_foreign_state_is_refused_in_one_line(a, b):
+    params, grads, state = trained(a)
+    tx = conformance.sparsified(optax.adam(0.1), b)
+    with pytest.raises(ValueError, match=r"^the state does not belong to this method: .*dstjax\.adopt") as refused:
+        tx.update(grads, state, params, **conformance.needed(b, grads))
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("a", "b"), PAIRS)
+def test_it_is_adopted_when_asked(a, b):
+    params, grads, state = trained(a)
+    tx = conformance.sparsified(optax.adam(0.1), b)
+    params, new = dstjax.adopt(state, params, conformance.make(b))
+    assert jax.tree.structure(new) == jax.tree.structure(tx.init(params))
+    assert int(new.step) == int(state.step)
+    params, new = conformance.step(tx, params, new, grads, **conformance.needed(b, grads))
+    dstjax.check_sparse(params, new)
+    found, targets = conformance.counts_of(new), np.asarray(new.targets)
+    if conformance.make(b).promises == "kept" and not conformance.excused(b, "counts"):
+        assert found.tolist() == targets.tolist()
+    elif conformance.make(b).promises != "free":
+        assert found.sum() >= targets.sum()
+
+
+RIGL = dict(update_period=3, start_step=3, end_step=10)
+
+
+def begun(method, inner=None, **arguments):
+    return dstjax.start(dstjax.sparsify(inner or optax.adam(0.1), method, **arguments), trees.everything())
+
+
+@pytest.mark.parametrize("other", [0.5, 0.9])
+def test_another_sparsity_of_the_same_method(other):
+    params, state = begun(methods.rigl(sparsity=0.7, **RIGL))
+    state = state._replace(inner_state=jax.tree.map(jnp.ones_like, state.inner_state))
+    new_method = methods.rigl(sparsity=other, **RIGL)
+    sparse, new = dstjax.adopt(state, params, new_method)
+    expected = dstjax.sparsify(optax.adam(0.1), new_method).init(params)
+    assert conformance.counts_of(new).tolist() == conformance.counts_of(expected).tolist()
+    before, after = trees.names(dstjax.get_masks(state)), trees.names(dstjax.get_masks(new))
+    for name, mask in before.items():
+        smaller, larger = sorted((mask, after[name]), key=np.sum)
+        assert not (smaller & ~larger).any()
+        if other > 0.7:  # the largest stay
+            weight = np.abs(np.where(mask, trees.names(params)[name], 0))
+            assert weight[after[name]].min() >= weight[mask & ~after[name]].max(initial=0)
+        moment = trees.names(new.inner_state[0].mu)[name]
+        np.testing.assert_array_equal(moment, after[name].astype(np.float32))
+    for name in trees.DENSE:
+        np.testing.assert_array_equal(trees.names(new.inner_state[0].mu)[name], 1)
+    dstjax.check_sparse(sparse, new)
+
+
+@pytest.mark.parametrize("method", [methods.static(sparsity=0.7), methods.set(sparsity=0.7, **RIGL)])
+def test_masks_that_fit_stay(method):
+    params, state = begun(methods.rigl(sparsity=0.7, **RIGL))
+    same, new = dstjax.adopt(state, params, method)
+    assert float(dstjax.metrics.jaccard(dstjax.get_masks(state), dstjax.get_masks(new))) == 1
+    for name, x in trees.names(same).items():
+        np.testing.assert_array_equal(x, trees.names(params)[name])
+
+
+def test_what_was_explored_goes_on():
+    tx = dstjax.sparsify(optax.sgd(0.1), methods.rigl(sparsity=0.7, **RIGL), track=["exploration"])
+    params, state = conformance.started(tx)
+    for t in range(1, 5):
+        params, state = conformance.step(tx, params, state, conformance.grads_at(params, t))
+    explored = float(dstjax.metrics.exploration_rate(state))
+    params, new = dstjax.adopt(state, params, methods.dst_ee(sparsity=0.7, coefficient=0.1, **RIGL))
+    assert float(dstjax.metrics.exploration_rate(new)) == explored
+    longer = methods.dst_ee(sparsity=0.7, coefficient=0.1, update_period=1, start_step=1, end_step=400)
+    assert new.counters["list"][0].dtype == jnp.uint8
+    with pytest.raises(ValueError, match="the counters are uint8, which 399 mask updates may exceed"):
+        dstjax.sparsify(optax.sgd(0.1), longer).update(params, new, params)
+    params, wide = dstjax.adopt(new, params, longer)
+    assert wide.counters["list"][0].dtype == jnp.uint16
+    np.testing.assert_array_equal(wide.counters["list"][0], new.counters["list"][0])
+    assert int(wide.step) == int(state.step)
+
+
+def test_in_a_chain_and_on_eight_devices():
+    mesh = jax.make_mesh((8,), ("x",))
+    with jax.set_mesh(mesh):
+        params = {"w": jax.device_put(np.random.default_rng(0).normal(size=(16, 8)).astype("f"), jax.P("x"))}
+        tx = optax.chain(optax.clip(1.0), dstjax.sparsify(optax.adam(0.1), methods.rigl(sparsity=0.5, **RIGL)))
+        params, state = dstjax.start(tx, params)
+        params, new = dstjax.adopt(state, params, methods.rigl(sparsity=0.75, **RIGL))
+    assert new[1].masks["w"].sharding.spec == state[1].masks["w"].sharding.spec
+    assert int((np.asarray(params["w"]) != 0).sum()) == 32
+
+
+def test_other_leaves_are_masked():
+    params, state = begun(methods.rigl(sparsity=0.7, **RIGL))
+    fewer = methods.rigl(sparsity=0.7, maskable=lambda path, leaf: path == "dense/kernel", **RIGL)
+    with pytest.raises(ValueError, match="masked in the state alone: conv/kernel, list/0"):
+        dstjax.sparsify(optax.adam(0.1), fewer).update(params, state, params)
+    _, new = dstjax.adopt(state, params, fewer)
+    assert list(trees.names(dstjax.get_masks(new))) == ["dense/kernel"]
+    with pytest.raises(ValueError, match="masked by the method alone: conv/kernel, list/0"):
+        dstjax.sparsify(optax.adam(0.1), methods.rigl(sparsity=0.7, **RIGL)).update(params, new, params)
+
+
+@pytest.mark.parametrize(
+    ("change", "fact"),
+    [
+        (dict(sparsity=0.8), "sparsity is 0.7 in the state and 0.8 in the method"),
+        (dict(distribution="uniform"), "distribution is erk in the state and uniform in the method"),
+        (dict(distribution={"kernel": 0.3, "0": 0.3}, sparsity=None), "distribution is erk"),
+        (dict(structure=dstjax.structures.fan_in()), r"structure is Weight\(\) in the state and FanIn"),
+    ],
+)
+def test_what_a_method_promises_is_compared(change, fact):
+    params, state = begun(methods.rigl(sparsity=0.7, **RIGL))
+    other = dstjax.sparsify(optax.adam(0.1), methods.rigl(**{"sparsity": 0.7, **RIGL, **change}))
+    with pytest.raises(ValueError, match=fact):
+        other.update(params, state, params)
+    with pytest.raises(ValueError, match=fact):
+        jax.jit(other.update)(params, state, params)
+
+
+def test_another_schedule_is_no_other_method():
+    params, state = begun(methods.rigl(sparsity=0.7, **RIGL))
+    later = methods.rigl(sparsity=0.7, update_period=5, start_step=5, end_step=100, drop_fraction=0.1)
+    dstjax.sparsify(optax.adam(0.1), later).update(params, state, params)
+
+
+def test_a_sparsity_that_a_trace_knows_fits_any():
+    made = optax.inject_hyperparams(
+        lambda sparsity: dstjax.sparsify(optax.sgd(0.1), methods.static(sparsity=sparsity))
+    )(sparsity=0.5)
+    params = {"w": jnp.ones((4, 4))}
+    state = jax.jit(made.init)(params)
+    updates, _ = jax.jit(made.update)(params, state, params)
+    made.update(params, state, params)
+    assert int((updates["w"] != -1).sum()) == 8
+
+
+def read(state):
+    """A state as files without a target give it."""
+    return {name: getattr(state, name) for name in state._fields}
+
+
+@pytest.mark.parametrize("wrong", [read, tuple, lambda state: [*state], lambda _: None, lambda _: optax.EmptyState()])
+def test_what_is_no_state_is_refused(wrong):
+    tx = dstjax.sparsify(optax.adam(0.1), methods.rigl(sparsity=0.7, **RIGL))
+    params, state = conformance.started(tx)
+    with pytest.raises(ValueError, match=r"expected the SparseState that tx\.init\(params\) returns"):
+        tx.update(params, wrong(state), params)
+
+
+def test_a_trace_cannot_adopt():
+    params, state = begun(methods.rigl(sparsity=0.7, **RIGL))
+    with pytest.raises(ValueError, match="outside of jit"):
+        jax.jit(lambda s: dstjax.adopt(s, params, methods.static(sparsity=0.7)))(state)
+    with pytest.raises(ValueError, match="parameters"):
+        dstjax.adopt(state, {"other": jnp.ones((3, 3))}, methods.static(sparsity=0.7))
