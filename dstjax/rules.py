@@ -74,6 +74,12 @@ class Layers(NamedTuple):
     measured: Measured | None = None
     value: Any = None  # what the caller passed as value=, or None
     metric: Any = None  # what the caller passed as metric=, or None
+    still: Any = None  # bool[layers]: frozen, or without a gradient; these stay as they are whatever a rule says
+
+    def room(self, counts: jax.Array) -> jax.Array:
+        """Returns how many weights each layer could have beyond some counts, int32[layers]; 0 where it stands still."""
+        room = self.sizes - counts
+        return room if self.still is None else jnp.where(self.still, 0, room)
 
     @property
     def layouts(self) -> tuple[Layout | None, ...]:

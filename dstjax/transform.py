@@ -19,6 +19,7 @@ from dstjax._engine.update import take_step
 from dstjax.checks import check_choice
 from dstjax.method import Method
 
+ON_NONFINITE = ("pass", "skip")
 TRACKABLE = ("exploration", "survival", "error")
 
 
@@ -30,6 +31,7 @@ def sparsify(
     layout: Any = None,
     track: Iterable[str] = (),
     initial_masks: InitialMasks = None,
+    on_nonfinite: str = "pass",
 ) -> optax.GradientTransformationExtraArgs:
     """Wraps an optimiser so that it trains a sparse network by a method of dynamic sparse training.
 
@@ -44,7 +46,8 @@ def sparsify(
     The t-th call of ``update`` (t = 1, 2, ...) is a mask update when the schedule of the method says so. Which weights
     move is decided by the gradient of that call; gradients must be dense, that is taken at the masked parameters.
     Moments of dropped and of newly grown weights become zero; a weight that is dropped and grown again in one update
-    keeps its value and its moments.
+    keeps its value and its moments. In a call that is spent on the masks (``update_order='skip'``) the scalars of
+    ``inner`` go on, its counts, rates and keys among them, and its moments stay.
 
     Args:
       inner: any optimiser. Its moments are found by path and shape, never by class.
@@ -59,6 +62,10 @@ def sparsify(
         boolean arrays, None at dense leaves, of the density that the method asks for; or a function of the parameters
         that returns such a tree. By default the method draws them. What holds boolean arrays is a tree, even if its
         class can be called.
+      on_nonfinite: what to do with a call whose gradients are not all finite. 'pass' takes them as they are: a weight
+        that becomes NaN stays so, even if it is dropped, since no update can bring it back to 0. With 'skip' weights,
+        moments, averages, masks and counters stay as they are, and what counts steps goes on; a mask update of such a
+        call is left out, and the next one makes up for it.
 
     Returns:
       A transformation with ``update(updates, state, params, *, rewire=None, value=None, **extra_args)``. By default the
@@ -91,6 +98,7 @@ def sparsify(
     track = tuple(track) if not isinstance(track, str) else (track,)
     for name in track:
         check_choice("track", name, TRACKABLE)
+    check_choice("on_nonfinite", on_nonfinite, ON_NONFINITE)
     key_data = _key_data(seed)
     inner = optax.with_extra_args_support(inner)
 
@@ -119,7 +127,16 @@ def sparsify(
             now = bool(now)
         signals = Signals.of(method, now, value, extra_args)
         inner_update = functools.partial(inner.update, **extra_args)
-        return take_step(method, inner_update, updates, state._replace(step=step), params, now, signals)
+        return take_step(
+            method,
+            inner_update,
+            updates,
+            state._replace(step=step),
+            params,
+            now,
+            signals,
+            skip_nonfinite=on_nonfinite == "skip",
+        )
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -55,6 +55,12 @@ class Signals(NamedTuple):
         return Signals(**given)
 
 
+def _all_finite(arrays: Sequence[Any]) -> jax.Array:
+    """Whether all numbers of some arrays are finite, bool[]; None and what is no array count as such."""
+    inexact = [x for x in arrays if is_array(x) and jnp.issubdtype(x.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(x)) for x in inexact])) if inexact else jnp.ones((), bool)
+
+
 def _is_finite(x: Any) -> bool:
     """Whether something is one finite number; of a traced one only that it is one number."""
     try:
@@ -67,10 +73,18 @@ class Call:
     """One call. Lists are those of the masked leaves, but for ``params``, ``updates`` and ``dense_updates``."""
 
     def __init__(
-        self, method: Method, updates: Tree, state: SparseState, params: Tree, now: Any, signals: Signals
+        self,
+        method: Method,
+        updates: Tree,
+        state: SparseState,
+        params: Tree,
+        now: Any,
+        signals: Signals,
+        *,
+        skip_nonfinite: bool = False,
     ) -> None:
         """Flattens the trees, and refuses those that are not the ones of init."""
-        self.method, self.state, self.now, self.signals = method, state, now, signals
+        self.method, self.state, self.signals = method, state, signals
         self.stored = MaskedLeaves.of(state.masks)
         self.leaves = leaves = MaskedLeaves.like(params, state.masks, "parameters")
         self.moved = moved = MaskedLeaves.like(updates, state.masks, "updates")
@@ -93,6 +107,10 @@ class Call:
             by_name = dict(zip(found.names, full, strict=True))
             names = zip(moved.names, self.updates, strict=True)
             self.dense_updates = [u + by_name[n] if n in by_name else u for n, u in names]
+        # Whether the call is lost, whether the masks change, and whether the optimiser's step is none.
+        self.lost: Any = ~_all_finite([*self.updates, *self.full]) if skip_nonfinite else False
+        self.now: Any = now if self.lost is False or now is False else now & ~self.lost
+        self.idle: Any = now if self.lost is False else now | self.lost
         if method.updates is not None and method.updates.new_weights is not None:
             _ = self.keys  # made in the branch, they could not be read after it
         kept = remembered_of(state, self.stored)
@@ -103,9 +121,28 @@ class Call:
         if method.remembered.before_step is not None:
             rule = method.remembered.before_step
             new = [rule(leaf) for leaf in self.read(self.weights, self.old)]
-            self.remembered = [returned.like(rule, "before_step", n, b) for n, b in zip(new, self.before, strict=True)]
+            self.remembered = [self.learnt(rule, "before_step", n, b) for n, b in zip(new, self.before, strict=True)]
         if method.remembered.measure == "value" and signals.value is not None:
-            self.old = self.old._replace(measured=measures.added(self.old.measured, signals.value))
+            found = measures.added(self.old.measured, signals.value)
+            if self.lost is not False:
+                found = jax.tree.map(lambda last, x: jnp.where(self.lost, last, x), self.old.measured, found)
+            self.old = self.old._replace(measured=found)
+
+    def learnt(self, rule: Any, what: str, found: Any, before: Any) -> Any:
+        """What a rule makes of what is remembered; where it is no finite number, or the call is lost, it stays."""
+
+        def one(new: jax.Array, last: jax.Array) -> jax.Array:
+            known = jnp.isfinite(new) if jnp.issubdtype(new.dtype, jnp.inexact) else True
+            known = known if self.lost is False else known & ~self.lost
+            return new if known is True else jnp.where(known, new, last)
+
+        return jax.tree.map(one, returned.like(rule, what, found, before), before)
+
+    @functools.cached_property
+    def all_shapes(self) -> Shapes:
+        """The shapes of all arrays among the parameters by path."""
+        leaves = zip(self.leaves.paths, self.params, strict=True)
+        return {path: tuple(x.shape) for path, x in leaves if is_array(x)}
 
     @property
     def shapes(self) -> Shapes:
@@ -193,13 +230,14 @@ class Call:
             metric=metric,
         )
 
-    def rewired(self, weights: list[jax.Array]) -> Topology:
-        """The topology after a mask update at some weights."""
+    def rewired(self, weights: list[jax.Array], frozen: Sequence[bool]) -> Topology:
+        """The topology after a mask update at some weights; ``frozen`` are the leaves that the optimiser never moves."""
         method = self.method
         assert method.masking is not None and method.updates is not None  # noqa: PT018
         call = copy.copy(self)  # keys that are made in the branch must not be kept after it
         grow_keys = [grow for _, grow in call.keys]
-        return rewire(method.masking, method.updates, method.remembered, call.old, call.layers(weights), grow_keys)
+        layers = call.layers(weights)
+        return rewire(method.masking, method.updates, method.remembered, call.old, layers, grow_keys, frozen)
 
     def of_each(self, what: str, rule: Any, kind: Any = jnp.inexact) -> list[jax.Array] | None:
         """What a rule gives for each leaf, as the forward pass saw it; None if there is no rule."""

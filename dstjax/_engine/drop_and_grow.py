@@ -1,7 +1,7 @@
 """One mask update: drop the lowest-scored active weights, grow the highest-scored inactive ones."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,6 +61,7 @@ def drop_and_grow_all(
     scope: str = "layer",
     structure: Structure = WEIGHT,
     regrow_dropped: bool = True,
+    still: Sequence[jax.Array] | None = None,
 ) -> list[MaskUpdate]:
     """Drops and grows in all leaves of a tree at once.
 
@@ -79,6 +80,7 @@ def drop_and_grow_all(
         its best one (Nowak et al., 2023, Section 5).
       structure: what is switched as one unit.
       regrow_dropped: whether what was just dropped may be grown again.
+      still: for each leaf which of its layers stay as they are, bool[] or what fits the leaf.
     """
     layouts = tuple(leaf.layout for leaf in leaves)
     shapes = [leaf.weight.shape for leaf in leaves]
@@ -93,10 +95,14 @@ def drop_and_grow_all(
     leaves = [leaf._replace(budget=n) for leaf, n in zip(leaves, _by_leaf(active - keep, shapes, layouts), strict=True)]
     scores = _scored("drop", drop, leaves)
     masks = [leaf.mask for leaf in leaves]
+    if still is not None and scope == "global":  # in one ranking they come first; their numbers are among n_kept
+        scores = [jnp.where(s, _highest(x.dtype), x) for s, x in zip(still, scores, strict=True)]
     stay = together if scope == "global" else keep
     kept, room = structure.drop(scores, masks, stay, lambda: _scored("grow", grow, leaves), target, layouts)
     if not regrow_dropped:
         room = [r & ~m for r, m in zip(room, masks, strict=True)]
+    if still is not None:
+        room = [r & ~s for r, s in zip(room, still, strict=True)]
     stayed = keep if getattr(structure, "exact", False) and scope == "layer" else count_true(kept, layouts)
     n = active - stayed if n_grown is None else n_grown(stayed)
     growing = n if jnp.ndim(n) else jnp.broadcast_to(n, active.shape)
@@ -106,6 +112,10 @@ def drop_and_grow_all(
     ]
     grown = structure.grow(_scored("grow", grow, leaves), kept, room, n, layouts)
     return [MaskUpdate(k | g, k) for k, g in zip(kept, grown, strict=True)]
+
+
+def _highest(dtype: Any) -> Any:
+    return jnp.array(jnp.inf if jnp.issubdtype(dtype, jnp.inexact) else jnp.iinfo(dtype).max, dtype)
 
 
 def _by_leaf(numbers: jax.Array, shapes: Sequence[tuple[int, ...]], layouts: lanes.Layouts) -> list[jax.Array]:

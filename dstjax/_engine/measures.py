@@ -30,8 +30,12 @@ def begun(lag: int) -> Record:
 
 
 def added(record: Record, value: Any) -> Record:
-    """The record with the loss of one more step."""
-    return record._replace(total=record.total + jnp.asarray(value, jnp.float32), number=record.number + 1)
+    """The record with the loss of one more step, unless it is no finite number."""
+    loss = jnp.asarray(value, jnp.float32)
+    known = jnp.isfinite(loss)
+    return record._replace(
+        total=record.total + jnp.where(known, loss, 0), number=record.number + known.astype(jnp.int32)
+    )
 
 
 def measured(record: Record, metric: Any) -> Measured:

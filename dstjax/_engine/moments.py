@@ -1,12 +1,15 @@
 """The moments of weights in the state of any optimiser, found by structure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from dstjax import masks as masks_lib
 from dstjax._arrays.trees import Path, Tree, is_array, places
+
+KEY_SHAPES = ((2,), (4,))  # of the data of a random key, uint32
 
 Shapes = dict[Path, tuple[int, ...] | None]  # None where a leaf is left out
 
@@ -57,3 +60,32 @@ def owners(shapes: Shapes, inner_state: Tree) -> list[Path | None]:
     """For each leaf of an optimiser's state the path of the weight that it is a moment of, None if it is none."""
     found = (place for place in places(inner_state)[0] if not place.is_hole)
     return [_owner(place.path, place.leaf, shapes) for place in found]
+
+
+def standing(shapes: Shapes, inner_state: Tree) -> list[bool]:
+    """For each leaf of an optimiser's state whether it stays as it is in a step that is none.
+
+    Moments stay, of all parameters whose shapes are given, and whatever else is an array. Scalars (counts, bias
+    corrections, rates) and random keys go on.
+    """
+    found = (place for place in places(inner_state)[0] if not place.is_hole)
+    return [_owner(p.path, p.leaf, shapes) is not None or _is_moment(p.leaf) for p in found]
+
+
+def _is_moment(leaf: Any) -> bool:
+    if not is_array(leaf) or not leaf.ndim:
+        return False
+    return not (leaf.dtype == jnp.uint32 and leaf.shape in KEY_SHAPES)
+
+
+def held(stands: Sequence[bool], now: Any, old: Tree, new: Tree) -> Tree:
+    """The new state of an optimiser, but what stands is the old one where ``now``."""
+    if now is False:
+        return new
+    leaves, treedef = jax.tree_util.tree_flatten(new)
+    before = jax.tree_util.tree_leaves(old)
+    chosen = [
+        x if not stay else last if now is True else jnp.where(now, last, x)
+        for stay, x, last in zip(stands, leaves, before, strict=True)
+    ]
+    return treedef.unflatten(chosen)

@@ -1,11 +1,14 @@
 """The mask update of a whole tree, on lists of masked leaves: all that a branch of the step computes."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dstjax import budgets
+from dstjax._arrays import lanes
 from dstjax._arrays.bits import StoredMask, pack_like, unpack
 from dstjax._arrays.selection import count_true
 from dstjax._engine import measures, returned
@@ -22,8 +25,11 @@ def rewire(
     old: Topology,
     layers: Layers,
     grow_keys: list[jax.Array],
+    frozen: Sequence[bool],
 ) -> Topology:
     """One mask update: drops and grows in every leaf, counts, and tracks what is tracked.
+
+    A layer that is frozen, or whose gradient is zero, stands still: nothing could train what is grown there.
 
     Args:
       masking: what is masked.
@@ -32,11 +38,16 @@ def rewire(
       old: the topology before.
       layers: what the rules read.
       grow_keys: a PRNG key for the growth of each leaf.
+      frozen: for each leaf whether the optimiser never moves it.
 
     Returns:
       The topology after, of the same structure, shapes, dtypes and shardings.
     """
     leaves, before = layers.leaves, [leaf.mask for leaf in layers.leaves]
+    still = _standing_still(layers, frozen)
+    layers = layers._replace(still=still)
+    of_leaf = lanes.of_each(still, [m.shape for m in before], layers.layouts)
+    n_kept = returned.counts(updates.n_kept, "n_kept", updates.n_kept(layers), layers.active.size)
     heard: list[jax.Array] = []
 
     def n_grown(kept: jax.Array) -> jax.Array:
@@ -44,8 +55,11 @@ def rewire(
         rule = updates.n_grown
         if rule is None:
             return layers.active - kept
+        if isinstance(rule, budgets.Pooled):
+            return jnp.sum(jnp.where(still, 0, rule.n_grown(layers, kept)))
         pooled = getattr(masking.structure, "ranks_together", True)
-        return jnp.maximum(returned.counts(rule, "n_grown", rule(layers, kept), layers.active.size, pooled=pooled), 0)
+        n = jnp.maximum(returned.counts(rule, "n_grown", rule(layers, kept), layers.active.size, pooled=pooled), 0)
+        return jnp.where(still, 0, n) if n.ndim else n
 
     moves = drop_and_grow_all(
         leaves,
@@ -53,18 +67,21 @@ def rewire(
         drop=updates.drop_score,
         grow=updates.grow_score,
         active=layers.active,
-        n_kept=returned.counts(updates.n_kept, "n_kept", updates.n_kept(layers), layers.active.size),
+        n_kept=jnp.where(still, layers.active, n_kept),
         n_grown=n_grown,
         target=layers.target,
         scope=updates.scope,
         structure=masking.structure,
         regrow_dropped=updates.regrow_dropped,
+        still=of_leaf,
     )
-    new = [move.mask for move in moves]
+    new = [jnp.where(s, b, move.mask) for s, b, move in zip(of_leaf, before, moves, strict=True)]
     result = old._replace(masks=_stored_like(old.masks, new))
     if remembered.second_mask is not None:
         rule = remembered.second_mask
         second = returned.masks(rule, "second_mask", rule(layers, new), new)
+        last = [unpack(m) for m in old.second_mask or []]
+        second = [jnp.where(s, b, m) for s, b, m in zip(of_leaf, last, second, strict=True)]
         result = result._replace(second_mask=_stored_like(old.second_mask or [], second))
     if remembered.after_update is not None:
         after = remembered.after_update
@@ -73,7 +90,9 @@ def rewire(
     if layers.measured is not None:
         result = result._replace(measured=measures.closed(old.measured, layers.measured))
     if old.counters is not None:
-        result = result._replace(counters=[saturating_add(c, m) for c, m in zip(old.counters, new, strict=True)])
+        result = result._replace(
+            counters=[saturating_add(c, m & ~s) for c, m, s in zip(old.counters, new, of_leaf, strict=True)]
+        )
     if old.ever is not None:
         result = result._replace(
             ever=_stored_like(old.ever, [unpack(e) | m for e, m in zip(old.ever, new, strict=True)])
@@ -88,6 +107,13 @@ def rewire(
     if old.error is not None:
         result = result._replace(error=error([leaf.weight for leaf in leaves], new))
     return result
+
+
+def _standing_still(layers: Layers, frozen: Sequence[bool]) -> jax.Array:
+    """Which layers are frozen, or have a gradient of zeros, bool[layers]."""
+    moving = layers.counts([leaf.gradient != 0 for leaf in layers.leaves])
+    numbers = lanes.layer_counts([leaf.weight.shape for leaf in layers.leaves], layers.layouts)
+    return (moving == 0) | np.repeat(np.array(frozen, bool), numbers)
 
 
 def _stored_like(old: list[StoredMask], new: list[jax.Array]) -> list[StoredMask]:

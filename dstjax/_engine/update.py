@@ -13,7 +13,8 @@ from dstjax._arrays.bits import StoredMask, unpack, zero_outside
 from dstjax._arrays.trees import Tree, is_array, or_absent
 from dstjax._engine import returned
 from dstjax._engine.call import Call, Signals
-from dstjax._engine.moments import map_both, map_moments, owners
+from dstjax._engine.frozen import zero_outputs
+from dstjax._engine.moments import held, map_both, map_moments, owners, standing
 from dstjax._engine.replay import Replay
 from dstjax._engine.states import SparseState, Topology, with_topology
 from dstjax.method import Method
@@ -30,15 +31,20 @@ def take_step(
     params: Tree,
     now: Any,
     signals: Signals,
+    *,
+    skip_nonfinite: bool = False,
 ) -> tuple[Tree, SparseState]:
     """One call of update. ``now``: whether it is a mask update, a bool known at trace time or a traced scalar.
+
+    With ``skip_nonfinite`` a call whose gradients are not all finite is lost: it counts, and changes nothing else.
 
     The branch returns masks and counters alone and comes before the elementwise step; with weights or moments in it, or
     after the step, XLA would copy them.
     """
-    call = Call(method, updates, state, params, now, signals)
+    call = Call(method, updates, state, params, now, signals, skip_nonfinite=skip_nonfinite)
     take = _step_sparse if method.seen.view is None else _step_dense
     new_updates, new, inner_state = take(call, inner_update)
+    new_updates = [_unless(call.lost, u) for u in new_updates]
     remembered = _after_step(call, new, new_updates) if call.remembers else None
     state = with_topology(state, call.stored, new, remembered)._replace(inner_state=inner_state)
     if method.seen.view is not None:
@@ -58,13 +64,15 @@ def _step_sparse(call: Call, inner_update: InnerUpdate) -> tuple[list[Any], Topo
         updates, inner_state = inner_update(sparse, inner_state, call.leaves.tree(weights, call.params))
         return moved.treedef.flatten_up_to(updates), inner_state
 
+    frozen = _frozen(call, lambda: inner_step(old.masks, weights, state.inner_state))
+
     def rewired() -> Topology:
         at = weights
         if order == "step_then_update":  # computed here once more: passed in from outside it would have to be stored
             moves = moved.pick(inner_step(old.masks, weights, state.inner_state)[0])
             stepped = optax.apply_updates(weights, moves)
             at = [_within(m, w) for m, w in zip(old.masks, stepped, strict=True)]
-        return call.rewired(at)
+        return call.rewired(at, frozen)
 
     new = _branch(call, rewired)
     if order == "skip":
@@ -72,9 +80,12 @@ def _step_sparse(call: Call, inner_update: InnerUpdate) -> tuple[list[Any], Topo
     elif order == "update_then_step":
         keep = _lasting(now, old.masks, new.masks)
         kept = weights if keep is None else [_within(k, w) for k, w in zip(keep, weights, strict=True)]
-        updates, inner_state = inner_step(new.masks, kept, _moments_within(call, keep, state.inner_state))
+        before = _moments_within(call, keep, state.inner_state)
+        updates, inner_state = inner_step(new.masks, kept, before)
+        inner_state = held(standing(call.all_shapes, before), call.lost, before, inner_state)
     else:
         updates, inner_state = inner_step(old.masks, weights, state.inner_state)
+        inner_state = held(standing(call.all_shapes, inner_state), call.lost, state.inner_state, inner_state)
         inner_state = _moments_within(call, _lasting(now, old.masks, new.masks), inner_state)
 
     moving = new.masks
@@ -86,19 +97,23 @@ def _step_sparse(call: Call, inner_update: InnerUpdate) -> tuple[list[Any], Topo
 
 
 def _step_or_skip(call: Call, new: Topology, step: Any) -> tuple[list[Any], Any]:
-    """The updates and the state of an inner optimiser that does not see a step that is spent on the masks.
+    """The updates and the state of an inner optimiser in a call that may be spent on the masks, or lost.
+
+    It sees that call too: its counts, rates and keys go on, so that whoever reads the step from them reads the right
+    one. Its moments stay, and nothing moves.
 
     Where the moments are read entry by entry, those of inactive weights are zero after every call. So those of grown
     weights are zero already, those of dropped ones become so with the new masks, and the old masks are not read after
     the branch, for which XLA would copy them.
     """
-    old, now, inner_state = call.old.masks, call.now, call.state.inner_state
-    if now is True:
-        keep = _lasting(now, old, new.masks)
-        return [_unless(True, u) for u in call.updates], _moments_within(call, keep, inner_state)
-    if now is False and not _is_traced((call.weights, call.gradients, inner_state)):
-        updates, inner_state = step(old, call.weights, inner_state)
-        return updates, _moments_within(call, old, inner_state)
+    old, now, inner_state = call.old.masks, call.idle, call.state.inner_state
+    stands = standing(call.all_shapes, inner_state)
+    if isinstance(now, bool) and not _is_traced((call.weights, call.gradients, inner_state)):
+        updates, after = step(new.masks, call.weights, inner_state)
+        if now is False:
+            return updates, _moments_within(call, old, after)
+        after = _moments_within(call, _lasting(True, old, new.masks), held(stands, True, inner_state, after))
+        return [_unless(True, u) for u in call.updates], after
     # With the new masks also where they have just changed: what the step gives is not used then.
     others: list[Any] = []  # updates that no program returns, such as text, which some optimisers pass on
 
@@ -113,11 +128,9 @@ def _step_or_skip(call: Call, new: Topology, step: Any) -> tuple[list[Any], Any]
     is_entrywise = replay.is_entrywise([path is not None for path in weight_of])
     keep = new.masks if is_entrywise else _lasting(now, old, new.masks)
     by_path: dict[Any, StoredMask] = {} if keep is None else call.stored.by_path(keep)
-    held = [
-        functools.partial(_held, now, by_path.get(path), x)
-        for path, x in zip(weight_of, jax.tree_util.tree_leaves(inner_state), strict=True)
-    ]
-    updates, inner_state = replay.run(held)
+    leaves = zip(weight_of, stands, jax.tree_util.tree_leaves(inner_state), strict=True)
+    changes = [functools.partial(_held, now, by_path.get(path), x) if stay else None for path, stay, x in leaves]
+    updates, inner_state = replay.run(changes)
     updates = [other[0] if other else u for u, other in zip(updates, others, strict=True)]
     return [_unless(now, u) for u in updates], inner_state
 
@@ -153,6 +166,7 @@ def _step_dense(call: Call, inner_update: InnerUpdate) -> tuple[list[Any], Topol
         return updates, inner_state
 
     updates, inner_state = inner_step()
+    inner_state = held(standing(call.all_shapes, inner_state), call.lost, state.inner_state, inner_state)
     if trainable is not None:
         may = call.stored.by_path(list(zip(trainable, call.old.masks, strict=True)))
         inner_state = map_both(
@@ -170,12 +184,25 @@ def _step_dense(call: Call, inner_update: InnerUpdate) -> tuple[list[Any], Topol
         }
         inner_state = map_both(lambda _, x, last: jnp.where(trains, x, last), dense, inner_state, state.inner_state)
 
+    frozen = _frozen(call, inner_step)
+
     def rewired() -> Topology:
         # The step is computed once more, so that its result need not be stored for the branch.
-        return call.rewired(optax.apply_updates(call.weights, moved.pick(inner_step()[0])))
+        return call.rewired(optax.apply_updates(call.weights, moved.pick(inner_step()[0])), frozen)
 
     new = _branch(call, rewired)
     return moved.put(_settled(call, new, moved.pick(updates)), updates), new, inner_state
+
+
+def _frozen(call: Call, step: Callable[[], tuple[list[Any], Any]]) -> list[bool]:
+    """The masked leaves that the inner optimiser never moves, as its program tells."""
+    if call.now is False:
+        return [False] * len(call.weights)
+    moves: Callable[[], list[Any]] = lambda: call.moved.pick(step()[0])  # noqa: E731
+    try:
+        return zero_outputs(jax.make_jaxpr(moves)())
+    except jax.errors.ConcretizationTypeError:  # an optimiser that runs outside of a trace alone
+        return [False] * len(call.weights)
 
 
 def _branch(call: Call, rewired: Callable[[], Topology]) -> Topology:
@@ -207,7 +234,7 @@ def _after_step(call: Call, new: Topology, updates: list[Any]) -> Sequence[Any]:
         return call.remembered
     stepped = optax.apply_updates(call.weights, call.moved.pick(updates))
     found = [rule(leaf, call.now) for leaf in call.read(stepped, new)]
-    return [returned.like(rule, "after_step", x, m) for x, m in zip(found, call.remembered, strict=True)]
+    return [call.learnt(rule, "after_step", x, m) for x, m in zip(found, call.remembered, strict=True)]
 
 
 def _unless(now: Any, update: Any) -> Any:
@@ -219,7 +246,7 @@ def _unless(now: Any, update: Any) -> Any:
 
 def _held(now: Any, keep: StoredMask | None, old: Any, new: Any) -> Any:
     """The new leaf of a state, or the old one where ``now``; zero outside ``keep`` if there is such a mask."""
-    chosen = new if now is False else jnp.where(now, old, new)
+    chosen = new if now is False else old if now is True else jnp.where(now, old, new)
     # A select here: with bits XLA computes the moment twice again, and copies the old one.
     return chosen if keep is None else jnp.where(unpack(keep), chosen, jnp.zeros((), chosen.dtype))
 

@@ -54,7 +54,7 @@ def _by_momentum(layers: Layers, kept: jax.Array) -> jax.Array:
     lost = jnp.sum(layers.active - kept).astype(jnp.float32) + layers.shared.adjustment
     # Rounding, which is not the same on all meshes, must not lift an integer.
     wanted = jnp.ceil(_momentum_shares(layers) * lost * (1 - 1e-5))
-    return budgets.fill(wanted, 0.99 * (layers.sizes - kept).astype(jnp.float32))
+    return budgets.fill(wanted, 0.99 * layers.room(kept).astype(jnp.float32))
 
 
 def _carried(layers: Layers, kept: jax.Array, masks: list[jax.Array]) -> _Carry:
@@ -106,7 +106,7 @@ def _above_threshold(layers: Layers) -> jax.Array:
 
 def _by_what_is_left(layers: Layers, kept: jax.Array) -> jax.Array:
     """Grows what is missing altogether, in proportion to what has stayed; not where something was just dropped."""
-    return budgets.deal(jnp.sum(layers.target - kept), kept, room=layers.sizes - layers.active)
+    return budgets.deal(jnp.sum(layers.target - kept), kept, room=layers.room(layers.active))
 
 
 def _threshold(
