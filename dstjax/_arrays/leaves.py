@@ -98,6 +98,11 @@ class MaskedLeaves:
         """Returns the tree of all leaves with others at the masked ones; without ``leaves`` all are masked."""
         return self.treedef.unflatten(masked if leaves is None else self.put(masked, leaves))
 
+    def masks(self, masked: Sequence[Any]) -> Tree:
+        """Returns the tree of masks for people to read: None at dense leaves."""
+        index = {name: i for i, name in enumerate(self.masked)}
+        return shown(hollow(self.treedef.unflatten(self.names), index), lambda name: masked[index[name]])
+
     def find(self, tree: Tree, what: str, shapes: Sequence[tuple[int, ...]] | None = None) -> list[Any]:
         """Returns the masked leaves of a tree of any containers, by name; ignores holes and other leaves.
 
@@ -147,7 +152,8 @@ class MaskedLeaves:
         if missing or unexpected:
             raise ValueError(
                 f"the {what} are missing for {missing} and unexpected for {unexpected}; expected a boolean array for "
-                "each leaf that the method masks, None elsewhere."
+                "each leaf that the method masks, None elsewhere; with maskable=dstjax.masks.maskable(masks) a method "
+                "masks those of some masks."
             )
         for name, shape in zip(self.masked, shapes, strict=True):
             mask = found[name]

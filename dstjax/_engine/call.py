@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dstjax import masks
 from dstjax._arrays.bits import StoredMask, unpack
+from dstjax._arrays.bits import shape as mask_shape
 from dstjax._arrays.keys import leaf_keys
 from dstjax._arrays.lanes import layer_counts, layer_sizes
 from dstjax._arrays.leaves import MaskedLeaves
@@ -79,7 +79,7 @@ class Call:
         self.old = topology_of(state)
         self.layouts = tuple(known_layouts(method.masking, self._at_init, leaves.masked))
         self.weights, self.gradients = leaves.pick(self.params), moved.pick(self.updates)
-        shapes = [masks.shape(m) for m in self.old.masks]
+        shapes = [mask_shape(m) for m in self.old.masks]
         self._check_layers(sum(layer_counts(shapes, self.layouts)))
         leaves.check_shapes(self.weights, "parameters", shapes)
         leaves.check_shapes(self.gradients, "updates", shapes)

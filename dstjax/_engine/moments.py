@@ -5,7 +5,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from dstjax import masks as masks_lib
+from dstjax._arrays.bits import shape
 from dstjax._arrays.trees import Path, Tree, is_array, places
 
 Shapes = dict[Path, tuple[int, ...] | None]  # None where a leaf is left out
@@ -13,7 +13,7 @@ Shapes = dict[Path, tuple[int, ...] | None]  # None where a leaf is left out
 
 def shapes_of(masks: Tree) -> Shapes:
     """The shapes of the masked leaves of a tree of stored masks, None for the others."""
-    return {p.path: None if p.is_hole else masks_lib.shape(p.leaf) for p in places(masks)[0]}
+    return {p.path: None if p.is_hole else shape(p.leaf) for p in places(masks)[0]}
 
 
 def map_moments(change: Callable[[Path, Any], Any], shapes: Shapes, inner_state: Tree) -> Tree:
