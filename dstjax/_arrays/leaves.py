@@ -1,6 +1,7 @@
 """Turns the masked leaves of a tree into a list, and back."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -195,6 +196,32 @@ def shown(masks: Tree, change: Callable[[Any], Any]) -> Tree:
     """Returns a tree of masks, each changed, for people to read: None where a leaf is dense."""
     found, treedef = places(masks)
     return treedef.unflatten([None if p.is_hole else p.holding(change(p.leaf)) for p in found])
+
+
+def united(trees: Sequence[Tree]) -> Tree:
+    """Returns one tree of the leaves of several trees alike, of which each has holes where others have leaves.
+
+    Raises:
+      ValueError: they are of different containers, or two have the same leaf.
+    """
+    return functools.reduce(_united, trees)
+
+
+def _united(a: Tree, b: Tree) -> Tree:
+    if b is a or is_hole(b):
+        return a
+    if is_hole(a):
+        return b
+    (mine, treedef), (others, other) = (
+        jax.tree_util.tree_flatten(x, is_leaf=lambda y, x=x: y is not x) for x in (a, b)
+    )
+    if treedef != other:
+        raise ValueError("they are of different trees")
+    if jax.tree_util.all_leaves([a]):
+        if _is_number(a):
+            raise ValueError("two mask the same leaf")
+        return a
+    return treedef.unflatten([_united(x, y) for x, y in zip(mine, others, strict=True)])
 
 
 def matched(trees: Sequence[Tree]) -> dict[str, list[Any]]:
