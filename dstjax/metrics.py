@@ -18,7 +18,7 @@ from dstjax._arrays.layout import Layout, assumed
 from dstjax._arrays.leaves import MaskedLeaves, matched, named, named_masks, shown
 from dstjax._arrays.trees import Tree, is_absent, is_weight
 from dstjax._engine.rewire import error
-from dstjax._engine.states import SparseState, Tracked, find, masks_of, whole
+from dstjax._engine.states import SparseState, Tracked, every, find, masks_of, whole
 from dstjax.checks import check_number
 from dstjax.masks import iou as iou
 from dstjax.masks import jaccard as jaccard
@@ -50,12 +50,12 @@ def exploration_rate(opt_state: Tree) -> jax.Array:
 
     Reference: Liu et al., 2021 (ITOP rate R_s); DST-EE, Figure 3.
     """
-    return compiled.share(list(_ever(find(opt_state)).values()))
+    return compiled.share(list(_ever(opt_state).values()))
 
 
 def exploration_rate_per_leaf(opt_state: Tree) -> dict[str, jax.Array]:
     """Returns R of each masked leaf by path, float32 scalars; see :func:`exploration_rate`."""
-    return {name: compiled.share([ever]) for name, ever in _ever(find(opt_state)).items()}
+    return {name: compiled.share([ever]) for name, ever in _ever(opt_state).items()}
 
 
 def exploration_bound(density: float, drop_fractions: Sequence[float]) -> float:
@@ -82,10 +82,11 @@ def survival_rate(opt_state: Tree) -> jax.Array:
 
     Reference: IEE, Figure 5b.
     """
-    tracked = _tracked(find(opt_state))
-    if is_absent(tracked.grown):
+    tracked = [_tracked(state) for state in every(opt_state)]
+    if any(is_absent(of_state.grown) for of_state in tracked):
         raise ValueError("the survival rate needs dstjax.sparsify(..., track=['survival']).")
-    return compiled.ratio_of_sums(tracked.n_survived, tracked.n_grown)
+    survived, grown = ([getattr(t, name) for t in tracked] for name in ("n_survived", "n_grown"))
+    return compiled.ratio_of_sums(survived, grown)
 
 
 def last_mask_error(opt_state: Tree) -> jax.Array:
@@ -269,9 +270,13 @@ def _together(*trees: Tree) -> list[tuple[jax.Array, ...]]:
     return leaves
 
 
-def _ever(state: SparseState) -> dict[str, jax.Array]:
+def _ever(opt_state: Tree) -> dict[str, jax.Array]:
     """Marks the weights of each masked leaf that were active at least once, by path."""
-    if not is_absent(whole(state).counters):
+    return {name: ever for state in every(opt_state) for name, ever in _ever_in(state).items()}
+
+
+def _ever_in(state: SparseState) -> dict[str, jax.Array]:
+    if not is_absent(state.counters):
         return {n: compiled.positive(c) for n, c in named(state.counters).items()}
     ever = _tracked(state).ever
     if is_absent(ever):

@@ -9,7 +9,7 @@ import numpy as np
 
 from dstjax._arrays.trees import Path, Tree, is_array, places
 from dstjax._engine.adopt import adopted
-from dstjax._engine.states import find, replaced, whole
+from dstjax._engine.states import every, find, replaced, whole
 from dstjax.method import Method
 from dstjax.state import apply_masks
 
@@ -28,7 +28,7 @@ def start(tx: Any, params: Tree) -> tuple[Tree, Tree]:
       params: the parameters.
 
     Raises:
-      ValueError: there is no ``sparsify`` in ``tx``, or more than one; or ``tx.init`` refuses the parameters.
+      ValueError: there is no ``sparsify`` in ``tx``, or two mask the same leaf; or ``tx.init`` refuses the parameters.
 
     >>> import dstjax, optax
     >>> method = dstjax.methods.rigl(sparsity=0.5, update_period=2, end_step=10)
@@ -46,7 +46,7 @@ def start(tx: Any, params: Tree) -> tuple[Tree, Tree]:
         # Copies, else a state that holds parameters would hold the caller's own, to be donated twice.
         dense = joined([jnp.copy(x) if is_array(x) else x for x in arrays])
         opt_state = tx.init(dense)
-        find(opt_state)
+        every(opt_state)
         pairs = zip(_split(apply_masks(dense, opt_state))[0], _split(dense)[0], strict=True)
         of_state, joined_state = _split(opt_state)
         return of_state, [() if new is old else new for new, old in pairs]

@@ -9,12 +9,14 @@ import numpy as np
 
 from dstjax import masks as masks_lib
 from dstjax._arrays.bits import pack_like, unpack
-from dstjax._arrays.leaves import MaskedLeaves, named_masks, shown
+from dstjax._arrays.leaves import MaskedLeaves, named_masks, shown, united
 from dstjax._arrays.trees import Tree, is_absent
 from dstjax._engine.moments import map_moments, shapes_of
 from dstjax._engine.states import SparseState as SparseState
 from dstjax._engine.states import Tracked as Tracked
 from dstjax._engine.states import (
+    batch_axes,
+    every,
     find,
     holds_state,
     masks_of,
@@ -24,19 +26,21 @@ from dstjax._engine.states import (
     whole,
     with_topology,
 )
-from dstjax.views import straight_through
+from dstjax.views import Masked, straight_through
 
 
 def get_masks(opt_state: Tree) -> Tree:
     """The masks: a tree like the parameters, of boolean arrays, ``None`` at dense leaves.
 
     Args:
-      opt_state: the state of ``sparsify``, wherever it is chained or wrapped.
+      opt_state: the state of ``sparsify``, wherever it is chained or wrapped. Where the parameters are partitioned over
+        several ``sparsify`` these are the masks of all of them. The masks of a replicated or vmapped state have its
+        leading axes.
 
     Raises:
-      ValueError: there is no state of ``sparsify``, or more than one.
+      ValueError: there is no state of ``sparsify``, or two mask the same leaf.
     """
-    return shown(whole(find(opt_state)).masks, unpack)
+    return shown(united([state.masks for state in every(opt_state)]), unpack)
 
 
 def apply_masks(params: Tree, opt_state_or_masks: Tree) -> Tree:
@@ -44,16 +48,19 @@ def apply_masks(params: Tree, opt_state_or_masks: Tree) -> Tree:
 
     Args:
       params: the parameters.
-      opt_state_or_masks: an optimiser state, or a tree of masks as :func:`get_masks` returns it. With the state of a
-        method that keeps dense weights behind its masks the parameters are returned as they are, since it needs them:
-        :func:`forward_params` is the sparse view.
+      opt_state_or_masks: an optimiser state, with one ``sparsify`` in it or several, or a tree of masks as
+        :func:`get_masks` returns it. With the state of a method that keeps dense weights behind its masks the
+        parameters are returned as they are, since it needs them: ``forward_params(..., training=False)`` is the sparse
+        view, of an average of the parameters too.
 
     Raises:
       ValueError: a mask does not fit its weight.
     """
-    if _has_view(opt_state_or_masks):
-        return params
-    return masks_lib.apply(params, masks_of(opt_state_or_masks))
+    if not holds_state(opt_state_or_masks):
+        return masks_lib.apply(params, masks_of(opt_state_or_masks))
+    for state in every(opt_state_or_masks):
+        params = masks_lib.apply(params, state.masks) if is_absent(state.view) else params
+    return params
 
 
 def forward_params(params: Tree, opt_state: Tree, *, training: bool = True) -> Tree:
@@ -66,23 +73,21 @@ def forward_params(params: Tree, opt_state: Tree, *, training: bool = True) -> T
 
     Args:
       params: the parameters.
-      opt_state: the state of ``sparsify``, wherever it is chained or wrapped.
+      opt_state: the state of ``sparsify``, wherever it is chained or wrapped; or of several, with or without views,
+        over which the parameters are partitioned. A replicated or vmapped state goes with parameters that are.
       training: False for evaluation and deployment: always exactly sparse, where a training step may see more (the
-        explore phase of IEE sees all weights).
+        explore phase of IEE sees all weights), and whatever the parameters are: an average of them over mask updates,
+        which is denser than the masks, comes out sparse with every method.
 
     Raises:
-      ValueError: there is no state of ``sparsify``, or more than one, or the parameters do not fit it.
+      ValueError: there is no state of ``sparsify``, or two mask the same leaf, or the parameters do not fit it.
     """
-    state = find(opt_state)
-    if is_absent(state.view):
-        return params
-    leaves = MaskedLeaves.of(whole(state).masks)
-    stored = leaves.read(state.masks)
-
-    def viewed(i: int, weight: jax.Array) -> jax.Array:
-        return _viewed(state.view, weight, stored[i], i, training)
-
-    return leaves.map(viewed, params, "parameters", [masks_lib.shape(mask) for mask in stored])
+    for state in every(opt_state):
+        if not is_absent(state.view):
+            params = _view_of(params, state, state.view, training)
+        elif not training:
+            params = _view_of(params, state, Masked(), training)
+    return params
 
 
 def is_exploring(opt_state: Tree) -> jax.Array:
@@ -143,8 +148,8 @@ def check_sparse(params: Tree, opt_state_or_masks: Tree) -> bool:
     Raises:
       ValueError: an inactive weight is not zero; names the leaves and how many.
     """
-    if _has_view(opt_state_or_masks):
-        params = forward_params(params, opt_state_or_masks, training=False)
+    for state in every(opt_state_or_masks) if holds_state(opt_state_or_masks) else ():
+        params = params if is_absent(state.view) else _view_of(params, state, state.view, training=False)
     masks = masks_of(opt_state_or_masks)
     leaves = MaskedLeaves.of(masks)
     weights = leaves.find(params, "parameters")
@@ -154,21 +159,35 @@ def check_sparse(params: Tree, opt_state_or_masks: Tree) -> bool:
     if bad:
         raise ValueError(
             "inactive weights are not zero: " + "; ".join(bad) + ". Apply the masks before the first step "
-            "(dstjax.apply_masks), and let nothing change the updates after dstjax.sparsify."
+            "(dstjax.apply_masks), and let nothing change the updates after dstjax.sparsify. An average of the "
+            "parameters over mask updates is denser than the masks; dstjax.forward_params(average, opt_state, "
+            "training=False) is the sparse one."
         )
     return True
 
 
-def _has_view(opt_state_or_masks: Tree) -> bool:
-    return holds_state(opt_state_or_masks) and not is_absent(find(opt_state_or_masks).view)
+def _view_of(params: Tree, state: SparseState, view: Any, training: bool) -> Tree:
+    """The parameters with a view of the leaves that a whole state masks."""
+    leaves = MaskedLeaves.of(state.masks)
+    stored, axes = leaves.read(state.masks), batch_axes(state)
+
+    def viewed(i: int, weight: jax.Array) -> jax.Array:
+        return _viewed(view, weight, stored[i], i, training, axes)
+
+    return leaves.map(viewed, params, "parameters", [masks_lib.shape(mask) for mask in stored])
 
 
 # Compiled, so that no constant goes from the host to the device: jax_transfer_guard would refuse it.
 
 
-@functools.partial(jax.jit, static_argnums=(3, 4))
-def _viewed(view: Any, weight: jax.Array, mask: jax.Array, index: int, training: bool) -> jax.Array:
-    return straight_through(view.of(weight, unpack(mask), index, training), weight)
+@functools.partial(jax.jit, static_argnums=(3, 4, 5))
+def _viewed(view: Any, weight: jax.Array, mask: jax.Array, index: int, training: bool, axes: int) -> jax.Array:
+    def of_one(view: Any, weight: jax.Array, mask: jax.Array) -> jax.Array:
+        return straight_through(view.of(weight, unpack(mask), index, training), weight)
+
+    for _ in range(axes):
+        of_one = jax.vmap(of_one)
+    return of_one(view, weight, mask)
 
 
 @jax.jit

@@ -1,6 +1,8 @@
 """Prints what is sparse and what it costs."""
 
 import dataclasses
+import functools
+import math
 from typing import Any
 
 import jax
@@ -12,7 +14,7 @@ from dstjax._arrays.layout import Layout
 from dstjax._arrays.leaves import MaskedLeaves, named, named_masks
 from dstjax._arrays.selection import count_true
 from dstjax._arrays.trees import Tree, is_array
-from dstjax._engine.states import find, whole
+from dstjax._engine.states import SparseState, batch_axes, every
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Summary:
 
     leaves: tuple[LeafSummary, ...]
     state_bytes: int  # masks, counters and what is tracked, without the inner optimiser
+    copies: int = 1  # of the network, where the state is replicated or of a population: sizes are of all together
 
     @property
     def masked(self) -> tuple[LeafSummary, ...]:
@@ -87,6 +90,8 @@ class Summary:
         lines.append(
             f"sparse state: {self.state_bytes:,} bytes, {self.state_bytes / max(size, 1):.3f} per masked weight"
         )
+        if self.copies > 1:
+            lines.append(f"sizes and numbers of weights are those of {self.copies} copies together")
         notes: dict[str, list[str]] = {}
         for row in self.leaves:
             notes.setdefault(f"{'dense' if row.requested is None else 'masked'}, {row.note}", []).append(row.path)
@@ -101,38 +106,57 @@ def summary(params: Tree, opt_state: Tree, *, layout: Any = None) -> Summary:
 
     Args:
       params: the parameters; their shapes suffice.
-      opt_state: an optimiser state that holds one of ``sparsify``.
+      opt_state: an optimiser state that holds one of ``sparsify``, or several, over which the parameters are parted. Of
+        a replicated or vmapped one, with parameters that are, the numbers are those of all copies together, and the
+        layers of a leaf those of each copy in turn.
       layout: as given to ``sparsify``.
 
     Raises:
       ValueError: the masks do not fit the parameters, or other layers than those of the layout are in the state.
     """
-    state = whole(find(opt_state))
-    leaves = MaskedLeaves.of(state.masks)
-    leaves.find(params, "parameters")
-    known = layouts.read(layout, {name: leaf for name, leaf in named(params).items() if is_array(leaf)})
-    of_leaf = [one if isinstance(one := known.get(name), Layout) else None for name in leaves.masked]
-    stored = leaves.read(state.masks)
-    numbers = layer_counts([masks.shape(m) for m in stored], of_leaf)
-    targets = np.atleast_1d(np.asarray(jax.device_get(state.targets), np.int64))
-    if sum(numbers) != len(targets):
-        raise ValueError(
-            f"the state has the targets of {len(targets)} layers, and with layout={layout!r} the parameters have "
-            f"{sum(numbers)}; expected the layout= that was given to dstjax.sparsify."
-        )
-    active = np.asarray(jax.device_get(count_true(stored, tuple(of_leaf)))) if stored else targets
-    ends = np.cumsum([0, *numbers])
-    masked = {name: slice(ends[i], ends[i + 1]) for i, name in enumerate(leaves.masked)}
+    states = every(opt_state)
+    axes = batch_axes(states[0])
+    arrays = {name: leaf for name, leaf in named(params).items() if is_array(leaf)}
+    single = {name: jax.ShapeDtypeStruct(np.shape(x)[axes:], x.dtype) for name, x in arrays.items()}
+    masked = {path: row for state in states for path, row in _masked_rows(params, state, single, layout).items()}
     rows = []
     for path, leaf in named_masks(params).items():
         shape = tuple(np.shape(leaf))
         size = int(np.prod(shape, dtype=np.int64))
-        if path not in masked:
-            rows.append(LeafSummary(path, shape, size, None, size, reason=layouts.reason(path, leaf)))
-            continue
-        mine, one = masked[path], known.get(path)
-        found = tuple(active[mine].tolist())
+        why = layouts.reason(path, single.get(path, leaf))
+        rows.append(masked.get(path) or LeafSummary(path, shape, size, None, size, reason=why))
+    held = jax.tree_util.tree_leaves([state._replace(inner_state=()) for state in states])
+    copies = math.prod(np.shape(states[0].key)[:axes])
+    return Summary(tuple(rows), sum(x.size * x.dtype.itemsize for x in held), copies)
+
+
+def _masked_rows(params: Tree, state: SparseState, single: dict[str, Any], layout: Any) -> dict[str, LeafSummary]:
+    """The rows of the leaves that one state masks, by path; ``single`` has the shapes of one copy."""
+    leaves = MaskedLeaves.of(state.masks)
+    stored, axes = leaves.read(state.masks), batch_axes(state)
+    shapes = [masks.shape(mask) for mask in stored]
+    leaves.find(params, "parameters", shapes)
+    if not stored:
+        return {}
+    known = layouts.read(layout, single)
+    of_leaf = tuple(one if isinstance(one := known.get(name), Layout) else None for name in leaves.masked)
+    numbers = layer_counts([shape[axes:] for shape in shapes], of_leaf)
+    targets = np.asarray(jax.device_get(state.targets), np.int64)
+    if sum(numbers) != targets.shape[-1]:
+        raise ValueError(
+            f"the state has the targets of {targets.shape[-1]} layers, and with layout={layout!r} the parameters have "
+            f"{sum(numbers)}; expected the layout= that was given to dstjax.sparsify."
+        )
+    count = functools.partial(count_true, layouts=of_leaf)
+    for _ in range(axes):
+        count = jax.vmap(count)
+    active = np.asarray(jax.device_get(count(stored))).reshape(-1, sum(numbers))
+    targets = targets.reshape(-1, sum(numbers))
+    ends, rows = np.cumsum([0, *numbers]), {}
+    for i, (path, shape) in enumerate(zip(leaves.masked, shapes, strict=True)):
+        mine, one = slice(ends[i], ends[i + 1]), known.get(path)
+        found = tuple(active[:, mine].ravel().tolist())
         written = str(one) if isinstance(one, Layout) else "layout not known"
-        rows.append(LeafSummary(path, shape, size, int(sum(targets[mine])), sum(found), found, written))
-    held = jax.tree_util.tree_leaves(state._replace(inner_state=()))
-    return Summary(tuple(rows), sum(x.size * x.dtype.itemsize for x in held))
+        asked = int(targets[:, mine].sum())
+        rows[path] = LeafSummary(path, tuple(shape), math.prod(shape), asked, sum(found), found, written)
+    return rows

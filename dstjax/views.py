@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from dstjax.masks import zero_outside
+from dstjax._arrays.bits import zero_outside
 from dstjax.rules import Memory
 
 

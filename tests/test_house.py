@@ -16,7 +16,9 @@ MAX_ROOMS, MAX_FLOORS = 25, 9
 ABOVE_THE_ENGINE = {
     "costs",
     "initial_masks",
+    "exchange",
     "loops",
+    "masks",
     "methods",
     "metrics",
     "program",

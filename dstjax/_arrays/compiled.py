@@ -32,8 +32,10 @@ def positive(counter: jax.Array) -> jax.Array:
 
 @jax.jit
 def ratio_of_sums(a: Any, b: Any) -> jax.Array:
-    """Returns the ratio of two sums; NaN of nothing, which is ()."""
-    return (jnp.sum(jnp.asarray(a)) / jnp.sum(jnp.asarray(b))).astype(jnp.float32)
+    """Returns the ratio of two sums, each over all arrays of a tree; NaN of nothing."""
+    zero = jnp.zeros((), jnp.int32)
+    over, under = (sum((jnp.sum(x) for x in jax.tree_util.tree_leaves(tree)), zero) for tree in (a, b))
+    return (over / under).astype(jnp.float32)
 
 
 @jax.jit

@@ -1,6 +1,7 @@
 """Turns the masked leaves of a tree into a list, and back."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -98,6 +99,11 @@ class MaskedLeaves:
         """Returns the tree of all leaves with others at the masked ones; without ``leaves`` all are masked."""
         return self.treedef.unflatten(masked if leaves is None else self.put(masked, leaves))
 
+    def masks(self, masked: Sequence[Any]) -> Tree:
+        """Returns the tree of masks for people to read: None at dense leaves."""
+        index = {name: i for i, name in enumerate(self.masked)}
+        return shown(hollow(self.treedef.unflatten(self.names), index), lambda name: masked[index[name]])
+
     def find(self, tree: Tree, what: str, shapes: Sequence[tuple[int, ...]] | None = None) -> list[Any]:
         """Returns the masked leaves of a tree of any containers, by name; ignores holes and other leaves.
 
@@ -147,7 +153,8 @@ class MaskedLeaves:
         if missing or unexpected:
             raise ValueError(
                 f"the {what} are missing for {missing} and unexpected for {unexpected}; expected a boolean array for "
-                "each leaf that the method masks, None elsewhere."
+                "each leaf that the method masks, None elsewhere; with maskable=dstjax.masks.maskable(masks) a method "
+                "masks those of some masks."
             )
         for name, shape in zip(self.masked, shapes, strict=True):
             mask = found[name]
@@ -189,6 +196,32 @@ def shown(masks: Tree, change: Callable[[Any], Any]) -> Tree:
     """Returns a tree of masks, each changed, for people to read: None where a leaf is dense."""
     found, treedef = places(masks)
     return treedef.unflatten([None if p.is_hole else p.holding(change(p.leaf)) for p in found])
+
+
+def united(trees: Sequence[Tree]) -> Tree:
+    """Returns one tree of the leaves of several trees alike, of which each has holes where others have leaves.
+
+    Raises:
+      ValueError: they are of different containers, or two have the same leaf.
+    """
+    return functools.reduce(_united, trees)
+
+
+def _united(a: Tree, b: Tree) -> Tree:
+    if b is a or is_hole(b):
+        return a
+    if is_hole(a):
+        return b
+    (mine, treedef), (others, other) = (
+        jax.tree_util.tree_flatten(x, is_leaf=lambda y, x=x: y is not x) for x in (a, b)
+    )
+    if treedef != other:
+        raise ValueError("they are of different trees")
+    if jax.tree_util.all_leaves([a]):
+        if _is_number(a):
+            raise ValueError("two mask the same leaf")
+        return a
+    return treedef.unflatten([_united(x, y) for x, y in zip(mine, others, strict=True)])
 
 
 def matched(trees: Sequence[Tree]) -> dict[str, list[Any]]:

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dstjax import masks
 from dstjax._arrays.bits import StoredMask, unpack
+from dstjax._arrays.bits import shape as mask_shape
 from dstjax._arrays.keys import leaf_keys
 from dstjax._arrays.lanes import layer_counts, layer_sizes
 from dstjax._arrays.leaves import MaskedLeaves
@@ -93,7 +93,7 @@ class Call:
         check_masked(method, leaves.masked, self._at_init)
         self.layouts = tuple(known_layouts(method.masking, self._at_init, leaves.masked))
         self.weights, self.gradients = leaves.pick(self.params), moved.pick(self.updates)
-        shapes = [masks.shape(m) for m in self.old.masks]
+        shapes = [mask_shape(m) for m in self.old.masks]
         self._check_layers(sum(layer_counts(shapes, self.layouts)))
         leaves.check_shapes(self.weights, "parameters", shapes)
         leaves.check_shapes(self.gradients, "updates", shapes)
@@ -123,10 +123,10 @@ class Call:
             new = [rule(leaf) for leaf in self.read(self.weights, self.old)]
             self.remembered = [self.learnt(rule, "before_step", n, b) for n, b in zip(new, self.before, strict=True)]
         if method.remembered.measure == "value" and signals.value is not None:
-            found = measures.added(self.old.measured, signals.value)
+            measured: Any = measures.added(self.old.measured, signals.value)
             if self.lost is not False:
-                found = jax.tree.map(lambda last, x: jnp.where(self.lost, last, x), self.old.measured, found)
-            self.old = self.old._replace(measured=found)
+                measured = jax.tree.map(lambda last, x: jnp.where(self.lost, last, x), self.old.measured, measured)
+            self.old = self.old._replace(measured=measured)
 
     def learnt(self, rule: Any, what: str, found: Any, before: Any) -> Any:
         """What a rule makes of what is remembered; where it is no finite number, or the call is lost, it stays."""
@@ -231,7 +231,7 @@ class Call:
         )
 
     def rewired(self, weights: list[jax.Array], frozen: Sequence[bool]) -> Topology:
-        """The topology after a mask update at some weights; ``frozen`` are the leaves that the optimiser never moves."""
+        """The topology after a mask update at some weights; the optimiser never moves the leaves that are ``frozen``."""
         method = self.method
         assert method.masking is not None and method.updates is not None  # noqa: PT018
         call = copy.copy(self)  # keys that are made in the branch must not be kept after it

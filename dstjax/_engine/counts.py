@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from dstjax import distributions, layouts
+from dstjax import budgets, distributions, layouts
 from dstjax._arrays.layout import Layout, kernel_of, layer_names
 from dstjax._arrays.trees import is_array, is_weight
-from dstjax.method import Masking, Start
+from dstjax.method import Masking, Method, Start
 
 _log = logging.getLogger(__name__)
 
@@ -108,6 +108,11 @@ def initial_counts(masking: Masking | None, start: Start, leaves: Mapping[str, A
 def starts_dense(start: Start) -> bool:
     """Whether all weights are active at first."""
     return isinstance(start.sparsity, int | float) and start.sparsity == 0
+
+
+def prunes(method: Method) -> bool:
+    """Whether a method goes on from masks that are denser than its end, and brings each layer, or all, down to it."""
+    return method.start.sparsity is not None or (method.updates is not None and method.updates.n_kept == budgets.target)
 
 
 def announce(masking: Masking, masked: Layouts, leaves: Mapping[str, Any]) -> None:

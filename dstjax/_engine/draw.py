@@ -37,6 +37,27 @@ def random_masks(
     return [placed_like(m, leaf) for m, leaf in zip(drawn, leaves, strict=True)]
 
 
+def filled_masks(
+    key: jax.Array,
+    masks: list[jax.Array],
+    missing: list[int],
+    structure: Structure,
+    layouts: tuple[Layout | None, ...],
+) -> list[jax.Array]:
+    """Masks with so many more active weights in each layer, drawn among the inactive ones.
+
+    Args:
+      key: uint32[2], data of a threefry key.
+      masks: boolean tensors.
+      missing: how many are added to each layer; a structure that switches larger units may add others.
+      structure: what is switched as one unit.
+      layouts: what the axes of each leaf mean.
+    """
+    shapes = tuple((tuple(m.shape), sharding_of(m)) for m in masks)
+    drawn = _filled(key, masks, jnp.asarray(missing, jnp.int32), shapes, structure, layouts)
+    return [placed_like(d, m) for d, m in zip(drawn, masks, strict=True)]
+
+
 @functools.partial(jax.jit, static_argnames=("shapes", "structure", "layouts"))
 def _draw(
     key: jax.Array,
@@ -45,11 +66,29 @@ def _draw(
     structure: Structure,
     layouts: tuple[Layout | None, ...],
 ) -> list[jax.Array]:
-    bits = [
+    return structure.best(_scores(key, shapes, layouts), counts, layouts)
+
+
+@functools.partial(jax.jit, static_argnames=("shapes", "structure", "layouts"))
+def _filled(
+    key: jax.Array,
+    masks: list[jax.Array],
+    missing: jax.Array,
+    shapes: tuple[tuple[tuple[int, ...], Any], ...],
+    structure: Structure,
+    layouts: tuple[Layout | None, ...],
+) -> list[jax.Array]:
+    grown = structure.grow(_scores(key, shapes, layouts), masks, [~m for m in masks], missing, layouts)
+    return [m | g for m, g in zip(masks, grown, strict=True)]
+
+
+def _scores(
+    key: jax.Array, shapes: tuple[tuple[tuple[int, ...], Any], ...], layouts: tuple[Layout | None, ...]
+) -> list[jax.Array]:
+    return [
         random_bits(k, shape, sharding, layout)
         for (k, _), (shape, sharding), layout in zip(leaf_keys(key, 0, len(shapes)), shapes, layouts, strict=True)
     ]
-    return structure.best(bits, counts, layouts)
 
 
 def random_bits(key: jax.Array, shape: tuple[int, ...], sharding: Any, layout: Layout | None) -> jax.Array:

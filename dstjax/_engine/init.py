@@ -20,7 +20,7 @@ from dstjax._arrays.trees import Tree, is_absent, is_traced, or_absent, or_none
 from dstjax._arrays.varying import varying_as
 from dstjax._engine import measures, returned
 from dstjax._engine.belonging import promise_of
-from dstjax._engine.counts import Layouts, active_counts, announce, initial_counts, masked_leaves, starts_dense
+from dstjax._engine.counts import Layouts, active_counts, announce, initial_counts, masked_leaves, prunes, starts_dense
 from dstjax._engine.draw import random_masks
 from dstjax._engine.moments import map_moments, shapes_of
 from dstjax._engine.rewire import counter_dtype
@@ -49,9 +49,7 @@ def initial_state(
     leaves, layouts = MaskedLeaves.chosen(params, known), tuple(known.values())
     if given is not None:
         found = given(params) if callable(given) and not holds_masks(given) else given
-        drawn, counts = _given(method, leaves, layouts, weights, found)
-        if method.start.sparsity is None:
-            targets = counts
+        drawn, targets = _given(method, leaves, layouts, weights, found)
     elif method.start.pruner is not None and not method.start.prune_step:
         raise ValueError(
             f"method {method.name!r} needs initial masks: give dstjax.sparsify(..., initial_masks=masks) what "
@@ -129,27 +127,91 @@ def _drawn(method: Method, key: jax.Array, weights: Mapping[str, Any], known: La
 def _given(
     method: Method, leaves: MaskedLeaves, layouts: tuple[Layout | None, ...], weights: Mapping[str, Any], tree: Tree
 ) -> tuple[list[jax.Array], dict[str, Any]]:
-    """The masks of the caller in order, checked, and their counts by layer."""
+    """The masks of the caller in order, checked, and the active weights of each layer that the method ends with.
+
+    These are those of the masks, but where the method prunes masks that are denser.
+    """
     shapes = [tuple(weights[n].shape) for n in leaves.masked]
     found = leaves.check_masks(named_masks(tree), "initial masks", shapes)
     masks = [jnp.array(mask) for mask in found]
     targets = initial_counts(method.masking, method.start, weights)
+    ends = active_counts(method.masking, weights)
     if any(is_traced(mask) for mask in found):  # made under the trace: nobody can count yet
-        return masks, dict(zip(targets, count_true(masks, layouts), strict=True))
+        counted = dict(zip(targets, count_true(masks, layouts), strict=True))
+        return masks, counted if method.start.sparsity is None else ends
     counts = dict(zip(targets, _counted(found, layouts), strict=True))
     if empty := [name for name, n in counts.items() if not n]:
         raise ValueError(f"layers {empty} of the initial masks have no active weight; expected at least one.")
-    size, total = sum(math.prod(shape) for shape in shapes), sum(counts.values())
-    sparsity = None if method.masking is None else method.masking.sparsity
-    wanted = {int(sum(targets.values()))}
+    if method.masking is None:
+        return masks, counts
+    known = not any(is_traced(n) for n in (*ends.values(), *targets.values()))
+    _check_structure(method, leaves, layouts, masks)
+    if counts != targets and not (known and prunes(method) and _lie_between(method, counts, ends, targets)):
+        _check_total(method, sum(math.prod(shape) for shape in shapes), counts, targets)
+    is_end = method.start.sparsity is None and (not known or sum(counts.values()) <= sum(ends.values()))
+    return masks, counts if is_end else ends
+
+
+def _lie_between(method: Method, counts: dict[str, int], ends: Mapping[str, Any], begins: Mapping[str, Any]) -> bool:
+    """Whether a method that prunes can go on from masks of these counts.
+
+    Raises:
+      ValueError: there are fewer active weights than it ends with, or more than it starts with.
+    """
+    total, last = sum(counts.values()), sum(ends.values())
+    if method.start.sparsity is None and total <= last:
+        return False  # nothing to prune: the masks are those of the end
+    first = sum(begins.values()) if method.start.sparsity is not None else math.inf
+    if method.promises == "free":
+        last = 0
+    fewer = {n: (counts[n], end) for n, end in ends.items() if counts[n] < end}
+    if method.promises in ("kept", "reached") and fewer and total >= last:
+        told = ", ".join(f"{name!r} has {have} of at least {end}" for name, (have, end) in fewer.items())
+        raise ValueError(
+            f"the initial masks have fewer active weights than method {method.name!r} ends with: {told}. Expected "
+            "another distribution= or a higher sparsity=, masks with more, or scope='global' where the method has it."
+        )
+    if total < last or total > first:
+        raise ValueError(
+            f"the initial masks have {total} active weights; method {method.name!r}, which prunes, expects at least "
+            f"{last}, those of its end" + (f", and at most {first}, those of its start." if first < math.inf else ".")
+        )
+    return True
+
+
+def _check_total(method: Method, size: int, counts: dict[str, int], targets: Mapping[str, Any]) -> None:
+    """Refuses masks of another number of active weights than the method has."""
+    assert method.masking is not None
+    total, sparsity, wanted = sum(counts.values()), method.masking.sparsity, {int(sum(targets.values()))}
     if isinstance(sparsity, int | float) and method.start.sparsity is None:
         wanted.add(size - floor_share(size, sparsity))
-    if counts != targets and total not in wanted:
+    if total not in wanted:
         raise ValueError(
             f"the initial masks have {total} active weights of {size}; method {method.name!r} with "
-            f"sparsity={sparsity} expects {' or '.join(map(str, sorted(wanted)))}."
+            f"sparsity={sparsity} expects {' or '.join(map(str, sorted(wanted)))}. "
+            "dstjax.masks.sparsity(masks) is the sparsity of the masks."
         )
-    return masks, counts
+
+
+def _check_structure(
+    method: Method,
+    leaves: MaskedLeaves,
+    layouts: tuple[Layout | None, ...],
+    masks: list[jax.Array],
+) -> None:
+    """Refuses masks that are not of the structure of the method."""
+    assert method.masking is not None
+    structure = method.masking.structure
+    held = getattr(structure, "holds", None)  # a structure of a user's own need not tell
+    if held is None or structure == WEIGHT:
+        return
+    flags = jax.device_get(held(masks, prunes(method), layouts))
+    if wrong := [name for name, flag in zip(leaves.masked, flags, strict=True) if not flag]:
+        raise ValueError(
+            f"the initial masks of {wrong} are not of structure={structure}, which method {method.name!r} has; "
+            "expected masks that are, as those of dstjax.masks.from_params(params, method=method) or of the same "
+            "method's state."
+        )
 
 
 def _counted(masks: list[Any], layouts: tuple[Layout | None, ...]) -> list[int]:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dstjax import masks as masks_lib
+from dstjax._arrays.bits import shape
 from dstjax._arrays.trees import Path, Tree, is_array, places
 
 KEY_SHAPES = ((2,), (4,))  # of the data of a random key, uint32
@@ -16,7 +16,7 @@ Shapes = dict[Path, tuple[int, ...] | None]  # None where a leaf is left out
 
 def shapes_of(masks: Tree) -> Shapes:
     """The shapes of the masked leaves of a tree of stored masks, None for the others."""
-    return {p.path: None if p.is_hole else masks_lib.shape(p.leaf) for p in places(masks)[0]}
+    return {p.path: None if p.is_hole else shape(p.leaf) for p in places(masks)[0]}
 
 
 def map_moments(change: Callable[[Path, Any], Any], shapes: Shapes, inner_state: Tree) -> Tree:
@@ -82,6 +82,8 @@ def held(stands: Sequence[bool], now: Any, old: Tree, new: Tree) -> Tree:
     """The new state of an optimiser, but what stands is the old one where ``now``."""
     if now is False:
         return new
+    leaves: list[Any]
+    treedef: Any
     leaves, treedef = jax.tree_util.tree_flatten(new)
     before = jax.tree_util.tree_leaves(old)
     chosen = [

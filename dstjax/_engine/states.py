@@ -1,5 +1,6 @@
 """The state of ``sparsify``, and the lists of masked leaves that a call works on."""
 
+import collections
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dstjax._arrays.bits import StoredMask
-from dstjax._arrays.leaves import MaskedLeaves, named_masks
+from dstjax._arrays.leaves import MaskedLeaves, named_masks, united
 from dstjax._arrays.trees import Tree, is_absent, or_absent, or_none
 from dstjax.rules import Memory
 
@@ -102,13 +103,52 @@ def find(opt_state: Tree) -> SparseState:
     Raises:
       ValueError: there is none, or more than one.
     """
-    states = [x for x in jax.tree_util.tree_leaves(opt_state, is_leaf=is_state) if is_state(x)]
-    if len(states) != 1:
+    found = _placed(opt_state)
+    if len(found) > 1:
+        raise ValueError(_too_many(found, "expected one"))
+    return found[0][1]
+
+
+def every(opt_state: Tree) -> list[SparseState]:
+    """All whole sparse states inside an optimiser state, as one partitioned over several ``sparsify`` has them.
+
+    Raises:
+      ValueError: there is none, one was split, or two mask the same leaf, or leaves of different trees.
+    """
+    found = _placed(opt_state)
+    states = [whole(state) for _, state in found]
+    times = collections.Counter(name for state in states for name in named_masks(state.masks))
+    if twice := sorted(name for name, n in times.items() if n > 1):
+        raise ValueError(_too_many(found, f"both of which mask {', '.join(twice)}"))
+    try:
+        united([state.masks for state in states])
+    except ValueError as error:
+        raise ValueError(_too_many(found, f"and {error}")) from None
+    return states
+
+
+def batch_axes(state: SparseState) -> int:
+    """How many leading axes ``vmap``, or a copy for each device, has added to a whole state."""
+    return jnp.ndim(state.key) - 1
+
+
+def _placed(opt_state: Tree) -> list[tuple[str, SparseState]]:
+    flat = jax.tree_util.tree_flatten_with_path(opt_state, is_leaf=is_state)[0]
+    found = [(jax.tree_util.keystr(path), x) for path, x in flat if is_state(x)]
+    if not found:
         raise ValueError(
-            f"found {len(states)} states of dstjax.sparsify in the optimiser state, expected one; "
-            + ("pass the one of interest." if states else "was tx.init(params) made by dstjax.sparsify?")
+            "found 0 states of dstjax.sparsify in the optimiser state, expected one; was tx.init(params) made by "
+            "dstjax.sparsify?"
         )
-    return states[0]
+    return found
+
+
+def _too_many(found: list[tuple[str, SparseState]], why: str) -> str:
+    return (
+        f"found {len(found)} states of dstjax.sparsify in the optimiser state, {why}; pass the one of interest: "
+        + " or ".join(f"opt_state{path}" for path, _ in found)
+        + "."
+    )
 
 
 def holds_state(tree: Tree) -> bool:
@@ -117,13 +157,13 @@ def holds_state(tree: Tree) -> bool:
 
 
 def masks_of(opt_state_or_masks: Tree, *, packed: bool = False) -> Tree:
-    """The stored masks of a state, or the tree of boolean masks itself, which may be ``packed`` as in a state.
+    """The stored masks of all states in a tree, or the boolean masks that it is, which may be ``packed`` as in a state.
 
     Raises:
       ValueError: it is neither.
     """
     if holds_state(opt_state_or_masks):
-        return whole(find(opt_state_or_masks)).masks
+        return united([state.masks for state in every(opt_state_or_masks)])
     accepted = (jnp.bool_, jnp.uint8, jnp.int8) if packed else (jnp.bool_,)
     if any(jnp.result_type(mask) not in accepted for mask in named_masks(opt_state_or_masks).values()):
         raise ValueError("expected an optimiser state of dstjax.sparsify, or a tree of boolean masks.")

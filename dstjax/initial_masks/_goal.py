@@ -7,12 +7,13 @@ from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from dstjax._arrays.keys import placed_like
 from dstjax._arrays.lanes import layer_counts
-from dstjax._arrays.layout import Layout
-from dstjax._arrays.leaves import MaskedLeaves, hollow, named, shown
+from dstjax._arrays.layout import Layout, lanes_of, layer_names
+from dstjax._arrays.leaves import MaskedLeaves, named
 from dstjax._arrays.shares import floor_share
 from dstjax._arrays.trees import Tree, is_traced
 from dstjax._engine.counts import active_counts, layers_of, masked_leaves
@@ -64,11 +65,52 @@ class Goal:
         others = top_k_masks(scores, [counts[0] - layers], where=free, together=True, layouts=self.layouts)
         return [f | o for f, o in zip(first, others, strict=True)]
 
+    @property
+    def sizes(self) -> list[int]:
+        """Returns the number of weights of each masked layer."""
+        numbers = layer_counts([w.shape for w in self.weights], self.layouts)
+        return [w.size // n for w, n in zip(self.weights, numbers, strict=True) for _ in range(n)]
+
+    def informed(self, scores: Sequence[jax.Array], where: Sequence[jax.Array] | None = None) -> list[jax.Array]:
+        """Tells for each layer of each masked leaf whether a candidate has a score that is finite and not zero, bool[].
+
+        Where none has, a ranking would be one by place.
+        """
+        tells = [jnp.isfinite(s) & (s != 0) for s in scores]
+        if where is not None:
+            tells = [t & w for t, w in zip(tells, where, strict=True)]
+        axes = [
+            tuple(a for a in range(t.ndim) if a not in lanes_of(one))
+            for t, one in zip(tells, self.layouts, strict=True)
+        ]
+        return [jnp.any(t, axis=a).reshape(-1) for t, a in zip(tells, axes, strict=True)]
+
+    def check_informed(self, rule: str, flags: Sequence[jax.Array]) -> None:
+        """Refuses scores that say nothing about a layer that must lose some, given what :meth:`informed` tells.
+
+        Not under a trace.
+
+        Raises:
+          ValueError: names the layers.
+        """
+        if any(is_traced(f) for f in flags):
+            return
+        found = np.concatenate([np.atleast_1d(f) for f in jax.device_get(list(flags))])
+        leaves = zip(self.masked.masked, self.weights, self.layouts, strict=True)
+        names = [name for path, w, one in leaves for name in layer_names(path, one, w.shape)]
+        sizes = self.sizes
+        whole = np.array(self.counts) == np.array([sum(sizes)] if self.together else sizes)
+        if silent := [name for name, is_told in zip(names, found | whole, strict=True) if not is_told]:
+            raise ValueError(
+                f"{rule} finds no information in layers {silent}: every score there is zero or not finite, so that no "
+                "weight can be told from another. Look for weights that are all zero, for a stop_gradient or a part "
+                "that the loss does not use, and for gradients that overflow; or leave these leaves dense with "
+                "maskable=lambda path, leaf: ..."
+            )
+
     def schedule(self, rounds: int) -> list[list[int]]:
         """Returns the counts after each of several rounds; after round r the density is d ** (r / rounds)."""
-        numbers = layer_counts([w.shape for w in self.weights], self.layouts)
-        sizes = [w.size // n for w, n in zip(self.weights, numbers, strict=True) for _ in range(n)]
-        sizes = [sum(sizes)] if self.together else sizes
+        sizes = [sum(self.sizes)] if self.together else self.sizes
 
         def after(r: int, size: int, count: int) -> int:
             removed = floor_share(size, 1.0 - (count / size) ** (r / rounds))
@@ -78,10 +120,7 @@ class Goal:
 
     def tree(self, masks: Sequence[jax.Array]) -> Tree:
         """Returns the tree of masks, None at dense leaves, each mask where its weight is."""
-        placed = [placed_like(m, w) for m, w in zip(masks, self.weights, strict=True)]
-        index = {name: i for i, name in enumerate(self.masked.masked)}
-        every = self.masked.treedef.unflatten(self.masked.names)
-        return shown(hollow(every, index), lambda name: placed[index[name]])
+        return self.masked.masks([placed_like(m, w) for m, w in zip(masks, self.weights, strict=True)])
 
 
 class Where(TypedDict, total=False):

@@ -48,8 +48,8 @@ def synflow(
       Masks: a tree like ``params`` of boolean arrays, None at dense leaves.
 
     Raises:
-      ValueError: the flow is zero or not finite, ``example`` is no shape, a call under a trace (which has its precision
-        already), or a hyper-parameter out of range or contradictory.
+      ValueError: the flow is zero or not finite, in all or in a layer, ``example`` is no shape, a call under a trace
+        (which has its precision already), or a hyper-parameter out of range or contradictory.
 
     Reference: Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow", 2020,
     Algorithm 1.
@@ -70,7 +70,7 @@ def synflow(
     @jax.jit
     def prune(
         leaves: list[Any], masks: Weights, x: jax.Array, counts: list[ArrayLike]
-    ) -> tuple[Weights, jax.Array, jax.Array]:
+    ) -> tuple[Weights, jax.Array, jax.Array, Weights]:
         positive = [_absolute(leaf) for leaf in leaves]
         dense = goal.masked.pick(positive)
         weights = [jnp.where(m, w, jnp.zeros((), w.dtype)) for m, w in zip(masks, dense, strict=True)]
@@ -79,19 +79,21 @@ def synflow(
         )(weights)
         scores = [jnp.abs(w * s) for w, s in zip(weights, slopes, strict=True)]
         finite = jnp.stack([jnp.all(jnp.isfinite(s)) for s in scores])
-        return goal.choose(scores, counts, masks), total, jnp.all(finite) & (jnp.abs(total) >= smallest)
+        sound = jnp.all(finite) & (jnp.abs(total) >= smallest)
+        return goal.choose(scores, counts, masks), total, sound, goal.informed(scores, masks)
 
     with jax.enable_x64(True):
         masks = [jnp.ones_like(w, bool) for w in goal.weights]
         ones = _ones(example)
         for r, counts in enumerate(goal.schedule(rounds), 1):
-            masks, total, sound = prune(goal.leaves, masks, ones, counts)
+            masks, total, sound, informed = prune(goal.leaves, masks, ones, counts)
             if not bool(sound):
                 raise ValueError(
                     f"in round {r} of {rounds} the outputs of forward_fn sum to {float(total)}: no sound flow to rank "
                     "weights by. It must compute in the float64 of its arguments and return logits. If it does: a sum "
                     "of 0 wants more rounds or a lower sparsity, an infinite one smaller weights."
                 )
+            goal.check_informed(f"synflow, in round {r} of {rounds},", informed)
     return goal.tree(masks)
 
 

@@ -42,12 +42,13 @@ def iterative_snip(
       Masks: a tree like ``params`` of boolean arrays, None at dense leaves.
 
     Raises:
-      ValueError: no batches, a loss that is no scalar or not finite, a hyper-parameter out of range or contradictory.
+      ValueError: no batches, a loss that is no scalar or not finite, a hyper-parameter out of range or contradictory,
+        or a layer whose scores are all zero or not finite in some round.
 
     Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization", 2021.
     """
     goal = goal_of("iterative_snip", params, sparsity, **where)
-    return _in_rounds(goal, loss_fn, batches, rounds, returning=False)
+    return _in_rounds("iterative_snip", goal, loss_fn, batches, rounds, returning=False)
 
 
 def force(
@@ -77,25 +78,31 @@ def force(
       Masks: a tree like ``params`` of boolean arrays, None at dense leaves.
 
     Raises:
-      ValueError: no batches, a loss that is no scalar or not finite, a hyper-parameter out of range or contradictory.
+      ValueError: no batches, a loss that is no scalar or not finite, a hyper-parameter out of range or contradictory,
+        or a layer whose scores are all zero or not finite in some round.
 
     Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization", 2021.
     """
     goal = goal_of("force", params, sparsity, **where)
-    return _in_rounds(goal, loss_fn, batches, rounds, returning=True)
+    return _in_rounds("force", goal, loss_fn, batches, rounds, returning=True)
 
 
-def _in_rounds(goal: Goal, loss_fn: LossFn, batches: Iterable[Any], rounds: int, *, returning: bool) -> Tree:
+def _in_rounds(name: str, goal: Goal, loss_fn: LossFn, batches: Iterable[Any], rounds: int, *, returning: bool) -> Tree:
     check_integer("rounds", rounds, 1)
     gradient = summed_gradient(goal, loss_fn, read(batches))
 
     @jax.jit
-    def choose(weights: Weights, gradients: Weights, masks: Weights, counts: list[ArrayLike]) -> Weights:
-        scores = [jnp.abs(wide(w) * g) for w, g in zip(weights, gradients, strict=True)]
-        return goal.choose(scores, counts, None if returning else masks)
+    def choose(
+        weights: Weights, gradients: Weights, masks: Weights, counts: list[ArrayLike]
+    ) -> tuple[Weights, Weights]:
+        scores, where = [jnp.abs(wide(w) * g) for w, g in zip(weights, gradients, strict=True)], None
+        if not returning:
+            where = masks
+        return goal.choose(scores, counts, where), goal.informed(scores, where)
 
     masks = [jnp.ones_like(w, bool) for w in goal.weights]
-    for counts in goal.schedule(rounds):
+    for r, counts in enumerate(goal.schedule(rounds), 1):
         sparse = [zero_outside(w, m) for w, m in zip(goal.weights, masks, strict=True)]
-        masks = choose(goal.weights, gradient(sparse), masks, counts)
+        masks, informed = choose(goal.weights, gradient(sparse), masks, counts)
+        goal.check_informed(f"{name}, in round {r} of {rounds},", informed)
     return goal.tree(masks)

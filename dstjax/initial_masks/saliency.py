@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from typing import Any, Unpack
 
+import jax
 import jax.numpy as jnp
 
 from dstjax._arrays.trees import Tree
-from dstjax.initial_masks._goal import Where, goal_of
+from dstjax.initial_masks._goal import Goal, Where, goal_of
 from dstjax.initial_masks._loss import LossFn, read, summed_gradient, summed_hessian_product, wide
 
 
@@ -26,7 +27,7 @@ def magnitude(params: Tree, *, sparsity: float | None, normalize: bool = False, 
       Masks: a tree like ``params`` of boolean arrays, None at dense leaves.
 
     Raises:
-      ValueError: a hyper-parameter is out of range or contradictory, or a leaf cannot be masked.
+      ValueError: a hyper-parameter is out of range or contradictory, a leaf cannot be masked, or a layer is all zero.
 
     Reference: Han et al., "Learning both weights and connections for efficient neural networks", 2015. The normalised
     ranking is that of jaxpruner (Lee et al., 2023).
@@ -45,7 +46,7 @@ def magnitude(params: Tree, *, sparsity: float | None, normalize: bool = False, 
     scores = [jnp.abs(w) for w in goal.weights]
     if normalize:
         scores = [wide(s) / (jnp.sqrt(jnp.sum(jnp.square(wide(s)))) + 1e-8) for s in scores]
-    return goal.tree(goal.choose(scores))
+    return _chosen("magnitude", goal, scores)
 
 
 def snip(
@@ -69,13 +70,14 @@ def snip(
       Masks: a tree like ``params`` of boolean arrays, None at dense leaves.
 
     Raises:
-      ValueError: no batches, a loss that is no scalar or not finite, a hyper-parameter out of range or contradictory.
+      ValueError: no batches, a loss that is no scalar or not finite, a hyper-parameter out of range or contradictory,
+        or a layer whose scores are all zero or not finite.
 
     Reference: Lee, Ajanthan and Torr, "SNIP: single-shot network pruning based on connection sensitivity", 2019.
     """
     goal = goal_of("snip", params, sparsity, **where)
     gradients = summed_gradient(goal, loss_fn, read(batches))(goal.weights)
-    return goal.tree(goal.choose([jnp.abs(wide(w) * g) for w, g in zip(goal.weights, gradients, strict=True)]))
+    return _chosen("snip", goal, [jnp.abs(wide(w) * g) for w, g in zip(goal.weights, gradients, strict=True)])
 
 
 def grasp(
@@ -100,7 +102,8 @@ def grasp(
       Masks: a tree like ``params`` of boolean arrays, None at dense leaves.
 
     Raises:
-      ValueError: no batches, a loss that is no scalar or not finite, a hyper-parameter out of range or contradictory.
+      ValueError: no batches, a loss that is no scalar or not finite, a hyper-parameter out of range or contradictory,
+        or a layer whose scores are all zero or not finite.
 
     Reference: Wang, Zhang and Grosse, "Picking winning tickets before training by preserving gradient flow", 2020.
     """
@@ -108,4 +111,10 @@ def grasp(
     data = read(batches)
     gradients = summed_gradient(goal, loss_fn, data)(goal.weights)
     products = summed_hessian_product(goal, loss_fn, data)(goal.weights, gradients)
-    return goal.tree(goal.choose([wide(w) * p for w, p in zip(goal.weights, products, strict=True)]))
+    return _chosen("grasp", goal, [wide(w) * p for w, p in zip(goal.weights, products, strict=True)])
+
+
+def _chosen(rule: str, goal: Goal, scores: list[jax.Array]) -> Tree:
+    """Returns the masks of the highest scores, which must say something about every layer."""
+    goal.check_informed(rule, goal.informed(scores))
+    return goal.tree(goal.choose(scores))

@@ -79,6 +79,12 @@ def _of_both(leaf: Leaf) -> jax.Array:
     return jnp.where(leaf.mask, leaf.gradient, leaf.full_gradient)
 
 
+def _no_denser(n_grown: budgets.NGrown, layers: Layers, kept: jax.Array) -> jax.Array:
+    """Chooses no more than are active: masks that were pruned further than the schedule do not fill up again."""
+    wanted = n_grown(layers, kept)
+    return jnp.minimum(wanted, layers.active - kept if jnp.ndim(wanted) else jnp.sum(layers.active - kept))
+
+
 def _reselected(name: str, until: int | None, scope: str, scheduled: dict[str, Any]) -> Method:
     """Makes a method that starts dense and chooses the largest weights anew at each update."""
     check_choice("scope", scope, SCOPES)
@@ -88,6 +94,7 @@ def _reselected(name: str, until: int | None, scope: str, scheduled: dict[str, A
     n_grown: budgets.NGrown = budgets.To(budgets.Ramp(schedules.Cubic(schedule, until)))
     if scope == "global":
         n_grown = budgets.Pooled(n_grown)
+    n_grown = bind(_no_denser, n_grown)
     updates = Updates(schedule, budgets.none, n_grown, grow_score=criteria.magnitude, order="step_then_update")
     promises = "total" if scope == "global" else "reached"
     return Method(name, masking, Start(sparsity=0), updates, seen=Seen(view=views.masked), promises=promises)

@@ -24,6 +24,7 @@ from dstjax.structures.weights import (
     Shapes,
     Stored,
     Weight,
+    is_best,
     known,
     numbers,
 )
@@ -53,6 +54,10 @@ class Tiles(Weight, abc.ABC):
         where = known(layouts, scores)
         chosen = super().best(self._scores(scores, where), numbers(counts) // self._areas(scores, where), tuple(where))
         return self._fine(chosen, scores, where)
+
+    def holds(self, masks: Arrays, prunes: bool = False, layouts: Layouts = None) -> Arrays:
+        """Returns whether all tiles are whole, which a drop of tiles relies on."""
+        return is_best(self, masks, layouts)
 
     def drop(
         self, scores: Arrays, masks: Arrays, keep: Array, salient: Scores, target: Array, layouts: Layouts = None

@@ -12,7 +12,7 @@ from dstjax._arrays.lanes import of_each
 from dstjax._arrays.layout import Layout
 from dstjax._arrays.shards import join_axes, split_axis
 from dstjax.checks import check_bool, check_integer
-from dstjax.structures.weights import Array, Arrays, Kept, Layouts, Scores, Shapes, Stored, Weight, known
+from dstjax.structures.weights import Array, Arrays, Kept, Layouts, Scores, Shapes, Stored, Weight, is_best, known
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -64,6 +64,10 @@ class NM(Weight):
             self._fill(s, jnp.zeros(s.shape, bool), jnp.ones(s.shape, bool), layout)
             for s, layout in zip(scores, known(layouts, scores), strict=True)
         ]
+
+    def holds(self, masks: Arrays, prunes: bool = False, layouts: Layouts = None) -> Arrays:
+        """Returns whether every group has n; any mask can be pruned to that."""
+        return super().holds(masks, prunes, layouts) if prunes else is_best(self, masks, layouts)
 
     def drop(
         self, scores: Arrays, masks: Arrays, keep: Array, salient: Scores, target: Array, layouts: Layouts = None

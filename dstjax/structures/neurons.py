@@ -60,6 +60,17 @@ class FanIn(Weight):
             for s, n, layout in zip(scores, wanted, where, strict=True)
         ]
 
+    def holds(self, masks: Arrays, prunes: bool = False, layouts: Layouts = None) -> Arrays:
+        """Returns whether all neurons of a layer that have inputs have equally many; any mask can be pruned to that."""
+        if prunes:
+            return super().holds(masks, prunes, layouts)
+        found = []
+        for mask, layout in zip(masks, known(layouts, masks), strict=True):
+            neurons = Neurons.of(layout, mask.shape)
+            counts = neurons.counted(mask)
+            found.append(jnp.all((counts == 0) | (counts == neurons.highest(counts))))
+        return found
+
     def drop(
         self, scores: Arrays, masks: Arrays, keep: Array, salient: Scores, target: Array, layouts: Layouts = None
     ) -> Kept:

@@ -66,6 +66,17 @@ class Weight:
         """Marks the best of each layer, as many as its count."""
         return top_k_masks(scores, numbers(counts), layouts=layouts)
 
+    def holds(self, masks: Arrays, prunes: bool = False, layouts: Layouts = None) -> Arrays:
+        """Returns of each leaf whether its mask is one of this structure, bool[].
+
+        Args:
+          masks: boolean masks.
+          prunes: whether :meth:`drop` brings them to the structure later, so that it suffices if it can.
+          layouts: as in the other functions.
+        """
+        del prunes, layouts
+        return [jnp.ones((), bool) for _ in masks]
+
     def drop(
         self, scores: Arrays, masks: Arrays, keep: Array, salient: Scores, target: Array, layouts: Layouts = None
     ) -> Kept:
@@ -91,6 +102,13 @@ class Weight:
         left = n - jnp.sum(empty, dtype=jnp.int32)
         rest = top_k_masks(scores, [left], where=others, together=True, layouts=layouts)
         return [f | r for f, r in zip(first, rest, strict=True)]
+
+
+def is_best(structure: Structure, masks: Arrays, layouts: Layouts) -> Arrays:
+    """Returns of each leaf whether the best by its own mask, as many as it has, are the mask."""
+    counts = count_true(masks, None if layouts is None else tuple(layouts))
+    best = structure.best([m.astype(jnp.float32) for m in masks], counts, layouts)
+    return [jnp.all(m == b) for m, b in zip(masks, best, strict=True)]
 
 
 def numbers(counts: Any) -> jax.Array:
