@@ -10,6 +10,7 @@ import dstjax
 from dstjax import methods
 from dstjax.loops import vmap_axes
 from tests import trees
+from tests.thorough import slow
 
 SEEDS = np.array([0, 3, 11])
 MOVING = dict(sparsity=0.7, update_period=3, end_step=10, drop_fraction=0.5, drop_schedule="constant")
@@ -59,7 +60,7 @@ def test_a_batched_step_has_no_branch():
     assert "cond[" not in text
 
 
-@pytest.mark.parametrize("name", ["set", "dst_ee"])
+@pytest.mark.parametrize("name", [slow("set"), "dst_ee"])
 def test_each_run_is_the_one_of_its_seed(name):
     params, states, step = population(WRAPPERS["chain"], name)
     step = jax.jit(step)
@@ -101,9 +102,7 @@ def remembering(name, seed):
     return optax.chain(optax.clip(1.0), dstjax.sparsify(optax.adam(0.05), method, seed=seed))
 
 
-@pytest.mark.parametrize(
-    "name", ["snfs", "str", "iee", *(pytest.param(n, marks=pytest.mark.slow) for n in ("dsr", "top_kast"))]
-)
+@pytest.mark.parametrize("name", ["snfs", "str", "iee", *map(slow, ("dsr", "top_kast"))])
 def test_memory_and_views_of_each_run(name):
     """The views of a population are those of its runs, and the branch is still one."""
     seeds = SEEDS[:2]

@@ -68,8 +68,9 @@ def test_one_network_a_device(name, kind):
         program = jax.jit(jax.shard_map(one, in_specs=P("seed"), out_specs=P("seed")))
         masks, params = jax.device_get(program(seeds))
         assert not re.search(COLLECTIVES, program.lower(seeds).compile().as_text())
+    alone = jax.jit(trained, static_argnums=0)
     for seed in (0, 5):
-        own_masks, own = jax.jit(trained, static_argnums=0)(name, seed)
+        own_masks, own = alone(name, seed)
         for a, b in zip(jax.tree.leaves(masks), jax.tree.leaves(own_masks), strict=True):
             np.testing.assert_array_equal(a[seed], b)
         for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(own), strict=True):

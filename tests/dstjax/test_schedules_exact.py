@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dstjax.schedules import Cubic, Fractions, UpdateSchedule
 from tests import oracles
-from tests.thorough import examples
+from tests.thorough import lighter
 
 LONGEST = 2**31 - 1
 ENDS = [2, 10, 25_000, 99_999, 10**9, LONGEST]
@@ -42,7 +42,7 @@ def agrees(found, count, share, slack, ceil):
 
 # Each is a program of its own: every length and every share in `make test`, and all pairs of them in `make slow`.
 TIMES = [(end, alpha) for end in ENDS for alpha in (0.3, 0.002)]
-TIMES = TIMES if examples(100) == 100 else TIMES[::4] + TIMES[3::4]
+TIMES = lighter(TIMES[::4] + TIMES[3::4], TIMES)
 
 
 @pytest.mark.parametrize("kind", ["constant", "cosine", "linear", "exponential", "cosine_floor", "stages"])

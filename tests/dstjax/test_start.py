@@ -12,6 +12,7 @@ from jax.sharding import AxisType, NamedSharding
 import dstjax
 from dstjax import methods, metrics
 from tests import conformance, trees
+from tests.thorough import slow
 
 TRACK = ("exploration", "survival", "error")
 FAMILIES = ["dense", "static", "rigl", "dst_ee", "snfs", "gmp", "admm", "top_kast", "iee", "str", "srigl"]
@@ -39,7 +40,7 @@ def assert_started(tx, params):
     assert_same(dstjax.start(tx, params), (dstjax.apply_masks(params, state), state))
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", [slow(name) if name in ("static", "gmp") else name for name in FAMILIES])
 def test_start_is_init_and_the_first_masks(name):
     params = trees.everything()
     tx = sparsified(name)
@@ -129,8 +130,17 @@ def test_start_leaves_uncommitted_arrays_uncommitted():
 # --- big_vision sets jax_transfer_guard -----------------------------------------------------------------------------
 
 
+# One of each kind of state; what is called does not depend on more.
+GUARDED = ["dense", "dst_ee", "snfs", "top_kast", "iee"]
+
+
 @pytest.mark.parametrize(
-    ("name", "order"), [*((n, "skip") for n in FAMILIES), *(("rigl", order) for order in conformance.ORDERS[1:])]
+    ("name", "order"),
+    [
+        *((n, "skip") if n in GUARDED else slow(n, "skip") for n in FAMILIES),
+        ("rigl", "step_then_update"),
+        slow("rigl", "update_then_step"),
+    ],
 )
 def test_a_loop_under_a_transfer_guard(name, order):
     params = jax.tree.map(jnp.copy, trees.everything())
