@@ -23,6 +23,7 @@ from tests.conformance import (
     is_update,
     make,
     needed,
+    needs_masks,
     order_of,
     sparsified,
     started,
@@ -103,7 +104,7 @@ def follow_inner(name, order, inner, jitted):
         return step(tx, params, state, grads, **needed(name, grads))
 
     one = jax.jit(one) if jitted else one
-    params, state = started(tx)
+    params, state = started(tx, None if needs_masks(name) else trees.few())
     first = jax.tree.leaves(params)
     types = jax.tree.map(jax.typeof, state)
     moved = [False] * len(first)
@@ -255,7 +256,7 @@ NAMED = {"named_chain", "chain of chains", "skip_not_finite in MultiSteps", "cli
 @pytest.mark.parametrize("wrapper", [slow(n) if n in NAMED else n for n in KEEPS_ZEROS])
 def test_wrappers_that_keep_exact_zeros(wrapper, jitted):
     tx = KEEPS_ZEROS[wrapper](dstjax.sparsify(optax.sgd(0.1, momentum=0.9), make("dst_ee")))
-    params, state = started(tx)
+    params, state = started(tx, trees.few())
     one = jax.jit(functools.partial(step_with_extras, tx)) if jitted else functools.partial(step_with_extras, tx)
     initial = jax.tree.leaves(dstjax.get_masks(state))
     for t in range(1, 2 * STEPS):
@@ -293,7 +294,7 @@ BREAKS_ZEROS = {
 
 def first_refusal(tx):
     """What check_sparse says about the first step that left the masks."""
-    params, state = started(tx)
+    params, state = started(tx, trees.few())
     one = jax.jit(functools.partial(step, tx))
     for t in range(1, STEPS + 1):
         params, state = one(params, state, grads_at(params, t))
