@@ -203,6 +203,7 @@ def test_granet_keeps_its_total_whatever_it_drops_by():
     assert totals[3::3] == [oracles.between(68, 28, oracles.cubic(t, 0, 15)) for t in (3, 6, 9, 12, 15)]
 
 
+@pytest.mark.slow  # both follow their transcripts
 def test_granet_that_prunes_nothing_is_rigl():
     """With the density of the end from the start, in the order step, then update."""
     fields = dict(sparsity=0.6, update_order="step_then_update", drop_fraction=0.5, drop_schedule="constant")
