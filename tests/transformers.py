@@ -17,8 +17,9 @@ import numpy as np
 from flax import nnx
 
 from dstjax._arrays.trees import path_name
+from tests.thorough import lighter
 
-WIDTH, HEADS, HIDDEN, LAYERS, VOCABULARY, LENGTH = 16, 4, 32, 6, 24, 8
+WIDTH, HEADS, HIDDEN, LAYERS, VOCABULARY, LENGTH = 16, 4, 32, lighter(2, 6), 24, 8
 EPSILON = 1e-6
 KERNELS = {  # (inputs, outputs)
     **dict.fromkeys(("query", "key", "value", "out"), (WIDTH, WIDTH)),

@@ -12,10 +12,15 @@ from flax import nnx
 import dstjax
 from dstjax import methods, metrics
 from tests import conformance, trees
+from tests.thorough import lighter, slow
 
 TRACK = ("exploration", "survival", "error")
 NAMES = ["dense", "static", "set", "dst_ee", "snfs", "gmp", "admm", "deepr", "top_kast", "iee", "str", "ste", "srigl"]
 CASES = [*(("rigl", order) for order in conformance.ORDERS), *((name, None) for name in NAMES)]
+# One of each kind of state for whole models, and the orders and all other methods with leaves that are no weights.
+MODELS = [("rigl", "skip"), ("dense", None), ("snfs", None), ("top_kast", None), ("iee", None)]
+LEAVES = [*(("rigl", order) for order in conformance.ORDERS), ("set", None), ("admm", None), ("deepr", None)]
+LEAVES += [("str", None), ("srigl", None)]
 GOOD = dict(sparsity=0.5, update_period=2, end_step=9)
 
 
@@ -62,7 +67,7 @@ def assert_same(a, b):
 # --- Whole models ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "order"), CASES)
+@pytest.mark.parametrize(("name", "order"), [case if case in MODELS else slow(*case) for case in CASES])
 def test_equinox_passes_its_whole_model(name, order):
     """As in its own examples; the numbers are those of the filtered model."""
     tx = sparsified(name, order, optax.adam(0.05), track=TRACK)
@@ -78,7 +83,8 @@ def test_equinox_passes_its_whole_model(name, order):
         return eqx.apply_updates(model, updates), state
 
     other, other_state = model, state
-    for rewire in (None,) * 4 if name != "rigl" else (None, None, None, True, False):
+    decided = lighter((), (True, False)) if name == "rigl" else ()  # two programs each
+    for rewire in (None,) * 4 + decided:
         model, state = step(model, state, True, rewire)
         other, other_state = step(other, other_state, False, rewire)
     assert_same(
@@ -94,8 +100,10 @@ def test_equinox_passes_its_whole_model(name, order):
 
 @pytest.mark.parametrize(
     ("name", "order", "rewire"),
-    [*((*case, None) for case in CASES), *((*case, now) for case in CASES[:3] for now in (True, False))]
-    + [(name, None, True) for name in ("gmp", "top_kast", "snfs")],
+    [(*case, None) if case in LEAVES else slow(*case, None) for case in CASES]
+    + [("rigl", "skip", True), ("rigl", "skip", False), ("snfs", None, True)]
+    + [slow(*case, now) for case in CASES[1:3] for now in (True, False)]
+    + [slow(name, None, True) for name in ("gmp", "top_kast")],
 )
 def test_leaves_that_are_no_weights_pass_eagerly(name, order, rewire):
     """``init`` and ``update`` of everything, as plain optax does it."""
@@ -249,7 +257,7 @@ def test_a_module_of_one_leaf_is_no_box():
     assert masks["two"].w is None
 
 
-@pytest.mark.parametrize("name", ["rigl", "dst_ee", "static", "top_kast"])
+@pytest.mark.parametrize("name", ["dst_ee", slow("rigl"), slow("static"), "top_kast"])
 def test_paths_that_read_alike(name):
     rng = np.random.default_rng(0)
 

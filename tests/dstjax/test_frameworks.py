@@ -17,6 +17,7 @@ from flax.training.train_state import TrainState
 import dstjax
 from dstjax import methods
 from tests import trees
+from tests.thorough import slow
 
 STEPS = 24
 FEATURES, HIDDEN, CLASSES = 12, 24, 3
@@ -117,7 +118,7 @@ class NnxNet(nnx.Module):
         return self.last(nnx.relu(self.first(x)))
 
 
-@pytest.mark.parametrize("host_decides", [False, True])
+@pytest.mark.parametrize("host_decides", [False, slow(True)])
 def test_flax_nnx(host_decides):
     x, y = data()
     model = NnxNet(nnx.Rngs(0))

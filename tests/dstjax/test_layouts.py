@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import dstjax
 from dstjax import distributions, layouts, methods, metrics
 from dstjax.structures import block, fan_in, filters, heads, n_m
+from tests.thorough import slow
 
 SHAPE = jax.ShapeDtypeStruct
 
@@ -198,11 +199,12 @@ def same(method, shapes, one, other, change):
             np.testing.assert_array_equal(a[n], b[n], err_msg=n)
 
 
-QUICK = ("rigl", "2:4", "fan_in")
-EVERY = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in METHODS]
+def every(quick):
+    """Parameters: all methods, slow but for one; the three tests below run one method of each kind of structure."""
+    return [n if n == quick else slow(n) for n in METHODS]
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", every("rigl"))
 def test_a_convolution_inputs_first_or_outputs_first(name):
     """Stored HWIO and OIHW: the same first masks too, since random numbers are drawn in the order of the layer."""
     shapes = {"conv": (3, 3, 8, 12), "head": (12, 8)}
@@ -211,14 +213,14 @@ def test_a_convolution_inputs_first_or_outputs_first(name):
     same(METHODS[name], shapes, one, other, turn)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", every("2:4"))
 def test_a_query_kernel_by_heads_or_as_a_matrix(name):
     shapes = {"query": (8, 4, 4), "head": (16, 8)}
     flat = lambda tree: {"query": tree["query"].reshape(8, 16), "head": tree["head"]}  # noqa: E731
     same(METHODS[name], shapes, {"query": "in out out", "head": "in out"}, "in out", flat)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", every("fan_in"))
 def test_experts_in_one_leaf_or_in_a_list(name):
     method, shapes = METHODS[name], {"experts": (5, 8, 12), "head": (12, 8)}
     apart = lambda tree: {**{f"expert{i}": e for i, e in enumerate(tree["experts"])}, "head": tree["head"]}  # noqa: E731
@@ -300,7 +302,11 @@ def test_groups_along_inputs_padded_or_over_several_axes():
     over = jnp.asarray(rng.standard_normal((2, 6, 3)), jnp.float32)  # 6 is no multiple of 4, but 12 is
     mask = n_m(2, 4).best([over], [18], (layouts.parse("in in out"),))[0]
     np.testing.assert_array_equal(mask.reshape(3, 4, 3).sum(1), 2)
-    np.testing.assert_array_equal(mask.reshape(12, 3), n_m(2, 4).best([over.reshape(12, 3)], [18], layout)[0])
+    flat = n_m(2, 4).best([over.reshape(12, 3)], [18], layout)[0]
+    np.testing.assert_array_equal(mask.reshape(12, 3), flat)
+    stacked = jnp.stack([-over.reshape(12, 3), over.reshape(12, 3)])
+    mask = n_m(2, 4).best([stacked], [36], (layouts.parse("stack in out"),))[0]
+    np.testing.assert_array_equal(mask[1], flat)  # each layer as if it stood alone
 
 
 def test_whole_filters_and_heads():

@@ -9,6 +9,7 @@ import pytest
 import dstjax
 from dstjax import methods
 from tests import trees
+from tests.thorough import slow
 
 PERIOD = 3
 MOVING = dict(sparsity=0.6, update_period=PERIOD, end_step=100)
@@ -47,7 +48,12 @@ def gradients(tx, params, state, t):
 
 
 @pytest.mark.parametrize(
-    ("name", "wrapper"), [*((n, "itself") for n in METHODS), ("rigl", "chain"), ("rigl", "hyperparameters")]
+    ("name", "wrapper"),
+    [
+        *((n, "itself") if n not in ("rigl", "static") else slow(n, "itself") for n in METHODS),
+        ("rigl", "chain"),
+        slow("rigl", "hyperparameters"),
+    ],
 )
 def test_training_is_the_same_bit_for_bit(name, wrapper):
     method, tx, params, state = made(name, WRAPPERS[wrapper])

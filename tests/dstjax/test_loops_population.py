@@ -10,6 +10,7 @@ import dstjax
 from dstjax import methods
 from dstjax.loops import vmap_axes
 from tests import trees
+from tests.thorough import slow
 
 SEEDS = np.array([0, 3, 11])
 MOVING = dict(sparsity=0.7, update_period=3, end_step=10, drop_fraction=0.5, drop_schedule="constant")
@@ -28,7 +29,7 @@ WRAPPERS = {
 
 def population(wrap, name):
     """States of all seeds, a step for all of them, and the axes."""
-    params = trees.everything()
+    params = trees.few()
     init = lambda seed: wrap(transform(seed, name)).init(params)  # noqa: E731
     axes = vmap_axes(jax.eval_shape(init, 0))
     states = jax.vmap(init, out_axes=axes)(jnp.asarray(SEEDS))
@@ -46,30 +47,30 @@ def population(wrap, name):
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_the_branch_stays_a_branch(wrapper):
     start, states, step = population(WRAPPERS[wrapper], "rigl")
-    grads = trees.like(trees.everything(), 0)
+    grads = trees.like(trees.few(), 0)
     assert "cond[" in str(jax.make_jaxpr(step)(start, states, grads))
 
 
 def test_a_batched_step_has_no_branch():
     """What the axes are for: without them every step would pay for a mask update."""
-    params = trees.everything()
+    params = trees.few()
     tx = transform(0, "rigl")
     states = jax.vmap(lambda seed: transform(seed, "rigl").init(params))(jnp.asarray(SEEDS))
     text = str(jax.make_jaxpr(jax.vmap(lambda s: tx.update(params, s, params)))(states))
     assert "cond[" not in text
 
 
-@pytest.mark.parametrize("name", ["set", "dst_ee"])
+@pytest.mark.parametrize("name", [slow("set"), "dst_ee"])
 def test_each_run_is_the_one_of_its_seed(name):
     params, states, step = population(WRAPPERS["chain"], name)
     step = jax.jit(step)
     alone = []
     for seed in SEEDS:
         tx = WRAPPERS["chain"](transform(int(seed), name))
-        state = tx.init(trees.everything())
-        alone.append([tx, dstjax.apply_masks(trees.everything(), state), state])
+        state = tx.init(trees.few())
+        alone.append([tx, dstjax.apply_masks(trees.few(), state), state])
     for t in range(1, 8):
-        grads = trees.like(trees.everything(), t)
+        grads = trees.like(trees.few(), t)
         params, states = step(params, states, grads)
         for run in alone:
             updates, run[2] = run[0].update(grads, run[2], run[1])
@@ -101,13 +102,11 @@ def remembering(name, seed):
     return optax.chain(optax.clip(1.0), dstjax.sparsify(optax.adam(0.05), method, seed=seed))
 
 
-@pytest.mark.parametrize(
-    "name", ["snfs", "str", "iee", *(pytest.param(n, marks=pytest.mark.slow) for n in ("dsr", "top_kast"))]
-)
+@pytest.mark.parametrize("name", ["snfs", "str", "iee", *map(slow, ("dsr", "top_kast"))])
 def test_memory_and_views_of_each_run(name):
     """The views of a population are those of its runs, and the branch is still one."""
     seeds = SEEDS[:2]
-    params = trees.everything()
+    params = trees.few()
     tx = remembering(name, 0)
     axes = vmap_axes(jax.eval_shape(lambda seed: remembering(name, seed).init(params), 0))
     states = jax.vmap(lambda seed: remembering(name, seed).init(params), out_axes=axes)(jnp.asarray(seeds))

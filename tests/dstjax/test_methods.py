@@ -11,12 +11,14 @@ import pytest
 import dstjax
 from dstjax import criteria, methods
 from tests import trees
+from tests.thorough import lighter, slow
 
 ORDERS = ["skip", "step_then_update", "update_then_step"]
+STEPS = lighter(12, 24)
 SHARED = dict(sparsity=0.7, update_period=2, end_step=21)
 
 
-def run(method, steps=24, **kwargs):
+def run(method, steps=STEPS, **kwargs):
     """Masks after each step, and the last parameters and state, of a noisy quadratic."""
     params = trees.everything()
     tx = dstjax.sparsify(optax.sgd(0.05, momentum=0.9), method, seed=3, **kwargs)
@@ -83,7 +85,7 @@ def test_signatures_show_every_hyperparameter():
         assert shown["sparsity"] is inspect.Parameter.empty
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("order", ["skip", *map(slow, ORDERS[1:])])
 def test_dst_ee_without_exploration_is_rigl(order):
     """Bit for bit, with the same fraction and the same order; signed or not makes no difference either."""
     rigl = run(methods.rigl(**SHARED, drop_fraction=0.5, update_order=order))

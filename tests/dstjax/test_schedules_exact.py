@@ -6,12 +6,14 @@ from fractions import Fraction
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dstjax.schedules import Cubic, Fractions, UpdateSchedule
 from tests import oracles
+from tests.thorough import lighter
 
 LONGEST = 2**31 - 1
 ENDS = [2, 10, 25_000, 99_999, 10**9, LONGEST]
@@ -19,12 +21,14 @@ COUNTS = st.lists(st.integers(0, LONGEST), min_size=3, max_size=3)
 
 
 @functools.cache
-def counted(shares, ceil=False):
-    return jax.jit(lambda n, i: shares.of(n, i, ceil=ceil))
+def counted(shares):
+    """One program for both ways of rounding, if there are two."""
+    ways = [{}] if isinstance(shares, Cubic) else [{"ceil": False}, {"ceil": True}]
+    return jax.jit(lambda n, i: [shares.of(n, i, **way) for way in ways])
 
 
 def told(shares, counts, index, ceil=False):
-    return counted(shares, ceil)(jnp.array(counts, jnp.int32), jnp.int32(index)).tolist()
+    return np.asarray(counted(shares)(np.array(counts, np.int32), np.int32(index))[ceil]).tolist()
 
 
 def agrees(found, count, share, slack, ceil):
@@ -36,20 +40,26 @@ def agrees(found, count, share, slack, ceil):
     return low <= found <= high
 
 
-@pytest.mark.parametrize("ceil", [False, True])
+# Each is a program of its own: every length and every share in `make test`, and all pairs of them in `make slow`.
+TIMES = [(end, alpha) for end in ENDS for alpha in (0.3, 0.002)]
+TIMES = lighter(TIMES[::4] + TIMES[3::4], TIMES)
+
+
 @pytest.mark.parametrize("kind", ["constant", "cosine", "linear", "exponential", "cosine_floor", "stages"])
-@given(st.sampled_from(ENDS), st.integers(0, LONGEST), st.sampled_from([0.3, 0.002]), COUNTS)
-@example(10**9, 10**9 - 2, 0.3, [LONGEST, 10**8, 1])
-@example(25_000, 12_499, 0.3, [100, 10**8, 20])
-@example(25_000, 18_749, 0.3, [100, 10**8, 20])
-def test_named_schedules(kind, ceil, end, index, alpha, counts):
+@given(st.sampled_from(TIMES), st.integers(0, LONGEST), COUNTS)
+@example((10**9, 0.3), 10**9 - 2, [LONGEST, 10**8, 1])
+@example((25_000, 0.3), 12_499, [100, 10**8, 20])
+@example((25_000, 0.3), 18_749, [100, 10**8, 20])
+def test_named_schedules(kind, times, index, counts):
     """The floor of the exact share; an integer that lies 2**-50 of the share, or 2**-58, above is reached."""
+    end, alpha = times
     index = index % (end - 1)
     updates = UpdateSchedule(1, 0, end)
     share = oracles.exact_share(kind, alpha, 1 + index, end)
-    found = told(Fractions(alpha, kind, updates.steps, end), counts, index, ceil)
     slack = share / 2**50 + Fraction(1, 2**58)
-    assert all(agrees(f, n, share, slack, ceil) for f, n in zip(found, counts, strict=True))
+    for ceil in (False, True):
+        found = told(Fractions(alpha, kind, updates.steps, end), counts, index, ceil)
+        assert all(agrees(f, n, share, slack, ceil) for f, n in zip(found, counts, strict=True))
 
 
 @given(st.sampled_from([(1, 0, 3), (7, 20, 300), (1, 0, 10**9), (3, 10**8, LONGEST)]), st.integers(0, LONGEST), COUNTS)
@@ -105,13 +115,14 @@ def test_a_function_outside_the_range_counts_as_its_nearest_share():
 @pytest.mark.parametrize("kind", ["constant", "cosine", "linear", "exponential", "cosine_floor", "stages"])
 def test_a_drop_fraction_of_a_population(kind):
     """Members of a trace move as many as runs of their own."""
-    steps, alphas, counts = range(7, 300, 7), [0.3, 0.45, 0.001], jnp.array([1000, 97, 2_000_000], jnp.int32)
+    steps, alphas, counts = range(7, 300, 7), [0.3, 0.45, 0.001], np.array([1000, 97, 2_000_000], np.int32)
 
     def of(alpha, index):
         f = Fractions(alpha, kind, steps, 300)
         return f.of(counts, index), f.of(counts, index, ceil=True)
 
-    for i in (0, 20, 41):
-        together = jax.jit(jax.vmap(of, in_axes=(0, None)))(jnp.array(alphas), i)
+    population, alone = jax.jit(jax.vmap(of, in_axes=(0, None))), jax.jit(of, static_argnums=0)
+    for i in map(np.int32, (0, 20, 41)):
+        together = jax.device_get(population(np.array(alphas, np.float32), i))
         for j, alpha in enumerate(alphas):
-            assert [x[j].tolist() for x in together] == [x.tolist() for x in of(alpha, jnp.int32(i))]
+            assert [x[j].tolist() for x in together] == [x.tolist() for x in jax.device_get(alone(alpha, i))]

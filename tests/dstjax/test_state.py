@@ -12,6 +12,7 @@ import pytest
 import dstjax
 from dstjax import methods
 from tests import trees
+from tests.thorough import slow
 
 EVERY_OTHER = dict(sparsity=0.7, update_period=2, drop_fraction=0.5, drop_schedule="constant")
 TRACK = ("exploration", "survival", "error")
@@ -121,7 +122,7 @@ def test_check_and_apply_refuse_what_is_no_mask():
 # --- Replacing ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("wrapper", ["itself", "chain", "MultiSteps", "apply_if_finite"])
+@pytest.mark.parametrize("wrapper", ["chain", "MultiSteps", *map(slow, ("itself", "apply_if_finite"))])
 def test_set_masks_replaces_masks_counters_and_moments(wrapper):
     tx = WRAPPERS[wrapper](sparse())
     params = trees.everything()
@@ -255,7 +256,7 @@ def test_masks_cost_a_bit_per_weight():
 # --- Checkpoints ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["rigl", "dst_ee"])
+@pytest.mark.parametrize("name", [slow("rigl"), "dst_ee"])
 def test_a_checkpoint_holds_the_state_bit_for_bit(name, tmp_path):
     """k + m steps are k steps, save, restore, m steps."""
     tx = optax.chain(optax.clip(1.0), sparse(name))

@@ -16,6 +16,7 @@ from dstjax._engine.drop_and_grow import drop_and_grow_all
 from dstjax.structures import block, fan_in, n_m
 from tests import oracles, trees
 from tests import structure_oracles as plain
+from tests.thorough import lighter
 
 SHAPES = [(8, 5), (2, 3, 8, 4)]
 # Scores with many ties, infinities and NaN.
@@ -36,7 +37,7 @@ def flags(rng, shape, density=0.5):
 
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize(("n", "m"), [(1, 2), (2, 4), (3, 8), (4, 4)])
-@settings(max_examples=15)
+@settings(max_examples=lighter(4, 15))
 @given(seed=seeds)
 def test_n_m_is_the_best_of_every_group(n, m, ties, seed):
     rng = np.random.default_rng(seed)
@@ -82,7 +83,7 @@ def test_examples_of_groups():
 
 
 @pytest.mark.parametrize(("h", "w"), [(1, 1), (4, 1), (2, 2), (8, 4)])
-@settings(max_examples=15)
+@settings(max_examples=lighter(4, 15))
 @given(seed=seeds)
 def test_best_blocks(h, w, seed):
     rng = np.random.default_rng(seed)
@@ -146,7 +147,7 @@ def test_the_worked_example_of_constant_fan_in(ablation):
 
 @pytest.mark.parametrize("shape", [(6, 5), (3, 1, 2, 7)])
 @pytest.mark.parametrize("ablation", [0.0, 0.3, 0.9])
-@settings(max_examples=15)
+@settings(max_examples=lighter(4, 15))
 @given(seed=seeds)
 def test_constant_fan_in_updates(shape, ablation, seed):
     rng = np.random.default_rng(seed)
@@ -234,7 +235,7 @@ def assert_changed(history):
 
 
 @pytest.mark.parametrize("name", IN_METHODS)
-@settings(max_examples=5)
+@settings(max_examples=lighter(2, 5))
 @given(seed=seeds)
 def test_exactly_n_in_every_group_after_every_update(name, seed):
     """Of IEE after the updates that grow; between them a group may lack what was pruned."""
@@ -250,7 +251,7 @@ def test_exactly_n_in_every_group_after_every_update(name, seed):
 
 
 @pytest.mark.parametrize("name", ["rigl", "iee"])
-@settings(max_examples=3)
+@settings(max_examples=lighter(2, 3))
 @given(seed=seeds)
 def test_whole_blocks_after_every_update(name, seed):
     history = []
@@ -264,7 +265,7 @@ def test_whole_blocks_after_every_update(name, seed):
 
 
 @pytest.mark.parametrize("name", ["rigl", "set"])
-@settings(max_examples=3)
+@settings(max_examples=lighter(2, 3))
 @given(seed=seeds)
 def test_one_fan_in_after_every_update(name, seed):
     """Also of methods that grow what they drop: what did not divide among the neurons left comes back."""

@@ -7,6 +7,7 @@ import pytest
 
 from dstjax.initial_masks import synflow
 from tests.dstjax.initial_masks import networks
+from tests.thorough import slow
 
 linear = lambda p, x: x @ p["a"] @ p["b"]  # noqa: E731
 EXAMPLE = {"a": jnp.array([[1.0, 0.5], [-2.0, 1.0]]), "b": jnp.array([[3.0], [-1.0]])}
@@ -20,8 +21,7 @@ def test_the_reference_example(rounds):
     assert masks["b"].tolist() == [[True], [False]]
 
 
-@pytest.mark.parametrize("scope", ["layer", "global"])
-@pytest.mark.parametrize("rounds", [1, 6])
+@pytest.mark.parametrize(("scope", "rounds"), [("layer", 1), ("global", 6), slow("layer", 6), slow("global", 1)])
 def test_transcript(scope, rounds):
     sparsity = 0.8
     params, _ = networks.draw(seed=1)

@@ -13,7 +13,7 @@ from dstjax import distributions, initial_masks
 from dstjax.initial_masks import grasp, magnitude, snip
 from tests import oracles, trees
 from tests.dstjax.initial_masks import networks
-from tests.thorough import examples
+from tests.thorough import examples, slow
 
 EVERYTHING = lambda path, leaf: True  # noqa: E731
 
@@ -53,9 +53,10 @@ def test_grasp_of_the_reference_example():
 # --- Transcripts ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scope", ["layer", "global"])
+@pytest.mark.parametrize(
+    ("scope", "sparsity"), [("layer", 0.3), ("global", 0.8), slow("layer", 0.8), slow("global", 0.3)]
+)
 @pytest.mark.parametrize("rule", ["magnitude", "snip", "grasp"])
-@pytest.mark.parametrize("sparsity", [0.3, 0.8])
 def test_transcript(rule, scope, sparsity):
     params, batches = networks.draw()
     weights = networks.kernels(params)

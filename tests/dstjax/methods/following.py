@@ -8,8 +8,12 @@ import optax
 import dstjax
 from dstjax import criteria
 from tests import oracles, trees
+from tests.thorough import lighter
 
 LR = 0.05
+# Of a transcript, with a mask update at every third step before the last.
+STEPS = lighter(22, 34)
+UPDATES = (STEPS - 1) // 3
 
 
 class Spy:
@@ -42,7 +46,7 @@ class Run(oracles.Transcript):
 
     given: dict
 
-    def __init__(self, weights, masks, inner, *, period=3, end=34, order="step_then_update", **others):
+    def __init__(self, weights, masks, inner, *, period=3, end=STEPS, order="step_then_update", **others):
         super().__init__(weights, masks, inner, period=period, end=end, order=order, **others)
         self.gamma = {n: int(m.sum()) for n, m in self.m.items()}
 
@@ -86,7 +90,9 @@ def plain():
     return optax.sgd(LR), oracles.Momentum(LR, 0.0)
 
 
-def follow(method, transcript, *, inner=momentum, steps=34, given=None, scale=None, jit=True, also=None, **tolerance):
+def follow(
+    method, transcript, *, inner=momentum, steps=STEPS, given=None, scale=None, jit=True, also=None, **tolerance
+):
     """Compares masks, weights and moments after every step.
 
     Args:

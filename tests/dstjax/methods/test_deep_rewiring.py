@@ -97,6 +97,7 @@ def test_deepr_follows_its_transcript(x64, noise):
         method,
         lambda *args: DeepRewiring(*args, noise=noise, grow=grow, gamma=1.5, l1=0.3, signs=initial_signs()),
         inner=following.plain,
+        steps=34,
         jit=False,
     )
     assert changed > 20
@@ -114,7 +115,9 @@ def test_soft_deepr_follows_its_transcript(x64, noise):
         return SoftDeepRewiring(weights, masks, inner, noise=noise, grow=None, gamma=2.0, l1=0.5, signs=signs)
 
     # theta_min is a float32 in the state.
-    run, changed = following.follow(method, transcript, inner=following.plain, jit=False, rtol=1e-6, atol=1e-7)
+    run, changed = following.follow(
+        method, transcript, inner=following.plain, steps=34, jit=False, rtol=1e-6, atol=1e-7
+    )
     assert changed > 20
     assert min(run.died, run.woke_again, run.at_floor) > 20
     assert {n: int(m.sum()) for n, m in run.m.items()} != run.gamma  # their number is free

@@ -14,6 +14,7 @@ from dstjax import methods
 from tests import dense_oracles as oracles
 from tests import side_by_side, trees
 from tests.side_by_side import EVERY_MODE, MASKED, MODES, active, follow
+from tests.thorough import slow
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +60,7 @@ def test_gmp_from_a_later_step():
     assert active(run.m) == UNIFORM
 
 
+@pytest.mark.slow
 def test_gmp_never_brings_a_weight_back():
     _, history = masks_of(methods.gmp(sparsity=0.7, **PERIODIC), 18)
     for before, after in itertools.pairwise(history):
@@ -93,6 +95,7 @@ def test_one_shot(mode):
     assert (changed, active(run.m)) == (1, UNIFORM)
 
 
+@pytest.mark.slow
 def test_one_shot_of_all_layers_together():
     method = methods.one_shot(sparsity=0.7, prune_step=4, scope="global")
     run, *_ = follow(method, of(oracles.OneShot, period=4, start=4, end=5, together=True), steps=6)
@@ -107,6 +110,7 @@ def test_asp(mode):
     assert (changed, active(run.m)) == (1, {"conv/kernel": 30, "dense/kernel": 20, "out/kernel": 18})
 
 
+@pytest.mark.slow
 def test_asp_of_another_pattern():
     follow(methods.asp(n=1, m=2, prune_step=3), of(oracles.OneShot, period=3, start=3, end=4, n_m=(1, 2)), steps=5)
 
@@ -120,7 +124,7 @@ def test_asp_worked_example():
     assert mask.T.astype(int).tolist() == [[1, 0, 1, 0], [1, 1, 0, 0]]
 
 
-@pytest.mark.parametrize(("name", "steps"), [("one_shot", 4), ("asp", 4), ("sis", 4)])
+@pytest.mark.parametrize(("name", "steps"), [("one_shot", 4), slow("asp", 4), ("sis", 4)])
 def test_dense_before_the_prune_step(name, steps):
     """Until then the optimiser's own steps, bit for bit."""
     sparsity = {} if name == "asp" else {"sparsity": 0.7}
@@ -199,6 +203,7 @@ def test_granet_keeps_its_total_whatever_it_drops_by():
     assert totals[3::3] == [oracles.between(68, 28, oracles.cubic(t, 0, 15)) for t in (3, 6, 9, 12, 15)]
 
 
+@pytest.mark.slow  # both follow their transcripts
 def test_granet_that_prunes_nothing_is_rigl():
     """With the density of the end from the start, in the order step, then update."""
     fields = dict(sparsity=0.6, update_order="step_then_update", drop_fraction=0.5, drop_schedule="constant")
@@ -241,6 +246,7 @@ def test_gap(mode):
     assert (changed, active(run.m)) == (5, UNIFORM)
 
 
+@pytest.mark.slow
 def test_gap_in_as_many_parts_as_leaves():
     method = methods.gap(sparsity=0.7, **PERIODIC)
     run, *_ = follow(method, of(oracles.GaP, partitions=[[n] for n in MASKED], **TIMES), steps=17)

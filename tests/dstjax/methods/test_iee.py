@@ -15,6 +15,7 @@ from dstjax.structures import n_m
 from tests import oracles, trees
 from tests.iee_network import noise, weights_of
 from tests.structure_oracles import fill_groups
+from tests.thorough import slow
 
 
 class Transcript:
@@ -127,7 +128,11 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+# Each of the choices once, in layers or in all of them together.
+QUICK = ("adam, three lengths", "without freezing", "two of four", "global and taylor, from zero")
+
+
+@pytest.mark.parametrize("case", [case if case in QUICK else slow(case) for case in CASES])
 def test_transcript(case):
     """Five cycles and some steps after the last one: call i is the step of iteration i and the event of i + 1."""
     changes = dict(CASES[case])

@@ -14,7 +14,7 @@ from tests import oracles, trees
 from tests.dstjax.methods import following
 from tests.thorough import slow
 
-SHARED = dict(sparsity=0.6, update_period=3, end_step=34)
+SHARED = dict(sparsity=0.6, update_period=3, end_step=following.STEPS)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ class SoftBound(following.Run):
         return new
 
 
-@pytest.mark.parametrize("order", ["skip", "step_then_update", slow("update_then_step")])
+@pytest.mark.parametrize("order", ["skip", *map(slow, ("step_then_update", "update_then_step"))])
 def test_soft_bound_follows_its_transcript(x64, order):
     spy = following.Spy()
     method = methods.mest(
@@ -53,7 +53,7 @@ def test_soft_bound_follows_its_transcript(x64, order):
     run, changed = following.follow(
         method, lambda *args: SoftBound(*args, spy=spy, lam=0.7, alpha=0.3, order=order), jit=False
     )
-    assert changed == 11
+    assert changed == following.UPDATES
     assert run.peak == sum(n + math.floor(0.3 * n + 1e-9) for n in run.gamma.values())
     assert {n: int(m.sum()) for n, m in run.m.items()} == run.gamma  # in the end as sparse as asked for
 
@@ -106,11 +106,13 @@ def test_what_is_refused():
         methods.set(**SHARED, grown_std=-1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("mest", dict(soft_bound=True, drop_schedule="stages")), slow("set", dict(grown_std=0.1, grow="most_neighbours"))],
+    [("mest", dict(soft_bound=True, drop_schedule="stages")), ("set", dict(grown_std=0.1, grow="most_neighbours"))],
 )
 def test_whoever_decides(name, options):
+    """As with SET in the conformance tests."""
     following.assert_modes_agree(methods.get(name, sparsity=0.6, update_period=2, end_step=8, **options), steps=8)
 
 
@@ -151,7 +153,7 @@ def test_grown_weights_of_set_start_at_random(x64, order, monkeypatch):
     run, changed = following.follow(
         method, lambda *args: NormalStart(*args, spy=spy, drawn=drawn, std=0.1, order=order), jit=False
     )
-    assert changed == run.updates == 11
+    assert changed == run.updates == following.UPDATES
     assert {n: int(m.sum()) for n, m in run.m.items()} == run.gamma
 
 
@@ -219,7 +221,7 @@ def test_growth_next_to_active_weights(x64, rule, monkeypatch):
     monkeypatch.setattr(jax.random, "bits", recorded)
     method = methods.rigl(**SHARED, grow=rule, drop_fraction=0.4, drop_schedule="constant")
     run, changed = following.follow(method, lambda *args: NextToActive(*args, rule=rule, draws=draws), jit=False)
-    assert changed == run.updates == 11
+    assert changed == run.updates == following.UPDATES
 
 
 @pytest.mark.parametrize("rule", ["one_neighbour", "most_neighbours"])

@@ -14,7 +14,7 @@ from tests import oracles
 from tests.dstjax.methods import following
 from tests.thorough import slow
 
-SHARED = dict(sparsity=0.6, update_period=3, end_step=34)
+SHARED = dict(sparsity=0.6, update_period=3, end_step=following.STEPS)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ class SparseMomentum(following.Run):
         return {n: math.floor(min(wanted[n], most[n]) + 1e-9) for n in share}
 
 
-@pytest.mark.parametrize("case", ["even", "crowded", "none", "without decay"])
+@pytest.mark.parametrize("case", [slow("even"), "crowded", "none", slow("without decay")])
 def test_snfs_follows_its_transcript(x64, case):
     """'crowded' gives one small layer nearly all of the momentum: it fills up, and drops no more than its sparsity."""
     options = {"none": dict(redistribution="none"), "without decay": dict(decay=0.0)}.get(case, {})
@@ -88,7 +88,7 @@ def test_snfs_follows_its_transcript(x64, case):
         method, lambda *args: SparseMomentum(*args, **options), also=also,
         scale={"list/0": 60.0} if case == "crowded" else None,
     )  # fmt: skip
-    assert changed >= 9
+    assert changed >= following.UPDATES - 2
     if case == "crowded":
         assert run.capped
         assert run.spared
@@ -187,11 +187,13 @@ def dealt(total, shares, room):
     return given
 
 
-@pytest.mark.parametrize(("sparsity", "threshold", "fraction"), [(0.6, 0.02, 0.2), (0.3, 0.5, 0.1)])
+@pytest.mark.parametrize(("sparsity", "threshold", "fraction"), [slow(0.6, 0.02, 0.2), (0.3, 0.5, 0.1)])
 def test_dsr_follows_its_transcript(x64, sparsity, threshold, fraction):
     """At a sparsity of 0.3 the first update drops more than there is room elsewhere; later ones grow the rest."""
     spy = following.Spy()
-    method = methods.dsr(**{**SHARED, "sparsity": sparsity}, threshold=threshold, drop_fraction=fraction)
+    end = 34  # the threshold has moved both ways by then
+    shared = {**SHARED, "sparsity": sparsity, "end_step": end}
+    method = methods.dsr(**shared, threshold=threshold, drop_fraction=fraction)
     method = method.but(grow_score=spy)
     totals = []
 
@@ -200,9 +202,12 @@ def test_dsr_follows_its_transcript(x64, sparsity, threshold, fraction):
         totals.append(sum(int(m.sum()) for m in run.m.values()))
 
     run, changed = following.follow(
-        method, lambda *args: Threshold(*args, spy=spy, threshold=np.float32(threshold), fraction=fraction), also=also,
+        method,
+        lambda *args: Threshold(*args, spy=spy, threshold=np.float32(threshold), fraction=fraction, end=end),
+        also=also,
+        steps=end,
         jit=False,
-    )  # fmt: skip
+    )
     assert changed >= 8
     assert run.moves >= {"halved", "doubled"}
     total = sum(run.gamma.values())
@@ -256,8 +261,10 @@ def test_dsr_leaves_one_weight_in_every_layer():
     assert sum(int(m.sum()) for m in after.values()) == 14
 
 
-@pytest.mark.parametrize("name", [slow("snfs"), "dsr"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["snfs", "dsr"])
 def test_whoever_decides(name):
+    """As with SNFS in the conformance tests."""
     options = {"snfs": {}, "dsr": dict(threshold=0.1, drop_fraction=0.2)}[name]
     following.assert_modes_agree(methods.get(name, sparsity=0.6, update_period=2, end_step=20, **options))
 

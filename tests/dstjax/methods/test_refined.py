@@ -11,6 +11,7 @@ from dstjax import methods
 from tests import dense_oracles as oracles
 from tests import side_by_side, trees
 from tests.side_by_side import MASKED, MODES, active, follow
+from tests.thorough import slow
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,7 @@ def test_refined(name, mode):
     assert dstjax.check_sparse(params, state)
 
 
-@pytest.mark.parametrize("n_m", [(1, 2), (1, 4)])
+@pytest.mark.parametrize("n_m", [slow((1, 2)), (1, 4)])
 def test_other_patterns(n_m):
     method = methods.sr_ste(n=n_m[0], m=n_m[1], decay=0.01)
     run, *_ = follow(method, of(n_m=n_m, decay=0.01), steps=4, mode="eager")

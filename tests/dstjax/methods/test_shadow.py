@@ -13,6 +13,7 @@ from dstjax import methods
 from tests import dense_oracles as oracles
 from tests import side_by_side, trees
 from tests.side_by_side import EVERY_MODE, MASKED, MODES, active, follow, loss
+from tests.thorough import slow
 
 
 @pytest.fixture(autouse=True)
@@ -220,7 +221,8 @@ VIEWED = {
 }
 
 
-@pytest.mark.parametrize("name", VIEWED)
+# DCIL sees what DPF does, and STE what SR-STE does.
+@pytest.mark.parametrize("name", [slow(name) if name in ("dcil", "ste") else name for name in VIEWED])
 def test_the_derivative_of_the_view_is_straight_through(name):
     """Inside the function that is differentiated, before it, and under jit: the gradient at what was seen."""
     params = side_by_side.tree()
@@ -240,7 +242,7 @@ def test_the_derivative_of_the_view_is_straight_through(name):
         np.testing.assert_array_equal(np.asarray(trees.names(before)[n])[zero], 3.0)  # not masked
 
 
-@pytest.mark.parametrize("name", VIEWED)
+@pytest.mark.parametrize("name", [slow(name) if name in ("dpf", "ste") else name for name in VIEWED])
 def test_starts_with_the_weights_as_they_are(name):
     """apply_masks leaves dense weights alone, and set_masks their moments."""
     params = side_by_side.tree()

@@ -14,6 +14,7 @@ from dstjax import program
 from dstjax._arrays.trees import path_name
 from experiments import models
 from tests import transformers
+from tests.thorough import slow
 
 
 def f32(*shape):
@@ -50,7 +51,8 @@ def linen(module, *args, **options):
 # --- Networks of the experiments --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", models.names())
+# The slow ones have the layers of others in other sizes.
+@pytest.mark.parametrize("name", [slow(n) if n in ("resnet50_cifar", "vgg16") else n for n in models.names()])
 def test_networks_of_the_experiments(name):
     x = f32(2, *models.MODELS[name].shape)
     params, found = linen(models.make(name), x, train=True)

@@ -6,6 +6,7 @@ import pytest
 from experiments.benchmarks import __main__ as benchmarks
 from experiments.benchmarks import charts, hlo, machine, page, records, scaling, shapes, targets, timing
 from experiments.benchmarks.traffic import traffic
+from tests.thorough import slow
 
 HLO = """HloModule jit_f, is_scheduled=true
 
@@ -119,7 +120,7 @@ MEASURED = {name: {name} for name in benchmarks.BENCHMARKS} | {"compile": {"comp
 
 
 @pytest.mark.parametrize(
-    "names", [("selection", "update"), pytest.param(tuple(benchmarks.BENCHMARKS), marks=pytest.mark.slow)], ids=len
+    "names", [("selection",), *map(slow, (("selection", "update"), tuple(benchmarks.BENCHMARKS)))], ids=len
 )
 def test_quick_run_end_to_end(names, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv("JAXPRUNER", raising=False)

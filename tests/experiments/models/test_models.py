@@ -38,9 +38,13 @@ def shapes_of(model, x, *, train):
     return jax.eval_shape(run, x)
 
 
-# In bfloat16 by default; the test below has the networks whose layers differ.
+# In bfloat16 by default; the test below has the networks whose layers differ. The slow ones are others with more
+# layers, or with other sizes; the counts of all are checked in test_models_counts.py.
+LARGE = {"vgg16", "resnet50", "mlp", "small_mlp"}
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", slow(None)])
-@pytest.mark.parametrize("name", models.names())
+@pytest.mark.parametrize("name", [slow(name) if name in LARGE else name for name in models.names()])
 def test_networks_give_one_float32_logit_a_class(name, dtype):
     entry = models.MODELS[name]
     x = jax.ShapeDtypeStruct((3, *entry.shape), jnp.float32)

@@ -1,5 +1,6 @@
 """Every config makes a valid plan and trains, on generated data of its true shape; its proxy is small."""
 
+import functools
 import importlib
 import json
 from pathlib import Path
@@ -98,6 +99,13 @@ def test_docstring_says_command_time_and_number(name):
         assert part in doc
 
 
+@functools.cache
+def trace(model, shape):
+    """Raises if the network does not take a sample."""
+    x = jax.ShapeDtypeStruct((1, *shape), np.float32)
+    jax.eval_shape(lambda k, x: model.init(k, x, train=False), jax.random.key(0), x)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_plan_at_full_size(name, monkeypatch):
     """The true config, with the true number of samples; nothing is trained."""
@@ -110,8 +118,7 @@ def test_plan_at_full_size(name, monkeypatch):
     found = configuration.plan(config)
     assert found.steps > 10_000
     assert found.model.classes == classes
-    x = jax.ShapeDtypeStruct((1, *shape), np.float32)
-    jax.eval_shape(lambda k, x: found.model.init(k, x, train=False), jax.random.key(0), x)
+    trace(found.model, shape)
     period = config.update_period
     assert any(found.method.is_update_step(t) for t in range(found.steps // 2, found.steps // 2 + 2 * period))
 
