@@ -4,6 +4,8 @@ import argparse
 import ast
 import importlib.util
 import inspect
+import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -12,24 +14,31 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from dstjax.checks import suggest
+from experiments import stopping
 
 
 def run(arguments: Sequence[str], doc: str | None, work: Callable[[Sequence[str]], int], interrupted: str) -> int:
-    """Runs a command and returns its exit status; ``--help`` prints ``doc``, a ValueError is a line and status 2."""
+    """Runs a command and returns its exit status; ``--help`` prints ``doc``, an error is a line and status 2."""
     if {"-h", "--help"} & {*arguments}:
         print(doc)
         return 0
-    try:
-        return work(arguments)
-    except ValueError as error:
-        return failed(error, 2)
-    except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
-        return 130
+    with stopping.watching(interrupted):
+        try:
+            status = work(arguments)
+            sys.stdout.flush()
+            return status
+        except (ValueError, OSError) as error:
+            return failed(error, 2)
+        except stopping.Interrupted as error:
+            name = signal.Signals(error.number).name
+            print(f"\n{name}: {error.said + '; ' if error.said else ''}{interrupted}", file=sys.stderr)
+            return error.status
 
 
 def failed(error: Exception, status: int) -> int:
     """Prints an error on one line; returns the exit status."""
+    if isinstance(error, BrokenPipeError):  # what is left in the buffer would fail again at the very end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return status
 

@@ -18,7 +18,6 @@ the arguments, the config or DIR.
 """
 
 import copy
-import json
 import os
 import shlex
 import sys
@@ -34,8 +33,7 @@ from experiments import command_line, data, queue
 from experiments.report import collect, page, tables
 from experiments.report.cells import Comparison, percent
 from experiments.report.names import method_label
-from experiments.training import configuration, run
-from experiments.training.finished import read_json
+from experiments.training import configuration, run, sealed
 from experiments.training.recording import versions, write_atomically
 
 OPTIONS = {
@@ -63,7 +61,7 @@ class Grid(NamedTuple):
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command and returns its exit status."""
-    return command_line.run(arguments, __doc__, _compare, "\ninterrupted; the same command continues here.")
+    return command_line.run(arguments, __doc__, _compare, "the same command continues here.")
 
 
 def _compare(arguments: Sequence[str]) -> int:
@@ -134,7 +132,7 @@ def _job(grid: Grid, name: str) -> queue.Job:
 
     def work() -> str:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "versions.json", json.dumps({"dstjax": dstjax.__version__, **versions()}).encode())
+        sealed.write(folder / "versions.json", {"dstjax": dstjax.__version__, **versions()})
         return f"{_result(run.train_and_evaluate(grid.cells[name], folder, quiet=True))}   "
 
     return queue.Job(name, grid.titles[name], folder, work)
@@ -226,7 +224,7 @@ def _check_folder(folder: Path, config: ConfigDict) -> None:
     """Refuses the folder of another run before anything runs."""
     if not (folder / "config.json").exists():
         return
-    different = configuration.differences(configuration.identity(config), read_json(folder / "config.json"))
+    different = configuration.differences(configuration.identity(config), sealed.read(folder / "config.json"))
     if different:
         raise ValueError(f"cell {folder} is that of another run; it differs in {', '.join(different)}.")
 

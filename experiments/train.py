@@ -35,7 +35,7 @@ def parse(arguments: Sequence[str]) -> tuple[ConfigDict, ConfigDict, dict[str, s
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command and returns its exit status."""
-    again = "interrupted; the same command goes on from the last checkpoint."
+    again = "the same command goes on from the last checkpoint."
     return command_line.run(arguments, __doc__, _train, again)
 
 

@@ -1,5 +1,7 @@
 """Reads the files of finished runs into cells."""
 
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +10,8 @@ import numpy as np
 import dstjax
 from experiments.report import settings
 from experiments.report.cells import CellResult, Cost, Layer, UpdateRecords
-from experiments.training import finished
-from experiments.training.finished import UnreadableError, read_json
+from experiments.training import finished, sealed
+from experiments.training.finished import UnreadableError
 
 
 def cell(workdir: Path, method: dstjax.Method) -> CellResult:
@@ -44,7 +46,7 @@ def cell(workdir: Path, method: dstjax.Method) -> CellResult:
             seconds=summary["seconds"],
             settings=settings.describe(method, summary["hyperparameters"].get("coefficient")),
             config=run.config,
-            versions=read_json(workdir / "versions.json") if (workdir / "versions.json").exists() else {},
+            versions=sealed.read(workdir / "versions.json") if (workdir / "versions.json").exists() else {},
             off_count=_off_count(layers, run.records, method.promises),
             updates=_updates(run.of("mask_update"), len(summary["seeds"])),
             layers=layers,
@@ -102,5 +104,5 @@ def _first_masks(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     try:
         with np.load(path) as stored:
             return np.asarray(stored["initial"], bool), np.asarray(stored["final"], bool)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise UnreadableError(f"{path} cannot be read: {error}.") from error

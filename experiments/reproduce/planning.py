@@ -10,8 +10,8 @@ from ml_collections import ConfigDict
 from experiments.queue import Job
 from experiments.reproduce import probes
 from experiments.reproduce.cells import Cell, config_of, folder_of
-from experiments.training import configuration, run
-from experiments.training.recording import to_json, write_atomically
+from experiments.training import configuration, run, sealed
+from experiments.training.recording import to_json
 
 
 def plan(cells: Sequence[Cell], workdir: Path, *, seeds: int, proxy: bool) -> list[Job]:
@@ -40,8 +40,8 @@ def _job(cell: Cell, config: ConfigDict, folder: Path) -> Job:
         found = probes.PROBES[str(cell.probe)](config)
         found["seconds"] = round(time.perf_counter() - start, 3)
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "config.json", json.dumps(configuration.identity(config), indent=1).encode())
-        write_atomically(folder / "probe.json", to_json(found, indent=1).encode())
+        sealed.write(folder / "config.json", configuration.identity(config))
+        sealed.write(folder / "probe.json", json.loads(to_json(found)))
         return ""
 
     if cell.probe is None:

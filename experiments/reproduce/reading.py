@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experiments.reproduce.cells import Cell
-from experiments.training import finished
-from experiments.training.finished import FinishedRun, UnreadableError, floats, read_json
+from experiments.training import finished, sealed
+from experiments.training.finished import FinishedRun, UnreadableError, floats
 
 
 class Metric(NamedTuple):
@@ -62,7 +62,7 @@ def read(cell: Cell, folder: Path) -> Measured:
 
 
 def _probed(cell: Cell, folder: Path) -> Measured:
-    found = read_json(folder / "probe.json")
+    found = sealed.read(folder / "probe.json")
     try:
         return Measured(
             cell,

@@ -41,7 +41,8 @@ NESTED_FIELDS = {
 }
 STANDS_FOR = {"end_percent": "end_step", "prune_percent": "prune_step"}  # a share of all steps for a number of them
 RULES = ("distribution", "drop_schedule", "drop", "grow")  # may be module:function
-DISPLAY_FIELDS = ("log_every_epochs", "tensorboard")  # what does not change the results
+# What changes no result, or on devices of another number the rounding alone: a run may go on with others.
+DISPLAY_FIELDS = ("log_every_epochs", "tensorboard", "devices", "shard_params")
 DEFAULT_END_PERCENT = 75.0
 
 
@@ -58,6 +59,7 @@ class Plan(NamedTuple):
     mode: str  # 'vmap' or 'sequential'
     steps: int
     devices: list[jax.Device]
+    rules: dict[str, Callable[..., Any]]  # those of the user's own, by the field that names them
 
 
 def plan(config: ConfigDict, defaults: ConfigDict | None = None) -> Plan:
@@ -81,7 +83,7 @@ def plan(config: ConfigDict, defaults: ConfigDict | None = None) -> Plan:
             f"{config.dataset}."
         )
     steps = _steps(config, dataset.sizes[0])
-    method, hyperparameters = _method(config, defaults or config, steps)
+    method, hyperparameters, rules = _method(config, defaults or config, steps)
     model = models.make(config.model.name, classes=dataset.classes, sizes=config.model.sizes, dtype=config.model.dtype)
     schedule = optimisers.schedule(config.optimizer, steps)
     inner = optimisers.make(config.optimizer, schedule)
@@ -99,7 +101,7 @@ def plan(config: ConfigDict, defaults: ConfigDict | None = None) -> Plan:
             raise ValueError("seeds_mode='vmap' is not accepted with streamed data or several devices; use sequential.")
         mode = "sequential"
     seeds = _seeds(config.seeds)
-    return Plan(method, hyperparameters, model, schedule, make_tx, dataset, seeds, mode, steps, devices)
+    return Plan(method, hyperparameters, model, schedule, make_tx, dataset, seeds, mode, steps, devices, rules)
 
 
 def identity(config: ConfigDict) -> dict[str, Any]:
@@ -191,7 +193,9 @@ def _check_fields(config: ConfigDict) -> None:
     check_choice("seeds_mode", config.seeds_mode, ("auto", "vmap", "sequential"))
 
 
-def _method(config: ConfigDict, defaults: ConfigDict, steps: int) -> tuple[dstjax.Method, dict[str, Any]]:
+def _method(
+    config: ConfigDict, defaults: ConfigDict, steps: int
+) -> tuple[dstjax.Method, dict[str, Any], dict[str, Callable[..., Any]]]:
     accepted = dstjax.methods.hyperparameters(config.method)
     given: dict[str, Any] = {}
     for name in config:
@@ -213,7 +217,8 @@ def _method(config: ConfigDict, defaults: ConfigDict, steps: int) -> tuple[dstja
         given.pop("sparsity", None)
     shown = {n: v for n, v in {**accepted, **given}.items() if isinstance(v, str | int | float)}
     resolved = {n: _resolved(n, v) if n in (*RULES, "structure", "maskable") else v for n, v in given.items()}
-    return dstjax.methods.get(config.method, **resolved), shown
+    rules = {n: resolved[n] for n in RULES if isinstance(given.get(n), str) and callable(resolved[n])}
+    return dstjax.methods.get(config.method, **resolved), shown, rules
 
 
 def _resolved(field: str, value: Any) -> Any:

@@ -120,6 +120,13 @@ def together(function: Callable[[], Result]) -> Result:
     return result
 
 
+def most(*numbers: float) -> tuple[float, ...]:
+    """The largest of each number that the processes give."""
+    if not several():
+        return numbers
+    return tuple(multihost_utils.process_allgather(np.array(numbers, np.float32)).max(axis=0).tolist())
+
+
 def from_first(function: Callable[[], Result]) -> Result:
     """What a function returns on process 0, on all of them; nothing else calls it.
 

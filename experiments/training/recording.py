@@ -1,5 +1,8 @@
 """What a run leaves behind: metrics.jsonl, TensorBoard events, a progress bar or a line now and then."""
 
+import contextlib
+import errno
+import hashlib
 import json
 import math
 import os
@@ -19,11 +22,16 @@ PACKAGES = ("jax", "jaxlib", "optax", "numpy")
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file so that it is either the old one or the whole new one, whatever happens meanwhile."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -39,17 +47,30 @@ def versions() -> dict[str, str]:
 class Metrics:
     """metrics.jsonl, and TensorBoard events where asked. One line a record, no clock in it: a run can be repeated."""
 
-    def __init__(self, workdir: Path, size: int, step: int, tensorboard: bool, seeds: Sequence[int]) -> None:
-        """Goes on after the first ``size`` bytes, which a checkpoint at ``step`` has seen.
+    def __init__(
+        self, workdir: Path, size: int, sha256: str, step: int, tensorboard: bool, seeds: Sequence[int]
+    ) -> None:
+        """Goes on after the first ``size`` bytes, whose checksum is ``sha256``, as a checkpoint at ``step`` has them.
 
         Raises:
-          ValueError: the file is shorter than that.
+          ValueError: the file is shorter than that, or has other contents.
         """
-        path = workdir / "metrics.jsonl"
-        self.file = path.open("a+b")
+        self.path = workdir / "metrics.jsonl"
+        self.file = self.path.open("a+b")
         if self.file.seek(0, os.SEEK_END) < size:
             self.file.close()
-            raise ValueError(f"{path} is shorter than the checkpoint at step {step} has left it; restore the file.")
+            raise ValueError(
+                f"{self.path} is shorter than the checkpoint at step {step} has left it; restore the file, or remove "
+                f"{workdir} to start over."
+            )
+        self.file.seek(0)
+        self.sum = hashlib.sha256(self.file.read(size))
+        if size and self.sum.hexdigest() != sha256:
+            self.file.close()
+            raise ValueError(
+                f"{self.path} is damaged: it begins otherwise than the checkpoint at step {step} has left it; restore "
+                f"the file, or remove {workdir} to start over."
+            )
         self.file.truncate(size)
         self.seeds, self.writer = seeds, None
         if tensorboard:
@@ -59,8 +80,10 @@ class Metrics:
 
     def write(self, kind: str, step: int, epoch: float, **values: Any) -> None:
         """Writes one record."""
-        self.file.write(to_json({"kind": kind, "step": step, "epoch": epoch, **values}).encode() + b"\n")
+        line = to_json({"kind": kind, "step": step, "epoch": epoch, **values}).encode() + b"\n"
+        self.file.write(line)
         self.file.flush()
+        self.sum.update(line)
         if self.writer is None:
             return
         kind = f"{kind}_{values['split']}" if "split" in values else kind
@@ -73,11 +96,21 @@ class Metrics:
                     self.writer.add_scalar(f"{kind}/{name}{tag}", number, step)
 
     def size(self) -> int:
-        """Bytes written so far, safely on disk."""
+        """Bytes written so far, safely on disk.
+
+        Raises:
+          OSError: they are not, or the file is no longer where it was.
+        """
         os.fsync(self.file.fileno())
+        if not os.path.samestat(os.fstat(self.file.fileno()), self.path.stat()):
+            raise OSError(errno.ESTALE, "another file has taken the place of the one that is written", str(self.path))
         if self.writer is not None:
             self.writer.flush()
         return self.file.tell()
+
+    def digest(self) -> str:
+        """The SHA-256 of what is written so far."""
+        return self.sum.hexdigest()
 
     def close(self) -> None:
         """Closes the files."""
@@ -95,6 +128,10 @@ class NoMetrics:
     def size(self) -> int:
         """Nothing."""
         return 0
+
+    def digest(self) -> str:
+        """That of nothing."""
+        return ""
 
     def close(self) -> None:
         """Closes nothing."""
