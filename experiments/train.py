@@ -17,14 +17,15 @@ Exit status: 0; 1 where the loss is no longer finite; 2 for anything wrong with 
 
 import sys
 from collections.abc import Sequence
-
-from ml_collections import ConfigDict
+from typing import TYPE_CHECKING
 
 from experiments import command_line
-from experiments.training import hosts, run
+
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
-def parse(arguments: Sequence[str]) -> tuple[ConfigDict, ConfigDict, dict[str, str]]:
+def parse(arguments: Sequence[str]) -> "tuple[ConfigDict, ConfigDict, dict[str, str]]":
     """The config, the config before the command line changed it, and the options; see :mod:`experiments.command_line`.
 
     Raises:
@@ -36,10 +37,12 @@ def parse(arguments: Sequence[str]) -> tuple[ConfigDict, ConfigDict, dict[str, s
 def main(arguments: Sequence[str]) -> int:
     """Runs the command and returns its exit status."""
     again = "the same command goes on from the last checkpoint."
-    return command_line.run(arguments, __doc__, _train, again)
+    return command_line.run(arguments, __doc__, _train, again, fields=True)
 
 
 def _train(arguments: Sequence[str]) -> int:
+    from experiments.training import hosts, run  # seconds of imports, which --help does without
+
     config, defaults, options = parse(arguments)
     hosts.join(options["distributed"])
     try:

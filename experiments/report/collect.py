@@ -14,12 +14,13 @@ from experiments.training import finished, sealed
 from experiments.training.finished import UnreadableError
 
 
-def cell(workdir: Path, method: dstjax.Method) -> CellResult:
+def cell(workdir: Path, method: dstjax.Method, called: str | None = None) -> CellResult:
     """The finished run in a folder.
 
     Args:
       workdir: the folder.
       method: what its config stands for.
+      called: the name that it is reported by; None: that of its config.
 
     Raises:
       UnreadableError: a file is missing, cut short or of another format.
@@ -33,7 +34,7 @@ def cell(workdir: Path, method: dstjax.Method) -> CellResult:
         active = float(np.mean(np.sum([x.active for x in layers], axis=0))) if layers else summary["active_weights"]
         return CellResult(
             name=workdir.name,
-            method=summary["method"],
+            method=summary["method"] if called is None else called,
             sparsity=summary["sparsity"],
             coefficient=summary["hyperparameters"].get("coefficient"),
             seeds=tuple(summary["seeds"]),

@@ -99,7 +99,7 @@ def _of_data(data: Data | Stream, seeds: list[int]) -> str:
     for leaf in jax.tree.leaves(arrays):
         array = np.ascontiguousarray(leaf)
         found.update(f"{array.dtype}{array.shape}".encode())
-        found.update(array.reshape(-1).view(np.uint8))
+        found.update(array.reshape(-1).view(np.uint8).data)
     return found.hexdigest()
 
 

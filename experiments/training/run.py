@@ -120,9 +120,9 @@ def _train_and_evaluate(config: ConfigDict, workdir: Path, defaults: ConfigDict 
             if last or (number + 1) % config.checkpoint_every_epochs == 0:
                 save()
         hosts.together(checkpoints.wait)
-        (number,) = hosts.most(asked())
-        if number:
-            raise stopping.Interrupted(int(number), f"saved at step {step}")
+        (signalled,) = hosts.most(asked())
+        if signalled:
+            raise stopping.Interrupted(int(signalled), f"saved at step {step}")
         kept.close()
         results.record_evaluation(metrics, trainer, "test", step)
         measured = results.measure(trainer)

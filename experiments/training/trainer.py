@@ -118,7 +118,8 @@ class Trainer:
             while done < i:
                 done, asked = self._piece(done, i, stop)
                 if asked and done < batches:
-                    return Begun(done, *self._host(self.sums), begun.mask_updates + self._fetched(updates))
+                    sums = self._host(self.sums)
+                    return Begun(done, sums.loss, sums.correct, begun.mask_updates + self._fetched(updates))
             if pruned:
                 self._prune()
             if rewired:

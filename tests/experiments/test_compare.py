@@ -8,7 +8,7 @@ import shutil
 import pytest
 
 import dstjax
-from experiments import compare
+from experiments import compare, grid
 from experiments.training import run
 
 CONFIG = "experiments/configs/digits.py"
@@ -120,21 +120,21 @@ def test_the_table_says_mean_spread_and_difference(finished, nothing_runs, capsy
 
 
 def test_a_changed_hyperparameter_goes_to_the_methods_that_have_it(tmp_path):
-    grid = compare.plan(command(tmp_path, "--config.coefficient=0.1", "--config.drop_fraction=0.2"))
-    configs = grid.cells
+    asked = grid.plan(command(tmp_path, "--config.coefficient=0.1", "--config.drop_fraction=0.2"))
+    configs = asked.cells
     assert configs["dst_ee-0.5"].coefficient == 0.1
     assert configs["rigl-0.5"].coefficient is None
     assert configs["rigl-0.5"].drop_fraction == 0.2
-    assert grid.sweep == ["dst_ee-0.8-c0.001", "dst_ee-0.8"]
+    assert asked.sweep == ["dst_ee-0.8-c0.001", "dst_ee-0.8"]
 
 
 def test_the_sweep_is_at_the_middle_sparsity_unless_said_otherwise(tmp_path):
     methods = ("--methods=dst_ee", "--sparsities=0.5,0.9,0.8", "--seeds=1")
-    assert len(compare.plan(command(tmp_path, methods=methods)).sweep) == 4
-    assert compare.plan(command(tmp_path, methods=methods)).sweep[0] == "dst_ee-0.8-c0.0001"
-    at = compare.plan(command(tmp_path, "--coefficient-sparsity=0.95", "--coefficients=1", methods=methods))
+    assert len(grid.plan(command(tmp_path, methods=methods)).sweep) == 4
+    assert grid.plan(command(tmp_path, methods=methods)).sweep[0] == "dst_ee-0.8-c0.0001"
+    at = grid.plan(command(tmp_path, "--coefficient-sparsity=0.95", "--coefficients=1", methods=methods))
     assert at.sweep == ["dst_ee-0.95-c1"]
-    assert compare.plan(command(tmp_path, "--coefficients=none", methods=methods)).sweep == []
+    assert grid.plan(command(tmp_path, "--coefficients=none", methods=methods)).sweep == []
 
 
 def test_a_cell_of_another_config_is_refused_before_anything_runs(finished, nothing_runs, capsys):
