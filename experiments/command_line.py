@@ -38,10 +38,11 @@ def run(
             return status
         except (ValueError, OSError) as error:
             return failed(error, 2)
-        except stopping.Interrupted as error:
-            name = signal.Signals(error.number).name
-            print(f"\n{name}: {error.said + '; ' if error.said else ''}{interrupted}", file=sys.stderr)
-            return error.status
+        except KeyboardInterrupt as error:
+            number, said = getattr(error, "number", signal.SIGINT), getattr(error, "said", "")
+            start = "\n" if sys.stderr.isatty() else ""  # a line may have begun
+            print(f"{start}{signal.Signals(number).name}: {said}{'; ' * bool(said)}{interrupted}", file=sys.stderr)
+            return 128 + number
 
 
 def fields_help() -> str:

@@ -21,11 +21,6 @@ class Interrupted(KeyboardInterrupt):  # no error, as its base is none
         super().__init__(said)
         self.number, self.said = number, said
 
-    @property
-    def status(self) -> int:
-        """The exit status by the convention of shells."""
-        return 128 + self.number
-
 
 class Watch:
     """Answers signals for a command: by :class:`Interrupted`, or by the end of the process where nobody answers."""

@@ -106,6 +106,7 @@ class Checkpoints:
             except inputs.ChangedError:
                 raise
             except Exception as error:  # orbax raises what its storage raises
+                _drop_late_callbacks()
                 damaged.append(f"checkpoint {self.directory / str(step)} is not usable: {_first_line(error)}")
                 continue
             self._set_aside([newer for newer in self.manager.all_steps() if newer > step])
@@ -207,6 +208,20 @@ def _shown(leaf: list[Any] | None) -> str:
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return f"{lines[0][:300].rstrip('.')}" if lines else type(error).__name__
+
+
+def _drop_late_callbacks() -> None:
+    """Keeps from the terminal what tensorstore's threads say after a restore that failed, whenever they say it.
+
+    They call back into an event loop of orbax that is closed by then; the error itself is reported.
+    """
+    before = sys.unraisablehook
+
+    def hook(late: Any) -> None:
+        if not (isinstance(late.exc_value, RuntimeError) and str(late.exc_value) == "Event loop is closed"):
+            before(late)
+
+    sys.unraisablehook = hook
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import dstjax
-from dstjax.checks import check_choice
+from dstjax.checks import suggest
 
 RULES = ("distribution", "drop_schedule", "drop", "grow")  # may be module:function
 
@@ -34,7 +34,8 @@ def entry(method: str) -> Callable[..., dstjax.Method]:
     """
     if is_rule(method):
         return rule("method", method)
-    check_choice("method", method, dstjax.methods.names())
+    if method not in dstjax.methods.CATALOGUE:
+        raise ValueError(f"method {method!r} is not known; {suggest(method, dstjax.methods.names())}")
     return dstjax.methods.CATALOGUE[method]
 
 

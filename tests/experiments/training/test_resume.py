@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import train
-from experiments.training import configuration
+from experiments.training import configuration, inputs
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.recording import Metrics
 from experiments.training.run import train_and_evaluate
@@ -32,10 +32,11 @@ def assert_same(config, workdir, reference, files):
     assert files(workdir) == files(reference)
     plan = configuration.plan(config)
     trainer = Trainer(plan.model, plan.make_tx, plan.method, plan.data, plan.seeds, plan.mode, config.batch_size)
+    read = inputs.fingerprints(plan.data, plan.seeds, plan.rules)
     like, identity = trainer.state(), configuration.without_display(configuration.identity(config))
     states = []
     for run in (workdir, reference):
-        checkpoints = Checkpoints(run / "checkpoints", identity)
+        checkpoints = Checkpoints(run / "checkpoints", identity, read)
         step, state, _, damaged = checkpoints.restore(like)
         checkpoints.close()
         assert (step, damaged) == (config.steps, [])
