@@ -215,7 +215,7 @@ def changed_fields(lab: Lab, rng: random.Random) -> Outcome:
             ("sparsity", "0.7"),
             ("steps", "64"),
             ("seeds", "(0, 2)"),
-            ("optimizer.learning_rate", "0.2"),
+            ("optimizer.momentum", "0"),
             ("model.sizes", "(9,)"),
         )
     )
