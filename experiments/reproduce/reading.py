@@ -1,6 +1,7 @@
 """What a finished cell measured."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,6 +46,12 @@ class Measured:
     curves: dict[str, tuple[np.ndarray, np.ndarray]]  # by metric: places[n], values float64[n, seeds]
     setting: str  # what was run: network, data, steps
     seconds: float
+
+    @property
+    def trained(self) -> str:
+        """Network and data, in words."""
+        found = re.match(r".* on [^,]+", self.setting)
+        return found[0] if found else self.setting
 
 
 def metric_of(name: str) -> Metric:

@@ -48,6 +48,7 @@ class Checkpoints:
             self._open()
 
     def _open(self) -> None:
+        self.silence = _Silence()
         options = ocp.CheckpointManagerOptions(max_to_keep=self.keep, create=True)
         with self._writing("opening"):
             if hosts.several():  # orbax makes no directory for some of the processes
@@ -135,15 +136,17 @@ class Checkpoints:
         """
         manager, self.manager = self.manager, None
         if manager is not None:
-            with self._writing("saving a checkpoint"):
-                manager.close()
+            try:
+                with self._writing("saving a checkpoint"):
+                    manager.close()
+            finally:
+                self.silence.end()
 
     @contextlib.contextmanager
     def _writing(self, what: str) -> Iterator[None]:
         """Orbax raises what its storage raises."""
         try:
-            with _quiet():
-                yield
+            yield
         except Exception as error:
             raise CheckpointError(f"{what} in {self.directory} has failed: {_first_line(error)}.") from error
 
@@ -158,23 +161,22 @@ class Checkpoints:
             self.manager.reload()
 
     def _restore(self, step: int, like: Tree) -> tuple[Tree, dict[str, Any]]:
-        with _quiet():
-            meta = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-            meta = sealed.unsealed(meta, "its record")
-            if meta.keys() != {"run", "read", "step", "leaves", "record"}:
-                raise ValueError("it was not written by this program.")
-            if meta["run"] != self.run:
-                raise ValueError("it belongs to another run.")
-            if meta["step"] != step:
-                raise ValueError(f"it is a copy of the one at step {meta['step']}.")
-            inputs.check(self.read, meta["read"], f"checkpoint {self.directory / str(step)}")
-            want, have = _describe(like), meta["leaves"]
-            for name in sorted(want.keys() | have.keys()):
-                a, b = have.get(name), want.get(name)
-                if a is None or b is None or a[:2] != b[:2]:
-                    raise ValueError(f"leaf {name!r} is {_shown(a)}, expected {_shown(b)}.")
-            target = ocp.args.StandardRestore(_leaves(like))
-            leaves = self.manager.restore(step, args=ocp.args.Composite(tree=target))["tree"]
+        meta = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        meta = sealed.unsealed(meta, "its record")
+        if meta.keys() != {"run", "read", "step", "leaves", "record"}:
+            raise ValueError("it was not written by this program.")
+        if meta["run"] != self.run:
+            raise ValueError("it belongs to another run.")
+        if meta["step"] != step:
+            raise ValueError(f"it is a copy of the one at step {meta['step']}.")
+        inputs.check(self.read, meta["read"], f"checkpoint {self.directory / str(step)}")
+        want, have = _describe(like), meta["leaves"]
+        for name in sorted(want.keys() | have.keys()):
+            a, b = have.get(name), want.get(name)
+            if a is None or b is None or a[:2] != b[:2]:
+                raise ValueError(f"leaf {name!r} is {_shown(a)}, expected {_shown(b)}.")
+        target = ocp.args.StandardRestore(_leaves(like))
+        leaves = self.manager.restore(step, args=ocp.args.Composite(tree=target))["tree"]
         tree = jax.tree_util.tree_map_with_path(lambda path, leaf: leaves[_name(path)] if leaf.size else leaf, like)
         found = _describe(tree)
         for name in sorted(found):
@@ -224,15 +226,19 @@ def _drop_late_callbacks() -> None:
     sys.unraisablehook = hook
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the tracebacks that orbax logs on a failed restore from the terminal: the error itself is reported."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return not (record.name == "asyncio" or "orbax" in record.pathname)
+
+
+class _Silence:
+    """Keeps from the terminal the tracebacks that orbax logs, in threads of its own too: errors are raised besides."""
+
+    LOGGERS = ("absl", "asyncio")
+
+    def __init__(self) -> None:
+        for name in self.LOGGERS:
+            logging.getLogger(name).addFilter(_not_of_orbax)
+
+    def end(self) -> None:
+        for name in self.LOGGERS:
+            logging.getLogger(name).removeFilter(_not_of_orbax)
