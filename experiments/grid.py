@@ -150,7 +150,7 @@ def job(grid: Grid, name: str) -> queue.Job:
     def work() -> str:
         folder.mkdir(parents=True, exist_ok=True)
         sealed.write(folder / "versions.json", {"dstjax": dstjax.__version__, **versions()})
-        return f"{_result(run.train_and_evaluate(grid.cells[name], folder, quiet=True))}   "
+        return f"{_result(run.train_and_evaluate(grid.cells[name], folder, quiet=True))}  "
 
     return queue.Job(name, grid.titles[name], folder, work)
 
@@ -259,7 +259,7 @@ def _check_cell(folder: Path, config: ConfigDict) -> None:
 def _result(summary: dict[str, Any]) -> str:
     spread = summary["test_accuracy_std"]
     shown = f"{100 * summary['test_accuracy_mean']:6.2f}" + (f" ± {100 * spread:5.2f}" if spread is not None else "")
-    return f"{shown} %   R {summary['exploration_rate_mean']:.3f}"
+    return f"{shown} %  R {summary['exploration_rate_mean']:.3f}"
 
 
 def _command(arguments: Sequence[str]) -> str:

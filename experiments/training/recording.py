@@ -8,7 +8,7 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -84,16 +84,18 @@ class Metrics:
         self.file.write(line)
         self.file.flush()
         self.sum.update(line)
+        kind = f"{kind}_{values['split']}" if "split" in values else kind
+        self.show(step, {f"{kind}/{n}": v for n, v in values.items() if not isinstance(v, dict | str)})
+
+    def show(self, step: int, values: Mapping[str, Any]) -> None:
+        """Shows numbers, or one of each seed, in TensorBoard alone."""
         if self.writer is None:
             return
-        kind = f"{kind}_{values['split']}" if "split" in values else kind
         for name, value in values.items():
-            if isinstance(value, dict | str):
-                continue
             tags = [""] if np.ndim(value) == 0 else [f"/seed_{seed}" for seed in self.seeds]
             for tag, number in zip(tags, np.ravel(value).tolist(), strict=True):
                 if math.isfinite(number):
-                    self.writer.add_scalar(f"{kind}/{name}{tag}", number, step)
+                    self.writer.add_scalar(f"{name}{tag}", number, step)
 
     def size(self) -> int:
         """Bytes written so far, safely on disk.
@@ -125,6 +127,9 @@ class NoMetrics:
     def write(self, kind: str, step: int, epoch: float, **values: Any) -> None:
         """Writes nothing."""
 
+    def show(self, step: int, values: Mapping[str, Any]) -> None:
+        """Shows nothing."""
+
     def size(self) -> int:
         """Nothing."""
         return 0
@@ -138,7 +143,7 @@ class NoMetrics:
 
 
 class Progress:
-    """Loss, accuracy and exploration rate while training: a bar on a terminal, elsewhere a line now and then."""
+    """Loss, accuracy and exploration rate R while training: a bar on a terminal, elsewhere a line now and then."""
 
     def __init__(self, steps: int, step: int, every_epochs: int, quiet: bool) -> None:
         self.steps, self.every, self.quiet, self.epochs = steps, every_epochs, quiet, 0
@@ -157,7 +162,7 @@ class Progress:
         shown = {
             "loss": f"{loss.mean():.4f}",
             "accuracy": f"{100 * accuracy.mean():.2f} %",
-            "exploration rate": f"{exploration_rate.mean():.4f}",
+            "R": f"{exploration_rate.mean():.4f}",
         }
         if self.bar is not None:
             self.bar.set_postfix(shown, refresh=False)

@@ -66,6 +66,16 @@ def record_epoch(
         active_weights=epoch.topology["active"].sum(axis=1),
         active=dict(zip(names, epoch.topology["active"].T, strict=True)),
     )
+    densities = epoch.topology["active"].T / np.array([[row.size] for row in table.masked])
+    metrics.show(step, {f"density/{name}": density for name, density in zip(names, densities, strict=True)})
+
+
+def show_overlap(
+    metrics: Metrics | NoMetrics, step: int, before: list[dict[str, np.ndarray]], now: list[dict[str, np.ndarray]]
+) -> None:
+    """Shows how much of the masks of each layer is as it was an epoch before: the Jaccard index of each seed."""
+    overlaps = [dstjax.masks.overlap(*pair) for pair in zip(before, now, strict=True)]
+    metrics.show(step, {f"overlap/{name}": np.array([float(o[name]) for o in overlaps]) for name in overlaps[0]})
 
 
 def record_evaluation(metrics: Metrics | NoMetrics, trainer: Trainer, split: str, step: int) -> None:

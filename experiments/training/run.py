@@ -77,9 +77,9 @@ def _train_and_evaluate(config: ConfigDict, workdir: Path, defaults: ConfigDict 
         stack.enter_context(hosts.together(lambda: claim(workdir, identity)))
         table = dstjax.summary(trainer.network(0).params, trainer.network(0).opt_state)
         if not quiet:
-            print(
-                f"{config.method}, {len(plan.seeds)} seed(s), {plan.mode}; {plan.data.provenance}\n{table}", flush=True
-            )
+            own = [f"{name}={config[name]}" for name in plan.rules if name != "method"]
+            named = ", ".join([config.method, *own])
+            print(f"{named}, {len(plan.seeds)} seed(s), {plan.mode}\n{plan.data.provenance}\n{table}", flush=True)
         initial = trainer.pictures() if table.masked else {}
         anew = hosts.from_first(lambda: check_progress(workdir, 2 * due))
         run = configuration.without_display(identity)
@@ -90,6 +90,7 @@ def _train_and_evaluate(config: ConfigDict, workdir: Path, defaults: ConfigDict 
             print(anew, file=sys.stderr)
         metrics = hosts.together(lambda: records(workdir, done, config.tensorboard, plan.seeds))
         stack.callback(metrics.close)
+        masks = trainer.masks() if config.tensorboard and table.masked else []
         progress = Progress(plan.steps, done.step, config.log_every_epochs, quiet)
         stack.callback(progress.close)
         kept = contextlib.ExitStack()
@@ -113,6 +114,10 @@ def _train_and_evaluate(config: ConfigDict, workdir: Path, defaults: ConfigDict 
             check(epoch, first, step, plan.seeds, table, plan.method.promises, ended=step == plan.steps)
             results.record_epoch(metrics, epoch, step, trainer.batches, updates, plan, table)
             updates += epoch.updates
+            if masks:
+                now = trainer.masks()
+                results.show_overlap(metrics, step, masks, now)
+                masks = now
             progress.update(step, epoch.loss, epoch.accuracy, epoch.topology["exploration_rate"])
             last = step == plan.steps
             if last or (number + 1) % config.eval_every_epochs == 0:

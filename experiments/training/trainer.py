@@ -196,6 +196,11 @@ class Trainer:
         """The first masked layer of each network: mask, weights ever active, and mask rounds where they are counted."""
         return self._host([self.picture(state) for state in self.states])
 
+    def masks(self) -> list[dict[str, np.ndarray]]:
+        """The masks of each network by the path of their leaf."""
+        networks = [self.network(i).opt_state for i in range(len(self.seeds))]
+        return hosts.fetch([steps.masked_leaves(state) for state in networks])
+
     def _init(self, shape: tuple[int, ...]) -> list[TrainState]:
         make, networks = Program(functools.partial(steps.initial_parameters, self.model)), []
         for i, seed in enumerate(self.seeds):

@@ -1,6 +1,8 @@
 """Faults of processes: killed, asked to end, with other devices, one of two. Each is a process of its own."""
 
+import contextlib
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -10,59 +12,98 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tests.faults.lab import BIT_FOR_BIT, OTHER, REFUSED, ROOT, TRACEBACK, WRONG, Ended, Lab, Outcome, arguments, left
 
-STEPS = "480"  # enough that there is a middle
+STEPS = "240"  # enough that there is a middle
 LEAVE_SECONDS = 30  # on a machine that does other things too
-# The command, which kills itself within a write where asked: at which call of what.
-RUN = """
-import os, signal, sys
-from experiments import train
-name, number = os.environ.get("FAULTS_CALL", "").partition(":")[::2]
-if name:
-    call, count = getattr(os, name), [0]
-    def dying(*args, **kwargs):
-        inside = name == "fsync" or "run" in str(args[0] if args else "")
-        count[0] += inside
-        if inside and count[0] == int(number):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return call(*args, **kwargs)
-    setattr(os, name, dying)
-sys.exit(train.main(sys.argv[1:]))
-"""
+CONTEXT = multiprocessing.get_context("forkserver")  # a process that has imported all there is to import forks others
+CONTEXT.set_forkserver_preload(["experiments.training.run"])
 
 
-def environment(lab: Lab, devices: int = 1, **others: str) -> dict[str, str]:
+def environment(lab: Lab, devices: int) -> dict[str, str]:
     """That of a process, with the programs that others have compiled."""
     return {
-        **os.environ,
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
         "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(lab.folder / "programs")),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "PYTHONPATH": str(ROOT),
-        **others,
     }
 
 
-def start(lab: Lab, given: list[str], **others: str) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", RUN, *given],
-        cwd=lab.folder,
-        env=environment(lab, **others),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def child(given: list[str], others: dict[str, str], files: tuple[str, str]) -> None:
+    """The command, which kills itself within a write where FAULTS_CALL says so: in which call, and in which of them."""
+    for number, file in enumerate(files, 1):
+        os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+    os.environ.update(others)
+    name, number = others.get("FAULTS_CALL", "").partition(":")[::2]
+    if name:
+        call, count = getattr(os, name), [0]
+
+        def dying(*args: Any, **kwargs: Any) -> Any:
+            inside = name == "fsync" or given[3] in str(args[0] if args else "")
+            count[0] += inside
+            if inside and count[0] == int(number):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*args, **kwargs)
+
+        setattr(os, name, dying)
+    from experiments import train
+
+    sys.exit(train.main(given))
 
 
-def end(process: subprocess.Popen) -> Ended:
-    out, err = process.communicate(timeout=300)
-    return Ended(process.returncode, out, err)
+class Child:
+    """A process that runs the command; it has all modules from the start, or imports them as a user's does."""
+
+    def __init__(self, lab: Lab, given: list[str], others: dict[str, str], *, bare: bool = False) -> None:
+        Child.number = getattr(Child, "number", 0) + 1
+        self.files = tuple(str(lab.work / f"{Child.number}.{name}") for name in ("out", "err"))
+        self.bare: subprocess.Popen[bytes] | None = None
+        if bare:
+            with open(self.files[0], "wb") as out, open(self.files[1], "wb") as err:
+                self.bare = subprocess.Popen(
+                    [sys.executable, "-m", "experiments.train", *given],
+                    cwd=lab.folder,
+                    env={**os.environ, **others},
+                    stdout=out,
+                    stderr=err,
+                )
+            return
+        self.forked = CONTEXT.Process(target=child, args=(given, others, self.files))
+        self.forked.start()
+
+    def poll(self) -> int | None:
+        return self.bare.poll() if self.bare else self.forked.exitcode
+
+    def send(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.bare.pid if self.bare else self.forked.pid or 0, number)
+
+    def end(self) -> Ended:
+        if self.bare:
+            self.bare.wait(300)
+        else:
+            self.forked.join(300)
+        status = self.poll()
+        if status is None:
+            self.send(signal.SIGKILL)
+        out, err = (Path(file).read_text(errors="replace") for file in self.files)
+        return Ended(-999 if status is None else status, out, err)
+
+
+def start(lab: Lab, given: list[str], devices: int = 1, *, bare: bool = False, **others: str) -> Child:
+    """Starts the command; ``others``: variables of its environment."""
+    return Child(lab, given, {**environment(lab, devices), **others}, bare=bare)
+
+
+def end(process: Child) -> Ended:
+    return process.end()
 
 
 def whole(lab: Lab, **fields: str) -> Path:
@@ -90,7 +131,7 @@ def went_on(lab: Lab, workdir: Path, **fields: str) -> Outcome:
     return Outcome(BIT_FOR_BIT, "")
 
 
-def until_begun(process: subprocess.Popen, workdir: Path, records: int) -> None:
+def until_begun(process: Child, workdir: Path, records: int) -> None:
     """Waits for so many records."""
     path = workdir / "metrics.jsonl"
     while process.poll() is None and not (path.exists() and path.read_bytes().count(b"\n") >= records):
@@ -103,9 +144,9 @@ def killed(lab: Lab, rng: random.Random) -> Outcome:
     whole(lab)
     for _ in range(rng.randrange(1, 3)):
         process = start(lab, arguments(workdir, steps=STEPS))
-        until_begun(process, workdir, rng.randrange(0, 200))
+        until_begun(process, workdir, rng.randrange(0, 85))
         time.sleep(0.2 * rng.random())
-        process.kill()
+        process.send(signal.SIGKILL)
         end(process)
     return went_on(lab, workdir)
 
@@ -124,15 +165,16 @@ def asked(lab: Lab, rng: random.Random) -> Outcome:
     """A signal that asks a process to end, at any moment: it saves, says so in a line and leaves within seconds."""
     workdir = _fresh(lab)
     whole(lab)
-    process = start(lab, arguments(workdir, steps=STEPS))
-    if rng.random() < 0.75:
-        until_begun(process, workdir, rng.randrange(1, 200))
+    early = rng.random() < 0.3
+    process = start(lab, arguments(workdir, steps=STEPS), bare=early)
+    if not early:
+        until_begun(process, workdir, rng.randrange(1, 85))
     else:
-        time.sleep(2 + 8 * rng.random())
+        time.sleep(0.5 + 8 * rng.random())
     number = rng.choice((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
     began = time.monotonic()
     if process.poll() is None:
-        process.send_signal(number)
+        process.send(number)
     ended = end(process)
     took = time.monotonic() - began
     if "Traceback" in ended.err:
@@ -149,14 +191,14 @@ def devices(lab: Lab, rng: random.Random) -> Outcome:
     workdir, one = _fresh(lab), whole(lab)
     numbers = rng.sample((1, 2, 4, 8), 3)
     for number in numbers[:-1]:
-        process = start(lab, arguments(workdir, steps=STEPS, **fields), devices=number)  # type: ignore[arg-type]
+        process = start(lab, arguments(workdir, steps=STEPS, **fields), devices=number)
         until_begun(process, workdir, 20 if number == numbers[0] else 60)
         if process.poll() is None:
-            process.send_signal(rng.choice((signal.SIGTERM, signal.SIGKILL)))
+            process.send(rng.choice((signal.SIGTERM, signal.SIGKILL)))
         ended = end(process)
         if "Traceback" in ended.err:
             return Outcome(TRACEBACK, ended.err[-2000:])
-    ended = end(start(lab, arguments(workdir, steps=STEPS, **fields), devices=numbers[-1]))  # type: ignore[arg-type]
+    ended = end(start(lab, arguments(workdir, steps=STEPS, **fields), devices=numbers[-1]))
     if "Traceback" in ended.err:
         return Outcome(TRACEBACK, ended.err[-2000:])
     if ended.status != 0:
@@ -174,7 +216,7 @@ def one_of_two(lab: Lab, rng: random.Random) -> Outcome:
     pair = _two(lab, workdir)
     until_begun(pair[0], workdir, rng.randrange(3, 60))
     victim = rng.randrange(2)
-    pair[victim].kill()
+    pair[victim].send(signal.SIGKILL)
     began = time.monotonic()
     end(pair[victim])
     ended = end(pair[1 - victim])
@@ -191,7 +233,7 @@ def one_of_two(lab: Lab, rng: random.Random) -> Outcome:
     return Outcome(REFUSED if same else WRONG, said)
 
 
-def _two(lab: Lab, workdir: Path) -> list[subprocess.Popen]:
+def _two(lab: Lab, workdir: Path) -> list[Child]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

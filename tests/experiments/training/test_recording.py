@@ -43,7 +43,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then(quiet, lines, capsys):
     progress.close()
     printed = capsys.readouterr().out.splitlines()
     assert [int(line.split()[1]) for line in printed] == lines
-    assert all("loss 1.0000, accuracy 50.00 %, exploration rate 0.2000" in line for line in printed)
+    assert all("loss 1.0000, accuracy 50.00 %, R 0.2000" in line for line in printed)
 
 
 def test_on_a_terminal_there_is_a_bar(capsys, monkeypatch):
