@@ -1,7 +1,6 @@
 """The training of networks, one or many at once; each distinct program is compiled once in a process."""
 
 import functools
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ import dstjax
 from experiments.data import Data, Stream
 from experiments.training import feeds, hosts, pruning, steps
 from experiments.training.partial import Begun, Pace
+from experiments.training.program import Program
 from experiments.training.steps import Recipe, Source, Sums, TrainState, Tree
 
 MakeTransformation = Callable[..., optax.GradientTransformationExtraArgs]  # of a seed or key, and initial masks
@@ -260,9 +260,7 @@ class Trainer:
         fetched = hosts.fetch(groups)
         return fetched[0] if self.batched else jax.tree.map(lambda *x: np.stack(x), *fetched)
 
-    def _program(
-        self, function: Callable[..., Any], *static: Any, axes: Any, donate: tuple[int, ...] = ()
-    ) -> "Program":
+    def _program(self, function: Callable[..., Any], *static: Any, axes: Any, donate: tuple[int, ...] = ()) -> Program:
         bound = functools.partial(function, *static)
         if self.spread:
             bound = functools.partial(self._staying, bound)
@@ -275,41 +273,6 @@ class Trainer:
             return result
         shardings = jax.tree.map(lambda x: x.sharding, self.states[0])
         return jax.lax.with_sharding_constraint(result[0], shardings), *result[1:]
-
-
-class Program:
-    """A function for arguments of fixed shapes, compiled unless the process has compiled the same program before.
-
-    Functions made anew for each run (another method, another sparsity) often lower to the same text: jit alone would
-    compile each of them.
-    """
-
-    compiled: dict[str, Any] = {}  # noqa: RUF012  # one for the process, on purpose; the last used is last
-    most = 32  # that are kept: each takes hundreds of memory maps, of which Linux gives a process 65,530
-
-    def __init__(self, function: Callable[..., Any], donate: tuple[int, ...] = ()) -> None:
-        self.function, self.donate = function, donate
-        self.call: Any = None
-
-    def lower(self, *args: Any) -> Any:
-        """The program before compilation."""
-
-        def program(*args: Any) -> Any:  # one name for all, since the text begins with it
-            return self.function(*args)
-
-        return jax.jit(program, donate_argnums=self.donate).lower(*args)
-
-    def __call__(self, *args: Any) -> Any:
-        if self.call is None:
-            lowered = self.lower(*args)
-            # The text lacks arguments that the program does not read, and the containers of the results.
-            parts = (lowered.as_text(), str(lowered.args_info), str(lowered.out_tree), jax.default_backend())
-            key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-            self.call = Program.compiled.pop(key, None) or lowered.compile()
-            Program.compiled[key] = self.call
-            while len(Program.compiled) > Program.most:
-                Program.compiled.pop(next(iter(Program.compiled)))
-        return self.call(*args)
 
 
 def _at(index: int, tree: Tree) -> Tree:
