@@ -66,7 +66,7 @@ def record_epoch(
         active_weights=epoch.topology["active"].sum(axis=1),
         active=dict(zip(names, epoch.topology["active"].T, strict=True)),
     )
-    densities = epoch.topology["active"].T / np.array([[row.size] for row in table.masked])
+    densities = epoch.topology["active"].T / np.reshape([row.size for row in table.masked], (-1, 1))
     metrics.show(step, {f"density/{name}": density for name, density in zip(names, densities, strict=True)})
 
 
