@@ -4,32 +4,79 @@ import argparse
 import ast
 import importlib.util
 import inspect
+import os
+import re
+import signal
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ml_collections import ConfigDict
+from experiments import stopping
 
-from dstjax.checks import suggest
+if TYPE_CHECKING:  # imports of seconds are left to what needs them, so that --help is quick
+    from ml_collections import ConfigDict
 
 
-def run(arguments: Sequence[str], doc: str | None, work: Callable[[Sequence[str]], int], interrupted: str) -> int:
-    """Runs a command and returns its exit status; ``--help`` prints ``doc``, a ValueError is a line and status 2."""
+def run(
+    arguments: Sequence[str],
+    doc: str | None,
+    work: Callable[[Sequence[str]], int],
+    interrupted: str,
+    *,
+    fields: bool = False,
+) -> int:
+    """Runs a command and returns its exit status; ``--help`` prints ``doc``, an error is a line and status 2."""
     if {"-h", "--help"} & {*arguments}:
-        print(doc)
+        print(f"{(doc or '').strip()}\n\n{fields_help()}" if fields else (doc or "").strip())
         return 0
-    try:
-        return work(arguments)
-    except ValueError as error:
-        return failed(error, 2)
-    except KeyboardInterrupt:
-        print(interrupted, file=sys.stderr)
-        return 130
+    with stopping.watching(interrupted):
+        try:
+            status = work(arguments)
+            sys.stdout.flush()
+            return status
+        except (ValueError, OSError) as error:
+            return failed(error, 2)
+        except KeyboardInterrupt as error:
+            number, said = getattr(error, "number", signal.SIGINT), getattr(error, "said", "")
+            start = "\n" if sys.stderr.isatty() else ""  # a line may have begun
+            print(f"{start}{signal.Signals(number).name}: {said}{'; ' * bool(said)}{interrupted}", file=sys.stderr)
+            return 128 + number
+
+
+def fields_help() -> str:
+    """The fields of a config as ``experiments/configs/base.py`` lists them, with their defaults and comments.
+
+    The file is read, not run, since the hyper-parameters of all methods take seconds to import.
+    """
+    entries: dict[str, str] = {}
+    for line in (Path(__file__).parent / "configs" / "base.py").read_text().splitlines():
+        found = re.match(r"    config\.([\w.]+) = (.*?)(?:  # (.*))?$", line)
+        if found is None or found[2] == "ConfigDict()":
+            continue
+        name, default, comment = found.groups()
+        default = "None" if "placeholder" in default else default.strip('"')
+        shown = f"  --config.{name}={default}"
+        comment = comment or entries.get(name, "").partition("\0")[2]  # a placeholder of a type, then its value
+        entries[name] = f"{shown:<38}\0{comment}"
+    lines = []
+    for entry in entries.values():
+        lines += textwrap.wrap(entry.replace("\0", " ").rstrip(), 80, subsequent_indent=" " * 39)
+    return "\n".join(
+        [
+            "Fields of a config and their values where an experiment does not set them:",
+            *lines,
+            "Besides, every hyper-parameter of the method, as in --config.sparsity=0.95 or",
+            "--config.drop_fraction=0.3; docs/hyper-parameters.md lists them.",
+        ]
+    )
 
 
 def failed(error: Exception, status: int) -> int:
     """Prints an error on one line; returns the exit status."""
+    if isinstance(error, BrokenPipeError):  # what is left in the buffer would fail again at the very end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
     return status
 
@@ -70,12 +117,16 @@ def read(arguments: Sequence[str], names: Iterable[str], flags: Iterable[str] = 
                 raise ValueError(f"option {option} has no value; write {option}=value.")
         else:
             known = [f"--{n}" for n in (*names, *flags) if n not in sections]
+            from dstjax.checks import suggest
+
             raise ValueError(f"option {option!r} is not known; {suggest(option, known)}")
         given[name] = value
     return given
 
 
-def parse(arguments: Sequence[str], options: Mapping[str, str | None]) -> tuple[ConfigDict, ConfigDict, dict[str, str]]:
+def parse(
+    arguments: Sequence[str], options: Mapping[str, str | None]
+) -> "tuple[ConfigDict, ConfigDict, dict[str, str]]":
     """Reads a command line with a config.
 
     Args:
@@ -103,12 +154,14 @@ def parse(arguments: Sequence[str], options: Mapping[str, str | None]) -> tuple[
     return config, defaults, {**{n: v for n, v in options.items() if v is not None}, **given}
 
 
-def load(path: str, *, proxy: bool = False) -> ConfigDict:
+def load(path: str, *, proxy: bool = False) -> "ConfigDict":
     """The config that ``get_config()`` of a file makes, or ``get_config(proxy=True)``.
 
     Raises:
       ValueError: the file is missing, fails, or has no such function, or no proxy where one is asked for.
     """
+    from ml_collections import ConfigDict
+
     if not Path(path).is_file():
         raise ValueError(f"config file {path!r} is not there.")
     spec = importlib.util.spec_from_file_location("experiment_config", path)
@@ -128,12 +181,16 @@ def load(path: str, *, proxy: bool = False) -> ConfigDict:
     return config.lock()
 
 
-def set_field(config: ConfigDict, name: str, text: str) -> None:
+def set_field(config: "ConfigDict", name: str, text: str) -> None:
     """Sets one field, ``section.field`` for a nested one, to a value as it is typed on a command line.
 
     Raises:
       ValueError: there is no such field, or it is of another type.
     """
+    from ml_collections import ConfigDict
+
+    from dstjax.checks import suggest
+
     *sections, last = name.split(".")
     section: Any = config
     for part in (*sections, last):

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from experiments.training.run import DivergedError
 
+WIDTH = 30  # columns of a title that leaves room for what follows
+
 
 @dataclasses.dataclass(frozen=True)
 class Job:
@@ -42,7 +44,9 @@ def run(jobs: Sequence[Job], *, place: str = "", failed: str = "failed") -> dict
     width = max(len(job.title) for job in jobs)
     start, failures = time.perf_counter(), {}
     for i, job in enumerate(waiting, 1):
-        print(f"[{done + i:>{len(str(total))}}/{total}] {job.title:<{width}} ", end="", flush=True)
+        # What follows a long title stands below it: lines fit in 80 columns.
+        title = f"{job.title:<{width}} " if width <= WIDTH else f"{job.title}\n    "
+        print(f"[{done + i:>{len(str(total))}}/{total}] {title}", end="", flush=True)
         try:
             said = job.work()
         except DivergedError as error:
@@ -53,8 +57,8 @@ def run(jobs: Sequence[Job], *, place: str = "", failed: str = "failed") -> dict
             print(flush=True)
             raise ValueError(f"cell {job.name}: {error}") from error
         gone = time.perf_counter() - start
-        rest = f", about {clock(gone / i * (len(waiting) - i))} to go" if i < len(waiting) else ""
-        print(f"{said}{clock(gone)} gone{rest}", flush=True)
+        rest = f", {clock(gone / i * (len(waiting) - i))} left" if i < len(waiting) else ""
+        print(f"{said}{clock(gone)}{rest}", flush=True)
     return failures
 
 

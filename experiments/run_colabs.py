@@ -7,11 +7,14 @@ The notebooks on disk are left as they are.
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+
+from experiments import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 CELL_TIMEOUT_SECONDS = 600
@@ -30,8 +33,9 @@ def run(path: Path) -> None:
     ).execute()
 
 
-def main() -> int:
+def main(arguments: Sequence[str] = ()) -> int:
     """Runs the notebooks in order of name and returns the exit status."""
+    command_line.parser("run_colabs", __doc__).parse_args(arguments)
     paths = sorted((ROOT / "colabs").glob("*.ipynb"))
     if not paths:
         print("No notebooks in colabs/.", file=sys.stderr)
@@ -53,4 +57,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

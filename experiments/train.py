@@ -15,16 +15,18 @@ JAX_PROCESS_ID in the environment or, where JAX knows the cluster (Slurm, Open M
 Exit status: 0; 1 where the loss is no longer finite; 2 for anything wrong with the arguments, the config or DIR.
 """
 
+import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from ml_collections import ConfigDict
+from experiments import command_line, supervising
 
-from experiments import command_line
-from experiments.training import hosts, run
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
 
 
-def parse(arguments: Sequence[str]) -> tuple[ConfigDict, ConfigDict, dict[str, str]]:
+def parse(arguments: Sequence[str]) -> "tuple[ConfigDict, ConfigDict, dict[str, str]]":
     """The config, the config before the command line changed it, and the options; see :mod:`experiments.command_line`.
 
     Raises:
@@ -35,17 +37,28 @@ def parse(arguments: Sequence[str]) -> tuple[ConfigDict, ConfigDict, dict[str, s
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command and returns its exit status."""
-    again = "interrupted; the same command goes on from the last checkpoint."
-    return command_line.run(arguments, __doc__, _train, again)
+    again = "the same command goes on from the last checkpoint."
+
+    def run() -> int:
+        return command_line.run(arguments, __doc__, _train, again, fields=True)
+
+    several = os.environ.get("JAX_NUM_PROCESSES", "1") != "1" or {"cluster", "--distributed=cluster"} & {*arguments}
+    return supervising.supervised(run) if several else run()
 
 
 def _train(arguments: Sequence[str]) -> int:
+    from experiments.training import hosts, run  # seconds of imports, which --help does without
+
     config, defaults, options = parse(arguments)
     hosts.join(options["distributed"])
     try:
-        summary = run.train_and_evaluate(config, options["workdir"], defaults=defaults)
+        with hosts.others():
+            summary = run.train_and_evaluate(config, options["workdir"], defaults=defaults)
     except run.DivergedError as error:
         return command_line.failed(error, 1)
+    except hosts.LostError as error:
+        command_line.failed(error, 2)
+        os._exit(2)  # at the end of the process the runtime would wait for the others
     if hosts.is_first():
         accuracy = ", ".join(f"{100 * a:.2f}" for a in summary["test_accuracy"])
         mean, place = 100 * summary["test_accuracy_mean"], options["workdir"]

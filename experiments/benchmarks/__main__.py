@@ -107,7 +107,8 @@ def _measure(device: jax.Device, names: list[str], given: argparse.Namespace, co
 
 def _report(out: Path) -> None:
     rows = list(records.read(out))
-    table = targets.markdown([row for row in rows if row["kind"] != "run"])
+    quick = any(row.get("quick") for row in rows if row["kind"] == "run")
+    table = targets.markdown([row for row in rows if row["kind"] != "run"], quick=quick)
     (out / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
     (out / "targets.md").write_text(table + "\n")
     (out / "index.html").write_text(page.page(rows))

@@ -54,7 +54,9 @@ def page(rows: Sequence[Row]) -> str:
         else:
             runs[-1][1].append(row)
     every = [row for _, figures in runs for row in figures]
-    sections = [_targets(every)] + [_section(name, run, runs) for name in CHARTS for run in [_of(name, runs)] if run]
+    sections = [_targets(every, _quick(runs))] + [
+        _section(name, run, runs) for name in CHARTS for run in [_of(name, runs)] if run
+    ]
     warning = '<p class="lead"><b>A quick run: its figures mean nothing.</b></p>' if _quick(runs) else ""
     lead = (
         '<p class="lead">Run time, compile time, memory and communication, each beside an optimiser without a mask. '
@@ -74,11 +76,10 @@ def _quick(runs: list[tuple[Row, list[Row]]]) -> bool:
     return any(run.get("quick") for run, _ in runs)
 
 
-def _targets(rows: list[Row]) -> str:
-    words = {True: "reached", False: "missed", None: ""}
+def _targets(rows: list[Row], quick: bool) -> str:
     body = "".join(
-        f"<tr><th>{escaped(o.target.name)}</th><td>{escaped(o.target.wanted)}</td>"
-        f'<td class="clear">{escaped(o.measured)}</td><td>{words[o.reached]}</td></tr>'
+        f'<tr><th scope="row" class="settings">{escaped(o.target.name)}</th><td>{escaped(o.target.wanted)}</td>'
+        f'<td class="clear">{escaped(o.measured)}</td><td>{targets.verdict(o, quick=quick)}</td></tr>'
         for o in targets.outcomes(rows)
     )
     columns = "figure", "target", "measured", ""

@@ -50,5 +50,5 @@ def base() -> ConfigDict:
     config.eval_every_epochs = 5
     config.checkpoint_every_epochs = 50
     config.log_every_epochs = 25  # where there is no terminal for a progress bar
-    config.tensorboard = False
+    config.tensorboard = False  # write DIR/tensorboard too: see docs/reproduce.md
     return config

@@ -102,7 +102,7 @@ def _blocks(file: IO[bytes], path: Path, matrix_market: bool) -> Iterator[np.nda
             rows = np.loadtxt(text, np.float64, comments=None, ndmin=2)
         except ValueError:
             rows = np.zeros((0, 0))
-        if rows.shape[1] != columns or columns not in (2, 3, 4) or not _are_ids(rows[:, :2]).all():
+        if rows.shape[1] != columns or not _are_edges(rows, columns):
             raise _first_bad(path, kept, columns)
         count += len(rows)
         yield rows
@@ -110,8 +110,12 @@ def _blocks(file: IO[bytes], path: Path, matrix_market: bool) -> Iterator[np.nda
         raise files.damaged(path, f"it has {count:,} entries", f"{announced:,}, as its first line says")
 
 
-def _are_ids(numbers: np.ndarray) -> np.ndarray:
-    return (numbers >= 0) & (numbers < LARGEST_ID) & (np.floor(numbers) == numbers)
+def _are_edges(rows: np.ndarray, columns: int) -> bool:
+    """Whether all rows begin with two nodes, and what follows is finite."""
+    ids = rows[:, :2]
+    if columns not in (2, 3, 4) or not np.isfinite(rows).all():
+        return False
+    return bool(((ids >= 0) & (ids < LARGEST_ID) & (np.floor(ids) == ids)).all())
 
 
 def _first_bad(path: Path, lines: list[tuple[int, bytes]], columns: int) -> ValueError:
@@ -122,10 +126,10 @@ def _first_bad(path: Path, lines: list[tuple[int, bytes]], columns: int) -> Valu
             values = np.array([float(field) for field in fields])
         except ValueError:
             values = np.zeros(0)
-        if len(values) != columns or columns not in (2, 3, 4) or not _are_ids(values[:2]).all():
+        if len(values) != columns or not _are_edges(values[None], columns):
             return files.damaged(
                 path,
                 f"line {number} is {line.strip()[:60]!r}",
-                "two integers >= 0, and after them as many numbers as in the lines before (at most two)",
+                "two integers >= 0, and after them as many finite numbers as in the lines before (at most two)",
             )
     return files.damaged(path, f"lines {lines[0][0]} to {lines[-1][0]} cannot be read", "edges")

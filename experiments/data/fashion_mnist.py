@@ -4,7 +4,7 @@
 32-bit integers (a magic number: type and dimensions, then the size of each dimension) and a byte for each entry.
 """
 
-import gzip
+import math
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from experiments.data.arrays import Data
 from experiments.data.pixels import Pixels
 
 CLASSES, SHAPE, SAMPLES = 10, (28, 28, 1), (60_000, 10_000)
+MOST = 2**30  # bytes of a file: the largest of the data set has 47,040,000
 FOLDER = "fashion-mnist"
 ACCEPTED = ("fashion_mnist/VERSION (TFDS, array_record)", FOLDER)
 FILES = {"train": "train", "test": "t10k"}
@@ -65,16 +66,23 @@ def idx(path: Path, dimensions: int) -> np.ndarray:
     Raises:
       ValueError: the file is missing, cut off, or no such file.
     """
-    with files.reading(path, f"an IDX file of {dimensions} dimensions"):
-        data = (gzip.decompress if path.suffix == ".gz" else bytes)(path.read_bytes())
-    start = 4 * (1 + dimensions)
+    start, expected = 4 * (1 + dimensions), f"an IDX file of {dimensions} dimensions"
+    with files.reading(path, expected):
+        data = files.unpacked(path, start)
     header = np.frombuffer(data[:start], ">u4") if len(data) >= start else np.zeros(1, ">u4")
     magic = 0x800 + dimensions
     if header[0] != magic:
         raise files.damaged(path, f"it begins with {data[:4]!r}", f"the number {magic:#010x} of an IDX file")
     shape = tuple(int(size) for size in header[1:])
-    if len(data) - start != np.prod(shape):
-        raise files.damaged(path, f"{len(data) - start:,} bytes after the header", f"{shape} bytes, as the header says")
+    size = math.prod(shape)
+    if size > MOST:
+        raise files.damaged(path, f"a header that says {shape}", f"at most {MOST:,} bytes")
+    with files.reading(path, expected):
+        data = files.unpacked(path, start + size + 1)
+    found = len(data) - start
+    if found != size:
+        count = f"more than {size:,}" if found > size else f"{found:,}"
+        raise files.damaged(path, f"{count} bytes after the header", f"{shape} bytes, as the header says")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 

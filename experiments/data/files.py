@@ -40,6 +40,11 @@ def reading(path: Path, expected: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ValueError(f"file {str(path)!r} is not there; expected {expected}.") from error
+    except (RuntimeError, NotImplementedError) as error:  # zipfile's, of an encrypted member or a compression unknown
+        raise ValueError(
+            f"file {str(path)!r} cannot be unpacked: {error}; expected {expected}. Unpack it, or pack it anew without "
+            "a password and with deflate."
+        ) from error
     except (OSError, *DAMAGE) as error:
         raise damaged(path, f"{type(error).__name__}: {error}", expected) from error
 
@@ -51,3 +56,12 @@ def check_counts(whats: Sequence[str], found: Sequence[int], expected: Sequence[
             raise ValueError(
                 f"{str(where)!r} holds {count:,} {what}; expected {n:,}. Get it again, or pass samples= for a part."
             )
+
+
+def unpacked(path: Path, most: int | None = None) -> bytes:
+    """The bytes of a file, gzipped where its name ends so; at most so many.
+
+    Whoever knows how many there should be asks for one more: a file that unpacks to gigabytes is never unpacked whole.
+    """
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        return file.read() if most is None else file.read(most)

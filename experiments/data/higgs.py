@@ -6,7 +6,6 @@ al., 2022). OpenML serves it as ARFF and as parquet, and mirrors as CSV; each is
 continuous, so that OpenML's 24 are most likely the others (inferred, not checked against the file).
 """
 
-import gzip
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from experiments.data import files, prepared
 from experiments.data.arrays import Data, Split
 
 ROWS, FEATURES = 940_160, 24
+HEAD = 2**16  # bytes that are looked at before all is unpacked
 FOLDER = "openml-44129"
 SUFFIXES = (".parquet", ".pq", ".arff", ".arff.gz", ".csv", ".csv.gz")
 ACCEPTED = tuple(f"{FOLDER}/NAME{suffix}" for suffix in SUFFIXES)
@@ -124,8 +124,12 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def _table(path: Path) -> Any:
     if path.name.endswith((".parquet", ".pq")):
         return pyarrow.parquet.read_table(path)
-    data = path.read_bytes()
-    data = gzip.decompress(data) if path.suffix == ".gz" else data
+    head = files.unpacked(path, HEAD)
+    if ".arff" in path.suffixes:
+        _arff_header(head, path)
+    elif head.partition(b"\n")[0].count(b",") < 2:
+        raise files.damaged(path, f"it begins with {head[:40]!r}", "the names of columns, with commas between them")
+    data = files.unpacked(path)
     if ".arff" not in path.suffixes:
         return pyarrow.csv.read_csv(pa.BufferReader(data))
     names, start = _arff_header(data, path)

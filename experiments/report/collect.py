@@ -1,5 +1,7 @@
 """Reads the files of finished runs into cells."""
 
+import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -8,16 +10,17 @@ import numpy as np
 import dstjax
 from experiments.report import settings
 from experiments.report.cells import CellResult, Cost, Layer, UpdateRecords
-from experiments.training import finished
-from experiments.training.finished import UnreadableError, read_json
+from experiments.training import finished, sealed
+from experiments.training.finished import UnreadableError
 
 
-def cell(workdir: Path, method: dstjax.Method) -> CellResult:
+def cell(workdir: Path, method: dstjax.Method, called: str | None = None) -> CellResult:
     """The finished run in a folder.
 
     Args:
       workdir: the folder.
       method: what its config stands for.
+      called: the name that it is reported by; None: that of its config.
 
     Raises:
       UnreadableError: a file is missing, cut short or of another format.
@@ -31,7 +34,7 @@ def cell(workdir: Path, method: dstjax.Method) -> CellResult:
         active = float(np.mean(np.sum([x.active for x in layers], axis=0))) if layers else summary["active_weights"]
         return CellResult(
             name=workdir.name,
-            method=summary["method"],
+            method=summary["method"] if called is None else called,
             sparsity=summary["sparsity"],
             coefficient=summary["hyperparameters"].get("coefficient"),
             seeds=tuple(summary["seeds"]),
@@ -44,7 +47,7 @@ def cell(workdir: Path, method: dstjax.Method) -> CellResult:
             seconds=summary["seconds"],
             settings=settings.describe(method, summary["hyperparameters"].get("coefficient")),
             config=run.config,
-            versions=read_json(workdir / "versions.json") if (workdir / "versions.json").exists() else {},
+            versions=sealed.read(workdir / "versions.json") if (workdir / "versions.json").exists() else {},
             off_count=_off_count(layers, run.records, method.promises),
             updates=_updates(run.of("mask_update"), len(summary["seeds"])),
             layers=layers,
@@ -102,5 +105,5 @@ def _first_masks(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
     try:
         with np.load(path) as stored:
             return np.asarray(stored["initial"], bool), np.asarray(stored["final"], bool)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         raise UnreadableError(f"{path} cannot be read: {error}.") from error

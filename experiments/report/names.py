@@ -13,8 +13,8 @@ DO = {  # what a family does, in a report that has several
 
 
 def method_label(method: str) -> str:
-    """The name of a method as its paper writes it."""
-    return methods.about(method).label if method in methods.CATALOGUE else method.upper()
+    """The name of a method as its paper writes it; of one's own as it was given."""
+    return methods.about(method).label if method in methods.CATALOGUE else method
 
 
 def family(method: str) -> str:

@@ -30,7 +30,7 @@ from experiments.reproduce import outcome, page, planning
 from experiments.reproduce.papers.catalogue import get, tables
 from experiments.reproduce.papers.table import Table
 from experiments.reproduce.reading import read
-from experiments.training.finished import read_json
+from experiments.training import sealed
 from experiments.training.recording import write_atomically
 
 
@@ -49,7 +49,7 @@ class Options:
 
 def main(arguments: Sequence[str]) -> int:
     """Runs the command and returns its exit status."""
-    return command_line.run(arguments, __doc__, _reproduce, "\ninterrupted; the same command continues here.")
+    return command_line.run(arguments, __doc__, _reproduce, "the same command continues here.")
 
 
 def _reproduce(arguments: Sequence[str]) -> int:
@@ -110,7 +110,7 @@ def summary(workdir: Path) -> str:
     for name in tables():
         path = workdir / name / "results.json"
         if path.exists():
-            for claim in read_json(path)["claims"]:
+            for claim in sealed.read(path)["claims"]:
                 lines.append(f"| `{name}` | {claim['claim']} | {claim['verdict']} | {claim['evidence']} |")
     if len(lines) == 2:
         raise ValueError(f"workdir {workdir} holds no results; run --table NAME first.")

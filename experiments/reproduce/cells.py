@@ -45,6 +45,11 @@ class Cell:
         return ", ".join(p for p in parts if p)
 
 
+def stands_for(trained: str, title: str) -> str:
+    """What a cell of a proxy is called: what was trained first, then what it stands for."""
+    return f"{trained}, for {title}"
+
+
 def config_of(cell: Cell, *, seeds: int, proxy: bool) -> ConfigDict:
     """The config of a cell, locked.
 

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import io
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,10 +12,12 @@ import numpy as np
 import dstjax
 from experiments.report.statistics import deviation, mean
 from experiments.reproduce import published
+from experiments.reproduce.cells import stands_for
 from experiments.reproduce.claims import Verdict, judge
 from experiments.reproduce.papers.table import Table
 from experiments.reproduce.ranks import Ranking, rankings
 from experiments.reproduce.reading import Measured, metric_of
+from experiments.training import sealed
 from experiments.training.recording import to_json
 
 Row = dict[str, Any]  # one metric of one cell, JSON values
@@ -112,7 +115,7 @@ def as_text(found: Outcome) -> str:
     lines += ["", *_table_text(found), ""]
     if found.proxy:
         for block, theirs, ours in orderings(found):
-            lines += [f"order, {block}", f"  the paper's  {theirs}", f"  ours         {ours}"]
+            lines += [f"order, for {block}", f"  the paper's  {theirs}", f"  ours         {ours}"]
     for ranking in found.ranks:
         lines += [ranking.as_text()]
     for v in found.verdicts:
@@ -125,16 +128,17 @@ def as_text(found: Outcome) -> str:
 
 def headings(found: Outcome) -> list[str]:
     """The columns of the table of all numbers; of a proxy without the paper's, which are of another network."""
-    return (
-        ["stands for", "metric", "ours"] if found.proxy else ["setting", "metric", "ours", "the paper's", "difference"]
-    )
+    if found.proxy:
+        return ["trained, for what it stands", "metric", "ours"]
+    return ["setting", "metric", "ours", "the paper's", "difference"]
 
 
 def _table_text(found: Outcome) -> list[str]:
     body = []
-    for m, row in _with_cells(found):
+    for m, row in with_cells(found):
         digits = metric_of(row["metric"]).digits
-        shown = [m.cell.title, metric_of(row["metric"]).label, _spread(row["ours"], row["ours_std"], digits)]
+        title = stands_for(m.trained, m.cell.title) if found.proxy else m.cell.title
+        shown = [title, metric_of(row["metric"]).label, _spread(row["ours"], row["ours_std"], digits)]
         if not found.proxy:
             shown.append("-" if row["paper"] is None else _spread(row["paper"], row["paper_std"], digits))
             shown.append("" if row["difference"] is None else f"{row['difference']:+.{digits}f}")
@@ -144,7 +148,8 @@ def _table_text(found: Outcome) -> list[str]:
     return ["  ".join(v.ljust(w) for v, w in zip(r, widths, strict=True)).rstrip() for r in lines]
 
 
-def _with_cells(found: Outcome) -> list[tuple[Measured, Row]]:
+def with_cells(found: Outcome) -> list[tuple[Measured, Row]]:
+    """The rows, each with the cell that it is of."""
     places = [m for m in found.cells for name in found.table.metrics if name in m.values]
     return list(zip(places, rows(found), strict=True))
 
@@ -175,7 +180,7 @@ def as_json(found: Outcome) -> str:
         "seconds": round(sum(m.seconds for m in {id(m): m for m in found.cells}.values()), 1),
         "note": table.note,
     }
-    return to_json(content, indent=1)
+    return json.dumps(sealed.seal(json.loads(to_json(content))), indent=1)
 
 
 def as_csv(found: Outcome) -> str:
@@ -184,7 +189,7 @@ def as_csv(found: Outcome) -> str:
     names = [*CELL, "metric", "seed", "ours", "paper", "paper_std", "run"]
     writer = csv.DictWriter(out, names, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    for m, row in _with_cells(found):
+    for m, row in with_cells(found):
         for seed, value in zip(m.seeds, row["per_seed"], strict=True):
             values = {k: "" if v is None else v for k, v in row.items()}
             writer.writerow({**values, "seed": seed, "ours": value if np.isfinite(value) else ""})

@@ -4,7 +4,8 @@ from typing import Any
 
 from experiments.report.document import bullets, document, escaped, row, signed, table
 from experiments.reproduce import charts, ranks
-from experiments.reproduce.outcome import Outcome, headings, orderings, rows
+from experiments.reproduce.cells import stands_for
+from experiments.reproduce.outcome import Outcome, headings, orderings, with_cells
 from experiments.reproduce.reading import metric_of
 
 
@@ -85,7 +86,7 @@ def _orders(found: Outcome) -> str:
 
 def _numbers(found: Outcome) -> str:
     body = ""
-    for figure in rows(found):
+    for measured, figure in with_cells(found):
         digits = metric_of(figure["metric"]).digits
         parts = [figure["model"], figure["dataset"], figure["group"], figure["method"]]
         parts += [
@@ -100,7 +101,8 @@ def _numbers(found: Outcome) -> str:
             spread = f" ± {figure['paper_std']:.{digits}f}" if figure["paper_std"] else ""
             values.append("–" if figure["paper"] is None else f"{figure['paper']:.{digits}f}{spread}")
             values.append("" if figure["difference"] is None else signed(figure["difference"], digits))
-        body += row(escaped(", ".join(p for p in parts if p)), map(escaped, values))
+        title = ", ".join(p for p in parts if p)
+        body += row(escaped(stands_for(measured.trained, title) if found.proxy else title), map(escaped, values))
     failed = bullets(f"{title}: {why}" for title, why in found.failures.items())
     return (
         f'<section id="numbers"><h2>All numbers</h2>{table(headings(found), body)}'

@@ -9,9 +9,10 @@ from ml_collections import ConfigDict
 
 from experiments.queue import Job
 from experiments.reproduce import probes
-from experiments.reproduce.cells import Cell, config_of, folder_of
-from experiments.training import configuration, run
-from experiments.training.recording import to_json, write_atomically
+from experiments.reproduce.cells import Cell, config_of, folder_of, stands_for
+from experiments.training import configuration, inputs, run, sealed
+from experiments.training.recording import to_json
+from experiments.training.workdir import look
 
 
 def plan(cells: Sequence[Cell], workdir: Path, *, seeds: int, proxy: bool) -> list[Job]:
@@ -20,17 +21,25 @@ def plan(cells: Sequence[Cell], workdir: Path, *, seeds: int, proxy: bool) -> li
     Raises:
       ValueError: of a config, or of data that are not there.
     """
-    jobs, checked = [], set()
+    jobs, checked, read = [], set(), {}
     for cell in cells:
         config = config_of(cell, seeds=seeds, proxy=proxy)
         if cell.config not in checked:  # once for each data set: what is missing is found before anything runs
             checked.add(cell.config)
             configuration.plan(config)
-        jobs.append(_job(cell, config, workdir / "cells" / folder_of(cell, config)))
+        folder = workdir / "cells" / folder_of(cell, config)
+        if (folder / "summary.json").exists():  # it is not run again: is it what a run now would give?
+            source = config.dataset, config.data_root, config.protocol
+            if source not in read:
+                planned = configuration.plan(config)
+                read[source] = inputs.fingerprints(planned.data, planned.seeds, {})
+            look(folder, configuration.identity(config), read[source])
+        title = stands_for(f"{config.model.name} on {config.dataset}", cell.title) if proxy else cell.title
+        jobs.append(_job(cell, title, config, folder))
     return jobs
 
 
-def _job(cell: Cell, config: ConfigDict, folder: Path) -> Job:
+def _job(cell: Cell, title: str, config: ConfigDict, folder: Path) -> Job:
     def train() -> str:
         run.train_and_evaluate(config, folder, quiet=True)
         return ""
@@ -40,10 +49,10 @@ def _job(cell: Cell, config: ConfigDict, folder: Path) -> Job:
         found = probes.PROBES[str(cell.probe)](config)
         found["seconds"] = round(time.perf_counter() - start, 3)
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "config.json", json.dumps(configuration.identity(config), indent=1).encode())
-        write_atomically(folder / "probe.json", to_json(found, indent=1).encode())
+        sealed.write(folder / "config.json", configuration.identity(config))
+        sealed.write(folder / "probe.json", json.loads(to_json(found)))
         return ""
 
     if cell.probe is None:
-        return Job(repr(cell.title), cell.title, folder, train)
-    return Job(repr(cell.title), cell.title, folder, probe, "probe.json")
+        return Job(repr(title), title, folder, train)
+    return Job(repr(title), title, folder, probe, "probe.json")

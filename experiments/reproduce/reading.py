@@ -1,14 +1,15 @@
 """What a finished cell measured."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from experiments.reproduce.cells import Cell
-from experiments.training import finished
-from experiments.training.finished import FinishedRun, UnreadableError, floats, read_json
+from experiments.training import finished, sealed
+from experiments.training.finished import FinishedRun, UnreadableError, floats
 
 
 class Metric(NamedTuple):
@@ -46,6 +47,12 @@ class Measured:
     setting: str  # what was run: network, data, steps
     seconds: float
 
+    @property
+    def trained(self) -> str:
+        """Network and data, in words."""
+        found = re.match(r".* on [^,]+", self.setting)
+        return found[0] if found else self.setting
+
 
 def metric_of(name: str) -> Metric:
     """The metric of a name; those of probes are named by what they are, shares with three digits."""
@@ -62,7 +69,7 @@ def read(cell: Cell, folder: Path) -> Measured:
 
 
 def _probed(cell: Cell, folder: Path) -> Measured:
-    found = read_json(folder / "probe.json")
+    found = sealed.read(folder / "probe.json")
     try:
         return Measured(
             cell,

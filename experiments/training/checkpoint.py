@@ -1,7 +1,9 @@
 """Checkpoints through orbax: written atomically, restored whole or not at all, no fresh start in silence."""
 
 import contextlib
+import itertools
 import logging
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +13,14 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from experiments.training import hosts
+from experiments.training import hosts, inputs, sealed
+from experiments.training.inputs import Inputs
 
 Tree = Any
+
+
+class CheckpointError(ValueError):
+    """A checkpoint could not be written."""
 
 
 class Checkpoints:
@@ -23,35 +30,55 @@ class Checkpoints:
     directory. All of them make the same calls.
     """
 
-    def __init__(self, directory: Path, run: dict[str, Any], *, keep: int = 3) -> None:
+    def __init__(self, directory: Path, run: dict[str, Any], read: Inputs | None = None, *, keep: int = 3) -> None:
         """Opens a directory.
 
         Args:
           directory: made if it is not there.
-          run: what identifies the run, JSON values; a checkpoint of another run is refused.
+          run: what identifies the run, JSON values; a checkpoint of another run is not restored.
+          read: what the run reads beside its config; where a checkpoint was made with something else, nothing goes on.
           keep: how many of the newest checkpoints stay.
+
+        Raises:
+          CheckpointError: the directory cannot be made.
         """
-        self.directory = directory.absolute()
-        self.run = run
+        self.directory, self.run, self.read, self.keep = directory.absolute(), run, read or {}, keep
         self.manager: Any = None
-        if not hosts.is_first():
-            return
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
-        if hosts.several():  # orbax makes no directory for some of the processes
-            self.directory.mkdir(parents=True, exist_ok=True)
-            alone = ocp.options.MultiprocessingOptions(0, {0}, "first")
-            options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=False, multiprocessing_options=alone)
-        with _quiet():
+        if hosts.is_first():
+            self._open()
+
+    def _open(self) -> None:
+        self.silence = _Silence()
+        options = ocp.CheckpointManagerOptions(max_to_keep=self.keep, create=True)
+        with self._writing("opening"):
+            if hosts.several():  # orbax makes no directory for some of the processes
+                self.directory.mkdir(parents=True, exist_ok=True)
+                alone = ocp.options.MultiprocessingOptions(0, {0}, "first")
+                options = ocp.CheckpointManagerOptions(
+                    max_to_keep=self.keep, create=False, multiprocessing_options=alone
+                )
             self.manager = ocp.CheckpointManager(self.directory, options=options)
 
     def save(self, step: int, tree: Tree, record: dict[str, Any]) -> None:
-        """Saves in the background; the step counts once all of it is on disk."""
+        """Saves in the background; the step counts once all of it is on disk.
+
+        Raises:
+          CheckpointError: this one, or the one before, cannot be written.
+        """
         if self.manager is None:
             return
+        if not self.directory.is_dir() and self.directory.parent.is_dir():
+            print(f"{self.directory} is gone; training goes on, and saves there anew.", file=sys.stderr)
+            with contextlib.suppress(CheckpointError):
+                self.close()
+            self._open()
         # Orbax would drop or cast leaves in silence where the tree has changed, and does not check every byte.
-        meta = {"run": self.run, "leaves": _describe(tree), "record": record}
-        items = ocp.args.Composite(tree=ocp.args.StandardSave(_leaves(tree)), meta=ocp.args.JsonSave(meta))
-        with _quiet():
+        parts = {"run": self.run, "read": self.read, "step": step, "leaves": _describe(tree), "record": record}
+        meta = ocp.args.JsonSave(sealed.seal(parts))
+        with self._writing(f"saving the checkpoint at step {step}"):
+            if (self.directory / str(step)).exists():  # one that is no part of this run
+                self._set_aside([step])
+            items = ocp.args.Composite(tree=ocp.args.StandardSave(_leaves(tree)), meta=meta)
             self.manager.save(step, args=items, force=True)
 
     def restore(self, like: Tree) -> tuple[int, Tree, dict[str, Any], list[str]] | None:
@@ -77,7 +104,10 @@ class Checkpoints:
         for step in sorted(self.manager.all_steps(), reverse=True):
             try:
                 tree, record = self._restore(step, like)
+            except inputs.ChangedError:
+                raise
             except Exception as error:  # orbax raises what its storage raises
+                _drop_late_callbacks()
                 damaged.append(f"checkpoint {self.directory / str(step)} is not usable: {_first_line(error)}")
                 continue
             self._set_aside([newer for newer in self.manager.all_steps() if newer > step])
@@ -89,41 +119,64 @@ class Checkpoints:
         return None
 
     def wait(self) -> None:
-        """Waits for what is being saved, and raises if that has failed."""
+        """Waits for what is being saved.
+
+        Raises:
+          CheckpointError: it has failed.
+        """
         if self.manager is not None:
-            with _quiet():
+            with self._writing("saving a checkpoint"):
                 self.manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for what is being saved."""
-        if self.manager is not None:
-            with _quiet():
-                self.manager.close()
+        """Waits for what is being saved.
+
+        Raises:
+          CheckpointError: it has failed.
+        """
+        manager, self.manager = self.manager, None
+        if manager is not None:
+            try:
+                with self._writing("saving a checkpoint"):
+                    manager.close()
+            finally:
+                self.silence.end()
+
+    @contextlib.contextmanager
+    def _writing(self, what: str) -> Iterator[None]:
+        """Orbax raises what its storage raises."""
+        try:
+            yield
+        except Exception as error:
+            raise CheckpointError(f"{what} in {self.directory} has failed: {_first_line(error)}.") from error
 
     def _set_aside(self, steps: list[int]) -> None:
         """Moves checkpoints out of the way of those to come."""
         for step in steps:
             place = self.directory.parent / "damaged"
             place.mkdir(exist_ok=True)
-            number = len(list(place.iterdir()))
+            number = next(n for n in itertools.count() if not (place / f"{step}_{n}").exists())
             (self.directory / str(step)).rename(place / f"{step}_{number}")
         if steps:
             self.manager.reload()
 
     def _restore(self, step: int, like: Tree) -> tuple[Tree, dict[str, Any]]:
-        with _quiet():
-            meta = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
-            if not isinstance(meta, dict) or meta.keys() != {"run", "leaves", "record"}:
-                raise ValueError("it was not written by this program.")
-            if meta["run"] != self.run:
-                raise ValueError("it belongs to another run.")
-            want, have = _describe(like), meta["leaves"]
-            for name in sorted(want.keys() | have.keys()):
-                a, b = have.get(name), want.get(name)
-                if a is None or b is None or a[:2] != b[:2]:
-                    raise ValueError(f"leaf {name!r} is {_shown(a)}, expected {_shown(b)}.")
-            target = ocp.args.StandardRestore(_leaves(like))
-            leaves = self.manager.restore(step, args=ocp.args.Composite(tree=target))["tree"]
+        meta = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        meta = sealed.unsealed(meta, "its record")
+        if meta.keys() != {"run", "read", "step", "leaves", "record"}:
+            raise ValueError("it was not written by this program.")
+        if meta["run"] != self.run:
+            raise ValueError("it belongs to another run.")
+        if meta["step"] != step:
+            raise ValueError(f"it is a copy of the one at step {meta['step']}.")
+        inputs.check(self.read, meta["read"], f"checkpoint {self.directory / str(step)}")
+        want, have = _describe(like), meta["leaves"]
+        for name in sorted(want.keys() | have.keys()):
+            a, b = have.get(name), want.get(name)
+            if a is None or b is None or a[:2] != b[:2]:
+                raise ValueError(f"leaf {name!r} is {_shown(a)}, expected {_shown(b)}.")
+        target = ocp.args.StandardRestore(_leaves(like))
+        leaves = self.manager.restore(step, args=ocp.args.Composite(tree=target))["tree"]
         tree = jax.tree_util.tree_map_with_path(lambda path, leaf: leaves[_name(path)] if leaf.size else leaf, like)
         found = _describe(tree)
         for name in sorted(found):
@@ -159,15 +212,33 @@ def _first_line(error: BaseException) -> str:
     return f"{lines[0][:300].rstrip('.')}" if lines else type(error).__name__
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps the tracebacks that orbax logs on a failed restore from the terminal: the error itself is reported."""
-    loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+def _drop_late_callbacks() -> None:
+    """Keeps from the terminal what tensorstore's threads say after a restore that failed, whenever they say it.
+
+    They call back into an event loop of orbax that is closed by then; the error itself is reported.
+    """
+    before = sys.unraisablehook
+
+    def hook(late: Any) -> None:
+        if not (isinstance(late.exc_value, RuntimeError) and str(late.exc_value) == "Event loop is closed"):
+            before(late)
+
+    sys.unraisablehook = hook
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return not (record.name == "asyncio" or "orbax" in record.pathname)
+
+
+class _Silence:
+    """Keeps from the terminal the tracebacks that orbax logs, in threads of its own too: errors are raised besides."""
+
+    LOGGERS = ("absl", "asyncio")
+
+    def __init__(self) -> None:
+        for name in self.LOGGERS:
+            logging.getLogger(name).addFilter(_not_of_orbax)
+
+    def end(self) -> None:
+        for name in self.LOGGERS:
+            logging.getLogger(name).removeFilter(_not_of_orbax)

@@ -1,11 +1,7 @@
 """From a config to what it stands for; everything wrong with it is found here, before anything runs."""
 
-import importlib
 import json
 import math
-import os
-import re
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,7 +13,7 @@ from ml_collections import ConfigDict
 import dstjax
 from dstjax.checks import check_choice, check_integer, check_number, suggest
 from experiments import data, models
-from experiments.training import optimisers
+from experiments.training import optimisers, rules
 from experiments.training.trainer import MakeTransformation
 
 # The fields that are no hyper-parameters of a method.
@@ -40,8 +36,8 @@ NESTED_FIELDS = {
     ),
 }
 STANDS_FOR = {"end_percent": "end_step", "prune_percent": "prune_step"}  # a share of all steps for a number of them
-RULES = ("distribution", "drop_schedule", "drop", "grow")  # may be module:function
-DISPLAY_FIELDS = ("log_every_epochs", "tensorboard")  # what does not change the results
+# What changes no result, or on devices of another number the rounding alone: a run may go on with others.
+DISPLAY_FIELDS = ("log_every_epochs", "tensorboard", "devices", "shard_params")
 DEFAULT_END_PERCENT = 75.0
 
 
@@ -58,6 +54,7 @@ class Plan(NamedTuple):
     mode: str  # 'vmap' or 'sequential'
     steps: int
     devices: list[jax.Device]
+    rules: dict[str, Callable[..., Any]]  # those of the user's own, by the field that names them
 
 
 def plan(config: ConfigDict, defaults: ConfigDict | None = None) -> Plan:
@@ -81,7 +78,7 @@ def plan(config: ConfigDict, defaults: ConfigDict | None = None) -> Plan:
             f"{config.dataset}."
         )
     steps = _steps(config, dataset.sizes[0])
-    method, hyperparameters = _method(config, defaults or config, steps)
+    method, hyperparameters, own = _method(config, defaults or config, steps)
     model = models.make(config.model.name, classes=dataset.classes, sizes=config.model.sizes, dtype=config.model.dtype)
     schedule = optimisers.schedule(config.optimizer, steps)
     inner = optimisers.make(config.optimizer, schedule)
@@ -99,7 +96,7 @@ def plan(config: ConfigDict, defaults: ConfigDict | None = None) -> Plan:
             raise ValueError("seeds_mode='vmap' is not accepted with streamed data or several devices; use sequential.")
         mode = "sequential"
     seeds = _seeds(config.seeds)
-    return Plan(method, hyperparameters, model, schedule, make_tx, dataset, seeds, mode, steps, devices)
+    return Plan(method, hyperparameters, model, schedule, make_tx, dataset, seeds, mode, steps, devices, own)
 
 
 def identity(config: ConfigDict) -> dict[str, Any]:
@@ -124,14 +121,9 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     return found
 
 
-def hyperparameters(methods: Iterable[str]) -> set[str]:
-    """Those that at least one of the methods has."""
-    return {name for method in methods for name in dstjax.methods.hyperparameters(method)}
-
-
 def foreign(config: ConfigDict, methods: Iterable[str]) -> set[str]:
     """The fields of a config that are hyper-parameters, but of none of the methods."""
-    return (hyperparameters(dstjax.methods.names()) - hyperparameters(methods)) & {*config.keys()}
+    return (rules.hyperparameters(dstjax.methods.names()) - rules.hyperparameters(methods)) & {*config.keys()}
 
 
 def change_method(config: ConfigDict, method: str, instead: Mapping[str, Any] | None = None) -> None:
@@ -142,29 +134,8 @@ def change_method(config: ConfigDict, method: str, instead: Mapping[str, Any] | 
             config[name] = None if instead is None else instead[name]
 
 
-def rule(field: str, text: str) -> Any:
-    """The function of a user, from 'module:function' with the module in the current directory or installed.
-
-    Raises:
-      ValueError: it cannot be imported or is no function.
-    """
-    module_name, _, name = text.partition(":")
-    here = os.getcwd()
-    sys.path.insert(0, here)
-    try:
-        function = getattr(importlib.import_module(module_name), name, None)
-    except Exception as error:
-        reason = f"{type(error).__name__}: {error}"
-        raise ValueError(f"{field}={text!r} is not accepted; importing {module_name!r} failed: {reason}") from error
-    finally:
-        sys.path.remove(here)
-    if not callable(function):
-        raise ValueError(f"{field}={text!r} is not accepted; {module_name!r} has no function {name!r}.")
-    return function
-
-
 def _check_fields(config: ConfigDict) -> None:
-    known = {*RUN_FIELDS, *hyperparameters(dstjax.methods.names())}
+    known = {*RUN_FIELDS, *rules.hyperparameters([*dstjax.methods.names(), config.method])}
     for name in config:
         if name not in known:
             raise ValueError(f"config field {name!r} is not known; {suggest(name, sorted(known))}")
@@ -191,8 +162,10 @@ def _check_fields(config: ConfigDict) -> None:
     check_choice("seeds_mode", config.seeds_mode, ("auto", "vmap", "sequential"))
 
 
-def _method(config: ConfigDict, defaults: ConfigDict, steps: int) -> tuple[dstjax.Method, dict[str, Any]]:
-    accepted = dstjax.methods.hyperparameters(config.method)
+def _method(
+    config: ConfigDict, defaults: ConfigDict, steps: int
+) -> tuple[dstjax.Method, dict[str, Any], dict[str, Callable[..., Any]]]:
+    accepted = rules.defaults(config.method)
     given: dict[str, Any] = {}
     for name in config:
         value = config[name]
@@ -212,23 +185,20 @@ def _method(config: ConfigDict, defaults: ConfigDict, steps: int) -> tuple[dstja
     if config.method == "set" and "epsilon" in given and config.get("sparsity") == defaults.get("sparsity"):
         given.pop("sparsity", None)
     shown = {n: v for n, v in {**accepted, **given}.items() if isinstance(v, str | int | float)}
-    resolved = {n: _resolved(n, v) if n in (*RULES, "structure", "maskable") else v for n, v in given.items()}
-    return dstjax.methods.get(config.method, **resolved), shown
-
-
-def _resolved(field: str, value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    if field == "structure":
-        return _structure(value)
-    if field == "maskable":
-        return _maskable(value)
-    if field == "distribution" and value.lstrip().startswith("{"):
-        try:
-            return json.loads(value)
-        except ValueError as error:
-            raise ValueError(f"{field}={value!r} is not accepted; as JSON it fails: {error}.") from error
-    return rule(field, value) if ":" in value else value
+    resolved = {
+        n: rules.resolved(n, v) if n in (*rules.RULES, "structure", "maskable") else v for n, v in given.items()
+    }
+    own = {name: resolved[name] for name in rules.RULES if rules.is_rule(given.get(name))}
+    make = rules.entry(config.method)
+    if not rules.is_rule(config.method):
+        return make(**resolved), shown, own
+    try:
+        method = make(**resolved)
+    except TypeError as error:
+        raise ValueError(f"method={config.method!r} is not accepted: {error}.") from error
+    if not isinstance(method, dstjax.Method):
+        raise ValueError(f"method={config.method!r} returns {type(method).__name__}; expected a dstjax.Method.")
+    return method, shown, {**own, "method": make}
 
 
 def _steps(config: ConfigDict, samples: int) -> int:
@@ -260,30 +230,6 @@ def _devices(config: ConfigDict) -> list[jax.Device]:
             "micro-batches; expected a multiple of their product."
         )
     return chosen
-
-
-def _structure(text: str) -> Any:
-    """'n_m(2, 4)' -> dstjax.structures.n_m(2, 4)."""
-    found = re.fullmatch(r"\s*(\w+)\s*\(([\d.,\s]*)\)\s*", text)
-    makers = {name: getattr(dstjax.structures, name) for name in ("n_m", "block", "fan_in")}
-    if found is None or found[1] not in makers:
-        raise ValueError(f"structure={text!r} is not known; expected n_m(2, 4), block(4, 4) or fan_in(0.3).")
-    numbers = [float(n) if "." in n else int(n) for n in found[2].split(",") if n.strip()]
-    try:
-        return makers[found[1]](*numbers)
-    except TypeError as error:
-        raise ValueError(f"structure={text!r} is not accepted: {error}.") from None
-
-
-def _maskable(pattern: str) -> Callable[[str, Any], bool]:
-    """Of leaves of two or more dimensions those whose path has a match."""
-    try:
-        fits = re.compile(pattern).search
-    except re.error as error:
-        raise ValueError(
-            f"maskable={pattern!r} is not accepted; as a regular expression of paths it fails: {error}."
-        ) from None
-    return lambda path, leaf: len(leaf.shape) >= 2 and fits(path) is not None
 
 
 def _seeds(value: Any) -> list[int]:

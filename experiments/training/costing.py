@@ -13,7 +13,7 @@ CONVENTIONS = ("paper", "exact")
 
 
 def of_run(
-    name: str,
+    name: str | dstjax.methods.Entry,
     method: dstjax.Method,
     hyperparameters: dict[str, Any],
     model: nn.Module,
@@ -24,7 +24,7 @@ def of_run(
     """Operations of a run relative to dense training and to a dense forward pass.
 
     Args:
-      name: of the method, in the catalogue.
+      name: of the method in the catalogue, or an entry of one's own.
       method: itself.
       hyperparameters: those that it was made with, and its defaults.
       model: the network.

@@ -1,4 +1,4 @@
-"""Reads what a run has left behind."""
+"""Reads what a run has left behind, and checks that it is what the run has written."""
 
 import json
 from pathlib import Path
@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.training import sealed
+from experiments.training.sealed import UnreadableError
 
-class UnreadableError(ValueError):
-    """A file of a run is not what training writes; the message names it."""
+__all__ = ["FinishedRun", "UnreadableError", "check_files", "floats", "read", "read_records"]
 
 
 class FinishedRun(NamedTuple):
@@ -27,25 +28,24 @@ def read(folder: Path) -> FinishedRun:
     """The finished run in a folder.
 
     Raises:
-      UnreadableError: a file is missing, cut short or of another format.
+      UnreadableError: a file is missing, damaged, or of another format or run.
     """
-    summary, config = read_json(folder / "summary.json"), read_json(folder / "config.json")
+    summary, config = sealed.read(folder / "summary.json"), sealed.read(folder / "config.json")
+    check_files(folder, summary)
     return FinishedRun(summary, config, read_records(folder / "metrics.jsonl"))
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object.
+def check_files(folder: Path, summary: dict[str, Any]) -> None:
+    """Checks that the files beside a summary are those that it was written with.
 
     Raises:
-      UnreadableError: there is none.
+      UnreadableError: one is missing or another one.
     """
-    try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UnreadableError(f"{path} cannot be read: {error}.") from error
-    if not isinstance(content, dict):
-        raise UnreadableError(f"{path} holds no JSON object.")
-    return content
+    for name, expected in summary.get("files", {}).items():
+        if sealed.file_digest(folder / name) != expected:
+            raise UnreadableError(
+                f"{folder / name} is damaged or of another run; restore it, or remove {folder} to train again."
+            )
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -55,9 +55,12 @@ def read_records(path: Path) -> list[dict[str, Any]]:
       UnreadableError: it is missing, or a line is no JSON.
     """
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()]
-    except (OSError, ValueError) as error:
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+    except (OSError, ValueError, RecursionError) as error:
         raise UnreadableError(f"{path} cannot be read: {error}.") from error
+    if not all(isinstance(record, dict) for record in records):
+        raise UnreadableError(f"{path} has a line that is no JSON object.")
+    return records
 
 
 def floats(values: Any) -> np.ndarray:

@@ -1,8 +1,10 @@
 """One run on several hosts, a process on each: who they are, what they agree on, arrays that lie on all of them."""
 
+import contextlib
 import os
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -15,8 +17,34 @@ from dstjax.checks import check_choice
 Result = TypeVar("Result")
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+# In what the runtime says where another process is lost.
+SIGNS = re.compile("gloo|connection|coordination|heartbeat|UNAVAILABLE|DEADLINE_EXCEEDED", re.IGNORECASE)
 CHUNK = 2**24  # bytes that are sent at once
+HEARTBEAT_SECONDS = 20  # after which a process that does not answer counts as lost
 SHUTDOWN_SECONDS = 60  # where a process fails alone it waits this long for the others, which wait for it
+
+
+class LostError(ValueError):
+    """Another process of the run has ended or cannot be reached."""
+
+
+@contextlib.contextmanager
+def others() -> Iterator[None]:
+    """Says in a line what the runtime says where a process of several is lost.
+
+    Raises:
+      LostError: in place of a runtime error, of a run with several processes.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if not several() or not SIGNS.search(str(error)):
+            raise
+        first = re.sub(r"(\w+: )?Error dispatching computation: ", "", str(error)).strip().splitlines()[0][:150]
+        raise LostError(
+            "another process of this run has ended or cannot be reached; start the same command again on every host, "
+            f"and it goes on from the last checkpoint ({first})."
+        ) from error
 
 
 def join(distributed: str, environment: Mapping[str, str] = os.environ) -> None:
@@ -42,7 +70,9 @@ def join(distributed: str, environment: Mapping[str, str] = os.environ) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it would keep SIGTERM from ending the process
     try:
-        jax.distributed.initialize(**given, shutdown_timeout_seconds=SHUTDOWN_SECONDS)
+        jax.distributed.initialize(
+            **given, heartbeat_timeout_seconds=HEARTBEAT_SECONDS, shutdown_timeout_seconds=SHUTDOWN_SECONDS
+        )
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             f"distributed={distributed!r} fails: {error} Start the command on every host, with {', '.join(VARIABLES)} "
@@ -118,6 +148,13 @@ def together(function: Callable[[], Result]) -> Result:
     if failed.any():
         raise ValueError(f"process {int(np.argmax(failed))} has failed; its own error says why.")
     return result
+
+
+def most(*numbers: float) -> tuple[float, ...]:
+    """The largest of each number that the processes give."""
+    if not several():
+        return numbers
+    return tuple(multihost_utils.process_allgather(np.array(numbers, np.float32)).max(axis=0).tolist())
 
 
 def from_first(function: Callable[[], Result]) -> Result:

@@ -1,11 +1,14 @@
 """What a run leaves behind: metrics.jsonl, TensorBoard events, a progress bar or a line now and then."""
 
+import contextlib
+import errno
+import hashlib
 import json
 import math
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -19,11 +22,16 @@ PACKAGES = ("jax", "jaxlib", "optax", "numpy")
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes a file so that it is either the old one or the whole new one, whatever happens meanwhile."""
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
 
 
 def to_json(value: Any, indent: int | None = None) -> str:
@@ -39,17 +47,30 @@ def versions() -> dict[str, str]:
 class Metrics:
     """metrics.jsonl, and TensorBoard events where asked. One line a record, no clock in it: a run can be repeated."""
 
-    def __init__(self, workdir: Path, size: int, step: int, tensorboard: bool, seeds: Sequence[int]) -> None:
-        """Goes on after the first ``size`` bytes, which a checkpoint at ``step`` has seen.
+    def __init__(
+        self, workdir: Path, size: int, sha256: str, step: int, tensorboard: bool, seeds: Sequence[int]
+    ) -> None:
+        """Goes on after the first ``size`` bytes, whose checksum is ``sha256``, as a checkpoint at ``step`` has them.
 
         Raises:
-          ValueError: the file is shorter than that.
+          ValueError: the file is shorter than that, or has other contents.
         """
-        path = workdir / "metrics.jsonl"
-        self.file = path.open("a+b")
+        self.path = workdir / "metrics.jsonl"
+        self.file = self.path.open("a+b")
         if self.file.seek(0, os.SEEK_END) < size:
             self.file.close()
-            raise ValueError(f"{path} is shorter than the checkpoint at step {step} has left it; restore the file.")
+            raise ValueError(
+                f"{self.path} is shorter than the checkpoint at step {step} has left it; restore the file, or remove "
+                f"{workdir} to start over."
+            )
+        self.file.seek(0)
+        self.sum = hashlib.sha256(self.file.read(size))
+        if size and self.sum.hexdigest() != sha256:
+            self.file.close()
+            raise ValueError(
+                f"{self.path} is damaged: it begins otherwise than the checkpoint at step {step} has left it; restore "
+                f"the file, or remove {workdir} to start over."
+            )
         self.file.truncate(size)
         self.seeds, self.writer = seeds, None
         if tensorboard:
@@ -59,25 +80,39 @@ class Metrics:
 
     def write(self, kind: str, step: int, epoch: float, **values: Any) -> None:
         """Writes one record."""
-        self.file.write(to_json({"kind": kind, "step": step, "epoch": epoch, **values}).encode() + b"\n")
+        line = to_json({"kind": kind, "step": step, "epoch": epoch, **values}).encode() + b"\n"
+        self.file.write(line)
         self.file.flush()
+        self.sum.update(line)
+        kind = f"{kind}_{values['split']}" if "split" in values else kind
+        self.show(step, {f"{kind}/{n}": v for n, v in values.items() if not isinstance(v, dict | str)})
+
+    def show(self, step: int, values: Mapping[str, Any]) -> None:
+        """Shows numbers, or one of each seed, in TensorBoard alone."""
         if self.writer is None:
             return
-        kind = f"{kind}_{values['split']}" if "split" in values else kind
         for name, value in values.items():
-            if isinstance(value, dict | str):
-                continue
             tags = [""] if np.ndim(value) == 0 else [f"/seed_{seed}" for seed in self.seeds]
             for tag, number in zip(tags, np.ravel(value).tolist(), strict=True):
                 if math.isfinite(number):
-                    self.writer.add_scalar(f"{kind}/{name}{tag}", number, step)
+                    self.writer.add_scalar(f"{name}{tag}", number, step)
 
     def size(self) -> int:
-        """Bytes written so far, safely on disk."""
+        """Bytes written so far, safely on disk.
+
+        Raises:
+          OSError: they are not, or the file is no longer where it was.
+        """
         os.fsync(self.file.fileno())
+        if not os.path.samestat(os.fstat(self.file.fileno()), self.path.stat()):
+            raise OSError(errno.ESTALE, "another file has taken the place of the one that is written", str(self.path))
         if self.writer is not None:
             self.writer.flush()
         return self.file.tell()
+
+    def digest(self) -> str:
+        """The SHA-256 of what is written so far."""
+        return self.sum.hexdigest()
 
     def close(self) -> None:
         """Closes the files."""
@@ -92,16 +127,23 @@ class NoMetrics:
     def write(self, kind: str, step: int, epoch: float, **values: Any) -> None:
         """Writes nothing."""
 
+    def show(self, step: int, values: Mapping[str, Any]) -> None:
+        """Shows nothing."""
+
     def size(self) -> int:
         """Nothing."""
         return 0
+
+    def digest(self) -> str:
+        """That of nothing."""
+        return ""
 
     def close(self) -> None:
         """Closes nothing."""
 
 
 class Progress:
-    """Loss, accuracy and exploration rate while training: a bar on a terminal, elsewhere a line now and then."""
+    """Loss, accuracy and exploration rate R while training: a bar on a terminal, elsewhere a line now and then."""
 
     def __init__(self, steps: int, step: int, every_epochs: int, quiet: bool) -> None:
         self.steps, self.every, self.quiet, self.epochs = steps, every_epochs, quiet, 0
@@ -120,7 +162,7 @@ class Progress:
         shown = {
             "loss": f"{loss.mean():.4f}",
             "accuracy": f"{100 * accuracy.mean():.2f} %",
-            "exploration rate": f"{exploration_rate.mean():.4f}",
+            "R": f"{exploration_rate.mean():.4f}",
         }
         if self.bar is not None:
             self.bar.set_postfix(shown, refresh=False)

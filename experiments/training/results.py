@@ -66,6 +66,16 @@ def record_epoch(
         active_weights=epoch.topology["active"].sum(axis=1),
         active=dict(zip(names, epoch.topology["active"].T, strict=True)),
     )
+    densities = epoch.topology["active"].T / np.reshape([row.size for row in table.masked], (-1, 1))
+    metrics.show(step, {f"density/{name}": density for name, density in zip(names, densities, strict=True)})
+
+
+def show_overlap(
+    metrics: Metrics | NoMetrics, step: int, before: list[dict[str, np.ndarray]], now: list[dict[str, np.ndarray]]
+) -> None:
+    """Shows how much of the masks of each layer is as it was an epoch before: the Jaccard index of each seed."""
+    overlaps = [dstjax.masks.overlap(*pair) for pair in zip(before, now, strict=True)]
+    metrics.show(step, {f"overlap/{name}": np.array([float(o[name]) for o in overlaps]) for name in overlaps[0]})
 
 
 def record_evaluation(metrics: Metrics | NoMetrics, trainer: Trainer, split: str, step: int) -> None:
@@ -128,15 +138,20 @@ def summarise(
     return json.loads(to_json(summary))
 
 
-def _cost(config: ConfigDict, plan: Plan, table: dstjax.Summary, records: Path) -> dict[str, float]:
-    """What the run cost, from the densities at the end of each epoch; means over the seeds."""
+def _cost(config: ConfigDict, plan: Plan, table: dstjax.Summary, records: Path) -> dict[str, float] | None:
+    """What the run cost, from the densities at the end of each epoch, a mean over the seeds; None: nobody can say."""
+    made = plan.rules.get("method")
+    if made is not None and not hasattr(made, "about"):
+        return None
     epochs = [r for r in read_records(records) if r["kind"] == "train"]
     ends = [r["step"] for r in epochs]
     sizes = {row.path: row.size for row in table.masked}
     densities = [{n: float(np.mean(a)) / sizes[n] for n, a in r["active"].items()} for r in epochs]
     lengths = np.diff([0, *ends]).tolist()
     sample = plan.data.x.shape[1:] if isinstance(plan.data, Data) else plan.data.shape
-    return costing.of_run(config.method, plan.method, plan.hyperparameters, plan.model, sample, densities, lengths)
+    return costing.of_run(
+        made or config.method, plan.method, plan.hyperparameters, plan.model, sample, densities, lengths
+    )
 
 
 def save_pictures(path: Path, name: str, initial: dict[str, np.ndarray], final: dict[str, np.ndarray]) -> None:

@@ -1,26 +1,25 @@
 """One run: trains, goes on where it was interrupted, or finds that all is done already."""
 
 import contextlib
-import fcntl
-import json
+import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from ml_collections import ConfigDict
 
 import dstjax
+from experiments import stopping
 from experiments.tasks import mutual
-from experiments.training import configuration, hosts, results
-from experiments.training.checkpoint import Checkpoints
-from experiments.training.finished import read_json
-from experiments.training.recording import Metrics, NoMetrics, Progress, to_json, write_atomically
+from experiments.training import configuration, hosts, inputs, partial, results, sealed
+from experiments.training.checkpoint import CheckpointError, Checkpoints
+from experiments.training.partial import Begun
+from experiments.training.recording import Metrics, NoMetrics, Progress
 from experiments.training.trainer import Epoch, Trainer
-
-Results = dict[str, Any]  # what summary.json holds
+from experiments.training.workdir import Results, check_progress, claim, look, run_mark, usable
 
 
 class Done(NamedTuple):
@@ -29,7 +28,9 @@ class Done(NamedTuple):
     step: int
     seconds: float
     metrics_bytes: int
+    metrics_sha256: str
     mask_updates: int
+    begun: str = ""  # an epoch that was left in its middle, see experiments.training.partial
 
 
 class DivergedError(RuntimeError):
@@ -55,64 +56,123 @@ def train_and_evaluate(
       ValueError: of the config, or of a workdir that is not this run's or has no whole checkpoint left.
       DivergedError: the loss is no longer finite.
     """
-    start = time.perf_counter()
     workdir = Path(workdir)
+    with usable(workdir):
+        return _train_and_evaluate(config, workdir, defaults, quiet or not hosts.is_first())
+
+
+def _train_and_evaluate(config: ConfigDict, workdir: Path, defaults: ConfigDict | None, quiet: bool) -> Results:
+    start = time.perf_counter()
     identity = configuration.identity(config)
-    quiet = quiet or not hosts.is_first()
     plan = hosts.together(lambda: plan_of_all(config, defaults))
-    finished = hosts.from_first(lambda: look(workdir, identity))
+    read = hosts.together(lambda: inputs.fingerprints(plan.data, plan.seeds, plan.rules))
+    finished = hosts.from_first(lambda: look(workdir, identity, read))
     if finished is not None:
         if not quiet:
             print(f"{workdir}: this run is finished; nothing to do.")
         return finished
     trainer = make_trainer(config, plan)
+    due = config.checkpoint_every_epochs * trainer.batches
     with contextlib.ExitStack() as stack:
         stack.enter_context(hosts.together(lambda: claim(workdir, identity)))
         table = dstjax.summary(trainer.network(0).params, trainer.network(0).opt_state)
         if not quiet:
-            print(
-                f"{config.method}, {len(plan.seeds)} seed(s), {plan.mode}; {plan.data.provenance}\n{table}", flush=True
-            )
+            own = [f"{name}={config[name]}" for name in plan.rules if name != "method"]
+            named = ", ".join([config.method, *own])
+            print(f"{named}, {len(plan.seeds)} seed(s), {plan.mode}\n{plan.data.provenance}\n{table}", flush=True)
         initial = trainer.pictures() if table.masked else {}
+        anew = hosts.from_first(lambda: check_progress(workdir, 2 * due))
         run = configuration.without_display(identity)
-        checkpoints = hosts.together(lambda: Checkpoints(workdir / "checkpoints", run))
-        stack.callback(checkpoints.close)
+        checkpoints = hosts.together(lambda: Checkpoints(workdir / "checkpoints", run, read))
+        stack.push(_closing(checkpoints))
         done = resume(trainer, checkpoints, workdir, quiet)
+        if anew and not done.step and hosts.is_first():
+            print(anew, file=sys.stderr)
         metrics = hosts.together(lambda: records(workdir, done, config.tensorboard, plan.seeds))
         stack.callback(metrics.close)
+        masks = trainer.masks() if config.tensorboard and table.masked else []
         progress = Progress(plan.steps, done.step, config.log_every_epochs, quiet)
         stack.callback(progress.close)
+        kept = contextlib.ExitStack()
+        asked = stack.enter_context(kept).enter_context(stopping.deferred())
         step, updates = done.step, done.mask_updates
+        begun = partial.from_text(done.begun) if done.begun else None
+
+        def save(begun: Begun | None = None) -> None:
+            seconds = done.seconds + time.perf_counter() - start
+            rest = (metrics.size(), metrics.digest(), updates, "" if begun is None else partial.to_text(begun))
+            checkpoints.save(step, trainer.state(), Done(step, seconds, *rest)._asdict())
+
         while step < plan.steps:
             number, first = step // trainer.batches, step + 1
-            epoch = trainer.epoch(number, min(trainer.batches, plan.steps - step))
-            step = min(step + trainer.batches, plan.steps)
+            batches = min(trainer.batches, plan.steps - number * trainer.batches)
+            epoch = trainer.epoch(number, batches, begun, asked)
+            if isinstance(epoch, Begun):
+                step, begun = number * trainer.batches + epoch.done, epoch
+                leave(save, begun, checkpoints, step, asked())
+            step, begun = number * trainer.batches + batches, None
             check(epoch, first, step, plan.seeds, table, plan.method.promises, ended=step == plan.steps)
             results.record_epoch(metrics, epoch, step, trainer.batches, updates, plan, table)
             updates += epoch.updates
+            if masks:
+                now = trainer.masks()
+                results.show_overlap(metrics, step, masks, now)
+                masks = now
             progress.update(step, epoch.loss, epoch.accuracy, epoch.topology["exploration_rate"])
             last = step == plan.steps
             if last or (number + 1) % config.eval_every_epochs == 0:
                 results.record_evaluation(metrics, trainer, "validation", step)
             if last or (number + 1) % config.checkpoint_every_epochs == 0:
-                seconds = done.seconds + time.perf_counter() - start
-                checkpoints.save(step, trainer.state(), Done(step, seconds, metrics.size(), updates)._asdict())
-        results.record_evaluation(metrics, trainer, "test", step)
+                save()
         hosts.together(checkpoints.wait)
+        (signalled,) = hosts.most(asked())
+        if signalled:
+            raise stopping.Interrupted(int(signalled), f"saved at step {step}")
+        kept.close()
+        results.record_evaluation(metrics, trainer, "test", step)
         measured = results.measure(trainer)
         final = trainer.pictures() if initial else {}
 
         def finish() -> Results:
+            metrics.size()
             summary = results.summarise(
                 config, plan, measured, trainer.batches, table, updates, workdir / "metrics.jsonl"
             )
             summary["seconds"] = round(done.seconds + time.perf_counter() - start, 3)
+            summary |= {"run": run_mark(identity), "read": read, "files": {"metrics.jsonl": metrics.digest()}}
             if initial:
                 results.save_pictures(workdir / "masks.npz", table.masked[0].path, initial, final)
-            write_atomically(workdir / "summary.json", to_json(summary, indent=1).encode() + b"\n")
+                summary["files"]["masks.npz"] = sealed.file_digest(workdir / "masks.npz")
+            sealed.write(workdir / "summary.json", summary)
             return summary
 
         return hosts.from_first(finish)
+
+
+def leave(save: Callable[[Begun], None], begun: Begun, checkpoints: Checkpoints, step: int, number: int) -> NoReturn:
+    """Saves in the middle of an epoch, and ends the run.
+
+    Raises:
+      Interrupted: always, once the checkpoint is whole.
+    """
+    save(begun)
+    hosts.together(checkpoints.wait)
+    number = number or signal.SIGTERM  # another process was asked
+    raise stopping.Interrupted(number, f"saved at step {step}")
+
+
+def _closing(checkpoints: Checkpoints) -> Callable[..., bool]:
+    """Closes them at the end; an error that is under way goes before one of closing."""
+
+    def close(kind: type | None, error: BaseException | None, trace: Any) -> bool:
+        try:
+            checkpoints.close()
+        except CheckpointError:
+            if error is None:
+                raise
+        return False
+
+    return close
 
 
 def make_trainer(config: ConfigDict, plan: configuration.Plan, **others: Any) -> Trainer:
@@ -145,7 +205,7 @@ def records(workdir: Path, done: Done, tensorboard: bool, seeds: Sequence[int]) 
     """
     if not hosts.is_first():
         return NoMetrics()
-    return Metrics(workdir, done.metrics_bytes, done.step, tensorboard, seeds)
+    return Metrics(workdir, done.metrics_bytes, done.metrics_sha256, done.step, tensorboard, seeds)
 
 
 def resume(trainer: Trainer, checkpoints: Checkpoints, workdir: Path, quiet: bool) -> Done:
@@ -156,9 +216,7 @@ def resume(trainer: Trainer, checkpoints: Checkpoints, workdir: Path, quiet: boo
     """
     restored = checkpoints.restore(trainer.state())
     if restored is None:
-        if not quiet and (workdir / "metrics.jsonl").exists():
-            print(f"{workdir}: interrupted before its first checkpoint; starting from step 0.")
-        return Done(0, 0.0, 0, 0)
+        return Done(0, 0.0, 0, "", 0)
     step, state, record, damaged = restored
     for line in damaged if hosts.is_first() else []:  # even when quiet: it is not what the caller thinks it is
         print(f"{line}; going on from {checkpoints.directory / str(step)}.", file=sys.stderr)
@@ -166,48 +224,6 @@ def resume(trainer: Trainer, checkpoints: Checkpoints, workdir: Path, quiet: boo
         print(f"{workdir}: going on from the checkpoint at step {step}.")
     trainer.set_state(state)
     return Done(**record)
-
-
-def look(workdir: Path, identity: dict[str, Any]) -> Results | None:
-    """Finds out what a workdir holds: the summary if it is this run and finished, None if it is this run or nothing.
-
-    Raises:
-      ValueError: it holds something else.
-    """
-    if not (workdir / "config.json").exists():
-        if any((workdir / name).exists() for name in ("metrics.jsonl", "summary.json", "checkpoints")):
-            raise ValueError(f"workdir {workdir} holds a run without its config.json; give another directory.")
-        return None
-    different = configuration.differences(identity, read_json(workdir / "config.json"))
-    if different:
-        raise ValueError(f"workdir {workdir} holds another run; it differs in {', '.join(different)}.")
-    path = workdir / "summary.json"
-    return read_json(path) if path.exists() else None
-
-
-def claim(workdir: Path, identity: dict[str, Any]) -> contextlib.AbstractContextManager[Any]:
-    """Makes the workdir this run's, and this process's for as long as the file that is returned stays open.
-
-    Of several processes the first one does so for all; its host alone has to see the workdir.
-
-    Raises:
-      ValueError: it cannot be made or written to, or another process trains in it.
-    """
-    if not hosts.is_first():
-        return contextlib.nullcontext()
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not (workdir / "config.json").exists():
-            write_atomically(workdir / "config.json", json.dumps(identity, indent=1).encode() + b"\n")
-        lock = (workdir / "config.json").open()
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it however the process ends
-        except BlockingIOError:
-            lock.close()
-            raise ValueError(f"workdir {workdir} is in use by another process.") from None
-        return lock
-    except OSError as error:
-        raise ValueError(f"workdir {workdir} is not usable: {error.strerror}.") from error
 
 
 def check(

@@ -1,7 +1,6 @@
 """The training of networks, one or many at once; each distinct program is compiled once in a process."""
 
 import functools
-import hashlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +13,8 @@ import optax
 import dstjax
 from experiments.data import Data, Stream
 from experiments.training import feeds, hosts, pruning, steps
+from experiments.training.partial import Begun, Pace
+from experiments.training.program import Program
 from experiments.training.steps import Recipe, Source, Sums, TrainState, Tree
 
 MakeTransformation = Callable[..., optax.GradientTransformationExtraArgs]  # of a seed or key, and initial masks
@@ -84,26 +85,41 @@ class Trainer:
         self.evaluation = self._program(steps.evaluate, model, axes=(0, source, 0, None))
         self.inspection = self._program(steps.inspect, axes=(0,))
         self.picture = self._program(steps.picture, axes=(0,))
+        self.pace = Pace()
+        self.sums: list[Any] = []
         self.states = self._init(shape)
 
-    def epoch(self, number: int, batches: int) -> Epoch:
-        """Trains for the first ``batches`` batches of an epoch; epochs count from 0."""
+    def epoch(
+        self, number: int, batches: int, begun: Begun | None = None, stop: Callable[[], int] = lambda: 0
+    ) -> Epoch | Begun:
+        """Trains for the first ``batches`` batches of an epoch; epochs count from 0.
+
+        Args:
+          number: of the epoch.
+          batches: at which to end.
+          begun: where the epoch was left before.
+          stop: asked every half a second or so; not 0 where the epoch is to be left, on whichever process.
+
+        Returns:
+          What happened, or where the epoch was left.
+        """
         self.feed.begin(number)
-        zeros = np.zeros(len(self.seeds) if self.batched else (), np.float32)
-        sums = [Sums(zeros, zeros.astype(np.int32)) for _ in self.states]
-        first = number * self.batches
+        if begun is None:
+            zeros = np.zeros(len(self.seeds), np.float32)
+            begun = Begun(0, zeros, zeros.astype(np.int32), [])
+        self.sums = self._split(Sums(begun.loss, begun.correct))
+        first, done = number * self.batches, begun.done
         updates: list[tuple[int, Any]] = []
-        done = 0
-        for i in range(batches + 1):
+        for i in range(done, batches + 1):
             pruned = self.prune_step > 0 and first + i == self.prune_step and i < batches
             rewired = i < batches and not self.often and bool(self.method.is_update_step(first + i + 1))
             if not (i == batches or pruned or rewired):
                 continue
-            for g in range(len(self.states)):
-                if done < i:
-                    for span in self.feed.spans(g, done, i):
-                        self.states[g], sums[g] = self.run(self.states[g], sums[g], *span)
-            done = i
+            while done < i:
+                done, asked = self._piece(done, i, stop)
+                if asked and done < batches:
+                    sums = self._host(self.sums)
+                    return Begun(done, sums.loss, sums.correct, begun.mask_updates + self._fetched(updates))
             if pruned:
                 self._prune()
             if rewired:
@@ -111,19 +127,35 @@ class Trainer:
                 metrics = self._metrics()
                 for g in range(len(self.states)):
                     (span,) = self.feed.spans(g, i, i + 1)
-                    arguments = (self.states[g], sums[g], *span[:3], metrics[g])
-                    self.states[g], sums[g], after = self.on_update(g, first + i + 1, self.rewire, arguments)
+                    arguments = (self.states[g], self.sums[g], *span[:3], metrics[g])
+                    self.states[g], self.sums[g], after = self.on_update(g, first + i + 1, self.rewire, arguments)
                     topology.append(after)
                 updates.append((first + i + 1, topology))
                 done = i + 1
-        total, final = self._host(sums), self._host([self.inspection(s) for s in self.states])
+        total, final = self._host(self.sums), self._host([self.inspection(s) for s in self.states])
         return Epoch(
             loss=total.loss.astype(np.float64) / batches,
             accuracy=total.correct.astype(np.float64) / (batches * self.batch_size),
             topology=final,
-            mask_updates=[(step, self._host(topology)) for step, topology in updates],
+            mask_updates=begun.mask_updates + self._fetched(updates),
             updates=sum(bool(self.method.is_update_step(first + i + 1)) for i in range(batches)),
         )
+
+    def _piece(self, start: int, stop: int, asked: Callable[[], int]) -> tuple[int, bool]:
+        """Trains all networks from batch ``start`` on, not beyond ``stop``; how far, and whether to leave there."""
+        stop = min(stop, start + self.pace.size)
+        for g in range(len(self.states)):
+            for span in self.feed.spans(g, start, stop):
+                self.states[g], self.sums[g] = self.run(self.states[g], self.sums[g], *span)
+        if not self.pace.due(stop - start):
+            return stop, False
+        jax.block_until_ready(self.sums)
+        seconds, leave = hosts.most(self.pace.seconds, asked())  # all processes must decide alike
+        self.pace.took(seconds)
+        return stop, leave > 0
+
+    def _fetched(self, updates: list[tuple[int, Any]]) -> list[tuple[int, dict[str, np.ndarray]]]:
+        return [(step, self._host(topology)) for step, topology in updates]
 
     def evaluate(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Mean loss and accuracy of each network on the 'validation' or 'test' samples of its seed, float64[seeds]."""
@@ -148,8 +180,7 @@ class Trainer:
 
     def set_state(self, state: TrainState) -> None:
         """Goes on from what :meth:`state` has returned."""
-        networks = [state] if self.batched else [_at(i, state) for i in range(len(self.seeds))]
-        self.states = [self._placed(*pair) for pair in zip(networks, self.states, strict=True)]
+        self.states = [self._placed(*pair) for pair in zip(self._split(state), self.states, strict=True)]
 
     def _placed(self, network: TrainState, now: TrainState) -> TrainState:
         """A state on the devices where the one of now lies."""
@@ -164,6 +195,11 @@ class Trainer:
     def pictures(self) -> dict[str, np.ndarray]:
         """The first masked layer of each network: mask, weights ever active, and mask rounds where they are counted."""
         return self._host([self.picture(state) for state in self.states])
+
+    def masks(self) -> list[dict[str, np.ndarray]]:
+        """The masks of each network by the path of their leaf."""
+        networks = [self.network(i).opt_state for i in range(len(self.seeds))]
+        return hosts.fetch([steps.masked_leaves(state) for state in networks])
 
     def _init(self, shape: tuple[int, ...]) -> list[TrainState]:
         make, networks = Program(functools.partial(steps.initial_parameters, self.model)), []
@@ -216,13 +252,15 @@ class Trainer:
         stack: Any = np.stack if isinstance(values[0], np.ndarray) else jnp.stack
         return [jax.tree.map(lambda *x: stack(x), *values)]
 
+    def _split(self, tree: Any) -> list[Any]:
+        """A tree with a leading axis of seeds becomes one for each call of a program."""
+        return [tree] if self.batched else [_at(i, tree) for i in range(len(self.seeds))]
+
     def _host(self, groups: list[Any]) -> Any:
         fetched = hosts.fetch(groups)
         return fetched[0] if self.batched else jax.tree.map(lambda *x: np.stack(x), *fetched)
 
-    def _program(
-        self, function: Callable[..., Any], *static: Any, axes: Any, donate: tuple[int, ...] = ()
-    ) -> "Program":
+    def _program(self, function: Callable[..., Any], *static: Any, axes: Any, donate: tuple[int, ...] = ()) -> Program:
         bound = functools.partial(function, *static)
         if self.spread:
             bound = functools.partial(self._staying, bound)
@@ -235,41 +273,6 @@ class Trainer:
             return result
         shardings = jax.tree.map(lambda x: x.sharding, self.states[0])
         return jax.lax.with_sharding_constraint(result[0], shardings), *result[1:]
-
-
-class Program:
-    """A function for arguments of fixed shapes, compiled unless the process has compiled the same program before.
-
-    Functions made anew for each run (another method, another sparsity) often lower to the same text: jit alone would
-    compile each of them.
-    """
-
-    compiled: dict[str, Any] = {}  # noqa: RUF012  # one for the process, on purpose; the last used is last
-    most = 32  # that are kept: each takes hundreds of memory maps, of which Linux gives a process 65,530
-
-    def __init__(self, function: Callable[..., Any], donate: tuple[int, ...] = ()) -> None:
-        self.function, self.donate = function, donate
-        self.call: Any = None
-
-    def lower(self, *args: Any) -> Any:
-        """The program before compilation."""
-
-        def program(*args: Any) -> Any:  # one name for all, since the text begins with it
-            return self.function(*args)
-
-        return jax.jit(program, donate_argnums=self.donate).lower(*args)
-
-    def __call__(self, *args: Any) -> Any:
-        if self.call is None:
-            lowered = self.lower(*args)
-            # The text lacks arguments that the program does not read, and the containers of the results.
-            parts = (lowered.as_text(), str(lowered.args_info), str(lowered.out_tree), jax.default_backend())
-            key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-            self.call = Program.compiled.pop(key, None) or lowered.compile()
-            Program.compiled[key] = self.call
-            while len(Program.compiled) > Program.most:
-                Program.compiled.pop(next(iter(Program.compiled)))
-        return self.call(*args)
 
 
 def _at(index: int, tree: Tree) -> Tree:

@@ -38,6 +38,7 @@ def files() -> Callable[[Path], dict[str, Any]]:
 
         summary = json.loads((workdir / "summary.json").read_text())
         assert summary.pop("seconds") > 0
+        assert len(summary.pop("sha256")) == 64  # of the seconds too
         masks = {}
         if (workdir / "masks.npz").exists():
             with np.load(workdir / "masks.npz") as archive:

@@ -34,5 +34,5 @@ def test_a_command_ends_with_the_status_of_what_happened(capsys):
     assert command_line.run([], "doc", lambda arguments: int("x\n y"), "again") == 2
     printed = capsys.readouterr()
     assert printed.out == "doc\n"
-    assert printed.err.splitlines()[0] == "again"
+    assert printed.err.splitlines()[0] == "SIGINT: again"
     assert printed.err.splitlines()[1].startswith("error: invalid literal")

@@ -4,11 +4,13 @@ import csv
 import json
 import re
 import shutil
+import sys
+from pathlib import Path
 
 import pytest
 
 import dstjax
-from experiments import compare
+from experiments import compare, grid
 from experiments.training import run
 
 CONFIG = "experiments/configs/digits.py"
@@ -120,21 +122,21 @@ def test_the_table_says_mean_spread_and_difference(finished, nothing_runs, capsy
 
 
 def test_a_changed_hyperparameter_goes_to_the_methods_that_have_it(tmp_path):
-    grid = compare.plan(command(tmp_path, "--config.coefficient=0.1", "--config.drop_fraction=0.2"))
-    configs = grid.cells
+    asked = grid.plan(command(tmp_path, "--config.coefficient=0.1", "--config.drop_fraction=0.2"))
+    configs = asked.cells
     assert configs["dst_ee-0.5"].coefficient == 0.1
     assert configs["rigl-0.5"].coefficient is None
     assert configs["rigl-0.5"].drop_fraction == 0.2
-    assert grid.sweep == ["dst_ee-0.8-c0.001", "dst_ee-0.8"]
+    assert asked.sweep == ["dst_ee-0.8-c0.001", "dst_ee-0.8"]
 
 
 def test_the_sweep_is_at_the_middle_sparsity_unless_said_otherwise(tmp_path):
     methods = ("--methods=dst_ee", "--sparsities=0.5,0.9,0.8", "--seeds=1")
-    assert len(compare.plan(command(tmp_path, methods=methods)).sweep) == 4
-    assert compare.plan(command(tmp_path, methods=methods)).sweep[0] == "dst_ee-0.8-c0.0001"
-    at = compare.plan(command(tmp_path, "--coefficient-sparsity=0.95", "--coefficients=1", methods=methods))
+    assert len(grid.plan(command(tmp_path, methods=methods)).sweep) == 4
+    assert grid.plan(command(tmp_path, methods=methods)).sweep[0] == "dst_ee-0.8-c0.0001"
+    at = grid.plan(command(tmp_path, "--coefficient-sparsity=0.95", "--coefficients=1", methods=methods))
     assert at.sweep == ["dst_ee-0.95-c1"]
-    assert compare.plan(command(tmp_path, "--coefficients=none", methods=methods)).sweep == []
+    assert grid.plan(command(tmp_path, "--coefficients=none", methods=methods)).sweep == []
 
 
 def test_a_cell_of_another_config_is_refused_before_anything_runs(finished, nothing_runs, capsys):
@@ -147,6 +149,14 @@ def test_a_cell_of_another_config_is_refused_before_anything_runs(finished, noth
     ("arguments", "message"),
     [
         (["--methods=rigl,dst_e"], "did you mean 'dst_ee'"),
+        (["--methods=rigl=set"], "a name of your own before the ="),
+        (["--methods=a/b=rigl:drop_fraction=0.2"], "a name of your own before the ="),
+        (["--methods=mine=rigl:drop_fraction"], "expected FIELD=VALUE"),
+        (["--methods=mine=rigl:drop_fracton=0.2"], "did you mean 'drop_fraction'"),
+        (["--methods=mine=rigl:sparsity=0.2"], "use --sparsities"),
+        (["--methods=mine=rigl:grow=no_such_module:f"], "importing 'no_such_module' failed"),
+        (["--methods=mine=rigl,mine=set"], "expected different names"),
+        (["--methods=json:dumps"], "is not accepted"),
         (["--sparsites=0.5"], "did you mean '--sparsities'"),
         (["--sparsities=0.5,x"], "'x' is not accepted"),
         (["--sparsities=0.5,0.5"], "different values"),
@@ -206,3 +216,57 @@ def test_a_cell_that_diverges_is_reported_and_the_others_run(finished, tmp_path,
     assert "failed: the loss is not finite" in capsys.readouterr().out
     assert "A cell is missing: static at 80" in (workdir / "report.html").read_text()
     assert len(read_csv(workdir)) == 2 * (len(CELLS) - 1)
+
+
+RULES = """
+import dstjax
+import jax.numpy as jnp
+
+
+def least(leaf):
+    return -jnp.abs(leaf.gradient)
+
+
+def calm(*, sparsity, update_period=100, end_step=None, drop_fraction=0.1):
+    return dstjax.methods.rigl(
+        sparsity=sparsity, update_period=update_period, end_step=end_step, drop_fraction=drop_fraction
+    )
+"""
+
+
+@pytest.fixture
+def own_rules(tmp_path, monkeypatch):
+    (tmp_path / "rules_of_one_s_own.py").write_text(RULES)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    config = (Path.cwd() / "experiments/configs/digits.py").as_posix()
+    monkeypatch.chdir(tmp_path)
+    yield config
+    sys.modules.pop("rules_of_one_s_own", None)
+
+
+def test_rules_and_methods_of_one_s_own_stand_in_the_grid_under_their_names(own_rules, tmp_path, capsys):
+    asked = "rigl,mine=rigl:grow=rules_of_one_s_own:least+drop_fraction=0.2,rules_of_one_s_own:calm"
+    methods = (f"--methods={asked}", "--sparsities=0.8", "--seeds=2")
+    given = [*command(tmp_path / "grid", methods=methods), f"--config={own_rules}"]
+    assert compare.main(given) == 0
+    out = capsys.readouterr().out
+    assert {row["method"] for row in read_csv(tmp_path / "grid")} == {"rigl", "mine", "calm"}
+    for name in ("RigL", "mine", "calm"):
+        assert re.search(rf"^{name} +80", out, re.MULTILINE), out
+    mine, rigl = (json.loads((tmp_path / "grid" / n / "config.json").read_text()) for n in ("mine-0.8", "rigl-0.8"))
+    assert (mine["grow"], mine["drop_fraction"]) == ("rules_of_one_s_own:least", 0.2)
+    assert rigl["grow"] is None
+    report = (tmp_path / "grid" / "report.html").read_text()
+    assert ">mine<" in report
+    # An edited rule is another method: what is finished is not passed as its result.
+    (tmp_path / "rules_of_one_s_own.py").write_text(RULES.replace("-jnp.abs", "-2 * jnp.abs"))
+    sys.modules.pop("rules_of_one_s_own")
+    assert compare.main(given) == 2
+    assert "the source of grow changed" in capsys.readouterr().err
+
+
+def test_a_rule_for_the_whole_grid_is_in_the_name(own_rules, tmp_path):
+    methods = ("--methods=rigl,static", "--sparsities=0.8", "--seeds=1", f"--config={own_rules}")
+    called = grid.plan(command(tmp_path / "grid", "--config.grow=rules_of_one_s_own:least", methods=methods)).called
+    assert called["rigl-0.8"] == "RigL with grow=rules_of_one_s_own:least"
+    assert called["static-0.8"] == "static"

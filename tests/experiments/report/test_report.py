@@ -25,6 +25,7 @@ from experiments.report import (
     tables,
 )
 from experiments.report.cells import CellResult, Comparison, Cost, Layer, UpdateRecords
+from experiments.training import sealed
 from experiments.training.finished import UnreadableError
 
 SHAPES = (("Dense_0/kernel", (64, 30)), ("Dense_1/kernel", (30, 10)))
@@ -268,13 +269,14 @@ def test_settings_are_those_in_force_and_not_those_of_a_signature():
     [
         ("summary.json", "{", "summary.json cannot be read"),
         ("summary.json", "[]", "holds no JSON object"),
-        ("summary.json", json.dumps({"layers": []}), "does not hold a run of this version"),
+        ("summary.json", json.dumps({"layers": []}), "summary.json has no checksum"),
+        ("summary.json", json.dumps(sealed.seal({"layers": []})), "does not hold a run of this version"),
         ("metrics.jsonl", "{}\n{", "metrics.jsonl cannot be read"),
     ],
 )
 def test_files_that_are_no_run_are_named(tmp_path, name, content, message):
     for file in ("summary.json", "config.json", "metrics.jsonl"):
-        (tmp_path / file).write_text("{}" if file != "metrics.jsonl" else "")
+        (tmp_path / file).write_text(json.dumps(sealed.seal({})) if file != "metrics.jsonl" else "")
     (tmp_path / name).write_text(content)
     with pytest.raises(UnreadableError, match=message):
         collect.cell(tmp_path, dstjax.methods.get("dense"))

@@ -15,13 +15,13 @@ def test_what_is_not_finite_becomes_null():
 
 
 def test_metrics_go_on_where_the_checkpoint_was(tmp_path):
-    metrics = Metrics(tmp_path, 0, 0, False, [0])
+    metrics = Metrics(tmp_path, 0, "", 0, False, [0])
     metrics.write("train", 1, 0.5, loss=LOSS)
-    size = metrics.size()
+    size, sha256 = metrics.size(), metrics.digest()
     metrics.write("train", 2, 1.0, loss=LOSS)
     metrics.close()
     whole = (tmp_path / "metrics.jsonl").read_bytes()
-    metrics = Metrics(tmp_path, size, 1, False, [0])
+    metrics = Metrics(tmp_path, size, sha256, 1, False, [0])
     metrics.write("train", 2, 1.0, loss=LOSS)
     metrics.close()
     assert (tmp_path / "metrics.jsonl").read_bytes() == whole
@@ -43,7 +43,7 @@ def test_without_a_terminal_there_is_a_line_now_and_then(quiet, lines, capsys):
     progress.close()
     printed = capsys.readouterr().out.splitlines()
     assert [int(line.split()[1]) for line in printed] == lines
-    assert all("loss 1.0000, accuracy 50.00 %, exploration rate 0.2000" in line for line in printed)
+    assert all("loss 1.0000, accuracy 50.00 %, R 0.2000" in line for line in printed)
 
 
 def test_on_a_terminal_there_is_a_bar(capsys, monkeypatch):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from experiments import train
-from experiments.training import configuration
+from experiments.training import configuration, inputs
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.recording import Metrics
 from experiments.training.run import train_and_evaluate
@@ -32,10 +32,11 @@ def assert_same(config, workdir, reference, files):
     assert files(workdir) == files(reference)
     plan = configuration.plan(config)
     trainer = Trainer(plan.model, plan.make_tx, plan.method, plan.data, plan.seeds, plan.mode, config.batch_size)
+    read = inputs.fingerprints(plan.data, plan.seeds, plan.rules)
     like, identity = trainer.state(), configuration.without_display(configuration.identity(config))
     states = []
     for run in (workdir, reference):
-        checkpoints = Checkpoints(run / "checkpoints", identity)
+        checkpoints = Checkpoints(run / "checkpoints", identity, read)
         step, state, _, damaged = checkpoints.restore(like)
         checkpoints.close()
         assert (step, damaged) == (config.steps, [])
@@ -246,12 +247,29 @@ def test_a_checkpoint_of_another_run_is_refused(small, interrupted, files, tmp_p
     assert_same(config, workdir, whole, files)
 
 
-def test_a_run_without_checkpoints_says_that_it_starts_from_the_beginning(interrupted, files, capsys):
+def test_a_run_stopped_before_its_first_checkpoint_says_that_it_starts_from_the_beginning(interrupted, files, capsys):
     config, workdir, whole = interrupted
-    shutil.rmtree(workdir / "checkpoints")
-    train_and_evaluate(config, workdir)
-    assert "starting from step 0" in capsys.readouterr().out
+    for step in (16, 32, 48):
+        shutil.rmtree(workdir / "checkpoints" / str(step))
+    lines = (workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (workdir / "metrics.jsonl").write_text("".join(lines[:8]))
+    train_and_evaluate(config, workdir, quiet=True)
+    assert "starting from step 0" in capsys.readouterr().err
     assert_same(config, workdir, whole, files)
+
+
+@pytest.mark.parametrize("what", ["checkpoints", "all of them"])
+def test_a_run_whose_checkpoints_are_gone_does_not_start_over(what, interrupted):
+    config, workdir, _ = interrupted
+    before = (workdir / "metrics.jsonl").read_bytes()
+    if what == "checkpoints":
+        shutil.rmtree(workdir / "checkpoints")
+    else:
+        for step in (16, 32, 48):
+            shutil.rmtree(workdir / "checkpoints" / str(step))
+    with pytest.raises(ValueError, match=r"records up to step 48, and \S+checkpoints holds no checkpoint any more"):
+        train_and_evaluate(config, workdir, quiet=True)
+    assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
 def test_a_shortened_record_is_refused(interrupted):

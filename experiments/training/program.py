@@ -1,0 +1,42 @@
+"""Programs that are compiled once in a process, whatever functions they came from."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+
+class Program:
+    """A function for arguments of fixed shapes, compiled unless the process has compiled the same program before.
+
+    Functions made anew for each run (another method, another sparsity) often lower to the same text: jit alone would
+    compile each of them.
+    """
+
+    compiled: dict[str, Any] = {}  # noqa: RUF012  # one for the process, on purpose; the last used is last
+    most = 32  # that are kept: each takes hundreds of memory maps, of which Linux gives a process 65,530
+
+    def __init__(self, function: Callable[..., Any], donate: tuple[int, ...] = ()) -> None:
+        self.function, self.donate = function, donate
+        self.call: Any = None
+
+    def lower(self, *args: Any) -> Any:
+        """The program before compilation."""
+
+        def program(*args: Any) -> Any:  # one name for all, since the text begins with it
+            return self.function(*args)
+
+        return jax.jit(program, donate_argnums=self.donate).lower(*args)
+
+    def __call__(self, *args: Any) -> Any:
+        if self.call is None:
+            lowered = self.lower(*args)
+            # The text lacks arguments that the program does not read, and the containers of the results.
+            parts = (lowered.as_text(), str(lowered.args_info), str(lowered.out_tree), jax.default_backend())
+            key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+            self.call = Program.compiled.pop(key, None) or lowered.compile()
+            Program.compiled[key] = self.call
+            while len(Program.compiled) > Program.most:
+                Program.compiled.pop(next(iter(Program.compiled)))
+        return self.call(*args)

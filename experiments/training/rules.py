@@ -1,0 +1,104 @@
+"""Methods and rules by name, from the catalogue or from a file of the user's own."""
+
+import importlib
+import inspect
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import dstjax
+from dstjax.checks import suggest
+
+RULES = ("distribution", "drop_schedule", "drop", "grow")  # may be module:function
+
+
+def hyperparameters(methods: Iterable[str]) -> set[str]:
+    """Those that at least one of the methods has."""
+    return {name for method in methods for name in defaults(method)}
+
+
+def defaults(method: str) -> dict[str, Any]:
+    """The hyper-parameters of a method and their defaults."""
+    parameters = inspect.signature(entry(method)).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
+
+
+def entry(method: str) -> Callable[..., dstjax.Method]:
+    """What makes a method: that of the catalogue, or a function of the user's own, ``module:function``.
+
+    Raises:
+      ValueError: there is none.
+    """
+    if is_rule(method):
+        return rule("method", method)
+    if method not in dstjax.methods.CATALOGUE:
+        raise ValueError(f"method {method!r} is not known; {suggest(method, dstjax.methods.names())}")
+    return dstjax.methods.CATALOGUE[method]
+
+
+def is_rule(value: Any) -> bool:
+    """Whether a field names a function of the user's own."""
+    return isinstance(value, str) and ":" in value and not value.lstrip().startswith("{")
+
+
+def rule(field: str, text: str) -> Any:
+    """The function of a user, from 'module:function' with the module in the current directory or installed.
+
+    Raises:
+      ValueError: it cannot be imported or is no function.
+    """
+    module_name, _, name = text.partition(":")
+    here = os.getcwd()
+    sys.path.insert(0, here)
+    try:
+        function = getattr(importlib.import_module(module_name), name, None)
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{field}={text!r} is not accepted; importing {module_name!r} failed: {reason}") from error
+    finally:
+        sys.path.remove(here)
+    if not callable(function):
+        raise ValueError(f"{field}={text!r} is not accepted; {module_name!r} has no function {name!r}.")
+    return function
+
+
+def resolved(field: str, value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    if field == "structure":
+        return _structure(value)
+    if field == "maskable":
+        return _maskable(value)
+    if field == "distribution" and value.lstrip().startswith("{"):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"{field}={value!r} is not accepted; as JSON it fails: {error}.") from error
+    return rule(field, value) if is_rule(value) else value
+
+
+def _structure(text: str) -> Any:
+    """'n_m(2, 4)' -> dstjax.structures.n_m(2, 4)."""
+    found = re.fullmatch(r"\s*(\w+)\s*\(([\d.,\s]*)\)\s*", text)
+    makers = {name: getattr(dstjax.structures, name) for name in ("n_m", "block", "fan_in")}
+    if found is None or found[1] not in makers:
+        raise ValueError(f"structure={text!r} is not known; expected n_m(2, 4), block(4, 4) or fan_in(0.3).")
+    numbers = [float(n) if "." in n else int(n) for n in found[2].split(",") if n.strip()]
+    try:
+        return makers[found[1]](*numbers)
+    except TypeError as error:
+        raise ValueError(f"structure={text!r} is not accepted: {error}.") from None
+
+
+def _maskable(pattern: str) -> Callable[[str, Any], bool]:
+    """Of leaves of two or more dimensions those whose path has a match."""
+    try:
+        fits = re.compile(pattern).search
+    except re.error as error:
+        raise ValueError(
+            f"maskable={pattern!r} is not accepted; as a regular expression of paths it fails: {error}."
+        ) from None
+    return lambda path, leaf: len(leaf.shape) >= 2 and fits(path) is not None

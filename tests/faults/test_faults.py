@@ -1,0 +1,45 @@
+"""A fault of each quick kind, and in ``make slow`` three of every kind; ``python -m tests.faults`` tries all."""
+
+import contextlib
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.faults.kinds import KINDS, Kind
+from tests.faults.lab import BIT_FOR_BIT, REFUSED, Lab
+from tests.faults.under_way import NotPermittedError
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    before = Path.cwd()
+    # Processes that are started take the programs of the tests: see tests/conftest.py.
+    with contextlib.chdir(tmp_path_factory.mktemp("faults")):
+        yield Lab(Path.cwd())
+    os.chdir(before)
+
+
+def fails(lab: Lab, kind: Kind, numbers: range) -> list[str]:
+    found = []
+    for number in numbers:
+        try:
+            outcome = kind.fault(lab, random.Random(f"{kind.name} {number}"))
+        except NotPermittedError:
+            pytest.skip("this machine does not let it happen")
+        if outcome.end not in (BIT_FOR_BIT, REFUSED):
+            found.append(f"{number}: {outcome.end}: {outcome.said}")
+    return found
+
+
+@pytest.mark.parametrize("kind", [k for k in KINDS if k.quick], ids=lambda kind: kind.name)
+def test_one_fault_is_survived_or_explained(kind, lab):
+    assert not fails(lab, kind, range(1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
+def test_three_faults_are_survived_or_explained(kind, lab):
+    assert not fails(lab, kind, range(1, 4))
