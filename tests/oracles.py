@@ -141,7 +141,7 @@ class Momentum:
 
 
 class Adam:
-    """Adam with bias correction by the number of steps that it has seen."""
+    """Adam with bias correction by the number of steps."""
 
     def __init__(self, lr, b1=0.9, b2=0.999, eps=1e-8, decay=0.0):
         self.lr, self.b1, self.b2, self.eps, self.decay = lr, b1, b2, eps, decay
@@ -209,6 +209,7 @@ class Transcript:
         if not (self.period and t % self.period == 0 and self.start <= t < self.end):
             self.train(gradients)
         elif self.order == "skip":
+            self.inner.begin()  # its count goes on, its moments stay
             self.rewire(gradients)
         elif self.order == "step_then_update":
             self.train(gradients)

@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dstjax import masks as masks_lib
-from dstjax._arrays.bits import pack_like, unpack
+from dstjax._arrays.bits import pack_like, shape, unpack
 from dstjax._arrays.keys import leaf_keys
 from dstjax._arrays.layout import Layout
 from dstjax._arrays.leaves import MaskedLeaves, named
@@ -38,7 +37,7 @@ def adopted(old: SparseState, method: Method, params: Tree) -> SparseState:
     weights = named(params)
     before = MaskedLeaves.of(old.masks)
     stored = before.read(old.masks)
-    before.find(params, "parameters", [masks_lib.shape(m) for m in stored])
+    before.find(params, "parameters", [shape(m) for m in stored])
     flags = {name: unpack(m) for name, m in zip(before.masked, stored, strict=True)}
     known: Layouts = {} if method.masking is None else masked_leaves(method.masking, weights)
     flags = {n: flags[n] if n in flags else jnp.ones_like(weights[n], bool) for n in known}

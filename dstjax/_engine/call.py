@@ -231,7 +231,7 @@ class Call:
         )
 
     def rewired(self, weights: list[jax.Array], frozen: Sequence[bool]) -> Topology:
-        """The topology after a mask update at some weights; the optimiser never moves the leaves that are ``frozen``."""
+        """The topology after a mask update at some weights; the optimiser never moves ``frozen`` leaves."""
         method = self.method
         assert method.masking is not None and method.updates is not None  # noqa: PT018
         call = copy.copy(self)  # keys that are made in the branch must not be kept after it

@@ -46,13 +46,14 @@ def _of_equation(eqn: Any, operands: list[bool]) -> list[bool]:
         branches = [_called(branch, operands[1:]) for branch in eqn.params["branches"]]
         return [all(found) for found in zip(*branches, strict=True)]
     if name == "mul":
-        found = any(operands)
+        # A rate of zero freezes nothing: it is a number, which may be another one at the next step.
+        found = any(
+            zero and v.aval.shape == eqn.outvars[0].aval.shape for v, zero in zip(eqn.invars, operands, strict=True)
+        )
     elif name == "div":
         found = operands[0]
     elif name == "select_n":
         found = all(operands[1:])
-    elif name == "broadcast_in_dim":
-        found = operands[0]
     else:
         found = name in _LINEAR and all(operands)
     return [found] * len(eqn.outvars)

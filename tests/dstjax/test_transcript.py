@@ -161,7 +161,7 @@ def test_method(name, order):
 
 
 @pytest.mark.parametrize("order", ["skip", *map(slow, ORDERS[1:])])
-def test_adam_whose_count_stands_still_on_skipped_steps(order):
+def test_adam_whose_count_goes_on_in_skipped_steps(order):
     method = methods.rigl(**SHARED, drop_fraction=0.4, update_order=order)
     follow(method, *adam(), period=3, end=END, alpha=0.4, order=order)
 
