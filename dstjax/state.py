@@ -1,7 +1,7 @@
 """Helpers for the state of ``sparsify``, wherever it is chained or wrapped: read, replace and check its masks."""
 
 import functools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -146,7 +146,7 @@ def check_sparse(params: Tree, opt_state_or_masks: Tree) -> bool:
       True, so that it can stand in an ``assert``.
 
     Raises:
-      ValueError: an inactive weight is not zero; names the leaves and how many.
+      ValueError: an inactive weight is not zero, or not finite, which is counted apart; names the leaves.
     """
     for state in every(opt_state_or_masks) if holds_state(opt_state_or_masks) else ():
         params = params if is_absent(state.view) else _view_of(params, state, state.view, training=False)
@@ -154,8 +154,16 @@ def check_sparse(params: Tree, opt_state_or_masks: Tree) -> bool:
     leaves = MaskedLeaves.of(masks)
     weights = leaves.find(params, "parameters")
     strays = [_strays(weight, mask) for weight, mask in zip(weights, leaves.read(masks), strict=True)]
-    found = zip(leaves.masked, jax.device_get(strays), weights, strict=True)
-    bad = [f"{name}: {int(n)} of {np.size(weight)}" for name, n, weight in found if n]
+    found = list(zip(leaves.masked, jax.device_get(strays), weights, strict=True))
+    lost = [f"{name}: {int(n.lost)} of {np.size(weight)}" for name, n, weight in found if n.lost]
+    if lost:
+        raise ValueError(
+            f"inactive weights are not finite: {'; '.join(lost)}, beside {sum(int(n.active) for _, n, _ in found)} "
+            f"active ones that are not and {sum(int(n.nonzero) for _, n, _ in found)} inactive ones that are finite "
+            "and not zero. No update brings them back to 0: dstjax.apply_masks(params, opt_state) does, and "
+            "dstjax.sparsify(..., on_nonfinite='skip') keeps gradients that are not finite out."
+        )
+    bad = [f"{name}: {int(n.nonzero)} of {np.size(weight)}" for name, n, weight in found if n.nonzero]
     if bad:
         raise ValueError(
             "inactive weights are not zero: " + "; ".join(bad) + ". Apply the masks before the first step "
@@ -210,6 +218,16 @@ def _united(mask: jax.Array, ever: jax.Array) -> jax.Array:
     return pack_like(mask | unpack(ever), ever.dtype)
 
 
+class _Strays(NamedTuple):
+    """Counts weights of a leaf that are not what they should be, uint32[]."""
+
+    nonzero: jax.Array  # inactive, finite and not zero
+    lost: jax.Array  # inactive and not finite
+    active: jax.Array  # active and not finite
+
+
 @jax.jit
-def _strays(weight: jax.Array, mask: jax.Array) -> jax.Array:
-    return jnp.sum((weight != 0) & ~unpack(mask), dtype=jnp.uint32)
+def _strays(weight: jax.Array, mask: jax.Array) -> _Strays:
+    finite, active = jnp.isfinite(weight), unpack(mask)
+    kinds = (finite & (weight != 0) & ~active, ~finite & ~active, ~finite & active)
+    return _Strays(*(jnp.sum(kind, dtype=jnp.uint32) for kind in kinds))

@@ -65,7 +65,8 @@ def sparsify(
       on_nonfinite: what to do with a call whose gradients are not all finite. 'pass' takes them as they are: a weight
         that becomes NaN stays so, even if it is dropped, since no update can bring it back to 0. With 'skip' weights,
         moments, averages, masks and counters stay as they are, and what counts steps goes on; a mask update of such a
-        call is left out, and the next one makes up for it.
+        call is left out, and the next one makes up for it. A single weight or moment that the optimiser itself would
+        make infinite or NaN stays too.
 
     Returns:
       A transformation with ``update(updates, state, params, *, rewire=None, value=None, **extra_args)``. By default the

@@ -108,6 +108,7 @@ class Call:
             names = zip(moved.names, self.updates, strict=True)
             self.dense_updates = [u + by_name[n] if n in by_name else u for n, u in names]
         # Whether the call is lost, whether the masks change, and whether the optimiser's step is none.
+        self.guards = skip_nonfinite
         self.lost: Any = ~_all_finite([*self.updates, *self.full]) if skip_nonfinite else False
         self.now: Any = now if self.lost is False or now is False else now & ~self.lost
         self.idle: Any = now if self.lost is False else now | self.lost

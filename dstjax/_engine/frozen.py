@@ -9,13 +9,14 @@ from jax.extend import core
 # Zero where all of their operands are.
 # fmt: off
 _LINEAR = frozenset({
-    "abs", "add", "add_any", "broadcast_in_dim", "cbrt", "concatenate", "convert_element_type", "copy", "copy_p",
-    "dynamic_slice", "expand_dims", "expm1", "gather", "log1p", "max", "min", "neg", "optimization_barrier", "pad",
-    "reduce_sum", "reshape", "rev", "sharding_constraint", "sign", "sin", "slice", "sqrt", "square", "squeeze", "sub",
-    "tan", "tanh", "transpose",
+    "abs", "add", "add_any", "bitcast_convert_type", "broadcast_in_dim", "cbrt", "concatenate", "convert_element_type",
+    "copy", "copy_p", "dynamic_slice", "expand_dims", "expm1", "gather", "log1p", "max", "min", "neg",
+    "optimization_barrier", "pad", "reduce_sum", "reshape", "rev", "sharding_constraint", "sign", "sin", "slice",
+    "sqrt", "square", "squeeze", "sub", "tan", "tanh", "transpose",
 })
 # fmt: on
-_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "remat": "jaxpr", "checkpoint": "jaxpr"}
+_CALLS = dict.fromkeys(("jit", "pjit", "remat", "checkpoint"), "jaxpr")
+_CALLS |= dict.fromkeys(("closed_call", "custom_jvp_call", "custom_vjp_call"), "call_jaxpr")
 
 
 def zero_outputs(closed: Any) -> list[bool]:
@@ -50,6 +51,8 @@ def _of_equation(eqn: Any, operands: list[bool]) -> list[bool]:
         found = any(
             zero and v.aval.shape == eqn.outvars[0].aval.shape for v, zero in zip(eqn.invars, operands, strict=True)
         )
+    elif name == "and":
+        found = any(operands)
     elif name == "div":
         found = operands[0]
     elif name == "select_n":

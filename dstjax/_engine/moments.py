@@ -78,16 +78,18 @@ def _is_moment(leaf: Any) -> bool:
     return not (leaf.dtype == jnp.uint32 and leaf.shape in KEY_SHAPES)
 
 
-def held(stands: Sequence[bool], now: Any, old: Tree, new: Tree) -> Tree:
-    """The new state of an optimiser, but what stands is the old one where ``now``."""
-    if now is False:
-        return new
+def held(stands: Sequence[bool], guards: bool, now: Any, old: Tree, new: Tree) -> Tree:
+    """The new state of an optimiser, but what stands is the old one where ``now``; see :func:`chosen_of`."""
     leaves: list[Any]
     treedef: Any
     leaves, treedef = jax.tree_util.tree_flatten(new)
     before = jax.tree_util.tree_leaves(old)
-    chosen = [
-        x if not stay else last if now is True else jnp.where(now, last, x)
-        for stay, x, last in zip(stands, leaves, before, strict=True)
-    ]
-    return treedef.unflatten(chosen)
+    chosen = zip(stands, before, leaves, strict=True)
+    return treedef.unflatten([chosen_of(guards, now, last, x) if stay else x for stay, last, x in chosen])
+
+
+def chosen_of(guards: bool, now: Any, old: Any, new: Any) -> Any:
+    """The old array where ``now``, and with ``guards`` where the new one is no finite number; else the new one."""
+    if guards and now is not True and jnp.issubdtype(new.dtype, jnp.inexact):
+        return jnp.where(jnp.isfinite(new) & ~jnp.asarray(now), new, old)
+    return new if now is False else old if now is True else jnp.where(now, old, new)

@@ -10,11 +10,11 @@ import optax
 from jax import lax
 
 from dstjax._arrays.bits import StoredMask, unpack, zero_outside
-from dstjax._arrays.trees import Tree, is_array, or_absent
+from dstjax._arrays.trees import Tree, is_array, is_weight, or_absent
 from dstjax._engine import returned
 from dstjax._engine.call import Call, Signals
 from dstjax._engine.frozen import zero_outputs
-from dstjax._engine.moments import held, map_both, map_moments, owners, standing
+from dstjax._engine.moments import chosen_of, held, map_both, map_moments, owners, standing
 from dstjax._engine.replay import Replay
 from dstjax._engine.states import SparseState, Topology, with_topology
 from dstjax.method import Method
@@ -44,7 +44,7 @@ def take_step(
     call = Call(method, updates, state, params, now, signals, skip_nonfinite=skip_nonfinite)
     take = _step_sparse if method.seen.view is None else _step_dense
     new_updates, new, inner_state = take(call, inner_update)
-    new_updates = [_unless(call.lost, u) for u in new_updates]
+    new_updates = _harmless(call, new_updates)
     remembered = _after_step(call, new, new_updates) if call.remembers else None
     state = with_topology(state, call.stored, new, remembered)._replace(inner_state=inner_state)
     if method.seen.view is not None:
@@ -82,10 +82,10 @@ def _step_sparse(call: Call, inner_update: InnerUpdate) -> tuple[list[Any], Topo
         kept = weights if keep is None else [_within(k, w) for k, w in zip(keep, weights, strict=True)]
         before = _moments_within(call, keep, state.inner_state)
         updates, inner_state = inner_step(new.masks, kept, before)
-        inner_state = held(standing(call.all_shapes, before), call.lost, before, inner_state)
+        inner_state = _held_if_lost(call, before, inner_state)
     else:
         updates, inner_state = inner_step(old.masks, weights, state.inner_state)
-        inner_state = held(standing(call.all_shapes, inner_state), call.lost, state.inner_state, inner_state)
+        inner_state = _held_if_lost(call, state.inner_state, inner_state)
         inner_state = _moments_within(call, _lasting(now, old.masks, new.masks), inner_state)
 
     moving = new.masks
@@ -112,7 +112,8 @@ def _step_or_skip(call: Call, new: Topology, step: Any) -> tuple[list[Any], Any]
         updates, after = step(new.masks, call.weights, inner_state)
         if now is False:
             return updates, _moments_within(call, old, after)
-        after = _moments_within(call, _lasting(True, old, new.masks), held(stands, True, inner_state, after))
+        after = held(stands, False, True, inner_state, after)
+        after = _moments_within(call, _lasting(True, old, new.masks), after)
         return [_unless(True, u) for u in call.updates], after
     # With the new masks also where they have just changed: what the step gives is not used then.
     others: list[Any] = []  # updates that no program returns, such as text, which some optimisers pass on
@@ -129,7 +130,9 @@ def _step_or_skip(call: Call, new: Topology, step: Any) -> tuple[list[Any], Any]
     keep = new.masks if is_entrywise else _lasting(now, old, new.masks)
     by_path: dict[Any, StoredMask] = {} if keep is None else call.stored.by_path(keep)
     leaves = zip(weight_of, stands, jax.tree_util.tree_leaves(inner_state), strict=True)
-    changes = [functools.partial(_held, now, by_path.get(path), x) if stay else None for path, stay, x in leaves]
+    changes = [
+        functools.partial(_held, call.guards, now, by_path.get(path), x) if stay else None for path, stay, x in leaves
+    ]
     updates, inner_state = replay.run(changes)
     updates = [other[0] if other else u for u, other in zip(updates, others, strict=True)]
     return [_unless(now, u) for u in updates], inner_state
@@ -166,7 +169,6 @@ def _step_dense(call: Call, inner_update: InnerUpdate) -> tuple[list[Any], Topol
         return updates, inner_state
 
     updates, inner_state = inner_step()
-    inner_state = held(standing(call.all_shapes, inner_state), call.lost, state.inner_state, inner_state)
     if trainable is not None:
         may = call.stored.by_path(list(zip(trainable, call.old.masks, strict=True)))
         inner_state = map_both(
@@ -185,6 +187,8 @@ def _step_dense(call: Call, inner_update: InnerUpdate) -> tuple[list[Any], Topol
         inner_state = map_both(lambda _, x, last: jnp.where(trains, x, last), dense, inner_state, state.inner_state)
 
     frozen = _frozen(call, inner_step)
+
+    inner_state = _held_if_lost(call, state.inner_state, inner_state)
 
     def rewired() -> Topology:
         # The step is computed once more, so that its result need not be stored for the branch.
@@ -244,11 +248,37 @@ def _unless(now: Any, update: Any) -> Any:
     return jnp.zeros_like(update) if now is True else jnp.where(now, jnp.zeros((), jnp.result_type(update)), update)
 
 
-def _held(now: Any, keep: StoredMask | None, old: Any, new: Any) -> Any:
+def _held(guards: bool, now: Any, keep: StoredMask | None, old: Any, new: Any) -> Any:
     """The new leaf of a state, or the old one where ``now``; zero outside ``keep`` if there is such a mask."""
-    chosen = new if now is False else old if now is True else jnp.where(now, old, new)
+    chosen = chosen_of(guards, now, old, new)
     # A select here: with bits XLA computes the moment twice again, and copies the old one.
     return chosen if keep is None else jnp.where(unpack(keep), chosen, jnp.zeros((), chosen.dtype))
+
+
+def _held_if_lost(call: Call, old: Any, new: Any) -> Any:
+    """The new state of an optimiser, but its moments are the old ones if the call is lost."""
+    if not call.guards:
+        return new
+    return held(standing(call.all_shapes, new), True, call.lost, old, new)
+
+
+def _harmless(call: Call, updates: list[Any]) -> list[Any]:
+    """The updates, none if the call is lost; of single weights none that would make them infinite or NaN.
+
+    This last holds where the caller asks for it, and for weights of one byte: their numbers end so early that an
+    optimiser's ordinary steps leave them.
+    """
+    weights: dict[Any, Any] = dict(zip(call.leaves.paths, call.params, strict=True))
+
+    def one(path: Any, update: Any) -> Any:
+        weight: Any = weights.get(path)
+        if not (is_array(update) and is_weight(weight)) or not (call.guards or weight.dtype.itemsize == 1):
+            return update
+        moved = optax.apply_updates(weight, update)
+        fine = jnp.isfinite(moved) if call.lost is False else jnp.isfinite(moved) & ~call.lost
+        return jnp.where(fine, update, jnp.zeros((), update.dtype))
+
+    return [one(path, u) for path, u in zip(call.moved.paths, updates, strict=True)]
 
 
 def _moments_within(call: Call, keep: list[StoredMask] | None, inner_state: Any) -> Any:

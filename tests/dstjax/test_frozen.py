@@ -1,0 +1,121 @@
+"""Leaves that are frozen, or have no gradient, stand still: weights, masks and counters."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import dstjax
+from dstjax import methods
+from tests import conformance, trees
+from tests.thorough import slow
+
+FROZEN = ("dense/kernel", "conv/bias")
+STEPS = 8
+
+
+def marks(params, frozen=FROZEN):
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/") in frozen, params
+    )
+
+
+def partitioned(params):
+    labels = jax.tree.map(lambda f: "frozen" if f else "trained", marks(params))
+    return optax.partition({"trained": optax.adam(0.05), "frozen": optax.set_to_zero()}, labels)
+
+
+INNER = {
+    "partition": partitioned,
+    "masked": lambda p: optax.chain(optax.adam(0.05), optax.masked(optax.set_to_zero(), marks(p))),
+    "before": lambda p: optax.chain(optax.masked(optax.set_to_zero(), marks(p)), optax.sgd(0.05)),
+    "scaled": lambda p: optax.chain(optax.masked(optax.set_to_zero(), marks(p)), optax.scale(-0.05)),
+    "freeze": lambda p: optax.chain(optax.adam(0.05), optax.freeze(marks(p))),
+}
+NAMES = ["set", "dst_ee", "snfs", "granet", "gmp", "dpf", "srigl", "iee"]
+REST = [n for n in conformance.METHODS if n not in NAMES and conformance.make(n).updates is not None]
+
+
+def run(tx, name, without_gradient=(), rewire=None):
+    params, state = conformance.started(tx)
+    first = params, state
+    update = jax.jit(functools.partial(tx.update, rewire=rewire))
+    for t in range(1, STEPS + 1):
+        by_name = trees.names(conformance.grads_at(params, t))
+        dense = trees.names(params)
+        grads = jax.tree_util.tree_map_with_path(
+            lambda path, _, by_name=by_name, dense=dense: (
+                lambda n: 0 * dense[n] if n in without_gradient else by_name[n]
+            )(jax.tree_util.keystr(path, simple=True, separator="/")),
+            params,
+        )
+        updates, state = update(grads, state, params, **conformance.needed(name, grads))
+        params = optax.apply_updates(params, updates)
+    return first, (params, state)
+
+
+def assert_still(first, last, name):
+    (w, before), (v, after) = first, last
+    dstjax.check_sparse(v, after)
+    for n in FROZEN:
+        np.testing.assert_array_equal(trees.names(v)[n], trees.names(w)[n])
+    mask = FROZEN[0]
+    old, new = (trees.names(dstjax.get_masks(s)) for s in (before, after))
+    np.testing.assert_array_equal(new[mask], old[mask])
+    if conformance.make(name).updates.counters:
+        np.testing.assert_array_equal(trees.names(after.counters)[mask], trees.names(before.counters)[mask])
+    assert any((new[n] != old[n]).any() for n in old if n != mask), "nothing else moved"
+
+
+@pytest.mark.parametrize("name", [*NAMES, *(slow(n) for n in REST)])
+@pytest.mark.parametrize("inner", ["partition", *(slow(n) for n in INNER if n != "partition")])
+def test_frozen_in_the_optimiser(name, inner):
+    if name == "sis":
+        pytest.skip("the training loop sets its masks")
+    tx = conformance.sparsified(INNER[inner](trees.everything()), name)
+    assert_still(*run(tx, name), name)
+
+
+@pytest.mark.parametrize("inner", list(INNER))
+def test_however_it_is_frozen(inner):
+    tx = conformance.sparsified(INNER[inner](trees.everything()), "rigl")
+    assert_still(*run(tx, "rigl"), "rigl")
+
+
+@pytest.mark.parametrize("name", ["rigl", "dst_ee", "set", slow("snfs"), slow("gmp"), slow("dsr")])
+def test_without_a_gradient(name):
+    tx = conformance.sparsified(optax.sgd(0.05), name)
+    assert_still(*run(tx, name, without_gradient=FROZEN), name)
+
+
+def test_in_one_ranking_of_all_layers():
+    tx = conformance.sparsified(partitioned(trees.everything()), "rigl", changes=dict(scope="global"))
+    first, last = run(tx, "rigl")
+    assert_still(first, last, "rigl")
+    assert conformance.counts_of(last[1]).sum() == conformance.counts_of(first[1]).sum()
+
+
+def test_what_all_layers_share_goes_to_those_that_move():
+    tx = conformance.sparsified(partitioned(trees.everything()), "snfs")
+    first, last = run(tx, "snfs")
+    assert abs(conformance.counts_of(last[1]).sum() - conformance.counts_of(first[1]).sum()) <= 2
+
+
+def test_a_layer_of_a_stack():
+    method = methods.rigl(sparsity=0.5, update_period=1, end_step=9, drop_fraction=0.5)
+    tx = dstjax.sparsify(optax.sgd(0.1), method, layout="stack in out")
+    params, state = dstjax.start(tx, {"w": jnp.asarray(np.random.default_rng(0).normal(size=(3, 8, 4)), jnp.float32)})
+    grads = {"w": jnp.asarray(np.random.default_rng(1).normal(size=(3, 8, 4)), jnp.float32).at[1].set(0)}
+    before, after = dstjax.get_masks(state)["w"], dstjax.get_masks(tx.update(grads, state, params)[1])["w"]
+    assert (before != after).any(axis=(1, 2)).tolist() == [True, False, True]
+
+
+def test_a_rate_of_zero_freezes_nothing():
+    tx = conformance.sparsified(optax.sgd(0.0), "set")
+    params, state = conformance.started(tx)
+    after = tx.update(conformance.grads_at(params, 3), state, params, rewire=True)[1]
+    old, new = (trees.names(dstjax.get_masks(s)) for s in (state, after))
+    assert all((old[n] != new[n]).any() for n in old)
