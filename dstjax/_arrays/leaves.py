@@ -212,9 +212,10 @@ def _united(a: Tree, b: Tree) -> Tree:
         return a
     if is_hole(a):
         return b
-    (mine, treedef), (others, other) = (
-        jax.tree_util.tree_flatten(x, is_leaf=lambda y, x=x: y is not x) for x in (a, b)
-    )
+    mine: list[Any]
+    treedef: Any
+    mine, treedef = jax.tree_util.tree_flatten(a, is_leaf=lambda x: x is not a)
+    others, other = jax.tree_util.tree_flatten(b, is_leaf=lambda x: x is not b)
     if treedef != other:
         raise ValueError("they are of different trees")
     if jax.tree_util.all_leaves([a]):
