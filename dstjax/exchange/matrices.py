@@ -82,7 +82,11 @@ def from_scipy(matrices: Mapping[str, Any], like: Tree, *, layout: Any = None) -
         rows = _rows(np.zeros(shape, leaf.dtype), one)
         flags = np.zeros(rows.shape, bool)
         for i, name in enumerate(names):
-            triplets = rest.pop(name).tocoo()
+            matrix = rest.pop(name)
+            if not hasattr(matrix, "tocoo"):
+                raise ValueError(f"{name!r} is a {type(matrix).__name__}; expected a sparse matrix of scipy.")
+            triplets = matrix.tocoo(copy=True)  # not the caller's
+            triplets.sum_duplicates()
             check_like(name, triplets, rows[i], "the matrices")
             at = (triplets.row, triplets.col)
             rows[i][at], flags[i][at] = triplets.data, True

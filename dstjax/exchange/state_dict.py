@@ -173,7 +173,10 @@ def _placed(leaves: Mapping[str, Any], layout: Any, names: Mapping[str, str] | N
             )
         name = ".".join([*module, _NAMES[last]])
         for pattern, replacement in (names or {}).items():
-            name = re.sub(pattern, replacement, name)
+            try:
+                name = re.sub(pattern, replacement, name)
+            except (re.error, TypeError) as error:
+                raise ValueError(f"names={{{pattern!r}: {replacement!r}}} is no regular expression: {error}.") from None
         if name in taken:
             raise ValueError(
                 f"leaves {taken[name]!r} and {path!r} would both be {name!r}; tell them apart with names=."

@@ -82,6 +82,11 @@ def test_parameters_of_which_no_masks_can_be_read():
         masks.from_params({"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)})
     with pytest.raises(ValueError, match=r"leaf 'w' of the parameters has shape \(2, 3\); expected \(2, 2\)"):
         masks.from_params({"w": jnp.ones((2, 3))}, like={"w": jnp.ones((2, 2), bool)})
+    for nothing in ("masks", {"w": None}, dstjax.sparsify(optax.sgd(0.1), methods.dense()).init(params)):
+        with pytest.raises(ValueError, match=r"like=.* masks nothing; expected masks of some leaves"):
+            masks.from_params(params, like=nothing)
+    with pytest.raises(ValueError, match="method='rigl' is not accepted; expected one from dstjax"):
+        masks.from_params(params, method="rigl")
     with pytest.raises(ValueError, match="seed=-1 is not accepted"):
         masks.from_params(params, seed=-1)
 

@@ -86,5 +86,7 @@ def test_what_is_no_matrix():
         exchange.from_scipy({"w": matrices["w"].astype(np.float64)}, params)
     with pytest.raises(ValueError, match=r"the matrices \['v'\] belong to no leaf; expected some of \['w'\]"):
         exchange.from_scipy({"v": matrices["w"]}, params)
+    with pytest.raises(ValueError, match="'w' is a ndarray; expected a sparse matrix of scipy"):
+        exchange.from_scipy({"w": matrices["w"].toarray()}, params)
     with pytest.raises(ValueError, match="outside its mask"):
         exchange.to_scipy({"w": normal(4, 6)}, state)

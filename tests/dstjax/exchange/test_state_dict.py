@@ -236,6 +236,9 @@ def test_what_is_refused():
         exchange.from_torch({**state, "fc.weight": state["fc.weight"].T}, dense)
     with pytest.raises(ValueError, match=r"'fc.weight' of the state_dict has .* float64; expected .* float32"):
         exchange.from_torch({**state, "fc.weight": state["fc.weight"].astype(np.float64)}, dense)
+    for names in ({"(": "x"}, {"fc": 1}):
+        with pytest.raises(ValueError, match=r"names=.* is no regular expression"):
+            exchange.to_torch(dense, names=names)
     for wrong in (np.full((3, 2), 0.5), np.ones((2, 3))):
         pruned = {"fc.weight_orig": state["fc.weight"], "fc.weight_mask": wrong, "fc.bias": state["fc.bias"]}
         with pytest.raises(ValueError, match=r"'fc.weight_mask' of shape .* is no mask of 'fc.weight_orig'.*zeros and"):
