@@ -137,7 +137,7 @@ def _placed(opt_state: Tree) -> list[tuple[str, SparseState]]:
     if not found:
         raise ValueError(
             "found 0 states of dstjax.sparsify in the optimiser state, expected one; was it made by tx.init(params) "
-            "with a dstjax.sparsify in tx, and a checkpoint restored into a target, such as the shapes of jax.eval_shape?"
+            "with a dstjax.sparsify in tx, and a checkpoint restored into a target, as jax.eval_shape gives one?"
         )
     return found
 
