@@ -140,6 +140,8 @@ def from_params(
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)} are not accepted together, since each says what is masked; give one.")
     check_integer("seed", seed, 0)
+    if method is not None and not isinstance(method, Method):
+        raise ValueError(f"method={method!r} is not accepted; expected one from dstjax.methods, such as static(...).")
     weights = named(params)
     known = _masked_by(weights, like, method, maskable, layout)
     for name in known:
@@ -178,6 +180,10 @@ def _masked_by(
         return masked_leaves(_with_layout(masking, layout), weights)
     stored = masks_of(like, packed=True)
     leaves = MaskedLeaves.of(stored)
+    if not leaves.masked:
+        raise ValueError(
+            f"like={like!r} masks nothing; expected masks of some leaves, or an optimiser state with them."
+        )
     found = dict(zip(leaves.masked, leaves.find(weights, "parameters"), strict=True))
     leaves.check_shapes(list(found.values()), "parameters", [shape(m) for m in named_masks(stored).values()])
     read = layouts.read(layout, {n: x for n, x in weights.items() if is_array(x)})

@@ -59,9 +59,9 @@ def sparsify(
       track: what to keep for :mod:`dstjax.metrics`: 'exploration' (one bit per weight; free where there are counters),
         'survival' (one bit per weight), 'error' (a scalar).
       initial_masks: the masks to start from, as the functions of :mod:`dstjax.initial_masks` give them: a tree of
-        boolean arrays, None at dense leaves, of the density that the method asks for; or a function of the parameters
-        that returns such a tree. By default the method draws them. What holds boolean arrays is a tree, even if its
-        class can be called.
+        boolean arrays, None at dense leaves, of the density that the method asks for (of one that prunes any from its
+        start to its end) and of its structure; or a function of the parameters that returns such a tree. By default the
+        method draws them. What holds boolean arrays is a tree, even if its class can be called.
       on_nonfinite: what to do with a call whose gradients are not all finite. 'pass' takes them as they are: a weight
         that becomes NaN stays so, even if it is dropped, since no update can bring it back to 0. With 'skip' weights,
         moments, averages, masks and counters stay as they are, and what counts steps goes on; a mask update of such a
@@ -76,8 +76,8 @@ def sparsify(
 
     Raises:
       ValueError: of init, where nothing can be masked or a leaf cannot be, or where the initial masks have another
-        tree, shape or count; of update, where ``params`` or what the method reads is missing, or its tree is not the
-        one of init.
+        tree, shape, count or structure; of update, where ``params`` or what the method reads is missing, or its tree is
+        not the one of init.
 
     >>> import dstjax, optax
     >>> tx = dstjax.sparsify(optax.sgd(0.1), dstjax.methods.rigl(sparsity=0.5, update_period=2, end_step=10))

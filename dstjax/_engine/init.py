@@ -134,36 +134,44 @@ def _given(
     shapes = [tuple(weights[n].shape) for n in leaves.masked]
     found = leaves.check_masks(named_masks(tree), "initial masks", shapes)
     masks = [jnp.array(mask) for mask in found]
-    targets = initial_counts(method.masking, method.start, weights)
+    begins = initial_counts(method.masking, method.start, weights)
     ends = active_counts(method.masking, weights)
-    if any(is_traced(mask) for mask in found):  # made under the trace: nobody can count yet
-        counted = dict(zip(targets, count_true(masks, layouts), strict=True))
-        return masks, counted if method.start.sparsity is None else ends
-    counts = dict(zip(targets, _counted(found, layouts), strict=True))
+    starts_at_end = method.start.sparsity is None
+    numbers = (*begins.values(), *ends.values())
+    if any(is_traced(x) for x in (*found, *numbers)):  # made under the trace: nobody can count yet
+        counted = dict(zip(begins, count_true(masks, layouts), strict=True))
+        return masks, counted if starts_at_end else ends
+    counts = dict(zip(begins, _counted(found, layouts), strict=True))
     if empty := [name for name, n in counts.items() if not n]:
         raise ValueError(f"layers {empty} of the initial masks have no active weight; expected at least one.")
     if method.masking is None:
         return masks, counts
-    known = not any(is_traced(n) for n in (*ends.values(), *targets.values()))
     _check_structure(method, leaves, layouts, masks)
-    if counts != targets and not (known and prunes(method) and _lie_between(method, counts, ends, targets)):
-        _check_total(method, sum(math.prod(shape) for shape in shapes), counts, targets)
-    is_end = method.start.sparsity is None and (not known or sum(counts.values()) <= sum(ends.values()))
-    return masks, counts if is_end else ends
+    size, sparsity, wanted = sum(math.prod(shape) for shape in shapes), method.masking.sparsity, {sum(begins.values())}
+    if isinstance(sparsity, int | float) and starts_at_end:
+        wanted.add(size - floor_share(size, sparsity))
+    total = sum(counts.values())
+    if counts == begins or total in wanted:
+        return masks, counts if starts_at_end else ends
+    if prunes(method):
+        _check_between(method, counts, ends, None if starts_at_end else sum(begins.values()))
+        return masks, ends
+    raise ValueError(
+        f"the initial masks have {total} active weights of {size}; method {method.name!r} with sparsity={sparsity} "
+        f"expects {' or '.join(map(str, sorted(wanted)))}. dstjax.masks.sparsity(masks) is the sparsity of the masks."
+    )
 
 
-def _lie_between(method: Method, counts: dict[str, int], ends: Mapping[str, Any], begins: Mapping[str, Any]) -> bool:
-    """Whether a method that prunes can go on from masks of these counts.
+def _check_between(method: Method, counts: dict[str, int], ends: Mapping[str, int], first: int | None) -> None:
+    """Refuses masks from which a method that prunes cannot go on: with less than its end, or more than its start.
 
-    Raises:
-      ValueError: there are fewer active weights than it ends with, or more than it starts with.
+    Args:
+      method: says by its promises whether each layer must have the number of its end, or all together.
+      counts: active weights of each layer.
+      ends: those that the method ends with.
+      first: those that it starts with, together; None: any number.
     """
-    total, last = sum(counts.values()), sum(ends.values())
-    if method.start.sparsity is None and total <= last:
-        return False  # nothing to prune: the masks are those of the end
-    first = sum(begins.values()) if method.start.sparsity is not None else math.inf
-    if method.promises == "free":
-        last = 0
+    total, last = sum(counts.values()), 0 if method.promises == "free" else sum(ends.values())
     fewer = {n: (counts[n], end) for n, end in ends.items() if counts[n] < end}
     if method.promises in ("kept", "reached") and fewer and total >= last:
         told = ", ".join(f"{name!r} has {have} of at least {end}" for name, (have, end) in fewer.items())
@@ -171,25 +179,11 @@ def _lie_between(method: Method, counts: dict[str, int], ends: Mapping[str, Any]
             f"the initial masks have fewer active weights than method {method.name!r} ends with: {told}. Expected "
             "another distribution= or a higher sparsity=, masks with more, or scope='global' where the method has it."
         )
-    if total < last or total > first:
+    if total < last or (first is not None and total > first):
+        most = "." if first is None else f", and at most {first}, those of its start."
         raise ValueError(
             f"the initial masks have {total} active weights; method {method.name!r}, which prunes, expects at least "
-            f"{last}, those of its end" + (f", and at most {first}, those of its start." if first < math.inf else ".")
-        )
-    return True
-
-
-def _check_total(method: Method, size: int, counts: dict[str, int], targets: Mapping[str, Any]) -> None:
-    """Refuses masks of another number of active weights than the method has."""
-    assert method.masking is not None
-    total, sparsity, wanted = sum(counts.values()), method.masking.sparsity, {int(sum(targets.values()))}
-    if isinstance(sparsity, int | float) and method.start.sparsity is None:
-        wanted.add(size - floor_share(size, sparsity))
-    if total not in wanted:
-        raise ValueError(
-            f"the initial masks have {total} active weights of {size}; method {method.name!r} with "
-            f"sparsity={sparsity} expects {' or '.join(map(str, sorted(wanted)))}. "
-            "dstjax.masks.sparsity(masks) is the sparsity of the masks."
+            f"{last}, those of its end{most}"
         )
 
 

@@ -137,8 +137,8 @@ def _placed(opt_state: Tree) -> list[tuple[str, SparseState]]:
     found = [(jax.tree_util.keystr(path), x) for path, x in flat if is_state(x)]
     if not found:
         raise ValueError(
-            "found 0 states of dstjax.sparsify in the optimiser state, expected one; was tx.init(params) made by "
-            "dstjax.sparsify?"
+            "found 0 states of dstjax.sparsify in the optimiser state, expected one; was it made by tx.init(params) "
+            "with a dstjax.sparsify in tx, and a checkpoint restored into a target, as jax.eval_shape gives one?"
         )
     return found
 

@@ -79,10 +79,11 @@ def _of_both(leaf: Leaf) -> jax.Array:
     return jnp.where(leaf.mask, leaf.gradient, leaf.full_gradient)
 
 
-def _no_denser(n_grown: budgets.NGrown, layers: Layers, kept: jax.Array) -> jax.Array:
-    """Chooses no more than are active: masks that were pruned further than the schedule do not fill up again."""
-    wanted = n_grown(layers, kept)
-    return jnp.minimum(wanted, layers.active - kept if jnp.ndim(wanted) else jnp.sum(layers.active - kept))
+def _no_denser(count: budgets.NKept, together: bool, layers: Layers) -> jax.Array:
+    """Counts no more than are active: masks that were pruned further than the schedule do not fill up again."""
+    wanted, active = count(layers), layers.active
+    is_more = jnp.sum(wanted) > jnp.sum(active) if together else wanted > active
+    return jnp.where(is_more, active, wanted)
 
 
 def _reselected(name: str, until: int | None, scope: str, scheduled: dict[str, Any]) -> Method:
@@ -91,10 +92,10 @@ def _reselected(name: str, until: int | None, scope: str, scheduled: dict[str, A
     masking, schedule = common_fields(**scheduled)
     refuse_n_m(name, masking)
     refuse_map(name, masking, scope)
-    n_grown: budgets.NGrown = budgets.To(budgets.Ramp(schedules.Cubic(schedule, until)))
+    ramp = budgets.Ramp(schedules.Cubic(schedule, until))
+    n_grown: budgets.NGrown = budgets.To(bind(_no_denser, ramp, scope == "global"))
     if scope == "global":
         n_grown = budgets.Pooled(n_grown)
-    n_grown = bind(_no_denser, n_grown)
     updates = Updates(schedule, budgets.none, n_grown, grow_score=criteria.magnitude, order="step_then_update")
     promises = "total" if scope == "global" else "reached"
     return Method(name, masking, Start(sparsity=0), updates, seen=Seen(view=views.masked), promises=promises)

@@ -82,6 +82,11 @@ def test_parameters_of_which_no_masks_can_be_read():
         masks.from_params({"w": jax.ShapeDtypeStruct((2, 2), jnp.float32)})
     with pytest.raises(ValueError, match=r"leaf 'w' of the parameters has shape \(2, 3\); expected \(2, 2\)"):
         masks.from_params({"w": jnp.ones((2, 3))}, like={"w": jnp.ones((2, 2), bool)})
+    for nothing in ("masks", {"w": None}, dstjax.sparsify(optax.sgd(0.1), methods.dense()).init(params)):
+        with pytest.raises(ValueError, match=r"like=.* masks nothing; expected masks of some leaves"):
+            masks.from_params(params, like=nothing)
+    with pytest.raises(ValueError, match="method='rigl' is not accepted; expected one from dstjax"):
+        masks.from_params(params, method="rigl")
     with pytest.raises(ValueError, match="seed=-1 is not accepted"):
         masks.from_params(params, seed=-1)
 
@@ -244,3 +249,30 @@ def test_any_masks_are_pruned_to_two_of_four():
     params, state = conformance.step(tx, params, state, jax.tree.map(jnp.zeros_like, params))
     assert (dstjax.get_masks(state)["w"].reshape(2, 4, 5).sum(axis=1) == 2).all()
     dstjax.check_sparse(params, state)
+
+
+def test_masks_of_the_total_of_a_distribution_are_those_of_the_end():
+    """A global ranking has as many as the sparsity says, which need not be the sum over the layers: these stay."""
+    params = {"v": jnp.ones((3, 5)), "w": jnp.ones((5, 3))}
+    shapes = {n: x.shape for n, x in params.items()}
+    assert sum(dstjax.distributions.active_counts("uniform", shapes, 0.3).values()) == 22
+    flat = {"v": jnp.arange(15).reshape(3, 5) < 12, "w": jnp.arange(15).reshape(5, 3) < 9}  # 21 of 30
+    for name in ("static", "rigl", "gap"):
+        shared = {} if name == "static" else dict(update_period=2, end_step=9)
+        method = methods.get(name, sparsity=0.3, distribution="uniform", **shared)
+        state = dstjax.sparsify(optax.sgd(0.1), method, initial_masks=flat).init(params)
+        assert state.targets.tolist() == [12, 9], name
+
+
+def test_masks_for_a_population_of_sparsities():
+    """Under the trace nobody can compare counts: the masks are taken as they are."""
+    params, found = sparse(0.5)
+
+    def init(sparsity):
+        tx = dstjax.sparsify(
+            optax.sgd(0.1), methods.static(sparsity=sparsity, distribution="uniform"), initial_masks=found
+        )
+        return tx.init(params)
+
+    states = jax.vmap(init)(jnp.array([0.5, 0.7]))
+    assert states.targets.tolist() == [[36, 15, 10]] * 2
