@@ -209,11 +209,11 @@ def devices(lab: Lab, rng: random.Random) -> Outcome:
     return Outcome(BIT_FOR_BIT if same and near else WRONG, f"devices {numbers}: masks equal, losses to rounding")
 
 
-def one_of_two(lab: Lab, rng: random.Random) -> Outcome:
+def one_oftwo(lab: Lab, rng: random.Random) -> Outcome:
     """One of two processes that train together is killed: the other says so and ends, and both go on later."""
     workdir = _fresh(lab)
     whole(lab)
-    pair = _two(lab, workdir)
+    pair = two(lab, workdir)
     until_begun(pair[0], workdir, rng.randrange(3, 60))
     victim = rng.randrange(2)
     pair[victim].send(signal.SIGKILL)
@@ -226,14 +226,14 @@ def one_of_two(lab: Lab, rng: random.Random) -> Outcome:
         return Outcome(TRACEBACK, ended.err[-2000:])
     if ended.status != 2 or took > LEAVE_SECONDS:
         return Outcome(OTHER, f"{ended.status}: {said} {ended.err[-1500:]}")
-    again = [end(p) for p in _two(lab, workdir)]
+    again = [end(p) for p in two(lab, workdir)]
     if [a.status for a in again] != [0, 0]:
         return Outcome("lost", again[0].err[-1000:])
     same = left(workdir)["masks"] == left(whole(lab))["masks"]
     return Outcome(REFUSED if same else WRONG, said)
 
 
-def _two(lab: Lab, workdir: Path) -> list[Child]:
+def two(lab: Lab, workdir: Path) -> list[Child]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
