@@ -64,6 +64,8 @@ class Child:
     def __init__(self, lab: Lab, given: list[str], others: dict[str, str], *, bare: bool = False) -> None:
         Child.number = getattr(Child, "number", 0) + 1
         self.files = tuple(str(lab.work / f"{Child.number}.{name}") for name in ("out", "err"))
+        for file in self.files:
+            Path(file).touch()  # it may be killed before it writes
         self.bare: subprocess.Popen[bytes] | None = None
         if bare:
             with open(self.files[0], "wb") as out, open(self.files[1], "wb") as err:
@@ -209,7 +211,7 @@ def devices(lab: Lab, rng: random.Random) -> Outcome:
     return Outcome(BIT_FOR_BIT if same and near else WRONG, f"devices {numbers}: masks equal, losses to rounding")
 
 
-def one_oftwo(lab: Lab, rng: random.Random) -> Outcome:
+def one_of_two(lab: Lab, rng: random.Random) -> Outcome:
     """One of two processes that train together is killed: the other says so and ends, and both go on later."""
     workdir = _fresh(lab)
     whole(lab)
