@@ -1,6 +1,7 @@
 """Faults of processes: killed, asked to end, with other devices, one of two. Each is a process of its own."""
 
 import contextlib
+import importlib.machinery
 import json
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ from tests.faults.lab import BIT_FOR_BIT, OTHER, REFUSED, ROOT, TRACEBACK, WRONG
 STEPS = "240"  # enough that there is a middle
 LEAVE_SECONDS = 30  # on a machine that does other things too
 CONTEXT = multiprocessing.get_context("forkserver")  # a process that has imported all there is to import forks others
-CONTEXT.set_forkserver_preload(["experiments.training.run"])
+CONTEXT.set_forkserver_preload(["experiments.train", "experiments.training.run", "experiments.supervising"])
 
 
 def environment(lab: Lab, devices: int) -> dict[str, str]:
@@ -55,6 +56,7 @@ def child(given: list[str], others: dict[str, str], files: tuple[str, str]) -> N
         setattr(os, name, dying)
     from experiments import train
 
+    sys.modules["__main__"].__spec__ = importlib.machinery.ModuleSpec("experiments.train", None)  # as a user starts it
     sys.exit(train.main(given))
 
 
