@@ -31,7 +31,8 @@ def run(
     if {"-h", "--help"} & {*arguments}:
         print(f"{(doc or '').strip()}\n\n{fields_help()}" if fields else (doc or "").strip())
         return 0
-    with stopping.watching(interrupted):
+    program = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "").startswith("experiments.")
+    with stopping.watching(interrupted, program=program):
         try:
             status = work(arguments)
             sys.stdout.flush()

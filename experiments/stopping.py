@@ -23,40 +23,52 @@ class Interrupted(KeyboardInterrupt):  # no error, as its base is none
 
 
 class Watch:
-    """Answers signals for a command: by :class:`Interrupted`, or by the end of the process where nobody answers."""
+    """Ends the process of a command when a signal asks for it, but lets a loop that keeps signals save first.
 
-    def __init__(self, last_words: str) -> None:
-        self.last_words = last_words
+    A thread does so: what a handler raises is lost where Python happens to collect garbage or to import C code, and is
+    not even raised before a call of C code returns.
+    """
+
+    def __init__(self, last_words: str, raised: tuple[int, ...]) -> None:
+        """``raised``: signals that raise :class:`Interrupted` in place of the end."""
+        self.last_words, self.raised = last_words, raised
+        self.keeping = False
         self.answered, self.over = threading.Event(), threading.Event()
 
     def __call__(self, number: int, frame: Any) -> None:
         """The handler, which Python calls between two of its own instructions."""
-        self.answered.set()
-        raise Interrupted(number)
+        if number in self.raised:
+            raise Interrupted(number)
 
     def listen(self, end: int) -> None:
         """Reads the numbers of signals, which come whatever the main thread does."""
-        number = os.read(end, 1)
-        if not number or not number[0]:
-            return
-        answered = self.answered.wait(ANSWER_SECONDS)
-        if (answered and self.over.wait(SAVING_SECONDS)) or self.over.is_set():
-            return
-        print(f"{signal.Signals(number[0]).name}: {self.last_words}", file=sys.stderr, flush=True)
-        os._exit(128 + number[0])
+        while (number := os.read(end, 1)[0]) != 0:
+            if number not in (getattr(signal, name) for name in NAMES):
+                continue
+            if self.keeping:
+                if self.answered.wait(ANSWER_SECONDS) and self.over.wait(SAVING_SECONDS):
+                    continue
+            elif number in self.raised:
+                continue
+            if not self.over.is_set():
+                with contextlib.suppress(OSError, ValueError):
+                    sys.stdout.flush()
+                print(f"{signal.Signals(number).name}: {self.last_words}", file=sys.stderr, flush=True)
+                os._exit(128 + number)
 
 
 @contextlib.contextmanager
-def watching(last_words: str) -> Iterator[None]:
-    """Within, signals raise :class:`Interrupted`, and end the process where that takes too long.
+def watching(last_words: str, *, program: bool = True) -> Iterator[None]:
+    """Within, signals end the process with a line; see :class:`Watch`.
 
     Args:
-      last_words: said where the process ends so.
+      last_words: the line, after the name of the signal.
+      program: whether the command is the program; within another one, as in a notebook, ^C raises :class:`Interrupted`.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    watch = Watch(last_words)
+    watch = Watch(last_words, () if program else (signal.SIGINT,))
     read, write = os.pipe()
     os.set_blocking(write, False)
     before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
@@ -85,20 +97,25 @@ def deferred() -> Iterator[Callable[[], int]]:
         yield lambda: 0
         return
     kept: list[int] = []
-    before: dict[int, Any] = {}
 
     def keep(number: int, frame: Any) -> None:
-        if isinstance(watch := before.get(number), Watch):
+        for watch in watches:
             watch.answered.set()
         if kept:
             raise Interrupted(number)
         kept.append(number)
 
-    before.update(_install(keep))
+    watches = {w for name in NAMES if isinstance(w := signal.getsignal(getattr(signal, name)), Watch)}
+    for watch in watches:
+        watch.keeping = True
+    before = _install(keep)
     try:
         yield lambda: kept[0] if kept else 0
     finally:
         _put_back(before)
+        if not kept:
+            for watch in watches:
+                watch.keeping = False
 
 
 def _install(handler: Callable[[int, Any], None]) -> dict[int, Any]:

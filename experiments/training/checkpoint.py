@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from experiments.training import hosts, inputs, sealed
+from experiments.training import hosts, inputs, sealed, stored_masks
 from experiments.training.inputs import Inputs
 
 Tree = Any
@@ -173,25 +173,30 @@ class Checkpoints:
         want, have = _describe(like), meta["leaves"]
         for name in sorted(want.keys() | have.keys()):
             a, b = have.get(name), want.get(name)
-            if a is None or b is None or a[:2] != b[:2]:
+            if a is None or b is None or (a[:2] != b[:2] and not stored_masks.same(a, b)):
                 raise ValueError(f"leaf {name!r} is {_shown(a)}, expected {_shown(b)}.")
-        target = ocp.args.StandardRestore(_leaves(like))
-        leaves = self.manager.restore(step, args=ocp.args.Composite(tree=target))["tree"]
-        tree = jax.tree_util.tree_map_with_path(lambda path, leaf: leaves[_name(path)] if leaf.size else leaf, like)
-        found = _describe(tree)
-        for name in sorted(found):
-            if found[name] != have[name]:
+        # As they were saved: masks are stored otherwise on other devices.
+        target = {name: np.zeros(have[name][0], have[name][1]) for name in _leaves(like)}
+        leaves = self.manager.restore(step, args=ocp.args.Composite(tree=ocp.args.StandardRestore(target)))["tree"]
+        for name in sorted(leaves):
+            if _description(leaves[name]) != have[name]:
                 raise ValueError(f"the contents of leaf {name!r} are damaged.")
+
+        def one(path: Any, leaf: Any) -> Any:
+            found = leaves[_name(path)] if leaf.size else leaf
+            return found if found.dtype == leaf.dtype else stored_masks.stored_like(found, leaf)
+
+        tree = jax.tree_util.tree_map_with_path(one, like)
         return tree, meta["record"]
 
 
 def _describe(tree: Tree) -> dict[str, list[Any]]:
     """Path -> shape, dtype, checksum."""
-    described = {}
-    for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-        array = np.ascontiguousarray(leaf)
-        described[_name(path)] = [list(leaf.shape), str(leaf.dtype), zlib.crc32(array.tobytes())]
-    return described
+    return {_name(path): _description(leaf) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]}
+
+
+def _description(leaf: Any) -> list[Any]:
+    return [list(leaf.shape), str(leaf.dtype), zlib.crc32(np.ascontiguousarray(leaf).tobytes())]
 
 
 def _leaves(tree: Tree) -> dict[str, Any]:

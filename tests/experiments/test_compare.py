@@ -156,7 +156,7 @@ def test_a_cell_of_another_config_is_refused_before_anything_runs(finished, noth
         (["--methods=mine=rigl:sparsity=0.2"], "use --sparsities"),
         (["--methods=mine=rigl:grow=no_such_module:f"], "importing 'no_such_module' failed"),
         (["--methods=mine=rigl,mine=set"], "expected different names"),
-        (["--methods=json:dumps"], "is not accepted"),
+        (["--methods=json:dumps", "--coefficients=none"], "is not accepted"),
         (["--sparsites=0.5"], "did you mean '--sparsities'"),
         (["--sparsities=0.5,x"], "'x' is not accepted"),
         (["--sparsities=0.5,0.5"], "different values"),

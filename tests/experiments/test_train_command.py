@@ -1,11 +1,15 @@
 """The command that trains: what it refuses, in one line, and with which status."""
 
+import re
 import subprocess
 import sys
 
 import pytest
 
-from experiments import train
+import dstjax
+from experiments import run_colabs, train
+from experiments.configs import digits
+from experiments.training import rules
 
 DIGITS = "experiments/configs/digits.py"
 TINY = [
@@ -119,3 +123,38 @@ def test_the_command_itself_ends_with_status_2_and_no_traceback(tmp_path):
     assert result.returncode == 2
     assert result.stderr.startswith("error: config field 'methd' is not known; did you mean 'method'?")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_help_lists_the_fields_of_a_config_and_imports_nothing_for_it(command):
+    script = (
+        f"import sys\nfrom experiments import {command}\nstatus = {command}.main(['--help'])\n"
+        "assert not {'jax', 'dstjax', 'numpy'} & {*sys.modules}, 'slow'\nsys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = set(re.findall(r"^  --config\.([\w.]+)=", done.stdout, re.MULTILINE))
+    config = digits.get_config()
+    fields = {*config} - rules.hyperparameters(dstjax.methods.names())
+    nested = {f"{section}.{name}" for section in ("model", "optimizer") for name in config[section]}
+    assert shown - {"FIELD"} == (fields - {"model", "optimizer"}) | nested
+    listed = done.stdout[done.stdout.index("Fields of a config") :]
+    assert max(map(len, listed.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300, "caf\udce9", "\udcff/run", "no\0name", "/".join(["y" * 200] * 25), "\U0001f600" * 80]
+)
+def test_a_workdir_with_a_name_that_cannot_be_is_one_line_and_status_2(name, tmp_path, capsys):
+    assert train.main(["--config", DIGITS, "--workdir", str(tmp_path / name)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: workdir ")
+    assert error.count("\n") == 1
+
+
+def test_notebooks_are_not_run_to_say_what_the_command_does(monkeypatch, capsys):
+    monkeypatch.setattr(run_colabs, "run", None)
+    with pytest.raises(SystemExit) as ended:
+        run_colabs.main(["--help"])
+    assert ended.value.code == 0
+    assert "Runs every notebook" in capsys.readouterr().out

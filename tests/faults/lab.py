@@ -112,7 +112,7 @@ def left(workdir: Path) -> dict[str, Any]:
 class Lab:
     """A folder with a run that is whole; faults get copies of it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, whole: bool = True) -> None:
         from experiments import train
 
         self.folder, self.train = folder, train.main
@@ -120,13 +120,15 @@ class Lab:
         (folder / "faults_rule.py").write_text(RULE)
         os.chdir(folder)
         self.whole = folder / "whole"
+        self.work = folder / f"work-{os.getpid()}"
+        shutil.rmtree(self.work, ignore_errors=True)
+        self.work.mkdir()
+        if not whole:
+            return
         if not (self.whole / "summary.json").exists():
             ended = command(self.train, arguments(self.whole))
             assert ended.status == 0, ended.err
         self.reference = left(self.whole)
-        self.work = folder / f"work-{os.getpid()}"
-        shutil.rmtree(self.work, ignore_errors=True)
-        self.work.mkdir()
 
     def finished(self, name: str = "run") -> Path:
         """A copy of the whole run."""

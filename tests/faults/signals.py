@@ -1,6 +1,7 @@
 """Faults of processes: killed, asked to end, with other devices, one of two. Each is a process of its own."""
 
 import contextlib
+import importlib.machinery
 import json
 import multiprocessing
 import os
@@ -21,7 +22,7 @@ from tests.faults.lab import BIT_FOR_BIT, OTHER, REFUSED, ROOT, TRACEBACK, WRONG
 STEPS = "240"  # enough that there is a middle
 LEAVE_SECONDS = 30  # on a machine that does other things too
 CONTEXT = multiprocessing.get_context("forkserver")  # a process that has imported all there is to import forks others
-CONTEXT.set_forkserver_preload(["experiments.training.run"])
+CONTEXT.set_forkserver_preload(["experiments.train", "experiments.training.run", "experiments.supervising"])
 
 
 def environment(lab: Lab, devices: int) -> dict[str, str]:
@@ -55,6 +56,7 @@ def child(given: list[str], others: dict[str, str], files: tuple[str, str]) -> N
         setattr(os, name, dying)
     from experiments import train
 
+    sys.modules["__main__"].__spec__ = importlib.machinery.ModuleSpec("experiments.train", None)  # as a user starts it
     sys.exit(train.main(given))
 
 
@@ -64,6 +66,8 @@ class Child:
     def __init__(self, lab: Lab, given: list[str], others: dict[str, str], *, bare: bool = False) -> None:
         Child.number = getattr(Child, "number", 0) + 1
         self.files = tuple(str(lab.work / f"{Child.number}.{name}") for name in ("out", "err"))
+        for file in self.files:
+            Path(file).touch()  # it may be killed before it writes
         self.bare: subprocess.Popen[bytes] | None = None
         if bare:
             with open(self.files[0], "wb") as out, open(self.files[1], "wb") as err:
@@ -213,7 +217,7 @@ def one_of_two(lab: Lab, rng: random.Random) -> Outcome:
     """One of two processes that train together is killed: the other says so and ends, and both go on later."""
     workdir = _fresh(lab)
     whole(lab)
-    pair = _two(lab, workdir)
+    pair = two(lab, workdir)
     until_begun(pair[0], workdir, rng.randrange(3, 60))
     victim = rng.randrange(2)
     pair[victim].send(signal.SIGKILL)
@@ -226,14 +230,14 @@ def one_of_two(lab: Lab, rng: random.Random) -> Outcome:
         return Outcome(TRACEBACK, ended.err[-2000:])
     if ended.status != 2 or took > LEAVE_SECONDS:
         return Outcome(OTHER, f"{ended.status}: {said} {ended.err[-1500:]}")
-    again = [end(p) for p in _two(lab, workdir)]
+    again = [end(p) for p in two(lab, workdir)]
     if [a.status for a in again] != [0, 0]:
         return Outcome("lost", again[0].err[-1000:])
     same = left(workdir)["masks"] == left(whole(lab))["masks"]
     return Outcome(REFUSED if same else WRONG, said)
 
 
-def _two(lab: Lab, workdir: Path) -> list[Child]:
+def two(lab: Lab, workdir: Path) -> list[Child]:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 
@@ -87,6 +88,14 @@ def row(benchmark, contender, to, ratio, **case):
         "ratio": spread,
         "load": 1.0,
     }
+
+
+def test_a_quick_run_reaches_no_target():
+    for outcome in targets.outcomes([]):
+        reached = dataclasses.replace(outcome, values=(outcome.target.low,))
+        assert targets.verdict(reached, quick=True) == "quick run"
+        assert targets.verdict(reached, quick=False) == "reached"
+        assert targets.verdict(dataclasses.replace(outcome, values=()), quick=True) == ""
 
 
 def test_the_worst_figure_decides_whether_a_target_is_reached():

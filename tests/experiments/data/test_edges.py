@@ -78,6 +78,10 @@ def test_parts_of_a_file_are_put_together(tmp_path, monkeypatch):
         ("1 2 7\n3 4\n", "line 2 is b'3 4'"),
         ("1 2\n3 nan\n", "line 2 is b'3 nan'"),
         ("1 2\n3 1e300\n", "line 2 is b'3 1e300'"),
+        ("1 2 1e9\n3 4 inf\n", "line 2 is b'3 4 inf'"),
+        ("1 2 1e9\n3 4 -inf\n", "line 2 is b'3 4 -inf'"),
+        ("1 2 0.5 1e9\n3 4 nan 2e9\n", "line 2 is b'3 4 nan 2e9'"),
+        ("1 2 1e9\n3 4 nan\n", "line 2 is b'3 4 nan'"),
         ("1\n2\n", "line 1 is b'1'"),
         ("1 2 3 4 5\n", "line 1 is b'1 2 3 4 5'"),
         ("1 2\n3 \xe9\n", "line 2 is"),
@@ -115,4 +119,17 @@ def test_damaged_files_are_named(tmp_path):
         edges.read(path)
     path.write_text("%%MatrixMarket\n9 9\n" + SNAP)
     with pytest.raises(ValueError, match="expected rows, columns and entries"):
+        edges.read(path)
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "why"), [(6, 1, "is encrypted"), (8, 97, "compression"), (8, 99, "compression")]
+)
+def test_archives_that_cannot_be_unpacked_are_named(place, value, why, tmp_path):
+    path = write(tmp_path / "g.zip", SNAP)
+    content = bytearray(path.read_bytes())
+    for start, shift in ((content.index(b"PK\3\4"), 0), (content.index(b"PK\1\2"), 2)):
+        content[start + shift + place] = value  # of the flags, or the method of compression
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"g\.zip' cannot be unpacked: .*{why}.*pack it anew without a password"):
         edges.read(path)

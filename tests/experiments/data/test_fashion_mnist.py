@@ -1,4 +1,5 @@
 import gzip
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -75,3 +76,16 @@ def test_images_of_another_size(tmp_path):
     write(tmp_path, size=32)
     with pytest.raises(ValueError, match=r"images of \(32, 32\) pixels; expected \(28, 28\)"):
         data.load("fashion_mnist", root=tmp_path, samples=SAMPLES)
+
+
+@pytest.mark.parametrize("header", [b"", np.array([0x803, 50, 28, 28], ">u4").tobytes()])
+def test_a_file_that_unpacks_to_more_than_it_says_is_not_unpacked_whole(header, tmp_path):
+    folder = write(tmp_path)
+    (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(header + bytes(2**26), 1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="is damaged or another one"):
+            data.load("fashion_mnist", root=tmp_path, samples=SAMPLES)
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+    finally:
+        tracemalloc.stop()

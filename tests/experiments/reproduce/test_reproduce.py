@@ -230,6 +230,9 @@ def test_results_have_ours_and_the_papers_apart(finished):
     page = (options.workdir / "tiny" / "report.html").read_text()
     assert "<svg" in page
     assert "This is a proxy" in page
+    (run,) = {r["run"].partition(",")[0] for r in found["rows"] if r["method"] == "RigL"}
+    assert " on digits" in run
+    assert f"{run}, for " in page  # what was trained comes first
 
 
 def test_probes_measure_shares(finished):

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,9 @@ import pytest
 from experiments import data, train
 from experiments.data import Dataset, Stream
 from experiments.training import configuration, hosts
-from experiments.training.run import claim
+from experiments.training.workdir import claim
+from tests.faults import signals
+from tests.faults.lab import Lab
 
 ROOT = Path(__file__).parents[3]
 FIELDS = {
@@ -206,3 +210,18 @@ def test_one_process_stays_alone():
     hosts.join("environment", dict(zip(hosts.VARIABLES, ("host:1", "1", "0"), strict=True)))
     assert not hosts.several()
     assert hosts.is_first()
+
+
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_where_one_process_is_killed_the_other_ends_in_a_line(victim, tmp_path):
+    lab = Lab(tmp_path / "lab", whole=False)
+    pair = signals.two(lab, tmp_path / "run")
+    signals.until_begun(pair[0], tmp_path / "run", 3)
+    pair[victim].send(signal.SIGKILL)
+    began = time.monotonic()
+    pair[victim].end()
+    other = pair[1 - victim].end()
+    assert time.monotonic() - began < 30
+    assert other.status == 2
+    assert other.err.strip().splitlines()[-1].startswith("error: another process of this run has ended")
+    assert "Traceback" not in other.err

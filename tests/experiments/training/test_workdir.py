@@ -3,7 +3,8 @@
 import pytest
 
 from experiments.training import configuration
-from experiments.training.run import claim, train_and_evaluate
+from experiments.training.run import train_and_evaluate
+from experiments.training.workdir import claim
 
 
 def test_a_finished_run_started_again_says_so_and_does_nothing(small, tmp_path, capsys):
