@@ -54,7 +54,7 @@ def test_it_is_adopted_when_asked(a, b):
     found, targets = conformance.counts_of(new), np.asarray(new.targets)
     if conformance.make(b).promises == "kept" and not conformance.excused(b, "counts"):
         assert found.tolist() == targets.tolist()
-    elif conformance.make(b).promises != "free":
+    elif conformance.make(b).promises != "free" and b != "str":  # which prunes by a threshold until its end
         assert found.sum() >= targets.sum()
 
 
