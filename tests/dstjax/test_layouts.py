@@ -151,7 +151,7 @@ METHODS = {
     "fan_in": rigl(sparsity=0.5, structure=fan_in(0.3)),
     "filters": rigl(sparsity=0.5, structure=filters()),
     "global": rigl(sparsity=0.7, scope="global"),
-    "mest": methods.mest(sparsity=0.7, update_period=1, end_step=4),
+    "mest": methods.mest(sparsity=0.7, grow="gradient", update_period=1, end_step=4),
     "set_signs": rigl(sparsity=0.7, drop="set"),
     "neighbours": rigl(sparsity=0.7, grow=lambda leaf: _near(leaf)),
     "snfs": methods.snfs(sparsity=0.7, update_period=1, end_step=4),
@@ -230,7 +230,7 @@ def test_experts_in_one_leaf_or_in_a_list(name):
     def first(tx):
         return dstjax.get_masks(tx.init(weights))
 
-    if method.start.sparsity is None and method.start.by == "random":
+    if method.start.sparsity != 0 and method.start.by == "random":
         given_masks = first(dstjax.sparsify(optax.sgd(0.1), method, layout=layout))
     else:
         given_masks = None
