@@ -63,7 +63,7 @@ class Pooled(Value):
 
     def __call__(self, layers: Layers, kept: jax.Array) -> jax.Array:
         """How many are grown, int32[]."""
-        return jnp.sum(self.n_grown(layers, kept))
+        return layers.sum(self.n_grown(layers, kept))
 
 
 def target(layers: Layers) -> jax.Array:

@@ -77,11 +77,22 @@ def active_counts(distribution: Distribution, shapes: Shapes, sparsity: float | 
                 f"{wanted:.3g} of its {n} weights would be active. Exclude it with maskable=, or give it a density "
                 f"of at least {1 / max(n, 1):.3g} with a {{regex: density}} map."
             )
-        if counts[path] >= 2**31:
-            raise ValueError(
-                f"leaf {path!r} would have {counts[path]} active weights; at most 2**31 - 1 can be counted."
-            )
+    check_countable(counts)
     return counts
+
+
+def check_countable(counts: Mapping[str, int]) -> None:
+    """Refuses numbers of active weights that 32 bits cannot hold.
+
+    Raises:
+      ValueError: one is 2**31 or more.
+    """
+    for path, n in counts.items():
+        if n >= 2**31:
+            raise ValueError(
+                f"layer {path!r} would have {n:,} active weights; at most 2,147,483,647 of a layer can be counted. "
+                "Expected a layout= that names the stack axes of its leaf, or the leaf in parts."
+            )
 
 
 def uniform(shapes: Shapes, sparsity: float) -> dict[str, float]:

@@ -76,6 +76,15 @@ class Layers(NamedTuple):
     metric: Any = None  # what the caller passed as metric=, or None
     still: Any = None  # bool[layers]: frozen, or without a gradient; these stay as they are whatever a rule says
 
+    def sum(self, counts: jax.Array) -> jax.Array:
+        """Returns the sum of numbers of weights over all layers, int32[].
+
+        Raises:
+          ValueError: all weights together are 2**31 or more, so that it might wrap around.
+        """
+        check_sums([leaf.weight.size for leaf in self.leaves])
+        return jnp.sum(counts, dtype=jnp.int32)
+
     def room(self, counts: jax.Array) -> jax.Array:
         """Returns how many weights each layer could have beyond some counts, int32[layers]; 0 where it stands still."""
         room = self.sizes - counts
@@ -93,6 +102,20 @@ class Layers(NamedTuple):
     def counts(self, masks: Sequence[jax.Array]) -> jax.Array:
         """Counts the True entries of boolean arrays like the weights in each layer, int32[layers]."""
         return count_true(masks, self.layouts)
+
+
+def check_sums(sizes: Sequence[int]) -> None:
+    """Refuses to add up numbers of weights over layers that have 2**31 weights or more together.
+
+    Raises:
+      ValueError: they have.
+    """
+    if sum(sizes) >= 2**31:
+        raise ValueError(
+            f"a rule adds up numbers of weights over {len(sizes)} leaves of {sum(sizes):,} weights together; 32 bits "
+            "hold less than 2,147,483,648. Expected fewer, or a method that counts in each layer alone, such as "
+            "rigl(scope='layer'); the layers of a stack count apart."
+        )
 
 
 class Memory(NamedTuple):

@@ -20,9 +20,20 @@ def layer_counts(shapes: Sequence[tuple[int, ...]], layouts: Layouts) -> list[in
 
 
 def layer_sizes(shapes: Sequence[tuple[int, ...]], layouts: Layouts) -> jax.Array:
-    """Returns the number of weights of each layer, int32[layers]."""
+    """Returns the number of weights of each layer, int32[layers].
+
+    Raises:
+      ValueError: a layer has 2**31 weights or more.
+    """
     numbers = layer_counts(shapes, layouts)
-    return jnp.array(np.repeat([math.prod(s) // n for s, n in zip(shapes, numbers, strict=True)], numbers), jnp.int32)
+    sizes = [math.prod(s) // max(n, 1) for s, n in zip(shapes, numbers, strict=True)]
+    for size, n, shape in zip(sizes, numbers, shapes, strict=True):
+        if size >= 2**31:
+            raise ValueError(
+                f"a leaf of shape {shape} has {n} layer{'s' * (n > 1)} of {size:,} weights; at most 2,147,483,647 of a "
+                "layer can be counted. Expected a layout= that names its stack axes, or the leaf in parts."
+            )
+    return jnp.array(np.repeat(sizes, numbers), jnp.int32)
 
 
 def total(x: jax.Array, layout: Layout | None, dtype: Any = None) -> jax.Array:

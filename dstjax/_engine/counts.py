@@ -101,7 +101,9 @@ def initial_counts(masking: Masking | None, start: Start, leaves: Mapping[str, A
         return active_counts(masking, leaves)
     if starts_dense(start):
         shapes = layers_of(masked_leaves(masking, leaves), leaves)
-        return {name: math.prod(shape) for name, shape in shapes.items()}
+        counts = {name: math.prod(shape) for name, shape in shapes.items()}
+        distributions.check_countable(counts)
+        return counts
     return active_counts(dataclasses.replace(masking, sparsity=start.sparsity), leaves)
 
 

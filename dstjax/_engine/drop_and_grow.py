@@ -11,7 +11,7 @@ from dstjax._arrays.layout import lanes_of
 from dstjax._arrays.selection import count_true
 from dstjax._engine import returned
 from dstjax.criteria import Criterion
-from dstjax.rules import Leaf
+from dstjax.rules import Leaf, check_sums
 from dstjax.structures import WEIGHT, Structure
 
 NGrown = Callable[[jax.Array], jax.Array]
@@ -89,6 +89,8 @@ def drop_and_grow_all(
     if n_kept is None:
         budgets = jnp.concatenate([jnp.atleast_1d(leaf.budget) for leaf in leaves])
         n_kept = active - jnp.clip(budgets, 0, jnp.maximum(active - 1, 0))
+    if scope == "global":
+        check_sums([leaf.weight.size for leaf in leaves])
     together = jnp.clip(jnp.sum(n_kept), 0, jnp.sum(active))  # a leaf may have fewer than its share, others more
     keep = jnp.clip(n_kept, 0, active)
     target = active if target is None else target

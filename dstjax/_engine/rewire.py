@@ -56,7 +56,7 @@ def rewire(
         if rule is None:
             return layers.active - kept
         if isinstance(rule, budgets.Pooled):
-            return jnp.sum(jnp.where(still, 0, rule.n_grown(layers, kept)))
+            return layers.sum(jnp.where(still, 0, rule.n_grown(layers, kept)))
         pooled = getattr(masking.structure, "ranks_together", True)
         n = jnp.maximum(returned.counts(rule, "n_grown", rule(layers, kept), layers.active.size, pooled=pooled), 0)
         return jnp.where(still, 0, n) if n.ndim else n

@@ -94,8 +94,8 @@ def sis(*, prune_step: int, **common: Any) -> Method:
 
 def _globally_pruned(progress: schedules.Cubic, layers: Layers) -> jax.Array:
     """Counts the active weights of each layer after the smallest of the whole network went, as a ramp says."""
-    whole = jnp.sum(layers.initial)
-    stay = whole - progress.of(whole - jnp.sum(layers.target), layers.update_index)
+    whole = layers.sum(layers.initial)
+    stay = whole - progress.of(whole - layers.sum(layers.target), layers.update_index)
     sizes, masks = [jnp.abs(leaf.weight) for leaf in layers.leaves], [leaf.mask for leaf in layers.leaves]
     return layers.counts(WEIGHT.drop(sizes, masks, stay, list, layers.target, layers.layouts)[0])
 

@@ -42,7 +42,7 @@ def _momentum_shares(layers: Layers) -> jax.Array:
 def _kept_if_nearly_dense(n_kept: budgets.NKept, layers: Layers) -> jax.Array:
     """Lets layers that are nearly dense and important drop no larger a share than their sparsity."""
     moving, inactive = layers.active - n_kept(layers), layers.sizes - layers.active
-    nearly_dense = (inactive * 5 < layers.sizes) & (_momentum_shares(layers) > 1 / layers.active.size)
+    nearly_dense = (inactive < -(-layers.sizes // 5)) & (_momentum_shares(layers) > 1 / layers.active.size)
     share = jax.vmap(part_of)(layers.active, inactive, layers.sizes)
     whole = share * layers.sizes == layers.active * inactive
     least = jnp.minimum(moving, share + jnp.where(whole, 0, 1))
@@ -51,7 +51,7 @@ def _kept_if_nearly_dense(n_kept: budgets.NKept, layers: Layers) -> jax.Array:
 
 def _by_momentum(layers: Layers, kept: jax.Array) -> jax.Array:
     """Grows what all layers lost, by their shares in the momentum; no layer beyond 99 % of its room."""
-    lost = jnp.sum(layers.active - kept).astype(jnp.float32) + layers.shared.adjustment
+    lost = layers.sum(layers.active - kept).astype(jnp.float32) + layers.shared.adjustment
     # Rounding, which is not the same on all meshes, must not lift an integer.
     wanted = jnp.ceil(_momentum_shares(layers) * lost * (1 - 1e-5))
     return budgets.fill(wanted, 0.99 * layers.room(kept).astype(jnp.float32))
@@ -60,7 +60,7 @@ def _by_momentum(layers: Layers, kept: jax.Array) -> jax.Array:
 def _carried(layers: Layers, kept: jax.Array, masks: list[jax.Array]) -> _Carry:
     del kept
     carry = layers.shared
-    missing = (jnp.sum(layers.target) - jnp.sum(layers.counts(masks))).astype(jnp.float32)
+    missing = (layers.sum(layers.target) - layers.sum(layers.counts(masks))).astype(jnp.float32)
     total, rounds = carry.total + missing, carry.rounds + 1
     return _Carry(0.25 * carry.adjustment + 0.75 * missing + total / rounds.astype(jnp.float32), total, rounds)
 
@@ -106,7 +106,7 @@ def _above_threshold(layers: Layers) -> jax.Array:
 
 def _by_what_is_left(layers: Layers, kept: jax.Array) -> jax.Array:
     """Grows what is missing altogether, in proportion to what has stayed; not where something was just dropped."""
-    return budgets.deal(jnp.sum(layers.target - kept), kept, room=layers.room(layers.active))
+    return budgets.deal(layers.sum(layers.target - kept), kept, room=layers.room(layers.active))
 
 
 def _threshold(
@@ -114,8 +114,8 @@ def _threshold(
 ) -> jax.Array:
     """Halves H where too many weights went, and doubles it where too few did."""
     del masks
-    h, dropped = layers.shared, jnp.sum(layers.active - kept).astype(jnp.float32)
-    wanted = part.of(jnp.sum(layers.target), layers.update_index).astype(jnp.float32)
+    h, dropped = layers.shared, layers.sum(layers.active - kept).astype(jnp.float32)
+    wanted = part.of(layers.sum(layers.target), layers.update_index).astype(jnp.float32)
     lower, higher = dropped > (1 + tolerance) * wanted, dropped < (1 - tolerance) * wanted
     return jnp.where(lower, h / 2, jnp.where(higher, 2 * h, h))
 
