@@ -276,3 +276,16 @@ def test_masks_for_a_population_of_sparsities():
 
     states = jax.vmap(init)(jnp.array([0.5, 0.7]))
     assert states.targets.tolist() == [[36, 15, 10]] * 2
+
+
+@pytest.mark.parametrize(
+    "structure", [structures.n_m(1, 2), slow(structures.block(3, 5)), structures.fan_in()], ids=str
+)
+def test_the_structure_is_checked_under_jit_too(structure):
+    only = dict(maskable=lambda path, leaf: path == "dense/kernel", distribution="uniform")
+    method = methods.static(sparsity=0.5, structure=structure, **only)
+    params, alike = sparse(structure=structure, **only)
+    state = jax.jit(dstjax.sparsify(optax.sgd(0.1), method, initial_masks=alike).init)(params)
+    assert_same(dstjax.get_masks(state), alike)
+    with pytest.raises(ValueError, match="are not of structure="):
+        jax.jit(dstjax.sparsify(optax.sgd(0.1), method, initial_masks=sparse(**only)[1]).init)(params)
