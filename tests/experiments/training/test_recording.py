@@ -56,4 +56,4 @@ def test_on_a_terminal_there_is_a_bar(capsys, monkeypatch):
     output = capsys.readouterr()
     assert output.out == "a line\n"
     assert "50/50" in output.err
-    assert "exploration rate=0.2000" in output.err
+    assert "R=0.2000" in output.err
