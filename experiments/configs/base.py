@@ -43,6 +43,7 @@ def base() -> ConfigDict:
     config.devices = 1
     config.shard_params = False  # whether parameters and state are spread over the devices too
     config.accumulate = 1  # micro-batches in a step
+    config.on_nonfinite = "raise"  # a gradient that is not finite: 'skip' leaves the step out, 'pass' takes it
 
     config.seeds = config_dict.placeholder(object)  # a number n for 0 .. n-1, or a tuple of seeds
     config.seeds = 1

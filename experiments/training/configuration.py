@@ -19,7 +19,7 @@ from experiments.training.trainer import MakeTransformation
 # The fields that are no hyper-parameters of a method.
 RUN_FIELDS = (
     *("method", "end_percent", "prune_percent", "proxy", "dataset", "protocol", "data_root", "model", "optimizer"),
-    *("label_smoothing", "batch_size", "steps", "epochs", "devices", "shard_params", "accumulate"),
+    *("label_smoothing", "batch_size", "steps", "epochs", "devices", "shard_params", "accumulate", "on_nonfinite"),
     *("seeds", "seeds_mode"),
     *("eval_every_epochs", "checkpoint_every_epochs", "log_every_epochs", "tensorboard"),
 )
@@ -85,7 +85,8 @@ def plan(config: ConfigDict, defaults: ConfigDict | None = None) -> Plan:
     track = () if method.masking is None else ("exploration",) if method.updates is None else dstjax.transform.TRACKABLE
 
     def make_tx(seed: Any, initial_masks: Any = None) -> optax.GradientTransformationExtraArgs:
-        return dstjax.sparsify(inner, method, seed=seed, track=track, initial_masks=initial_masks)
+        lost = "skip" if config.on_nonfinite == "skip" else "pass"  # with 'raise' the run stops at the end of an epoch
+        return dstjax.sparsify(inner, method, seed=seed, track=track, initial_masks=initial_masks, on_nonfinite=lost)
 
     mode = config.seeds_mode
     if mode == "auto":
@@ -153,6 +154,7 @@ def _check_fields(config: ConfigDict) -> None:
     if config.batch_size % config.accumulate:
         raise ValueError(f"accumulate={config.accumulate} is not accepted; expected a divisor of the batch size, "
                          f"{config.batch_size}.")  # fmt: skip
+    check_choice("on_nonfinite", config.on_nonfinite, ("raise", "skip", "pass"))
     check_number("label_smoothing", config.label_smoothing, "a number in [0, 1)", lambda v: 0 <= v < 1)
     for name in ("shard_params", "proxy", "tensorboard"):
         if not isinstance(config[name], bool):

@@ -14,12 +14,18 @@ class Begun(NamedTuple):
     done: int  # batches
     loss: np.ndarray  # float32[seeds], sum
     correct: np.ndarray  # int32[seeds]
+    lost: np.ndarray  # int32[seeds, 3], see steps.Lost
     mask_updates: list[tuple[int, dict[str, np.ndarray]]]  # step and topology after each
 
 
 def to_text(begun: Begun) -> str:
     """Every bit of it."""
-    arrays: dict[str, Any] = {"done": np.int64(begun.done), "loss": begun.loss, "correct": begun.correct}
+    arrays: dict[str, Any] = {
+        "done": np.int64(begun.done),
+        "loss": begun.loss,
+        "correct": begun.correct,
+        "lost": begun.lost,
+    }
     arrays["steps"] = np.array([step for step, _ in begun.mask_updates], np.int64)
     for i, (_, topology) in enumerate(begun.mask_updates):
         arrays |= {f"{i}/{name}": value for name, value in topology.items()}
@@ -37,7 +43,7 @@ def from_text(text: str) -> Begun:
         number, slash, field = name.partition("/")
         if slash:
             updates[int(number)][1][field] = value
-    return Begun(int(arrays["done"]), arrays["loss"], arrays["correct"], updates)
+    return Begun(int(arrays["done"]), arrays["loss"], arrays["correct"], arrays["lost"], updates)
 
 
 class Pace:

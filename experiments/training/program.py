@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 
 class Program:
@@ -20,23 +21,30 @@ class Program:
     def __init__(self, function: Callable[..., Any], donate: tuple[int, ...] = ()) -> None:
         self.function, self.donate = function, donate
         self.call: Any = None
+        self.result: Any = None  # the treedef of what it returns
 
     def lower(self, *args: Any) -> Any:
-        """The program before compilation."""
+        """The program before compilation, from leaves to leaves: trees may name what the program does not depend on."""
+        leaves: list[Any]
+        treedef: Any
+        leaves, treedef = jax.tree_util.tree_flatten(args)
+        ends = np.cumsum([0, *(len(jax.tree_util.tree_leaves(x)) for x in args)])
 
-        def program(*args: Any) -> Any:  # one name for all, since the text begins with it
-            return self.function(*args)
+        def program(*leaves: Any) -> Any:  # one name for all, since the text begins with it
+            found, self.result = jax.tree_util.tree_flatten(self.function(*treedef.unflatten(leaves)))
+            return found
 
-        return jax.jit(program, donate_argnums=self.donate).lower(*args)
+        donated = [i for n in self.donate for i in range(ends[n], ends[n + 1])]
+        return jax.jit(program, donate_argnums=donated).lower(*leaves)
 
     def __call__(self, *args: Any) -> Any:
         if self.call is None:
             lowered = self.lower(*args)
-            # The text lacks arguments that the program does not read, and the containers of the results.
-            parts = (lowered.as_text(), str(lowered.args_info), str(lowered.out_tree), jax.default_backend())
+            # The text lacks arguments that the program does not read.
+            parts = (lowered.as_text(), str(lowered.args_info), jax.default_backend())
             key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
             self.call = Program.compiled.pop(key, None) or lowered.compile()
             Program.compiled[key] = self.call
             while len(Program.compiled) > Program.most:
                 Program.compiled.pop(next(iter(Program.compiled)))
-        return self.call(*args)
+        return self.result.unflatten(self.call(*jax.tree_util.tree_leaves(args)))

@@ -111,6 +111,7 @@ def _train_and_evaluate(config: ConfigDict, workdir: Path, defaults: ConfigDict 
                 step, begun = number * trainer.batches + epoch.done, epoch
                 leave(save, begun, checkpoints, step, asked())
             step, begun = number * trainer.batches + batches, None
+            check_gradients(epoch, config.on_nonfinite, plan.seeds, trainer.leaves())
             check(epoch, first, step, plan.seeds, table, plan.method.promises, ended=step == plan.steps)
             results.record_epoch(metrics, epoch, step, trainer.batches, updates, plan, table)
             updates += epoch.updates
@@ -178,7 +179,9 @@ def _closing(checkpoints: Checkpoints) -> Callable[..., bool]:
 def make_trainer(config: ConfigDict, plan: configuration.Plan, **others: Any) -> Trainer:
     """What trains the networks of a plan; ``others`` are arguments of :class:`Trainer`, in place of the plan's too."""
     planned = dict(data=plan.data, mode=plan.mode, devices=plan.devices, warm_up=round(mutual.WARM_UP * plan.steps))
-    named = {name: config[name] for name in ("batch_size", "shard_params", "label_smoothing", "accumulate")}
+    named = {
+        name: config[name] for name in ("batch_size", "shard_params", "label_smoothing", "accumulate", "on_nonfinite")
+    }
     return Trainer(plan.model, plan.make_tx, plan.method, seeds=plan.seeds, **{**planned, **named, **others})
 
 
@@ -224,6 +227,26 @@ def resume(trainer: Trainer, checkpoints: Checkpoints, workdir: Path, quiet: boo
         print(f"{workdir}: going on from the checkpoint at step {step}.")
     trainer.set_state(state)
     return Done(**record)
+
+
+def check_gradients(epoch: Epoch, on_nonfinite: str, seeds: Sequence[int], leaves: Sequence[str]) -> None:
+    """Stops where a gradient is not finite, unless such steps are skipped; says of these that there were some.
+
+    Raises:
+      DivergedError: names the first step, and the first leaf.
+    """
+    found = [
+        f"seed {seed}: {number} step{'s' * (number > 1)}, the first of them step {step}, leaf {leaves[leaf]!r}"
+        for seed, number, step, leaf in zip(seeds, *(x.tolist() for x in epoch.lost), strict=True)
+        if number
+    ]
+    if found and on_nonfinite == "raise":
+        raise DivergedError(
+            f"the gradient is not finite ({'; '.join(found)}); a smaller learning rate may help, and "
+            "--config.on_nonfinite=skip leaves such steps out."
+        )
+    if found and hosts.is_first():
+        print(f"skipped steps whose gradient is not finite ({'; '.join(found)}).", file=sys.stderr)
 
 
 def check(

@@ -23,11 +23,20 @@ class TrainState(NamedTuple):
     model_state: Tree  # running statistics, {} where the network has none
 
 
+class Lost(NamedTuple):
+    """Steps of an epoch whose gradient is not finite, int32[] each."""
+
+    number: Any
+    step: Any  # the first of them, counted from 1; 0 where there is none
+    leaf: Any  # the first such leaf of that step, in the order of the parameters
+
+
 class Sums(NamedTuple):
     """What an epoch adds up."""
 
-    loss: Any  # float32[]
+    loss: Any  # float32[], over the steps that are not lost
     correct: Any  # int32[]
+    lost: Lost
 
 
 class Source(NamedTuple):
@@ -49,6 +58,7 @@ class Recipe(NamedTuple):
     warm_up: int  # steps before the two networks of DCIL learn from each other
     label_smoothing: float = 0.0
     accumulate: int = 1  # micro-batches in a step
+    on_nonfinite: str = "raise"  # what a gradient that is not finite does: 'raise', 'skip' or 'pass'
 
 
 def scale_at_step(schedule: Callable[[Any], Any]) -> optax.GradientTransformationExtraArgs:
@@ -117,7 +127,24 @@ def step(
     exploring = dstjax.is_exploring(state.opt_state)
     model_state = jax.tree.map(lambda new, old: jnp.where(exploring, old, new), model_state, state.model_state)
     params = optax.apply_updates(state.params, updates)
-    return TrainState(params, opt_state, model_state), Sums(sums.loss + loss, sums.correct + correct)
+    lost, counted = sums.lost, loss
+    if recipe.on_nonfinite != "pass":
+        lost = _lost(lost, opt_state.step, gradients)
+        if recipe.on_nonfinite == "skip":
+            counted = jnp.where(lost.number > sums.lost.number, 0, loss)
+    return TrainState(params, opt_state, model_state), Sums(sums.loss + counted, sums.correct + correct, lost)
+
+
+def _lost(before: Lost, step: Any, gradients: Tree) -> Lost:
+    """The lost steps after one more."""
+    bad = jnp.stack([~jnp.all(jnp.isfinite(g)) for g in jax.tree.leaves(gradients)])
+    is_lost = jnp.any(bad)
+    is_first = is_lost & (before.number == 0)
+    return Lost(
+        before.number + is_lost,
+        jnp.where(is_first, step, before.step),
+        jnp.where(is_first, jnp.argmax(bad), before.leaf).astype(jnp.int32),
+    )
 
 
 def _in_parts(parts: int, part: Callable[..., Any], model_state: Tree, rows: Any, key: Any) -> Any:

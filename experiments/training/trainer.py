@@ -15,7 +15,7 @@ from experiments.data import Data, Stream
 from experiments.training import feeds, hosts, pruning, steps
 from experiments.training.partial import Begun, Pace
 from experiments.training.program import Program
-from experiments.training.steps import Recipe, Source, Sums, TrainState, Tree
+from experiments.training.steps import Lost, Recipe, Source, Sums, TrainState, Tree
 
 MakeTransformation = Callable[..., optax.GradientTransformationExtraArgs]  # of a seed or key, and initial masks
 # Makes a mask update: of the number of the group and of the step, the program and its arguments; returns its results.
@@ -30,6 +30,7 @@ class Epoch(NamedTuple):
     topology: dict[str, np.ndarray]  # at the end, see steps.inspect
     mask_updates: list[tuple[int, dict[str, np.ndarray]]]  # step and topology after each mask update that was looked at
     updates: int  # how many there were
+    lost: Lost  # int32[seeds] each: steps whose gradient is not finite
 
 
 class Trainer:
@@ -55,6 +56,7 @@ class Trainer:
         warm_up: int = 0,
         label_smoothing: float = 0.0,
         accumulate: int = 1,
+        on_nonfinite: str = "raise",
         on_update: UpdateHook = lambda group, step, program, arguments: program(*arguments),
     ) -> None:
         self.on_update = on_update
@@ -79,7 +81,7 @@ class Trainer:
         due = [bool(method.is_update_step(t)) for t in range(1, 101)]
         self.often = sum(due) > len(due) // 2 and metric is None
         decides = None if self.often else False
-        recipe = Recipe(model, make_tx(0, None), method, augment, warm_up, label_smoothing, accumulate)
+        recipe = Recipe(model, make_tx(0, None), method, augment, warm_up, label_smoothing, accumulate, on_nonfinite)
         self.run = self._program(steps.run, recipe, decides, axes=(0, 0, source, 0, None, None), donate=(0, 1))
         self.rewire = self._program(steps.rewire, recipe, axes=(0, 0, source, 0, None, metric), donate=(0, 1))
         self.evaluation = self._program(steps.evaluate, model, axes=(0, source, 0, None))
@@ -106,8 +108,10 @@ class Trainer:
         self.feed.begin(number)
         if begun is None:
             zeros = np.zeros(len(self.seeds), np.float32)
-            begun = Begun(0, zeros, zeros.astype(np.int32), [])
-        self.sums = self._split(Sums(begun.loss, begun.correct))
+            begun = Begun(
+                0, zeros, zeros.astype(np.int32), np.zeros((len(self.seeds), len(Lost._fields)), np.int32), []
+            )
+        self.sums = self._split(Sums(begun.loss, begun.correct, Lost(*begun.lost.T)))
         first, done = number * self.batches, begun.done
         updates: list[tuple[int, Any]] = []
         for i in range(done, batches + 1):
@@ -119,7 +123,8 @@ class Trainer:
                 done, asked = self._piece(done, i, stop)
                 if asked and done < batches:
                     sums = self._host(self.sums)
-                    return Begun(done, sums.loss, sums.correct, begun.mask_updates + self._fetched(updates))
+                    lost = np.stack(sums.lost, axis=-1)
+                    return Begun(done, sums.loss, sums.correct, lost, begun.mask_updates + self._fetched(updates))
             if pruned:
                 self._prune()
             if rewired:
@@ -134,10 +139,11 @@ class Trainer:
                 done = i + 1
         total, final = self._host(self.sums), self._host([self.inspection(s) for s in self.states])
         return Epoch(
-            loss=total.loss.astype(np.float64) / batches,
+            loss=total.loss.astype(np.float64) / np.maximum(batches - total.lost.number, 1),
             accuracy=total.correct.astype(np.float64) / (batches * self.batch_size),
             topology=final,
             mask_updates=begun.mask_updates + self._fetched(updates),
+            lost=total.lost,
             updates=sum(bool(self.method.is_update_step(first + i + 1)) for i in range(batches)),
         )
 
@@ -195,6 +201,10 @@ class Trainer:
     def pictures(self) -> dict[str, np.ndarray]:
         """The first masked layer of each network: mask, weights ever active, and mask rounds where they are counted."""
         return self._host([self.picture(state) for state in self.states])
+
+    def leaves(self) -> list[str]:
+        """The paths of the parameters, in their order."""
+        return list(dstjax.masks.by_name(self.states[0].params))
 
     def masks(self) -> list[dict[str, np.ndarray]]:
         """The masks of each network by the path of their leaf."""

@@ -77,7 +77,13 @@ def test_the_command_says_so_in_a_line(signals, tmp_path, capsys):
 def test_a_half_epoch_is_kept_to_the_last_bit():
     rng = np.random.default_rng(0)
     topology = {"active": np.int32([[3, 4]]), "mask_error": np.float32([np.nan]), "survival_rate": np.float32([1 / 3])}
-    begun = Begun(7, rng.random(2).astype(np.float32), np.int32([5, 6]), [(4, topology), (8, topology)])
+    begun = Begun(
+        7,
+        rng.random(2).astype(np.float32),
+        np.int32([5, 6]),
+        np.int32([[0, 0, 0], [2, 5, 1]]),
+        [(4, topology), (8, topology)],
+    )
     found = from_text(to_text(begun))
     assert found.done == 7
     np.testing.assert_array_equal(found.loss, begun.loss)

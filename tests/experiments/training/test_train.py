@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -219,8 +220,21 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_status_1(tmp_path, capsys)
     arguments = ["--config", DIGITS, "--workdir", str(tmp_path), *TINY, "--config.optimizer.learning_rate=1e30"]
     assert train.main(arguments) == 1
     error = capsys.readouterr().err
-    assert error == "error: the loss is not finite for seed(s) [0] between step 1 and step 16.\n"
+    assert re.fullmatch(
+        r"error: the gradient is not finite \(seed 0: \d+ steps, the first of them step [2-9], leaf '.*'\); a smaller "
+        r"learning rate may help, and --config\.on_nonfinite=skip leaves such steps out\.\n",
+        error,
+    )
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_steps_that_are_not_finite_are_left_out_where_that_is_asked_for(tmp_path, capsys):
+    """At this rate the first step overflows the next loss; nothing after it is taken."""
+    arguments = ["--config", DIGITS, "--workdir", str(tmp_path), *TINY, "--config.optimizer.learning_rate=1e30"]
+    assert train.main([*arguments, "--config.on_nonfinite=skip"]) == 0
+    assert re.search(r"skipped steps whose gradient is not finite \(seed 0: \d+ steps", capsys.readouterr().err)
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all(record["strays"] == 0 for record in records if "strays" in record)
 
 
 def test_tensorboard_events_are_written_when_asked(small, tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 
 from experiments.training import configuration
 from experiments.training.run import train_and_evaluate
-from experiments.training.steps import Sums
+from experiments.training.steps import Lost, Sums
 from experiments.training.trainer import Program, Trainer
 
 
@@ -17,7 +17,7 @@ def test_a_plain_step_has_no_branch_and_nothing_sorts(small):
         trainer.feed.begin(0)
         (span,) = trainer.feed.spans(0, 0, 3)
         zeros = np.zeros(span.order.shape[:-2], np.float32)
-        arguments = (trainer.states[0], Sums(zeros, zeros.astype(np.int32)))
+        arguments = (trainer.states[0], Sums(zeros, zeros.astype(np.int32), Lost(*[zeros.astype(np.int32)] * 3)))
         plain = trainer.run.lower(*arguments, *span).compile().as_text()
         assert "while(" in plain
         assert "conditional(" not in plain
@@ -58,7 +58,7 @@ def test_the_programs_that_were_used_last_are_kept(monkeypatch):
     for power in (1, 2, 1, 3):
         Program(lambda x, power=power: x**power)(np.ones(2))
     first, last = Program.compiled.values()
-    assert [float(kept(np.full(2, 2.0))[0]) for kept in (first, last)] == [2, 8]
+    assert [float(kept(np.full(2, 2.0))[0][0]) for kept in (first, last)] == [2, 8]
 
 
 def test_a_hook_makes_each_mask_update_of_each_network(small):
