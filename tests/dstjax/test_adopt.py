@@ -190,3 +190,13 @@ def test_a_trace_cannot_adopt():
         jax.jit(lambda s: dstjax.adopt(s, params, methods.static(sparsity=0.7)))(state)
     with pytest.raises(ValueError, match="parameters"):
         dstjax.adopt(state, {"other": jnp.ones((3, 3))}, methods.static(sparsity=0.7))
+
+
+def test_a_rule_for_leaves_that_reads_values_is_asked_at_init_alone():
+    sparse = {"a": jnp.eye(4), "b": jnp.ones((4, 4))}
+    method = methods.static(sparsity=0.75, maskable=lambda path, leaf: bool((leaf == 0).any()))
+    tx = dstjax.sparsify(optax.sgd(0.1), method, initial_masks=dstjax.masks.from_params(sparse))
+    state = tx.init(sparse)
+    updates, _ = jax.jit(tx.update)(sparse, state, sparse)
+    assert list(trees.names(dstjax.get_masks(state))) == ["a"]
+    assert int((updates["a"] != 0).sum()) == 4
