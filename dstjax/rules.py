@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar, dataclass_transform
 import jax
 import jax.numpy as jnp
 
-from dstjax._arrays import lanes
+from dstjax._arrays import lanes, wide
 from dstjax._arrays.layout import Layout, lanes_of
 from dstjax._arrays.selection import count_true
 from dstjax._arrays.trees import is_traced
@@ -85,6 +85,12 @@ class Layers(NamedTuple):
         check_sums([leaf.weight.size for leaf in self.leaves])
         return jnp.sum(counts, dtype=jnp.int32)
 
+    def about(self, counts: jax.Array) -> jax.Array:
+        """Returns the sum of signed numbers of weights over all layers however large, float32[]."""
+        if not wide.is_large([leaf.weight.size for leaf in self.leaves]):
+            return jnp.sum(counts, dtype=jnp.int32).astype(jnp.float32)
+        return wide.surplus(counts).to_float() - wide.surplus(-counts).to_float()
+
     def room(self, counts: jax.Array) -> jax.Array:
         """Returns how many weights each layer could have beyond some counts, int32[layers]; 0 where it stands still."""
         room = self.sizes - counts
@@ -110,7 +116,7 @@ def check_sums(sizes: Sequence[int]) -> None:
     Raises:
       ValueError: they have.
     """
-    if sum(sizes) >= 2**31:
+    if wide.is_large(sizes):
         raise ValueError(
             f"a rule adds up numbers of weights over {len(sizes)} leaves of {sum(sizes):,} weights together; 32 bits "
             "hold less than 2,147,483,648. Expected fewer, or a method that counts in each layer alone, such as "

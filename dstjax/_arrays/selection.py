@@ -25,11 +25,13 @@ import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
 
+from dstjax._arrays import wide
 from dstjax._arrays.bits import shape, unpack
 from dstjax._arrays.counting import Blocks, Scalars
 from dstjax._arrays.layout import Layout, lanes_of, order_of
 from dstjax._arrays.shards import Shards, over_pieces
 from dstjax._arrays.sort_keys import ordered_key, other_candidates
+from dstjax._arrays.wide import Wide
 
 # Bits of a threshold that one pass resolves, by platform; any number of them gives the same masks. On CPU two and three
 # are equally fast, and two compile faster. The others are not measured: there each kernel costs its start, so fewer
@@ -67,7 +69,7 @@ def top_k_mask(
 @functools.partial(jax.jit, static_argnames=("together", "layouts", "bits_per_pass"))
 def top_k_masks(
     scores: Sequence[jax.Array],
-    ks: Sequence[ArrayLike],
+    ks: Sequence[ArrayLike | Wide],
     *,
     where: Sequence[jax.Array | None] | None = None,
     together: bool = False,
@@ -127,8 +129,12 @@ def top_k_masks(
     return marks
 
 
-def _wanted(ks: Any, lanes: Sequence[int], together: bool) -> jax.Array:
-    """Returns how many are marked in each layer, or altogether, uint32[layers] or uint32[1]."""
+def _wanted(ks: Any, lanes: Sequence[int], together: bool) -> jax.Array | Wide:
+    """Returns how many are marked in each layer, or altogether: uint32[layers], or uint32[1] or a wide number."""
+    if together and isinstance(ks[0], Wide):
+        if sum(lanes) > 2**16:
+            raise ValueError(f"one ranking of {sum(lanes)} layers is too many; at most 65,536 layers can be ranked.")
+        return ks[0]
     if not isinstance(ks, list | tuple):
         numbers = jnp.asarray(ks)
     elif together or all(n == 1 for n in lanes):
@@ -174,7 +180,7 @@ def _choose(
     pieces: Shards,
     keys: Sequence[jax.Array],
     wheres: Sequence[jax.Array | None],
-    ks: jax.Array,
+    ks: jax.Array | Wide,
     *,
     layouts: Sequence[Layout | None],
     bits_per_pass: int,
@@ -192,14 +198,21 @@ def _choose(
         )
     lanes = sum(layout.lanes)
     every = jnp.uint32(2**32 - 1)
+    budgets = 1 if isinstance(ks, Wide) else len(ks)
 
     def each(numbers: jax.Array) -> jax.Array:
         """Numbers of the budgets as numbers of the lanes, along the last axis."""
-        return numbers if len(ks) == lanes else jnp.broadcast_to(numbers, (*numbers.shape[:-1], lanes))
+        return numbers if budgets == lanes else jnp.broadcast_to(numbers, (*numbers.shape[:-1], lanes))
 
     def summed(counts: jax.Array) -> jax.Array:
         """Counts [thresholds, lanes] as those of the budgets."""
-        return counts if len(ks) == lanes else jnp.sum(counts, axis=1, keepdims=True, dtype=counts.dtype)
+        return counts if budgets == lanes else jnp.sum(counts, axis=1, keepdims=True, dtype=counts.dtype)
+
+    def suffice(counts: jax.Array) -> jax.Array:
+        """Whether counts [thresholds, lanes] are as many as the budgets, bool[thresholds, budgets]."""
+        if isinstance(ks, Wide):
+            return wide.at_least(wide.total(counts), ks)[:, None]
+        return summed(counts) >= ks[None]
 
     # Finds the largest threshold that at least k keys reach. The loop also carries, for each lane, how many keys reach
     # it and how many lie above it.
@@ -207,7 +220,7 @@ def _choose(
         unit, threshold, at_least, above = loop
         digits, exist = _digits(unit, bits_per_pass)
         counts = layout.reaching(blocks, each(threshold), digits)
-        reached = exist & (summed(counts) >= ks[None])
+        reached = exist & suffice(counts)
         lower = each(reached)
         upper = exist & ~lower
         at_least = jnp.minimum(at_least, jnp.min(jnp.where(lower, counts, every), axis=0))
@@ -216,14 +229,17 @@ def _choose(
 
     passes, unit = _passes(jnp.iinfo(dtype).bits, dtype, bits_per_pass)
     sizes = jnp.array(np.repeat(layout.whole_sizes, layout.lanes), jnp.uint32)
-    start = pieces.varying_as((jnp.zeros(len(ks), dtype), sizes, jnp.zeros_like(sizes)), ks, *blocks)
+    start = pieces.varying_as((jnp.zeros(budgets, dtype), sizes, jnp.zeros_like(sizes)), *jax.tree.leaves(ks), *blocks)
     _, threshold, at_least, above = lax.fori_loop(0, passes, narrow, (unit, *start))
     threshold = each(threshold)
     equal = at_least - above
-    room = ks - summed(above[None])[0]
-    if len(ks) == lanes:
-        room = jnp.minimum(room, equal)
+    if isinstance(ks, Wide):  # earlier lanes first, here too
+        left = wide.minus(ks, wide.total(above))
+        room = jnp.minimum(wide.narrow(wide.minus(left, wide.before(equal))), equal)
+    elif budgets == lanes:
+        room = jnp.minimum(ks - above, equal)
     else:  # earlier lanes first
+        room = ks - summed(above[None])[0]
         before = jnp.cumsum(equal, dtype=jnp.uint32) - equal
         room = jnp.where(before < room, jnp.minimum(room - before, equal), jnp.uint32(0))
     # No float is a candidate below key 1, so a threshold of 0 leaves room for nothing.

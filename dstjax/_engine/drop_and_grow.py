@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dstjax._arrays import lanes
+from dstjax._arrays import lanes, wide
 from dstjax._arrays.layout import lanes_of
 from dstjax._arrays.selection import count_true
 from dstjax._engine import returned
@@ -89,9 +89,10 @@ def drop_and_grow_all(
     if n_kept is None:
         budgets = jnp.concatenate([jnp.atleast_1d(leaf.budget) for leaf in leaves])
         n_kept = active - jnp.clip(budgets, 0, jnp.maximum(active - 1, 0))
-    if scope == "global":
-        check_sums([leaf.weight.size for leaf in leaves])
-    together = jnp.clip(jnp.sum(n_kept), 0, jnp.sum(active))  # a leaf may have fewer than its share, others more
+    # In one ranking a leaf may have fewer than its share, others more.
+    together: Any = jnp.clip(jnp.sum(n_kept), 0, jnp.sum(active))
+    if scope == "global" and wide.is_large([leaf.weight.size for leaf in leaves]):
+        together = in_all(n_kept, leaves, structure)
     keep = jnp.clip(n_kept, 0, active)
     target = active if target is None else target
     leaves = [leaf._replace(budget=n) for leaf, n in zip(leaves, _by_leaf(active - keep, shapes, layouts), strict=True)]
@@ -107,7 +108,8 @@ def drop_and_grow_all(
         room = [r & ~s for r, s in zip(room, still, strict=True)]
     stayed = keep if getattr(structure, "exact", False) and scope == "layer" else count_true(kept, layouts)
     n = active - stayed if n_grown is None else n_grown(stayed)
-    growing = n if jnp.ndim(n) else jnp.broadcast_to(n, active.shape)
+    one = wide.narrow(n).astype(jnp.int32) if isinstance(n, wide.Wide) else n
+    growing = one if jnp.ndim(one) else jnp.broadcast_to(one, active.shape)
     leaves = [
         leaf._replace(mask=k, key=key, budget=b)
         for leaf, k, key, b in zip(leaves, kept, grow_keys, _by_leaf(growing, shapes, layouts), strict=True)
@@ -118,6 +120,20 @@ def drop_and_grow_all(
 
 def _highest(dtype: Any) -> Any:
     return jnp.array(jnp.inf if jnp.issubdtype(dtype, jnp.inexact) else jnp.iinfo(dtype).max, dtype)
+
+
+def in_all(counts: jax.Array, leaves: Sequence[Leaf], structure: Structure) -> Any:
+    """Numbers of all layers added up for one ranking: int32[], or in two parts where that may be too narrow.
+
+    Raises:
+      ValueError: it is too narrow, and the structure switches no single weights.
+    """
+    sizes = [leaf.weight.size for leaf in leaves]
+    if not wide.is_large(sizes):
+        return jnp.sum(counts)
+    if structure != WEIGHT:
+        check_sums(sizes)
+    return wide.surplus(counts)
 
 
 def _by_leaf(numbers: jax.Array, shapes: Sequence[tuple[int, ...]], layouts: lanes.Layouts) -> list[jax.Array]:

@@ -39,8 +39,11 @@ def added(record: Record, value: Any) -> Record:
 
 
 def measured(record: Record, metric: Any) -> Measured:
-    """What rules read: the mean loss since the last update, or what was passed as ``metric=`` if anything was."""
-    mean = record.total / jnp.maximum(record.number, 1).astype(jnp.float32)
+    """What rules read: the mean loss since the last update, or what was passed as ``metric=`` if anything was.
+
+    NaN where no loss was a finite number.
+    """
+    mean = jnp.where(record.number > 0, record.total / record.number.astype(jnp.float32), jnp.nan)
     now = mean if metric is None else jnp.asarray(metric, jnp.float32)
     return Measured(now, jnp.where(record.updates == 0, now, record.first), record.history, record.updates)
 

@@ -12,7 +12,7 @@ from dstjax._arrays import lanes
 from dstjax._arrays.bits import StoredMask, pack_like, unpack
 from dstjax._arrays.selection import count_true
 from dstjax._engine import measures, returned
-from dstjax._engine.drop_and_grow import drop_and_grow_all
+from dstjax._engine.drop_and_grow import drop_and_grow_all, in_all
 from dstjax._engine.states import Topology
 from dstjax.method import Masking, Remembered, Updates
 from dstjax.rules import Layers
@@ -56,7 +56,7 @@ def rewire(
         if rule is None:
             return layers.active - kept
         if isinstance(rule, budgets.Pooled):
-            return layers.sum(jnp.where(still, 0, rule.n_grown(layers, kept)))
+            return in_all(jnp.where(still, 0, rule.n_grown(layers, kept)), leaves, masking.structure)
         pooled = getattr(masking.structure, "ranks_together", True)
         n = jnp.maximum(returned.counts(rule, "n_grown", rule(layers, kept), layers.active.size, pooled=pooled), 0)
         return jnp.where(still, 0, n) if n.ndim else n

@@ -51,7 +51,7 @@ def _kept_if_nearly_dense(n_kept: budgets.NKept, layers: Layers) -> jax.Array:
 
 def _by_momentum(layers: Layers, kept: jax.Array) -> jax.Array:
     """Grows what all layers lost, by their shares in the momentum; no layer beyond 99 % of its room."""
-    lost = layers.sum(layers.active - kept).astype(jnp.float32) + layers.shared.adjustment
+    lost = layers.about(layers.active - kept) + layers.shared.adjustment
     # Rounding, which is not the same on all meshes, must not lift an integer.
     wanted = jnp.ceil(_momentum_shares(layers) * lost * (1 - 1e-5))
     return budgets.fill(wanted, 0.99 * layers.room(kept).astype(jnp.float32))
@@ -60,7 +60,7 @@ def _by_momentum(layers: Layers, kept: jax.Array) -> jax.Array:
 def _carried(layers: Layers, kept: jax.Array, masks: list[jax.Array]) -> _Carry:
     del kept
     carry = layers.shared
-    missing = (layers.sum(layers.target) - layers.sum(layers.counts(masks))).astype(jnp.float32)
+    missing = layers.about(layers.target - layers.counts(masks))
     total, rounds = carry.total + missing, carry.rounds + 1
     return _Carry(0.25 * carry.adjustment + 0.75 * missing + total / rounds.astype(jnp.float32), total, rounds)
 

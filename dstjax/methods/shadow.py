@@ -82,7 +82,7 @@ def _of_both(leaf: Leaf) -> jax.Array:
 def _no_denser(count: budgets.NKept, together: bool, layers: Layers) -> jax.Array:
     """Counts no more than are active: masks that were pruned further than the schedule do not fill up again."""
     wanted, active = count(layers), layers.active
-    is_more = layers.sum(wanted) > layers.sum(active) if together else wanted > active
+    is_more = layers.about(wanted - active) > 0 if together else wanted > active
     return jnp.where(is_more, active, wanted)
 
 

@@ -7,7 +7,9 @@ from typing import Any, ClassVar, Protocol
 import jax
 import jax.numpy as jnp
 
+from dstjax._arrays import wide
 from dstjax._arrays.layout import Layout, assumed
+from dstjax._arrays.wide import Wide
 from dstjax.selection import count_true, top_k_masks
 
 Array = jax.Array
@@ -82,24 +84,26 @@ class Weight:
     ) -> Kept:
         """Keeps the best of each layer; a common ranking also keeps the best one of every layer."""
         del salient, target
-        if jnp.ndim(keep):
+        if not isinstance(keep, Wide) and jnp.ndim(keep):
             kept = top_k_masks(scores, keep, where=masks, layouts=layouts)
         else:
             best = top_k_masks(scores, [1] * len(scores), where=masks, layouts=layouts)
             others = [m & ~b for m, b in zip(masks, best, strict=True)]
-            left = keep - jnp.sum(count_true(best))
+            first = count_true(best)
+            left = wide.minus(keep, wide.total(first)) if isinstance(keep, Wide) else keep - jnp.sum(first)
             rest = top_k_masks(scores, [left], where=others, together=True, layouts=layouts)
             kept = [b | k for b, k in zip(best, rest, strict=True)]
         return kept, [~k for k in kept]
 
     def grow(self, scores: Arrays, kept: Arrays, room: Arrays, n: jax.Array, layouts: Layouts = None) -> Arrays:
         """Grows the best of each layer; a common ranking also grows the best one of every layer that has none."""
-        if jnp.ndim(n):
+        if not isinstance(n, Wide) and jnp.ndim(n):
             return top_k_masks(scores, n, where=room, layouts=layouts)
-        empty = ((count_true(kept, layouts) == 0) & (n > 0)).astype(jnp.int32)
+        some = wide.narrow(n) > 0 if isinstance(n, Wide) else n > 0
+        empty = ((count_true(kept, layouts) == 0) & some).astype(jnp.int32)
         first = top_k_masks(scores, empty, where=room, layouts=layouts)
         others = [r & ~f for r, f in zip(room, first, strict=True)]
-        left = n - jnp.sum(empty, dtype=jnp.int32)
+        left = wide.minus(n, wide.total(empty)) if isinstance(n, Wide) else n - jnp.sum(empty, dtype=jnp.int32)
         rest = top_k_masks(scores, [left], where=others, together=True, layouts=layouts)
         return [f | r for f, r in zip(first, rest, strict=True)]
 

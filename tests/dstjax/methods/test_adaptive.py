@@ -16,7 +16,8 @@ from tests import oracles
 from tests.dstjax.methods import following
 from tests.thorough import slow
 
-SHARED = dict(sparsity=0.4, update_period=3, end_step=following.STEPS)
+SHARED = dict(sparsity=0.4, update_period=3, end_step=STEPS)
+STEPS, UPDATES = 34, 11  # so many until DynSET has paused
 NAMES = ["accset", "lset", "dynset"]
 GIVEN = {"accset": "metric", "lset": "value", "dynset": "value"}
 
@@ -88,10 +89,14 @@ def test_transcript(x64, name, options, given):
     method = methods.get(name, **SHARED, **options).but(grow_score=spy)
     told = {"performance": "accuracy" if name == "accset" else "loss", "lag": 3 if name == "dynset" else None}
     run, changed = following.follow(
-        method, lambda *args: Regrowing(*args, spy=spy, **{**told, **options}), given=given, jit=False
+        method,
+        lambda *args: Regrowing(*args, spy=spy, end=STEPS, **{**told, **options}),
+        given=given,
+        jit=False,
+        steps=STEPS,
     )
-    assert run.updates == following.UPDATES
-    assert changed == following.UPDATES - run.paused
+    assert run.updates == UPDATES
+    assert changed == UPDATES - run.paused
     assert (run.paused > 0) == (name == "dynset")
     assert all(run.m[n].sum() < run.gamma[n] for n in run.m)
 
