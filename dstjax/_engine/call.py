@@ -238,7 +238,9 @@ class Call:
         call = copy.copy(self)  # keys that are made in the branch must not be kept after it
         grow_keys = [grow for _, grow in call.keys]
         layers = call.layers(weights)
-        return rewire(method.masking, method.updates, method.remembered, call.old, layers, grow_keys, frozen)
+        masked = {*call.moved.at}
+        dense = [u for i, u in enumerate(call.updates) if i not in masked and is_array(u)]
+        return rewire(method.masking, method.updates, method.remembered, call.old, layers, grow_keys, frozen, dense)
 
     def of_each(self, what: str, rule: Any, kind: Any = jnp.inexact) -> list[jax.Array] | None:
         """What a rule gives for each leaf, as the forward pass saw it; None if there is no rule."""

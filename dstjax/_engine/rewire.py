@@ -26,10 +26,12 @@ def rewire(
     layers: Layers,
     grow_keys: list[jax.Array],
     frozen: Sequence[bool],
+    dense: Sequence[Any] = (),
 ) -> Topology:
     """One mask update: drops and grows in every leaf, counts, and tracks what is tracked.
 
-    A layer that is frozen, or whose gradient is zero, stands still: nothing could train what is grown there.
+    A layer that is frozen stands still: nothing could train what is grown there. So does one whose gradient is zero
+    while others have one.
 
     Args:
       masking: what is masked.
@@ -39,12 +41,13 @@ def rewire(
       layers: what the rules read.
       grow_keys: a PRNG key for the growth of each leaf.
       frozen: for each leaf whether the optimiser never moves it.
+      dense: the gradients of leaves that are not masked.
 
     Returns:
       The topology after, of the same structure, shapes, dtypes and shardings.
     """
     leaves, before = layers.leaves, [leaf.mask for leaf in layers.leaves]
-    still = _standing_still(layers, frozen)
+    still = _standing_still(layers, frozen, dense)
     layers = layers._replace(still=still)
     of_leaf = lanes.of_each(still, [m.shape for m in before], layers.layouts)
     n_kept = returned.counts(updates.n_kept, "n_kept", updates.n_kept(layers), layers.active.size)
@@ -109,11 +112,14 @@ def rewire(
     return result
 
 
-def _standing_still(layers: Layers, frozen: Sequence[bool]) -> jax.Array:
-    """Which layers are frozen, or have a gradient of zeros, bool[layers]."""
+def _standing_still(layers: Layers, frozen: Sequence[bool], dense: Sequence[Any]) -> jax.Array:
+    """Which layers are frozen, or have a gradient of zeros where another leaf has one that is none, bool[layers]."""
     moving = layers.counts([leaf.gradient != 0 for leaf in layers.leaves])
+    anywhere = jnp.any(moving > 0)
+    for gradient in dense:
+        anywhere |= jnp.any(gradient != 0)
     numbers = lanes.layer_counts([leaf.weight.shape for leaf in layers.leaves], layers.layouts)
-    return (moving == 0) | np.repeat(np.array(frozen, bool), numbers)
+    return ((moving == 0) & anywhere) | np.repeat(np.array(frozen, bool), numbers)
 
 
 def _stored_like(old: list[StoredMask], new: list[jax.Array]) -> list[StoredMask]:

@@ -16,8 +16,8 @@ from tests import oracles
 from tests.dstjax.methods import following
 from tests.thorough import slow
 
-SHARED = dict(sparsity=0.4, update_period=3, end_step=STEPS)
 STEPS, UPDATES = 34, 11  # so many until DynSET has paused
+SHARED = dict(sparsity=0.4, update_period=3, end_step=STEPS)
 NAMES = ["accset", "lset", "dynset"]
 GIVEN = {"accset": "metric", "lset": "value", "dynset": "value"}
 

@@ -130,7 +130,7 @@ def test_snfs_worked_example():
 
 
 def test_snfs_without_any_gradient_loses_nothing_for_good():
-    """Without a gradient all stands still, and what is missing later comes back."""
+    """All momenta are 0, so no layer has a share and nothing is grown; what is missing comes back with the gradient."""
     method = methods.snfs(sparsity=0.5, update_period=1, drop_fraction=0.5, drop_schedule="constant")
     params = {"a": jnp.arange(1.0, 41).reshape(5, 8), "b": jnp.arange(1.0, 41).reshape(8, 5)}
     tx = dstjax.sparsify(optax.sgd(0.0), method)
@@ -141,7 +141,7 @@ def test_snfs_without_any_gradient_loses_nothing_for_good():
         updates, state = tx.update(grads, state, params)
         params = optax.apply_updates(params, updates)
         found.append(sum(following.active(state).values()))
-    assert found[0] == total
+    assert found[0] < total
     assert abs(found[-1] - total) <= 2
 
 
@@ -228,7 +228,7 @@ def test_dsr_worked_example():
     assert following.active(state) == {"a": 14, "b": 24, "c": 34}
     small = {n: oracles.best(np.zeros(m.shape), 4, np.asarray(m)) for n, m in before.items()}
     params = {n: jnp.where(before[n], jnp.where(small[n], 9e-4, 1e-3), 0) for n in params}  # 1e-3 is not below H
-    _, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+    _, state = tx.update(jax.tree.map(jnp.zeros_like, params), state, params)
     after = {n: np.asarray(m) for n, m in dstjax.get_masks(state).items()}
     grown = {n: int((after[n] & ~np.asarray(before[n])).sum()) for n in after}
     assert grown == {"a": 2, "b": 4, "c": 6}
@@ -254,7 +254,7 @@ def test_dsr_leaves_the_threshold_within_the_tolerance(dropped, expected):
 def test_dsr_leaves_one_weight_in_every_layer():
     method = methods.dsr(sparsity=0.5, update_period=1, threshold=10.0)
     params = {"a": jnp.arange(1.0, 13).reshape(3, 4), "b": jnp.full((4, 4), 20.0)}
-    before, after, params, _ = one_update(method, params, lambda _: jax.tree.map(jnp.ones_like, params))
+    before, after, params, _ = one_update(method, params, lambda _: jax.tree.map(jnp.zeros_like, params))
     largest = jnp.argmax(jnp.where(before["a"], jnp.arange(12.0).reshape(3, 4), -1))
     assert bool(after["a"].ravel()[largest])
     assert int((before["a"] & after["a"]).sum()) in (1, 2, 3)  # eleven and twelve are not below ten either
