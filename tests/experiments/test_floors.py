@@ -9,10 +9,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # From the ground up: a room imports its own floor and those below. Rooms of one line do not know each other.
 FLOORS = (
-    ("command_line", "configs", "tasks"),
+    ("stopping", "configs", "tasks"),
+    ("command_line", "supervising"),
     ("data", "models"),
     ("training",),
     ("report", "queue"),
+    ("grid",),
     ("benchmarks", "reproduce", "compare", "train", "flops", "run_colabs"),
 )
 FILES = sorted((ROOT / "experiments").rglob("*.py"))

@@ -263,8 +263,8 @@ def test_gap_worked_example():
     params = dstjax.apply_masks(params, state)
     still = jax.tree.map(jnp.zeros_like, params)
     seen = []
-    # The second step moves the two weights of A that were grown at 0 beyond the others; the gradient of B, without which
-    # it would stand still, is at a weight that is not active.
+    # The second step moves the two weights of A that were grown at 0 beyond the others; B has a gradient, without which
+    # it would stand still, at a weight that is not active.
     second = {"a": jnp.array([[0.0, 0.0, 1.0, -2.0]]), "b": jnp.array([[0.0, 1.0, 0.0, 0.0]])}
     for gradients in (still, second, still):
         updates, state = tx.update(gradients, state, params)
