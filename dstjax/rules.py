@@ -18,6 +18,8 @@ from dstjax._arrays import lanes
 from dstjax._arrays.layout import Layout, lanes_of
 from dstjax._arrays.selection import count_true
 from dstjax._arrays.trees import is_traced
+from dstjax._arrays.wide import wide as wide
+from dstjax._arrays.wide import wide_dtype as wide_dtype
 
 
 class Leaf(NamedTuple):

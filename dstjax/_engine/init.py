@@ -146,7 +146,7 @@ def _given(
         raise ValueError(f"layers {empty} of the initial masks have no active weight; expected at least one.")
     if method.masking is None:
         return masks, counts
-    _check_structure(method, leaves, layouts, masks)
+    _check_structure(method, leaves, layouts, found)
     size, sparsity, wanted = sum(math.prod(shape) for shape in shapes), method.masking.sparsity, {sum(begins.values())}
     if isinstance(sparsity, int | float) and starts_at_end:
         wanted.add(size - floor_share(size, sparsity))
@@ -191,15 +191,16 @@ def _check_structure(
     method: Method,
     leaves: MaskedLeaves,
     layouts: tuple[Layout | None, ...],
-    masks: list[jax.Array],
+    masks: list[Any],
 ) -> None:
-    """Refuses masks that are not of the structure of the method."""
+    """Refuses masks, known outside a trace, that are not of the structure of the method."""
     assert method.masking is not None
     structure = method.masking.structure
     held = getattr(structure, "holds", None)  # a structure of a user's own need not tell
     if held is None or structure == WEIGHT:
         return
-    flags = jax.device_get(held(masks, prunes(method), layouts))
+    with jax.ensure_compile_time_eval():  # also under the trace of a jit(tx.init); not in pieces, which it cannot do
+        flags = jax.device_get(held([jnp.asarray(np.asarray(mask)) for mask in masks], prunes(method), layouts))
     if wrong := [name for name, flag in zip(leaves.masked, flags, strict=True) if not flag]:
         raise ValueError(
             f"the initial masks of {wrong} are not of structure={structure}, which method {method.name!r} has; "

@@ -56,20 +56,23 @@ _PAIRS = ("hyperparameters", "arguments", "adopted")
 
 # Each with the trees that only some programs, optimisers or files can take.
 TREES = ("dense", "convolution", "lists", "tuples", "holes", "slashes", "numbers", "partitioned", "nnx", "equinox")
-TREES += ("stack", "leaf", "others", "attention", "tiny")
+TREES = TREES * 2 + ("stack", "stack", "leaf", "others", "attention", "tiny")
 LAYOUTS = {
     "stack": (None, "stack in out", {"blocks": "stack in out", "head": "in out"}),
     "equinox": (None, "out in"),
     "attention": (None, {"query": "in out out", "out": "in in out"}),
 }
-DTYPES = ("float32",) * 5 + ("bfloat16",) * 2 + ("float16", "float8_e4m3fn", "float64", "mixed")
+UNNAMED = ("lists", "slashes", "numbers", "leaf")
+DTYPES = ("float32",) * 7 + ("bfloat16",) * 2 + ("float16", "float8_e4m3fn", "float64", "mixed")
 INNERS = ("sgd", "momentum", "adam", "adamw", "lion", "rmsprop", "adafactor", "adagrad", "schedule", "noisy_sgd")
 INNERS += ("clip", "frozen", "set_to_zero", "inject_hyperparams", "MultiSteps", "apply_if_finite", "half moments")
 INNERS += ("decay of some", "schedule_free")
-WRAPPERS = ("chain", "global norm", "named_chain", "MultiSteps", "MultiSteps as a transformation", "apply_if_finite")
-WRAPPERS += ("masked", "partition", "two", "inject_hyperparams")
+WRAPPERS = ("chain", "global norm", "named_chain", "masked", "partition", "two", "inject_hyperparams") * 2
+WRAPPERS += ("MultiSteps", "MultiSteps as a transformation", "apply_if_finite")
+PARTIAL = ("masked", "partition", "two")
+COMPILED = ("MultiSteps", "MultiSteps as a transformation", "apply_if_finite")  # branches of their own, compiled anew
 SEEDS = (0, 1, 2**31, 2**32 - 1, -1, "np.int64", "key", "array")
-PROGRAMS = ("eager",) * 70 + ("jit",) * 9 + ("both",) * 6 + ("donated",) * 5 + ("vmap",) * 6 + ("auto", "explicit") * 2
+PROGRAMS = ("eager",) * 84 + ("jit",) * 5 + ("both",) * 3 + ("donated",) * 2 + ("vmap",) * 4 + ("auto", "explicit")
 GRADIENTS = ("ordinary",) * 8 + ("nan", "inf", "huge", "tiny", "zero")
 TRACKS = ((), (), ("exploration",), ("survival", "error"), ("exploration", "survival", "error"))
 # What is refused whatever else is drawn.
@@ -79,11 +82,11 @@ WRONG = (
     "no masks", "dtype of masks",
 )  # fmt: skip
 
-_SHARES = (0.0, 0.1, 0.3, 0.5, 0.7, 0.75, 0.9, 0.95, 0.99)
+_SHARES = (0.0, 0.1, 0.3, 0.5, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95, 0.99)
 _STRUCTURES = ("weights",) * 8 + ("n_m(1, 2)", "n_m(2, 4)", "block(2, 2)", "block(1, 4)", "fan_in()")
 # Values of each hyper-parameter; the first is drawn most.
 VALUES: dict[str, tuple[Any, ...]] = {
-    "distribution": ("erk", "uniform", "er", "map", "function"),
+    "distribution": ("erk", "uniform", "er", "map", "two patterns", "function"),
     "maskable": (None, "matrices", "one"),
     "drop": (None, *sorted(criteria.DROP), "rule"),
     "grow": (None, *sorted(criteria.GROW), "rule"),
@@ -139,6 +142,9 @@ def draw(seed: int, number: int) -> Configuration:
     chosen["hyperparameters"] = hyperparameters(rng, method)
     layouts = LAYOUTS.get(tree, (None, None, "in out", "flax"))
     chosen["layout"] = rng.choice(layouts) if rng.random() < 0.5 and method != "dense" else None
+    if "structure" in dict(chosen["hyperparameters"]) or method in ("asp", "ste", "sr_ste", "srigl"):
+        if tree in UNNAMED and rng.random() < 0.9:
+            chosen["layout"] = "in out"  # which the names do not tell
     chosen["inner"] = rng.choice(INNERS)
     chosen["wrapper"] = rng.choice(WRAPPERS) if rng.random() < 0.4 else "none"
     chosen["arguments"] = (
@@ -149,7 +155,7 @@ def draw(seed: int, number: int) -> Configuration:
     chosen["given"] = rng.random() < 0.1
     chosen["program"] = program = rng.choice(PROGRAMS)
     chosen["rewire"] = rng.choice(("none",) * 5 + ("host",) * 3 + ("never", "always"))
-    steps = rng.randint(4, 8) if program in ("eager", "vmap") else rng.randint(4, 6)
+    steps = rng.choice((4, 4, 4, 5, 5, 8) if program == "eager" else (4, 5))
     chosen["gradients"] = gradients(rng, steps)
     chosen["zero_leaf"] = rng.random() < 0.2
     chosen["x64"] = dtype == "float64" or rng.random() < 0.1
@@ -171,6 +177,11 @@ def _possible(chosen: dict[str, Any]) -> dict[str, Any]:
         chosen |= dict(inner="sgd", wrapper="none", program="eager", save="none", event="none", wrong="nothing")
     if chosen["tree"] in ("numbers", "nnx", "equinox", "slashes") and chosen.get("save") in ("msgpack", "orbax"):
         chosen["save"] = "pickle"  # these files have text for keys, and no modules
+    if chosen["program"] == "eager" and {chosen["wrapper"], chosen["inner"]} & {*COMPILED}:
+        chosen["program"] = "jit"
+    if methods.about(chosen["method"]).needs[:1] == ("initial_masks=",) and chosen["wrapper"] in PARTIAL:
+        chosen["wrapper"] = "none"  # masks of all leaves are not those of some
+    chosen["given"] &= chosen["wrapper"] not in PARTIAL
     if chosen["program"] == "vmap":
         chosen["wrapper"], chosen["given"] = "none", False
     if chosen["program"] in ("auto", "explicit"):
@@ -179,6 +190,8 @@ def _possible(chosen: dict[str, Any]) -> dict[str, Any]:
         chosen["rewire"] = "none"  # another program for each; the host's choices are those of eager steps
     if chosen["dtype"] in ("float8_e4m3fn", "mixed") and chosen["inner"] not in ("sgd", "momentum", "adam", "frozen"):
         chosen["inner"] = "adam" if chosen["dtype"] == "mixed" else "sgd"
+    if chosen["method"] == "dense":
+        chosen["wrong"] = "nothing"  # it looks at nothing
     if chosen.get("wrong", "nothing") != "nothing":
         chosen |= dict(wrapper="none", event="none", save="none", given=False)
     return chosen
@@ -195,11 +208,12 @@ def hyperparameters(rng: random.Random, method: str) -> Pairs:
                 found[name] = value
     if "sparsity" in known:
         found["sparsity"] = rng.choice(_SHARES)
-        if "structure" in known and (structure := rng.choice(_STRUCTURES)) != "weights":
+        takes = "structure" in known and not (method == "srigl" and rng.random() < 0.9)
+        if takes and (structure := rng.choice(_structures(rng, method))) != "weights":
             found["structure"] = structure
             if structure.startswith("n_m") and rng.random() < 0.9:
                 found |= dict(sparsity=0.5, distribution="uniform")
-        if found.get("distribution") == "map" or found.get("epsilon") and method == "set":
+        if found.get("distribution") in ("map", "two patterns") or found.get("epsilon") and method == "set":
             found["sparsity"] = None
             found.pop("initial_sparsity", None)
             if found.get("epsilon") and method == "set":
@@ -216,7 +230,8 @@ def hyperparameters(rng: random.Random, method: str) -> Pairs:
             found.pop("distribution", None)
     if "end_step" in known:
         end = rng.choice((4, 6, 9, 100, None))
-        if end is None and method in ("iee", "str") or found.get("soft_bound"):
+        ends = ("iee", "str", "gmp", "gap", "dpf", "dcil", "granet")
+        if (end is None and method in ends and rng.random() < 0.95) or found.get("soft_bound"):
             end = 9
         if end is not None:
             found["end_step"] = end
@@ -225,9 +240,22 @@ def hyperparameters(rng: random.Random, method: str) -> Pairs:
             found["drop_schedule"] = rng.choice(shapes) if end else "constant"
     if "stages" in known:
         found["update_period"], found["stages"] = rng.choice(((4, (2, 1, 1)), (4, None), (5, (2, 2, 1))))
-    if found.get("scope") == "global" and rng.random() < 0.8 and found.get("distribution") in ("map", "function"):
+    if rng.random() < 0.9:
+        if found.get("grow") == "momentum":  # which snfs remembers
+            found.pop("grow")
+        if method == "dst_ee":  # a growth rule itself
+            found.pop("grow", None)
+            found.pop("counters", None)
+        if method in ("srigl", "granet") or "structure" in found:
+            found.pop("scope", None)
+    if found.get("scope") == "global" and rng.random() < 0.8 and found.get("distribution") in ("map", "two patterns", "function"):
         found["scope"] = "layer"
     return tuple(found.items())
+
+
+def _structures(rng: random.Random, method: str) -> tuple[str, ...]:
+    several = method in ("gmp", "gap", "admm", "dpf", "dcil", "granet", "top_kast", "str")  # densities of one leaf
+    return tuple(s for s in _STRUCTURES if not (several and s.startswith("n_m") and rng.random() < 0.9))
 
 
 def gradients(rng: random.Random, steps: int) -> tuple[str, ...]:

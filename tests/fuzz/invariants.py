@@ -232,10 +232,11 @@ def frozen_places(c: Configuration, params: Any) -> list[int]:
 
 def still_places(c: Configuration, params: Any, steps: int) -> list[int]:
     """The leaves whose gradient has been zero so far, as ``sparsify`` sees it."""
-    grads = [making.gradient(c, params, t) for t in range(1, steps + 1)]
-    if not c.zero_leaf or (c.wrapper == "global norm" and not are_finite(grads)):
+    if not c.zero_leaf:
         return []
-    return making.matrices(params)[-1:]
+    mixed = c.wrapper == "global norm"  # which makes all leaves NaN
+    lost = mixed and not are_finite([making.gradient(c, params, t) for t in range(1, steps + 1)])
+    return [] if lost else making.matrices(params)[-1:]
 
 
 def may_move(c: Configuration, method: Any, finite: bool) -> bool:

@@ -42,29 +42,29 @@ def _boxed(x: Any) -> Any:
 # Few shapes, so that operations outside of a jit are compiled once.
 TREES: dict[str, Callable[[Draw], Any]] = {
     "dense": lambda x: {
-        "one": {"kernel": x(8, 8), "bias": x(8)},
-        "two": {"kernel": x(8, 4), "bias": x(4)},
+        "one": {"kernel": x(16, 16), "bias": x(8)},
+        "two": {"kernel": x(16, 8), "bias": x(8)},
         "scale": x(),
     },
-    "convolution": lambda x: {"conv": {"kernel": x(3, 3, 2, 4), "bias": x(4)}, "dense": {"kernel": x(8, 4)}},
-    "lists": lambda x: {"layers": [x(8, 8), (x(8, 4), x(4))], "nothing": None},
-    "tuples": lambda x: Layer(Layer(x(8, 8), x(8)), (Layer(x(8, 4), None),)),
+    "convolution": lambda x: {"conv": {"kernel": x(3, 3, 4, 8), "bias": x(8)}, "dense": {"kernel": x(16, 8)}},
+    "lists": lambda x: {"layers": [x(16, 16), (x(16, 8), x(8))], "nothing": None},
+    "tuples": lambda x: Layer(Layer(x(16, 16), x(8)), (Layer(x(16, 8), None),)),
     "holes": lambda x: {
-        "one": {"kernel": x(8, 8), "bias": optax.MaskedNode()},
-        "two": {"kernel": x(8, 4), "bias": None},
+        "one": {"kernel": x(16, 16), "bias": optax.MaskedNode()},
+        "two": {"kernel": x(16, 8), "bias": None},
         "empty": {},
         "list": [],
     },
-    "slashes": lambda x: {"a/b": {"c": x(8, 8)}, "a": {"b/c": x(8, 8)}, "": x(8, 4), "a b.c[0]": x(4), "ünï": x(4)},
-    "numbers": lambda x: {0: {1: x(8, 8), 2: x(8)}, 1: x(8, 4)},
-    "partitioned": lambda x: {"one": {"kernel": _boxed(x(8, 8)), "bias": _boxed(x(8))}, "two": {"kernel": x(8, 4)}},
-    "nnx": lambda x: nnx.State({"one": {"kernel": nnx.Param(x(8, 8)), "bias": nnx.Param(x(8))}, "two": {
-        "kernel": nnx.Param(x(8, 4))}}),
-    "equinox": lambda x: [Module(x(8, 8), x(8)), Module(x(8, 4), None)],
-    "stack": lambda x: {"blocks": {"kernel": x(3, 8, 4), "bias": x(3, 4)}, "head": {"kernel": x(8, 4)}},
-    "leaf": lambda x: x(8, 8),
+    "slashes": lambda x: {"a/b": {"c": x(16, 16)}, "a": {"b/c": x(16, 16)}, "": x(16, 8), "a b.c[0]": x(8), "ünï": x(8)},
+    "numbers": lambda x: {0: {1: x(16, 16), 2: x(8)}, 1: x(16, 8)},
+    "partitioned": lambda x: {"one": {"kernel": _boxed(x(16, 16)), "bias": _boxed(x(8))}, "two": {"kernel": x(16, 8)}},
+    "nnx": lambda x: nnx.State({"one": {"kernel": nnx.Param(x(16, 16)), "bias": nnx.Param(x(8))}, "two": {
+        "kernel": nnx.Param(x(16, 8))}}),
+    "equinox": lambda x: [Module(x(16, 16), x(8)), Module(x(16, 8), None)],
+    "stack": lambda x: {"blocks": {"kernel": x(3, 16, 8), "bias": x(3, 8)}, "head": {"kernel": x(16, 8)}},
+    "leaf": lambda x: x(16, 16),
     "others": lambda x: {
-        "kernel": x(8, 8),
+        "kernel": x(16, 16),
         "bias": x(8),
         "rate": 0.5,
         "count": jnp.arange(4),
@@ -73,7 +73,7 @@ TREES: dict[str, Callable[[Draw], Any]] = {
         "function": jax.nn.relu,
         "key": jax.random.key(0),
     },
-    "attention": lambda x: {"query": {"kernel": x(8, 2, 4), "bias": x(2, 4)}, "out": {"kernel": x(2, 4, 8)}},
+    "attention": lambda x: {"query": {"kernel": x(16, 2, 8), "bias": x(2, 8)}, "out": {"kernel": x(2, 8, 16)}},
     "tiny": lambda x: {"one": {"kernel": x(1, 1)}, "two": {"kernel": x(1, 4)}, "three": {"kernel": x(4, 1)}},
 }  # fmt: skip
 
@@ -156,10 +156,11 @@ def _halves(shapes: Any, sparsity: float) -> dict[str, float]:
 
 
 NAMED: dict[tuple[str, Any], Any] = {
-    ("distribution", "map"): {"kernel": 0.5, "weight": 0.25, ".": 0.5},
+    ("distribution", "map"): {".*": 0.5},
+    ("distribution", "two patterns"): {"kernel": 0.25, ".*": 0.5},
     ("distribution", "function"): _halves,
     ("maskable", "matrices"): lambda path, leaf: leaf.ndim > 1,
-    ("maskable", "one"): lambda path, leaf: leaf.shape == (8, 4),
+    ("maskable", "one"): lambda path, leaf: leaf.shape == (16, 8),
     ("drop", "rule"): _largest,
     ("grow", "rule"): _largest,
     ("drop_schedule", "function"): optax.linear_schedule(0.5, 0.1, 6),

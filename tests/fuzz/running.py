@@ -1,6 +1,8 @@
 """Trains a configuration for its few steps, and checks what holds after every call."""
 
 import contextlib
+import dataclasses
+import functools
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -83,6 +85,10 @@ def fails_alone(c: Configuration) -> bool:
     return False
 
 
+def _needs_masks(method: Any) -> bool:
+    return method.start.pruner is not None and not method.start.prune_step
+
+
 class Training:
     """A training under way."""
 
@@ -91,9 +97,7 @@ class Training:
         self.c, self.calls, self.lone_seed = c, 0, seed
         self.method = making.method_of(c.method, c.hyperparameters)
         self.dense = making.parameters(c)
-        start = self.method.start
-        needed = start.pruner is not None and not start.prune_step
-        has = self.method.masking is not None and (needed or c.given)
+        has = self.method.masking is not None and (_needs_masks(self.method) or c.given)
         self.given = making.masks_of_someone(c, self.method, self.dense) if has else None
         self.tx = self.optimiser(self.given)
         if c.program in ("donated", "auto", "explicit"):
@@ -252,7 +256,8 @@ class Training:
                 layout = making.layout_of(self.c) if method.masking is not None else None
                 params, state = dstjax.adopt(self.state, self.params, method, layout=layout)
                 self.method, self.params, self.state = method, params, state
-                self.tx = self.optimiser()
+                self.given = dstjax.get_masks(state) if _needs_masks(method) else None
+                self.tx = self.optimiser(self.given)
                 self.step = self.program()
                 self.types = invariants.types((self.params, self.state))
         except ValueError as error:
@@ -304,19 +309,11 @@ class Training:
         states = jax.vmap(init, out_axes=axes)(jnp.arange(2))
         params = jax.vmap(lambda s: dstjax.apply_masks(self.dense, s), in_axes=(axes,))(states)
         members = [Training(c, seed) for seed in (0, 1)]
-        step = jax.vmap(
-            lambda p, s, g, x, r: self.step(p, s, g, x, rewire=r),
-            in_axes=(0, axes, None, None, None),
-            out_axes=(0, axes),
-        )
         for t in range(1, c.steps + 1):
             grads, extra = self.arguments(t)
-            rewire = members[0].rewire()
-            params, states = step(params, states, grads, extra, rewire) if rewire is None else jax.vmap(
-                lambda p, s, g, x, r=rewire: self.step(p, s, g, x, rewire=r),
-                in_axes=(0, axes, None, None),
-                out_axes=(0, axes),
-            )(params, states, grads, extra)
+            one = functools.partial(self.step, rewire=members[0].rewire())
+            step = jax.vmap(one, in_axes=(0, axes, None, None), out_axes=(0, axes))
+            params, states = step(params, states, grads, extra)
             masks = [np.asarray(m) for m in jax.tree.leaves(dstjax.get_masks(states))]
             for i, member in enumerate(members):
                 member.call(t)
@@ -327,8 +324,6 @@ class Training:
 
     def compare_sharded(self) -> None:
         """One device gives the masks of eight."""
-        import dataclasses
-
         lone = Training(dataclasses.replace(self.c, program="eager", save="none", event="none"))
         lone.run()
         if not self.excused():

@@ -65,9 +65,6 @@ def _do(c: Configuration) -> None:
         tx.update(grads, inner.init(params), params, **extra)
     if kind == "split":
         tx.update(grads, dstjax.split_state(state)[0], params, **extra)
-    if not jax.tree.leaves(masks):
-        raise_like_dstjax = methods.get
-        raise_like_dstjax("nothing to get wrong")
     flat, treedef = jax.tree.flatten(grads)
     first = making.matrices(params)[0]
     if kind == "shape":
