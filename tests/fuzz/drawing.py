@@ -58,7 +58,7 @@ _PAIRS = ("hyperparameters", "arguments", "adopted")
 TREES = ("dense", "convolution", "lists", "tuples", "holes", "slashes", "numbers", "partitioned", "nnx", "equinox")
 TREES = TREES * 2 + ("stack", "stack", "leaf", "others", "attention", "tiny")
 LAYOUTS = {
-    "stack": (None, "stack in out", {"blocks": "stack in out", "head": "in out"}),
+    "stack": (None, "stack in out", {"blocks/kernel": "stack in out", "head": "in out"}),
     "equinox": (None, "out in"),
     "attention": (None, {"query": "in out out", "out": "in in out"}),
 }

@@ -74,7 +74,7 @@ TREES: dict[str, Callable[[Draw], Any]] = {
         "key": jax.random.key(0),
     },
     "attention": lambda x: {"query": {"kernel": x(16, 2, 8), "bias": x(2, 8)}, "out": {"kernel": x(2, 8, 16)}},
-    "tiny": lambda x: {"one": {"kernel": x(1, 1)}, "two": {"kernel": x(1, 4)}, "three": {"kernel": x(4, 1)}},
+    "tiny": lambda x: {"one": {"kernel": x(2, 2)}, "two": {"kernel": x(1, 8)}, "three": {"kernel": x(8, 1)}},
 }  # fmt: skip
 
 

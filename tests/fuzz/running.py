@@ -17,8 +17,13 @@ from tests.fuzz import invariants, making, saving, wrong
 from tests.fuzz.drawing import Configuration
 from tests.fuzz.invariants import BrokenError, Seen, hold
 
-RAN, REFUSED, ALONE, BROKEN = "ran", "refused in one line", "the optimiser fails alone", "broken"
-ENDS = (RAN, REFUSED, ALONE, BROKEN)
+RAN, REFUSED, LATE, ALONE, BROKEN = ENDS = (
+    "ran",
+    "refused in one line",
+    "refused at the first mask update",  # in one line too
+    "the optimiser fails alone",
+    "broken",
+)
 HOME = str(Path(dstjax.__file__).parent)
 
 # Their masks go by the sign of numbers near zero: see tests/conformance.py.
@@ -53,8 +58,8 @@ def outcome_of(c: Configuration) -> Outcome:
         except BrokenError as error:
             return Outcome(BROKEN, str(error))
         except Exception as error:
-            if is_refusal(error) and (training is None or training.calls == 0):
-                return Outcome(REFUSED, str(error))
+            if is_refusal(error) and (training is None or not training.updated):
+                return Outcome(LATE if training and training.calls else REFUSED, str(error))
             if fails_alone(c):
                 return Outcome(ALONE, f"{type(error).__name__}: {str(error)[:200]}")
             last = traceback.extract_tb(error.__traceback__)[-1]
@@ -110,6 +115,7 @@ class Training:
         self.first = self.last = invariants.look(self.params, self.state)
         self.expected = 0  # steps of the sparse state
         self.unfinite = self.waiting = 0
+        self.updated = False  # there was a mask update
         self.exact = True  # no mask update was lost so far
         self.finite = True  # no gradient was infinite or NaN so far
         self.masks: list[list[np.ndarray]] = []  # after each call
@@ -179,6 +185,7 @@ class Training:
             self.compare_compiled(before, grads, extra, rewire)
         old, self.last = self.last, invariants.look(self.params, self.state)
         self.calls += 1
+        self.updated |= bool(now)
         self.finite &= finite
         skips = dict(self.c.arguments)["on_nonfinite"] == "skip"
         if now and (not passed or (skips and not finite)):
