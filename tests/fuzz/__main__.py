@@ -14,7 +14,6 @@ status: 0; 1 where an invariant is broken.
 
 import argparse
 import collections
-import gc
 import json
 import os
 import sys
@@ -22,28 +21,28 @@ import time
 from pathlib import Path
 from typing import Any
 
-# Before jax is imported: eight devices, cheap programs, a store of them, and errors that show where they come from.
+# Before jax is imported: eight devices, cheap programs, and a store of them.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8".strip()
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-os.environ.setdefault("JAX_TRACEBACK_FILTERING", "off")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 import jax
 
 from tests.fuzz.drawing import Configuration, draw
-from tests.fuzz.running import BROKEN, ENDS, outcome_of
+from tests.fuzz.running import BROKEN, ENDS, forget_programs, outcome_of
 
 AXES = ("method", "tree", "dtype", "layout", "inner", "wrapper", "program", "rewire", "save", "event", "wrong")
-MANY_MAPS = 30_000  # of 65,530 that a process may have: see tests/conftest.py
 
 
 def record(c: Configuration) -> dict[str, Any]:
     """Runs a configuration; its line of the results."""
     began = time.process_time()  # that of the processor: machines are shared
     outcome = outcome_of(c)
-    drawn = {axis: str(getattr(c, axis)).partition(" ")[0] if axis == "event" else str(getattr(c, axis)) for axis in AXES}
+    drawn = {
+        axis: str(getattr(c, axis)).partition(" ")[0] if axis == "event" else str(getattr(c, axis)) for axis in AXES
+    }
     drawn |= {"on_nonfinite": dict(c.arguments)["on_nonfinite"], "gradients": "+".join(sorted({*c.gradients}))}
     line = {"seed": c.seed, "number": c.number, **outcome._asdict(), "seconds": round(time.process_time() - began, 2)}
     return {**line, "drawn": drawn, "configuration": repr(c)}
@@ -64,14 +63,6 @@ def table(lines: list[dict[str, Any]]) -> str:
         rows += [row(axis, value, found[value]) for value in sorted(found)]
     distinct = {line["configuration"].partition(", ")[2] for line in lines}
     return "\n".join([*rows, row("all", f"{len(distinct)} distinct", lines)])
-
-
-def forget_programs() -> None:
-    """Lets go of compiled programs once there are many: each holds memory maps, of which a process may have few."""
-    maps = Path("/proc/self/maps")
-    if maps.exists() and maps.read_bytes().count(b"\n") > MANY_MAPS:
-        jax.clear_caches()
-        gc.collect()
 
 
 def main() -> int:

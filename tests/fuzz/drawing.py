@@ -142,9 +142,9 @@ def draw(seed: int, number: int) -> Configuration:
     chosen["hyperparameters"] = hyperparameters(rng, method)
     layouts = LAYOUTS.get(tree, (None, None, "in out", "flax"))
     chosen["layout"] = rng.choice(layouts) if rng.random() < 0.5 and method != "dense" else None
-    if "structure" in dict(chosen["hyperparameters"]) or method in ("asp", "ste", "sr_ste", "srigl"):
-        if tree in UNNAMED and rng.random() < 0.9:
-            chosen["layout"] = "in out"  # which the names do not tell
+    structured = "structure" in dict(chosen["hyperparameters"]) or method in ("asp", "ste", "sr_ste", "srigl")
+    if structured and tree in UNNAMED and rng.random() < 0.9:
+        chosen["layout"] = "in out"  # which the names do not tell
     chosen["inner"] = rng.choice(INNERS)
     chosen["wrapper"] = rng.choice(WRAPPERS) if rng.random() < 0.4 else "none"
     chosen["arguments"] = (
@@ -213,7 +213,7 @@ def hyperparameters(rng: random.Random, method: str) -> Pairs:
             found["structure"] = structure
             if structure.startswith("n_m") and rng.random() < 0.9:
                 found |= dict(sparsity=0.5, distribution="uniform")
-        if found.get("distribution") in ("map", "two patterns") or found.get("epsilon") and method == "set":
+        if found.get("distribution") in ("map", "two patterns") or (found.get("epsilon") and method == "set"):
             found["sparsity"] = None
             found.pop("initial_sparsity", None)
             if found.get("epsilon") and method == "set":
@@ -248,7 +248,11 @@ def hyperparameters(rng: random.Random, method: str) -> Pairs:
             found.pop("counters", None)
         if method in ("srigl", "granet") or "structure" in found:
             found.pop("scope", None)
-    if found.get("scope") == "global" and rng.random() < 0.8 and found.get("distribution") in ("map", "two patterns", "function"):
+    if (
+        found.get("scope") == "global"
+        and rng.random() < 0.8
+        and found.get("distribution") in ("map", "two patterns", "function")
+    ):
         found["scope"] = "layer"
     return tuple(found.items())
 

@@ -1,21 +1,24 @@
 """What holds after every call, whatever was drawn."""
 
+import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 import dstjax
 from dstjax._arrays.bits import unpack
-from dstjax._arrays.leaves import MaskedLeaves, named
+from dstjax._arrays.leaves import MaskedLeaves
 from dstjax._arrays.trees import is_absent
 from dstjax._engine.moments import map_moments, shapes_of
 from dstjax._engine.states import every
 from tests.fuzz import making
 from tests.fuzz.drawing import Configuration
+
+HOME = str(Path(dstjax.__file__).parent)
 
 
 class BrokenError(Exception):
@@ -26,6 +29,14 @@ def hold(fact: Any, message: str) -> None:
     """Raises where something does not hold."""
     if not fact:
         raise BrokenError(message)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether an error is dstjax's own, and one line that says something."""
+    if type(error) is not ValueError or not str(error).strip() or "\n" in str(error):
+        return False
+    frames = traceback.extract_tb(error.__traceback__)
+    return bool(frames) and frames[-1].filename.startswith(HOME)
 
 
 class Part(NamedTuple):
@@ -214,11 +225,6 @@ def helpers_agree(params: Any, opt_state: Any, track: Sequence[str]) -> None:
         hold(not largest < 1e10 or 0 <= error <= 1, f"mask error {error}")
 
 
-def all_names(params: Any) -> list[str]:
-    """The paths of the parameters as dstjax names them, for reports."""
-    return list(named(params))
-
-
 def are_finite(tree: Any) -> bool:
     """Whether all numbers of a tree are finite."""
     return all(np.isfinite(numbers(x)).all() for x in jax.tree.leaves(tree))
@@ -245,9 +251,3 @@ def may_move(c: Configuration, method: Any, finite: bool) -> bool:
     rules = method.seen.gradient, None if method.updates is None else method.updates.new_weights
     spoilt = not finite and c.inner == "clip"
     return restless or spoilt or any(rule is not None for rule in rules)
-
-
-def optimiser_count(opt_state: Any) -> int | None:
-    """A count that the inner optimiser keeps, if there is one alone."""
-    found = optax.tree.get_all_with_path(opt_state, "count")
-    return int(found[0][1]) if len(found) == 1 and np.ndim(found[0][1]) == 0 else None

@@ -55,7 +55,13 @@ TREES: dict[str, Callable[[Draw], Any]] = {
         "empty": {},
         "list": [],
     },
-    "slashes": lambda x: {"a/b": {"c": x(16, 16)}, "a": {"b/c": x(16, 16)}, "": x(16, 8), "a b.c[0]": x(8), "ünï": x(8)},
+    "slashes": lambda x: {
+        "a/b": {"c": x(16, 16)},
+        "a": {"b/c": x(16, 16)},
+        "": x(16, 8),
+        "a b.c[0]": x(8),
+        "ünï": x(8),
+    },
     "numbers": lambda x: {0: {1: x(16, 16), 2: x(8)}, 1: x(16, 8)},
     "partitioned": lambda x: {"one": {"kernel": _boxed(x(16, 16)), "bias": _boxed(x(8))}, "two": {"kernel": x(16, 8)}},
     "nnx": lambda x: nnx.State({"one": {"kernel": nnx.Param(x(16, 16)), "bias": nnx.Param(x(8))}, "two": {

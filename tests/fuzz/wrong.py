@@ -1,8 +1,5 @@
 """What users get wrong: each is refused in one line, whatever else was drawn."""
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
@@ -11,10 +8,10 @@ import dstjax
 from dstjax import methods
 from tests.fuzz import making
 from tests.fuzz.drawing import Configuration
-from tests.fuzz.invariants import hold
+from tests.fuzz.invariants import hold, is_refusal
 
 
-def attempt(c: Configuration, is_refusal: Callable[[BaseException], bool]) -> str:
+def attempt(c: Configuration) -> str:
     """Does what is wrong, and returns what dstjax says."""
     try:
         _do(c)
