@@ -22,7 +22,7 @@ class Configuration:
     layout: Any = None
     inner: str = "sgd"
     wrapper: str = "none"
-    arguments: Pairs = ()  # of sparsify: seed, track, on_nonfinite
+    arguments: Pairs = (("seed", 0), ("track", ()), ("on_nonfinite", "pass"))  # of sparsify
     given: bool = False  # whether the first masks are the caller's
     program: str = "eager"
     rewire: str = "none"
