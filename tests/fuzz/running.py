@@ -21,7 +21,7 @@ RAN, REFUSED, LATE, ALONE, BROKEN = ENDS = (
     "the optimiser fails alone",
     "broken",
 )
-MANY_MAPS = 30_000  # of 65,530 that a process may have: see tests/conftest.py
+MANY_MAPS = 8_000  # of 65,530 that a process may have: see tests/conftest.py; some two gigabytes of programs
 
 
 class Outcome(NamedTuple):
