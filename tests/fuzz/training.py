@@ -9,7 +9,7 @@ import numpy as np
 
 import dstjax
 from tests.fuzz import comparing, invariants, making, saving
-from tests.fuzz.drawing import Configuration
+from tests.fuzz.drawing import COMPILED, Configuration
 from tests.fuzz.invariants import Seen, hold, is_refusal
 
 
@@ -177,7 +177,10 @@ class Training:
                 moving, still = dstjax.split_state(self.state)
                 merged = dstjax.merge_state(moving, still)
                 hold(invariants.same_bits(merged, self.state), "another state after split and merge")
-                self.state = merged
+                if not {self.c.wrapper, self.c.inner} & {*COMPILED}:  # whose branches hide that nothing was changed
+                    grads, extra = self.arguments(self.c.middle)
+                    _, state = self.tx.update(grads, merged, self.params, rewire=False, **extra)
+                    dstjax.split_state(state, still)
             elif kind == "adopt":
                 method = making.method_of(name, self.c.adopted)
                 layout = making.layout_of(self.c) if method.masking is not None else None
