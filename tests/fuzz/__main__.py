@@ -2,7 +2,7 @@
 
     python -m tests.fuzz [--folder DIR] [--seed S] [--first F] [--number N] [--show]
 
-  --folder DIR   where results lie (default: runs/fuzz); configurations that have run are not run again
+  --folder DIR   where results lie (default: runs/fuzz); what has run is not run again, but what was broken
   --seed S       another seed draws other configurations (default: 0)
   --first F      the number of the first one (default: 0)
   --number N     how many (default: 2000)
@@ -78,22 +78,22 @@ def main() -> int:
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         jax.config.update("jax_compilation_cache_dir", str((given.folder / "programs").resolve()))
     results = given.folder / "results.jsonl"
-    lines = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-    done = {(line["seed"], line["number"]) for line in lines}
+    read = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+    found = {(line["seed"], line["number"]): line for line in read}  # the last of each
+    done = {which for which, line in found.items() if line["end"] != BROKEN}
     for number in range(given.first, given.first + given.number):
         if (given.seed, number) in done and not given.show:
             continue
         c = draw(given.seed, number)
         if given.show:
             print(c, flush=True)
-        line = record(c)
-        if (given.seed, number) not in done:
-            lines.append(line)
-            with results.open("a") as file:
-                file.write(json.dumps(line) + "\n")
+        line = found[given.seed, number] = record(c)
+        with results.open("a") as file:
+            file.write(json.dumps(line) + "\n")
         if given.show or line["end"] == BROKEN:
             print(f"{number}: {line['end']}, {line['seconds']} s: {line['said']}", flush=True)
         forget_programs()
+    lines = list(found.values())
     (given.folder / "table.md").write_text(table(lines) + "\n")
     if not given.show:
         print(table(lines))
