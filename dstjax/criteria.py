@@ -41,6 +41,7 @@ import jax.numpy as jnp
 
 from dstjax._arrays.layout import lanes_of, order_of
 from dstjax._arrays.shares import part_of
+from dstjax._arrays.widening import wide
 from dstjax.checks import check_bool, check_number, suggest
 from dstjax.rules import Leaf, Value, bind, value
 from dstjax.selection import count_true, top_k_mask
@@ -84,22 +85,22 @@ def mest(lambda_: float = 1.0) -> Criterion:
 
 
 def _mest(lambda_: float, leaf: Leaf) -> jax.Array:
-    return _wide(jnp.abs(leaf.weight)) + lambda_ * _wide(jnp.abs(leaf.gradient))
+    return wide(jnp.abs(leaf.weight)) + lambda_ * wide(jnp.abs(leaf.gradient))
 
 
 def sensitivity(leaf: Leaf) -> jax.Array:
     """Scores abs(g) / (abs(w) + 1e-8)."""
-    return _wide(jnp.abs(leaf.gradient)) / (_wide(jnp.abs(leaf.weight)) + 1e-8)
+    return wide(jnp.abs(leaf.gradient)) / (wide(jnp.abs(leaf.weight)) + 1e-8)
 
 
 def rsensitivity(leaf: Leaf) -> jax.Array:
     """Scores abs(w) / (abs(g) + 1e-8)."""
-    return _wide(jnp.abs(leaf.weight)) / (_wide(jnp.abs(leaf.gradient)) + 1e-8)
+    return wide(jnp.abs(leaf.weight)) / (wide(jnp.abs(leaf.gradient)) + 1e-8)
 
 
 def snip(leaf: Leaf) -> jax.Array:
     """Scores abs(w * g), the first-order change of the loss when the weight is removed."""
-    return jnp.abs(_wide(leaf.weight) * _wide(leaf.gradient))
+    return jnp.abs(wide(leaf.weight) * wide(leaf.gradient))
 
 
 def snip_signed(leaf: Leaf) -> jax.Array:
@@ -107,12 +108,12 @@ def snip_signed(leaf: Leaf) -> jax.Array:
 
     To first order the loss is lower by w * g without the weight.
     """
-    return -_wide(leaf.weight) * _wide(leaf.gradient)
+    return -wide(leaf.weight) * wide(leaf.gradient)
 
 
 def taylor(leaf: Leaf) -> jax.Array:
     """Scores (w * g)**2, which ranks like ``snip`` except where it underflows."""
-    return (_wide(leaf.weight) * _wide(leaf.gradient)) ** 2
+    return (wide(leaf.weight) * wide(leaf.gradient)) ** 2
 
 
 def gradient_step(gamma: float = 1.0) -> Criterion:
@@ -122,7 +123,7 @@ def gradient_step(gamma: float = 1.0) -> Criterion:
 
 
 def _gradient_step(gamma: float, leaf: Leaf) -> jax.Array:
-    return jnp.abs(_wide(leaf.weight) - gamma * _wide(leaf.gradient))
+    return jnp.abs(wide(leaf.weight) - gamma * wide(leaf.gradient))
 
 
 def gradient(leaf: Leaf) -> jax.Array:
@@ -155,7 +156,7 @@ class DstEE(Value):
         """Returns the score."""
         if leaf.counter is None:
             raise ValueError("the growth rule 'dst_ee' needs counters; make the method with counters=True.")
-        g = _wide(leaf.gradient)
+        g = wide(leaf.gradient)
         bonus = self.coefficient * jnp.log(leaf.step.astype(g.dtype)) / (leaf.counter.astype(g.dtype) + self.epsilon)
         return jnp.abs(g + bonus) if self.signed else jnp.abs(g) + bonus
 
@@ -290,8 +291,3 @@ def _by_sign(leaf: Leaf, share: Callable[[jax.Array, jax.Array, jax.Array], jax.
     stays |= top_k_mask(size, n_negative - (moving - from_positive), where=negative, layout=leaf.layout)
     # Dropped entries of either sign share one score, zeros lie below them; what stays is above both.
     return jnp.where(stays, 2, jnp.where(positive | negative, 1, 0)).astype(jnp.int32)
-
-
-def _wide(x: jax.Array) -> jax.Array:
-    """Widens to float32 at least: sums and quotients of half-precision values would collapse into ties."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

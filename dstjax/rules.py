@@ -14,10 +14,13 @@ from typing import Any, NamedTuple, TypeVar, dataclass_transform
 import jax
 import jax.numpy as jnp
 
-from dstjax._arrays import lanes, wide
+from dstjax._arrays import lanes
+from dstjax._arrays import wide as two_parts
 from dstjax._arrays.layout import Layout, lanes_of
 from dstjax._arrays.selection import count_true
 from dstjax._arrays.trees import is_traced
+from dstjax._arrays.widening import wide as wide
+from dstjax._arrays.widening import wide_dtype as wide_dtype
 
 
 class Leaf(NamedTuple):
@@ -87,9 +90,9 @@ class Layers(NamedTuple):
 
     def about(self, counts: jax.Array) -> jax.Array:
         """Returns the sum of signed numbers of weights over all layers however large, float32[]."""
-        if not wide.is_large([leaf.weight.size for leaf in self.leaves]):
+        if not two_parts.is_large([leaf.weight.size for leaf in self.leaves]):
             return jnp.sum(counts, dtype=jnp.int32).astype(jnp.float32)
-        return wide.surplus(counts).to_float() - wide.surplus(-counts).to_float()
+        return two_parts.surplus(counts).to_float() - two_parts.surplus(-counts).to_float()
 
     def room(self, counts: jax.Array) -> jax.Array:
         """Returns how many weights each layer could have beyond some counts, int32[layers]; 0 where it stands still."""
@@ -116,7 +119,7 @@ def check_sums(sizes: Sequence[int]) -> None:
     Raises:
       ValueError: they have.
     """
-    if wide.is_large(sizes):
+    if two_parts.is_large(sizes):
         raise ValueError(
             f"a rule adds up numbers of weights over {len(sizes)} leaves of {sum(sizes):,} weights together; 32 bits "
             "hold less than 2,147,483,648. Expected fewer, or a method that counts in each layer alone, such as "

@@ -32,6 +32,7 @@ from dstjax._arrays.layout import Layout, lanes_of, order_of
 from dstjax._arrays.shards import Shards, over_pieces
 from dstjax._arrays.sort_keys import ordered_key, other_candidates
 from dstjax._arrays.wide import Wide
+from dstjax._arrays.widening import wide_dtype
 
 # Bits of a threshold that one pass resolves, by platform; any number of them gives the same masks. On CPU two and three
 # are equally fast, and two compile faster. The others are not measured: there each kernel costs its start, so fewer
@@ -109,7 +110,7 @@ def top_k_masks(
     wheres = [None] * len(scores) if where is None else list(where)
     keys = [ordered_key(s, w) for s, w in zip(scores, wheres, strict=True)]
     if together and len({k.dtype for k in keys}) > 1:  # one common order needs one key type
-        common = functools.reduce(jnp.promote_types, (s.dtype for s in scores), jnp.dtype(jnp.float32))
+        common = wide_dtype(*(s.dtype for s in scores))
         keys = [ordered_key(s.astype(common), w) for s, w in zip(scores, wheres, strict=True)]
     wanted = _wanted(ks, lanes, together)
 

@@ -10,6 +10,7 @@ import numpy as np
 from dstjax._arrays import fixed_point
 from dstjax._arrays.trees import is_traced
 from dstjax._arrays.varying import varying_as
+from dstjax._arrays.widening import wide
 
 _SHARE_BITS = 60
 
@@ -47,7 +48,7 @@ def computed_limbs(fraction: jax.Array) -> jax.Array:
     Within four units of a decimal of six places it is that decimal, so that 0.7 computed in float32 is 7 of 10, rounded
     up too. What is no share counts as the nearest one, and what is no number as 0.
     """
-    x = fraction.astype(jnp.promote_types(fraction.dtype, jnp.float32))
+    x = wide(fraction)
     x = jnp.clip(jnp.nan_to_num(x), 0, 1)
     millionths = jnp.round(x * 10**6)
     is_decimal = jnp.abs(x - millionths / 10**6) <= 4 * jnp.finfo(x.dtype).eps * x

@@ -193,14 +193,14 @@ def _check_structure(
     layouts: tuple[Layout | None, ...],
     masks: list[Any],
 ) -> None:
-    """Refuses masks that are not of the structure of the method."""
+    """Refuses masks, known outside a trace, that are not of the structure of the method."""
     assert method.masking is not None
     structure = method.masking.structure
     held = getattr(structure, "holds", None)  # a structure of a user's own need not tell
     if held is None or structure == WEIGHT:
         return
-    with jax.ensure_compile_time_eval():  # init may be traced, where the masks are known all the same
-        flags = jax.device_get(held([jnp.asarray(np.asarray(m)) for m in masks], prunes(method), layouts))
+    with jax.ensure_compile_time_eval():  # also under the trace of a jit(tx.init); not in pieces, which it cannot do
+        flags = jax.device_get(held([jnp.asarray(np.asarray(mask)) for mask in masks], prunes(method), layouts))
     if wrong := [name for name, flag in zip(leaves.masked, flags, strict=True) if not flag]:
         raise ValueError(
             f"the initial masks of {wrong} are not of structure={structure}, which method {method.name!r} has; "

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dstjax._arrays.trees import Tree, is_traced
+from dstjax._arrays.widening import wide as wide
 from dstjax.initial_masks._goal import Goal
 
 LossFn = Callable[[Tree, Any], jax.Array]
@@ -70,11 +71,6 @@ def summed_hessian_product(goal: Goal, loss_fn: LossFn, batches: list[Any]) -> C
         return total
 
     return at
-
-
-def wide(x: jax.Array) -> jax.Array:
-    """Widens to float32 at least: products of half-precision values would collapse into ties."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _scalar(goal: Goal, loss_fn: LossFn) -> Callable[[Weights, list[Any], Any], jax.Array]:

@@ -13,7 +13,7 @@ from dstjax import budgets, criteria, schedules, structures, views
 from dstjax.checks import check_choice, check_number
 from dstjax.method import SCOPES, Method, Remembered, Seen, Start, Updates, common_fields, refuse_map, refuse_n_m
 from dstjax.methods.catalogue import catalogued
-from dstjax.rules import Layers, Leaf, bind
+from dstjax.rules import Layers, Leaf, bind, wide_dtype
 
 __all__ = ["dcil", "dpf", "top_kast"]
 
@@ -113,8 +113,8 @@ def _wider(
 
 def _penalised(penalty: float, leaf: Leaf) -> jax.Array:
     """Adds a penalty of the squares to the gradient, larger outside the mask by 1 / density."""
-    wide = jnp.promote_types(leaf.weight.dtype, jnp.float32)  # a mean in half precision would be coarse
-    density = leaf.mean(leaf.mask, wide).astype(leaf.weight.dtype)
+    # A mean in half precision would be coarse.
+    density = leaf.mean(leaf.mask, wide_dtype(leaf.weight.dtype)).astype(leaf.weight.dtype)
     return leaf.gradient + penalty * jnp.where(leaf.mask, leaf.weight, leaf.weight / density)
 
 

@@ -10,14 +10,14 @@ from dstjax.checks import check_number
 from dstjax.masks import zero_outside
 from dstjax.method import Method, Remembered, Seen, Start, Updates, common_fields, refuse_n_m
 from dstjax.methods.catalogue import catalogued
-from dstjax.rules import Layers, Leaf, Memory, bind
+from dstjax.rules import Layers, Leaf, Memory, bind, wide, wide_dtype
 
 __all__ = ["str_"]
 
 
 def _initial(s: float, leaf: Leaf) -> jax.Array:
     """The threshold before the sigmoid, in float32 at least."""
-    return jnp.full(jnp.shape(leaf.total(leaf.mask)), s, jnp.result_type(jnp.float32, leaf.weight))
+    return jnp.full(jnp.shape(leaf.total(leaf.mask)), s, wide_dtype(leaf.weight.dtype))
 
 
 def _passed(final: int | None, leaf: Leaf) -> jax.Array:
@@ -38,7 +38,7 @@ def _descent(final: int | None, learning_rate: float, decay: float, leaf: Leaf) 
 def _above(final: int | None, layers: Layers, kept: jax.Array) -> jax.Array:
     """Grows as many as lie above the threshold of their layer; the final count at the update that fixes the masks."""
     del kept
-    above = [jnp.abs(leaf.weight) > jax.nn.sigmoid(leaf.memory) for leaf in layers.leaves]
+    above = [wide(jnp.abs(leaf.weight)) > jax.nn.sigmoid(leaf.memory) for leaf in layers.leaves]
     free = jnp.maximum(layers.counts(above), 1)
     return free if final is None else jnp.where(layers.step == final, layers.target, free)
 

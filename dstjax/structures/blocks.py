@@ -13,6 +13,7 @@ import numpy as np
 from dstjax._arrays.lanes import layer_counts
 from dstjax._arrays.layout import Layout, assumed
 from dstjax._arrays.shards import join_axes, split_axis
+from dstjax._arrays.widening import wide_dtype
 from dstjax.checks import check_choice, check_integer
 from dstjax.selection import count_true
 from dstjax.structures.weights import (
@@ -203,7 +204,7 @@ def _whole(n: Any, area: int) -> Any:
 
 def _sum(x: jax.Array, axes: tuple[int, ...], *, keepdims: bool = False) -> jax.Array:
     # Wide, so that sums of integers do not wrap around, nor those in half precision collapse into ties.
-    return jnp.sum(x, axis=axes, dtype=jnp.promote_types(x.dtype, jnp.float32), keepdims=keepdims)
+    return jnp.sum(x, axis=axes, dtype=wide_dtype(x.dtype), keepdims=keepdims)
 
 
 def block(h: int, w: int) -> Block:

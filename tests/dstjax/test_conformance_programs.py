@@ -142,3 +142,18 @@ def test_vmap_over_seeds(name):
         chex.assert_trees_all_close(jax.tree.map(lambda w, i=i: w[i], params), single[0], rtol=1e-4, atol=1e-5)
     if not excused(name, "masks differ by seed"):
         assert any((m[0] != m[1]).any() for m in jax.tree.leaves(masks))
+
+
+@pytest.mark.parametrize("name", [*METHODS])
+def test_floats_of_one_byte_run_through(name):
+    """JAX promotes them with nothing."""
+    params = trees.everything("float8_e4m3fn")
+    tx = sparsified(optax.sgd(0.1), name, track=TRACK)
+
+    def run(params):
+        params, state = started(tx, params)
+        params, state = step(tx, params, state, params, rewire=True, **needed(name, params))
+        return params, dstjax.forward_params(params, state)
+
+    stepped, seen = jax.eval_shape(run, params)
+    assert {x.dtype for x in jax.tree.leaves((stepped, seen))} == {jnp.dtype("float8_e4m3fn")}

@@ -179,3 +179,20 @@ def test_a_loop_under_a_transfer_guard(name, order):
         metrics.exploitation_degree(lambda p: jnp.sum(p["dense"]["kernel"]), params, masks)
         moving, still = dstjax.split_state(state)
         params, _ = step(dstjax.apply_masks(params, state), dstjax.merge_state(moving, still))
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("structure", [dstjax.structures.n_m(2, 4), dstjax.structures.block(2, 2)])
+def test_masks_of_the_caller_are_checked_under_a_trace(kind, structure):
+    """Those that are known outside of it; they lie on eight devices."""
+    mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(kind, kind))
+    with jax.set_mesh(mesh):
+        params = {"kernel": jax.device_put(jnp.ones((16, 8)), NamedSharding(mesh, jax.P(None, "b")))}
+        method = methods.static(sparsity=0.5, structure=structure, distribution="uniform")
+        masks = dstjax.get_masks(dstjax.sparsify(optax.sgd(0.1), method, seed=7).init(params))
+        tx = dstjax.sparsify(optax.sgd(0.1), method, initial_masks=masks)
+        _, state = dstjax.start(tx, params)
+        np.testing.assert_array_equal(dstjax.get_masks(state)["kernel"], masks["kernel"])
+        wrong = {"kernel": jnp.roll(jnp.arange(128) < 64, 1).reshape(16, 8)}
+        with pytest.raises(ValueError, match="are not of structure"):
+            dstjax.start(dstjax.sparsify(optax.sgd(0.1), method, initial_masks=wrong), params)

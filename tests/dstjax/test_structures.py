@@ -343,3 +343,9 @@ def test_counts_are_those_that_the_structure_can_have():
     assert block(4, 2).counts(shapes, {"w": 3}) == {"w": 8}  # one block at least
     assert fan_in().counts(shapes, asked) == {"w": 24}
     assert block(4, 2).counts(shapes, {"w": jnp.int32(25)})["w"] == 24
+
+
+def test_blocks_of_floats_of_one_byte():
+    scores = jnp.asarray(np.random.default_rng(0).uniform(0, 1, (8, 8)), "float8_e4m3fn")
+    narrow, wide = (block(2, 2).best([s], [jnp.int32(16)], [None]) for s in (scores, scores.astype("float32")))
+    np.testing.assert_array_equal(narrow[0], wide[0])
