@@ -71,7 +71,7 @@ class Trainer:
         else:
             self.feed = feeds.InMemory(data, seeds, batch_size, self.batched, place)
             shape, augment = data.x.shape[1:], data.augment
-        self.batches = self.feed.batches
+        self.batches, self.shape = self.feed.batches, tuple(shape)
         self.metric = method.metric if "metric" in method.needs else None
         self.prune_step = method.start.prune_step
         source, metric = Source(None, None, 0, 0), None if self.metric is None else 0
