@@ -4,6 +4,7 @@ The masks change after the optimiser's step. Where the distribution is named the
 that of the papers.
 """
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
@@ -58,6 +59,7 @@ def one_shot(*, prune_step: int, scope: str = "layer", **common: Any) -> Method:
     masking, schedule = common_fields(
         **common, update_period=prune_step, start_step=prune_step, end_step=prune_step + 1
     )
+    refuse_map("one_shot", masking, scope)
     updates = Updates(
         schedule,
         n_kept=budgets.target,
@@ -129,7 +131,13 @@ def granet(*, initial_sparsity: float = 0.5, prune_end_step: int | None = None, 
     short and loses a weight to a strict comparison.
     """
     base = rewiring("granet", **shared)
+    assert base.masking is not None  # it drops and grows
     refuse_n_m("granet", base.masking)
+    if isinstance(base.masking.distribution, Mapping):
+        raise ValueError(
+            f"distribution={base.masking.distribution!r} is not accepted by 'granet', which prunes over all layers "
+            "together and does not read it; expected a name, or a function of shapes and sparsity for the start."
+        )
     pruned = bind(
         _globally_pruned, schedules.Cubic(cast(schedules.UpdateSchedule, base.moving.schedule), prune_end_step)
     )
