@@ -188,6 +188,7 @@ def dead_neurons(masks: Tree, *, layout: Any = None) -> dict[str, DeadNeurons]:
 
     A unit is an input or an output of the layer, of all axes that its layout calls so; it counts as cut off if nothing
     is active over all the other axes. Where neither ``layout`` nor the name tells, a kernel is (window..., in, out).
+    :func:`dstjax.program.connections` knows the network besides: units that lead nowhere, and groups of a convolution.
 
     Args:
       masks: tree of masks.
@@ -206,7 +207,7 @@ def effective_weights(layers: Sequence[Any]) -> jax.Array:
     """Counts the active weights on a path from an input to an output of a chain of layers, int32[layers].
 
     An active weight that starts at a dead unit, or leads to one, has no effect. A bias of a unit without inputs does
-    not count as an input. For plain chains, not for residual networks.
+    not count as an input. For plain chains; :func:`dstjax.program.connections` is for any network.
 
     Args:
       layers: masks of the kernels from the first layer to the last, their last two axes being inputs and outputs. A

@@ -139,8 +139,12 @@ def set_masks(opt_state: Tree, masks: Tree) -> Tree:
 def check_sparse(params: Tree, opt_state_or_masks: Tree) -> bool:
     """Finds out whether every inactive weight is exactly zero.
 
-    Something that rescales, adds to or bypasses the updates after ``sparsify`` breaks this; see its docstring. Of a
-    method that keeps dense weights behind its masks the view for evaluation is checked.
+    Something that rescales, adds to or bypasses the updates after ``sparsify`` breaks this; see its docstring.
+
+    Of a method that keeps dense weights behind its masks (IEE, DPF, Top-KAST, SR-STE, STR, ...) the parameters are
+    dense and stay so: what is checked is ``forward_params(params, opt_state, training=False)``, which is sparse
+    whatever the loop does. Whether the loop took its gradients there, or at ``params``, which trains a dense network,
+    cannot be seen from parameters and state; ``init`` logs a warning that says where they must be taken.
 
     Returns:
       True, so that it can stand in an ``assert``.

@@ -12,6 +12,7 @@ from dstjax._arrays.trees import is_array, is_weight
 from dstjax.method import Masking, Method, Start
 
 _log = logging.getLogger(__name__)
+_views_log = logging.getLogger("dstjax.views")  # of its own, so that a loop that does what it says can silence it
 
 Layouts = dict[str, Layout | None]  # by path; None where nothing is known
 
@@ -117,8 +118,17 @@ def prunes(method: Method) -> bool:
     return method.start.sparsity is not None or (method.updates is not None and method.updates.n_kept == budgets.target)
 
 
-def announce(masking: Masking, masked: Layouts, leaves: Mapping[str, Any]) -> None:
-    """Logs in one line what is masked and what is not, and warns of what is masked in doubt."""
+def announce(method: Method, masked: Layouts, leaves: Mapping[str, Any]) -> None:
+    """Logs in one line what is masked and what is not, and warns of what is masked in doubt, and of dense weights."""
+    masking = method.masking
+    assert masking is not None  # or nothing is masked
+    if method.seen.view is not None:
+        _views_log.warning(
+            "method %r keeps dense weights behind its masks: take the gradient at "
+            "dstjax.forward_params(params, opt_state), or a dense network is trained; evaluate and deploy "
+            "forward_params(..., training=False)",
+            method.name,
+        )
     dense: dict[str, int] = {}
     for name, leaf in leaves.items():
         if name not in masked:

@@ -23,6 +23,7 @@ from dstjax._engine.belonging import promise_of
 from dstjax._engine.counts import Layouts, active_counts, announce, initial_counts, masked_leaves, prunes, starts_dense
 from dstjax._engine.draw import random_masks
 from dstjax._engine.moments import map_moments, shapes_of
+from dstjax._engine.probing import check_scores
 from dstjax._engine.rewire import counter_dtype
 from dstjax._engine.states import SparseState, Topology, Tracked, with_topology
 from dstjax.method import Method
@@ -44,7 +45,8 @@ def initial_state(
     weights = named(params)
     known: Layouts = {} if method.masking is None else masked_leaves(method.masking, weights)
     if method.masking is not None:
-        announce(method.masking, known, weights)
+        announce(method, known, weights)
+        check_scores(method, known, weights)
     targets = active_counts(method.masking, weights)
     leaves, layouts = MaskedLeaves.chosen(params, known), tuple(known.values())
     if given is not None:

@@ -49,11 +49,24 @@ def _owner(path: Path, leaf: Any, shapes: Shapes) -> Path | None:
 
 
 def map_both(change: Callable[[Path, Any, Any], Any], shapes: Shapes, inner_state: Tree, other: Tree) -> Tree:
-    """Maps ``change(path, moment, moment of the other)`` over the moments of two states of one optimiser."""
-    others: list[Any] = []
-    map_moments(lambda _, x: others.append(x), shapes, other)
-    rest = iter(others)
-    return map_moments(lambda path, x: change(path, x, next(rest)), shapes, inner_state)
+    """Maps ``change(path, moment, moment of the other)`` over the moments that two states of one optimiser have."""
+    others = {place.name: place.leaf for place in places(other)[0] if not place.is_hole}
+    found, treedef = places(inner_state)
+    nodes = []
+    for place in found:
+        owner = None if place.is_hole or place.name not in others else _owner(place.path, place.leaf, shapes)
+        nodes.append(place.node if owner is None else place.holding(change(owner, place.leaf, others[place.name])))
+    return treedef.unflatten(nodes)
+
+
+def aligned(values: Sequence[Any], old: Tree, new: Tree, other: Any) -> list[Any]:
+    """What belongs to the leaves of an optimiser's old state, for each leaf of its new one.
+
+    An optimiser may add to its state at its first update, as ``optax.monitor`` does; what is new gets ``other``.
+    """
+    flat = jax.tree_util.tree_flatten_with_path
+    by_path = {keys: x for (keys, _), x in zip(flat(old)[0], values, strict=True)}
+    return [by_path.get(keys, other) for keys, _ in flat(new)[0]]
 
 
 def owners(shapes: Shapes, inner_state: Tree) -> list[Path | None]:
@@ -78,14 +91,14 @@ def _is_moment(leaf: Any) -> bool:
     return not (leaf.dtype == jnp.uint32 and leaf.shape in KEY_SHAPES)
 
 
-def held(stands: Sequence[bool], guards: bool, now: Any, old: Tree, new: Tree) -> Tree:
+def held(shapes: Shapes, guards: bool, now: Any, old: Tree, new: Tree) -> Tree:
     """The new state of an optimiser, but what stands is the old one where ``now``; see :func:`chosen_of`."""
     leaves: list[Any]
     treedef: Any
     leaves, treedef = jax.tree_util.tree_flatten(new)
-    before = jax.tree_util.tree_leaves(old)
-    chosen = zip(stands, before, leaves, strict=True)
-    return treedef.unflatten([chosen_of(guards, now, last, x) if stay else x for stay, last, x in chosen])
+    before = aligned([(x,) for x in jax.tree_util.tree_leaves(old)], old, new, ())
+    chosen = zip(standing(shapes, new), before, leaves, strict=True)
+    return treedef.unflatten([chosen_of(guards, now, last[0], x) if stay and last else x for stay, last, x in chosen])
 
 
 def chosen_of(guards: bool, now: Any, old: Any, new: Any) -> Any:

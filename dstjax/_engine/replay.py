@@ -47,6 +47,11 @@ class Replay:
         return Replay(closed, jax.tree_util.tree_structure(shapes), jax.tree_util.tree_leaves(args), first)
 
     @property
+    def state(self) -> Tree:
+        """A tree like the state that it returns, of the numbers of its leaves."""
+        return jax.tree_util.tree_unflatten(self.treedef, range(self.treedef.num_leaves))[1]
+
+    @property
     def early(self) -> set[Any]:
         """The variables that are leaves of the state, and can be replaced when they are computed."""
         outputs = self.closed.jaxpr.outvars

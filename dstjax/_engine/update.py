@@ -14,7 +14,7 @@ from dstjax._arrays.trees import Tree, is_array, is_weight, or_absent
 from dstjax._engine import returned
 from dstjax._engine.call import Call, Signals
 from dstjax._engine.frozen import zero_outputs
-from dstjax._engine.moments import chosen_of, held, map_both, map_moments, owners, standing
+from dstjax._engine.moments import aligned, chosen_of, held, map_both, map_moments, owners, standing
 from dstjax._engine.replay import Replay
 from dstjax._engine.states import SparseState, Topology, with_topology
 from dstjax.method import Method
@@ -107,12 +107,11 @@ def _step_or_skip(call: Call, new: Topology, step: Any) -> tuple[list[Any], Any]
     the branch, for which XLA would copy them.
     """
     old, now, inner_state = call.old.masks, call.idle, call.state.inner_state
-    stands = standing(call.all_shapes, inner_state)
     if isinstance(now, bool) and not _is_traced((call.weights, call.gradients, inner_state)):
         updates, after = step(new.masks, call.weights, inner_state)
         if now is False:
             return updates, _moments_within(call, old, after)
-        after = held(stands, False, True, inner_state, after)
+        after = held(call.all_shapes, False, True, inner_state, after)
         after = _moments_within(call, _lasting(True, old, new.masks), after)
         return [_unless(True, u) for u in call.updates], after
     # With the new masks also where they have just changed: what the step gives is not used then.
@@ -126,14 +125,15 @@ def _step_or_skip(call: Call, new: Topology, step: Any) -> tuple[list[Any], Any]
     replay = Replay.of(traced, call.weights, inner_state)
     # The norm of a moment may be read, and change with what is zeroed. Then it is only zeroed where nothing is used.
     weight_of = owners(call.shapes, inner_state)
-    is_entrywise = replay.is_entrywise([path is not None for path in weight_of])
+    is_entrywise = replay.is_entrywise(aligned([p is not None for p in weight_of], inner_state, replay.state, False))
     keep = new.masks if is_entrywise else _lasting(now, old, new.masks)
     by_path: dict[Any, StoredMask] = {} if keep is None else call.stored.by_path(keep)
+    stands = standing(call.all_shapes, inner_state)
     leaves = zip(weight_of, stands, jax.tree_util.tree_leaves(inner_state), strict=True)
     changes = [
         functools.partial(_held, call.guards, now, by_path.get(path), x) if stay else None for path, stay, x in leaves
     ]
-    updates, inner_state = replay.run(changes)
+    updates, inner_state = replay.run(aligned(changes, inner_state, replay.state, None))
     updates = [other[0] if other else u for u, other in zip(updates, others, strict=True)]
     return [_unless(now, u) for u in updates], inner_state
 
@@ -259,7 +259,7 @@ def _held_if_lost(call: Call, old: Any, new: Any) -> Any:
     """The new state of an optimiser, but its moments are the old ones if the call is lost."""
     if not call.guards:
         return new
-    return held(standing(call.all_shapes, new), True, call.lost, old, new)
+    return held(call.all_shapes, True, call.lost, old, new)
 
 
 def _harmless(call: Call, updates: list[Any]) -> list[Any]:

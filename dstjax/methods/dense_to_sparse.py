@@ -4,6 +4,7 @@ The masks change after the optimiser's step. Where the distribution is named the
 that of the papers.
 """
 
+from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
@@ -58,6 +59,7 @@ def one_shot(*, prune_step: int, scope: str = "layer", **common: Any) -> Method:
     masking, schedule = common_fields(
         **common, update_period=prune_step, start_step=prune_step, end_step=prune_step + 1
     )
+    refuse_map("one_shot", masking, scope)
     updates = Updates(
         schedule,
         n_kept=budgets.target,
@@ -116,7 +118,8 @@ def granet(*, initial_sparsity: float = 0.5, prune_end_step: int | None = None, 
     """Prunes gradually over all layers, and regrows at each update what each layer then drops: GraNet.
 
     First the smallest weights of the whole network go, as the cubic schedule of gradual pruning says; then each layer
-    drops the drop fraction of what it has left and grows as many by the gradient.
+    drops the drop fraction of what it has left and grows as many by the gradient. Under a structure of units of several
+    weights each layer has whole units, and the network may end with fewer weights than asked for.
 
     Args:
       initial_sparsity: at the start; 0 starts dense.
@@ -129,7 +132,13 @@ def granet(*, initial_sparsity: float = 0.5, prune_end_step: int | None = None, 
     short and loses a weight to a strict comparison.
     """
     base = rewiring("granet", **shared)
+    assert base.masking is not None  # it drops and grows
     refuse_n_m("granet", base.masking)
+    if isinstance(base.masking.distribution, Mapping):
+        raise ValueError(
+            f"distribution={base.masking.distribution!r} is not accepted by 'granet', which prunes over all layers "
+            "together and does not read it; expected a name, or a function of shapes and sparsity for the start."
+        )
     pruned = bind(
         _globally_pruned, schedules.Cubic(cast(schedules.UpdateSchedule, base.moving.schedule), prune_end_step)
     )
@@ -137,7 +146,9 @@ def granet(*, initial_sparsity: float = 0.5, prune_end_step: int | None = None, 
     # In a common ranking a leaf may keep more than it has left: it grows its drop fraction all the same.
     n_grown = budgets.To(pruned) if base.moving.scope == "layer" else bind(_moved, pruned, n_kept)
     start = Start(sparsity=initial_sparsity)
-    return base.but(promises="total", start=start, n_kept=n_kept, n_grown=n_grown)
+    # The ranking is of single weights: each layer rounds its number down to whole units.
+    promises = "total" if base.masking.structure == WEIGHT else "free"
+    return base.but(promises=promises, start=start, n_kept=n_kept, n_grown=n_grown)
 
 
 def _part_in_turn(partitions: int | None, last: int, layers: Layers, kept: jax.Array) -> jax.Array:

@@ -11,6 +11,7 @@ from dstjax.masks import zero_outside
 from dstjax.method import Method, Remembered, Seen, Start, Updates, common_fields, refuse_n_m
 from dstjax.methods.catalogue import catalogued
 from dstjax.rules import Layers, Leaf, Memory, bind, wide, wide_dtype
+from dstjax.structures import Units
 
 __all__ = ["str_"]
 
@@ -98,4 +99,8 @@ def str_(
     remembered = Remembered(bind(_initial, s_init), before_step=learn)
     seen = Seen(bind(_passed, final), bind(_view, final))
     method = Method("str", masking, Start(sparsity=0), updates, remembered, seen, promises="free")
-    return method if final is None else method.but(new_weights=bind(_shrunk_at, final), promises="reached")
+    if final is None:
+        return method
+    # Whole filters below the threshold may leave a layer without a gradient, which then stands still.
+    promises = "free" if isinstance(masking.structure, Units) else "reached"
+    return method.but(new_weights=bind(_shrunk_at, final), promises=promises)

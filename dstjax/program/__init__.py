@@ -1,9 +1,11 @@
-"""Reads the program of a model: its FLOPs by leaf, and what each axis of a leaf means.
+"""Reads the program of a model: its FLOPs by leaf, what each axis of a leaf means, and what leads to its results.
 
-``flops`` is a module; ``layouts`` is a function, whose result ``dstjax.sparsify(..., layout=)`` takes.
+``flops`` is a module; ``layouts`` is a function, whose result ``dstjax.sparsify(..., layout=)`` takes; ``connections``
+is one that finds layer collapse and dead units.
 """
 
 from dstjax.program import flops
+from dstjax.program.connection_reader import Connections, connections
 from dstjax.program.layout_reader import Layouts, layouts
 
-__all__ = ["Layouts", "flops", "layouts"]
+__all__ = ["Connections", "Layouts", "connections", "flops", "layouts"]

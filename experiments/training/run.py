@@ -16,6 +16,7 @@ from experiments import stopping
 from experiments.tasks import mutual
 from experiments.training import configuration, hosts, inputs, partial, results, sealed
 from experiments.training.checkpoint import CheckpointError, Checkpoints
+from experiments.training.learning import Watch
 from experiments.training.partial import Begun
 from experiments.training.recording import Metrics, NoMetrics, Progress
 from experiments.training.trainer import Epoch, Trainer
@@ -88,6 +89,9 @@ def _train_and_evaluate(config: ConfigDict, workdir: Path, defaults: ConfigDict 
         done = resume(trainer, checkpoints, workdir, quiet)
         if anew and not done.step and hosts.is_first():
             print(anew, file=sys.stderr)
+        watch = Watch(trainer)
+        if table.masked:
+            watch.look(done.step)
         metrics = hosts.together(lambda: records(workdir, done, config.tensorboard, plan.seeds))
         stack.callback(metrics.close)
         masks = trainer.masks() if config.tensorboard and table.masked else []
@@ -123,6 +127,8 @@ def _train_and_evaluate(config: ConfigDict, workdir: Path, defaults: ConfigDict 
             last = step == plan.steps
             if last or (number + 1) % config.eval_every_epochs == 0:
                 results.record_evaluation(metrics, trainer, "validation", step)
+                if table.masked and (epoch.updates or plan.method.start.prune_step):
+                    watch.look(step)
             if last or (number + 1) % config.checkpoint_every_epochs == 0:
                 save()
         hosts.together(checkpoints.wait)

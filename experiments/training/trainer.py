@@ -1,6 +1,7 @@
 """The training of networks, one or many at once; each distinct program is compiled once in a process."""
 
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -60,6 +61,7 @@ class Trainer:
         on_update: UpdateHook = lambda group, step, program, arguments: program(*arguments),
     ) -> None:
         self.on_update = on_update
+        logging.getLogger("dstjax.views").setLevel(logging.ERROR)  # the step takes its gradients at the view
         self.model, self.make_tx, self.method, self.seeds = model, make_tx, method, seeds
         self.batched, self.batch_size = mode == "vmap", batch_size
         devices = jax.devices()[:1] if devices is None else devices
@@ -73,7 +75,7 @@ class Trainer:
         else:
             self.feed = feeds.InMemory(data, seeds, batch_size, self.batched, place)
             shape, augment = data.x.shape[1:], data.augment
-        self.batches = self.feed.batches
+        self.batches, self.shape = self.feed.batches, tuple(shape)
         self.metric = method.metric if "metric" in method.needs else None
         self.prune_step = method.start.prune_step
         source, metric = Source(None, None, 0, 0), None if self.metric is None else 0

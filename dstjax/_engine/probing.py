@@ -1,0 +1,72 @@
+"""Tries the scores of a user's own before training: one that is no number anywhere would rank nothing."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dstjax._arrays.trees import is_traced
+from dstjax._engine.counts import Layouts
+from dstjax.method import Method
+from dstjax.rules import Bound, Leaf, described
+
+_MOST = 2**20  # entries of a leaf on which a rule is tried
+
+
+def check_scores(method: Method, known: Layouts, weights: Mapping[str, Any]) -> None:
+    """Refuses a score that is not finite anywhere on the smallest masked leaf, with random numbers in it.
+
+    Rules of the library are not tried, nor what cannot be computed outside of a trace.
+
+    Raises:
+      ValueError: names the rule.
+    """
+    updates = method.updates
+    rules = [] if updates is None else [("drop", updates.drop_score), ("grow", updates.grow_score)]
+    rules = [(what, rule) for what, rule in rules if not _is_known(rule)]
+    if not rules or not known:
+        return
+    path = min(known, key=lambda p: math.prod(weights[p].shape))
+    if math.prod(weights[path].shape) > _MOST:
+        return
+    for what, rule in rules:
+        found = _tried(method, rule, weights[path], known[path])
+        if found is not None and found.size and not np.isfinite(found).any():
+            raise ValueError(
+                f"the rule {what}={described(rule)} is not accepted: on random numbers it returned nothing finite for "
+                f"leaf {path!r} of shape {tuple(weights[path].shape)}; expected a score that ranks the weights."
+            )
+
+
+def _is_known(rule: Any) -> bool:
+    function = rule.function if isinstance(rule, Bound) else rule
+    module = getattr(function, "__module__", None) or type(function).__module__
+    return module.split(".")[0] == "dstjax"
+
+
+def _tried(method: Method, rule: Any, weight: Any, layout: Any) -> np.ndarray | None:
+    """The scores of a leaf half of which is active; None where they cannot be computed now."""
+    rng = np.random.default_rng(0)
+    shape, remembered, assumed = tuple(weight.shape), method.remembered, method.updates
+    mask = np.arange(math.prod(shape)).reshape(shape) % 2 == 0
+    numbers = rng.standard_normal((3, *shape))
+    with jax.ensure_compile_time_eval():
+        arrays = [jnp.asarray(x, weight.dtype) for x in (numbers[0] * mask, *numbers[1:])]
+        active, step = jnp.asarray(mask), jnp.ones((), jnp.int32)
+        layers = () if layout is None or not layout.stack else (layout.layers(shape),)
+        counter = active.astype(jnp.uint8) if assumed is not None and assumed.counters else None
+        full = arrays[2] if "full_gradient" in method.needs else None
+        leaf = Leaf(arrays[0], arrays[1], active, counter, step, jax.random.key(0), jnp.ones(layers, jnp.int32))
+        leaf = leaf._replace(full_gradient=full, layout=layout)
+        try:
+            if remembered.leaf is not None:
+                leaf = leaf._replace(memory=remembered.leaf(leaf))
+            if remembered.second_mask is not None:
+                leaf = leaf._replace(second_mask=active)
+            found = rule(leaf)
+            return None if is_traced(found) else np.asarray(found, np.float64)
+        except Exception:  # whatever it is, the first mask update will say it better
+            return None

@@ -1,0 +1,50 @@
+"""A warning where a network cannot learn."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import models
+from experiments.training.learning import Watch
+from experiments.training.run import train_and_evaluate
+from tests.thorough import slow
+
+
+@pytest.mark.parametrize("fields", [dict(method="static"), slow(dict(method="static", mode="vmap"))])
+def test_a_network_that_is_cut_at_the_start(fields, small, tmp_path, capsys):
+    train_and_evaluate(small(**fields, model__sizes=(48, 48), sparsity=0.997, seeds=2), tmp_path, quiet=True)
+    lines = capsys.readouterr().err.splitlines()
+    assert sorted(line[: len("warning: seed(s) 0, step 0:")] for line in lines) == [
+        f"warning: seed(s) {seed}, step 0:" for seed in range(2)
+    ]
+    assert all("no active weights lead from the data to the results: all ways end at Dense_" in line for line in lines)
+
+
+def test_networks_that_are_cut_on_the_way(capsys):
+    model = models.make("mlp", sizes=(8,))
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, 4, 4, 1)), train=False))["params"]
+    whole = {path: np.ones(shape, bool) for path, shape in (("Dense_0/kernel", (16, 8)), ("Dense_1/kernel", (8, 10)))}
+    part, cut = ({**whole, "Dense_1/kernel": whole["Dense_1/kernel"] & (np.arange(8) < n)[:, None]} for n in (1, 0))
+    now = []
+    network = types.SimpleNamespace(params=params, model_state={})
+    trainer = types.SimpleNamespace(
+        seeds=[3, 5, 7], masks=lambda: now, network=lambda i: network, model=model, shape=(4, 4, 1)
+    )
+    watch = Watch(trainer)
+    now[:] = [whole, part, part]
+    assert watch.look(4) == []
+    now[:] = [cut, part, cut]
+    assert [line[:35] for line in watch.look(8)] == ["warning: seed(s) 3, 7, step 8: no a"]
+    now[:] = [cut, cut, cut]
+    assert watch.look(12) == [
+        "warning: seed(s) 5, step 12: no active weights lead from the data to the results: all ways end at "
+        "Dense_1/kernel; the network cannot learn."
+    ]
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_a_network_that_can_learn(small, tmp_path, capsys):
+    train_and_evaluate(small(method="rigl"), tmp_path, quiet=True)
+    assert not capsys.readouterr().err
