@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dstjax import budgets, criteria, schedules
+from dstjax import budgets, criteria, schedules, structures
 from dstjax.budgets import part_of
 from dstjax.checks import check_choice, check_number
 from dstjax.method import Method, Remembered, Updates, common_fields, rewiring
@@ -154,5 +154,7 @@ def dsr(*, threshold: float = 1e-3, drop_fraction: float = 0.1, tolerance: float
     remembered = Remembered(shared=threshold, after_update=bind(_threshold, part, tolerance))
     # Where more than half of the weights are active there may be no room for what was dropped.
     has_room = not isinstance(masking.sparsity, int | float) or masking.sparsity >= 0.5
-    promises = "total" if has_room else "free"
+    # Units of several weights round the number of each layer down.
+    in_units = isinstance(masking.structure, structures.Block | structures.Units)
+    promises = "total" if has_room and not in_units else "free"
     return Method("dsr", masking, updates=updates, remembered=remembered, promises=promises)
