@@ -44,7 +44,7 @@ def outcome_of(c: Configuration) -> Outcome:
         except BrokenError as error:
             return Outcome(BROKEN, str(error))
         except Exception as error:
-            if is_refusal(error) and (training is None or not training.updated):
+            if is_refusal(error) and (training is None or training.may_refuse):
                 return Outcome(LATE if training and training.calls else REFUSED, str(error))
             if fails_alone(c):
                 return Outcome(ALONE, f"{type(error).__name__}: {str(error)[:200]}")

@@ -39,7 +39,7 @@ class Training:
         self.first = self.last = invariants.look(self.params, self.state)
         self.expected = 0  # steps of the sparse state
         self.unfinite = self.waiting = 0
-        self.updated = False  # there was a mask update
+        self.may_refuse = True  # there was no mask update yet, and no adoption
         self.exact = True  # no mask update was lost so far
         self.finite = True  # no gradient was infinite or NaN so far
         self.compiled: Any = None  # the same call under jit
@@ -109,7 +109,7 @@ class Training:
             comparing.compiled(self, before, grads, extra, rewire)
         old, self.last = self.last, invariants.look(self.params, self.state)
         self.calls += 1
-        self.updated |= bool(now)
+        self.may_refuse &= not now and self.calls < self.c.steps
         self.finite &= finite
         self.exact &= passed or not now
         self.check_state()
@@ -186,6 +186,7 @@ class Training:
                 layout = making.layout_of(self.c) if method.masking is not None else None
                 params, state = dstjax.adopt(self.state, self.params, method, layout=layout)
                 self.method, self.params, self.state = method, params, state
+                self.may_refuse = False
                 self.given = dstjax.get_masks(state) if _needs_masks(method) else None
                 self.tx = self.optimiser(self.given)
                 self.step = self.program()
