@@ -1,15 +1,16 @@
 """The parameters and the optimiser's state before the first step, and of another method in the middle of training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from dstjax._arrays.trees import Path, Tree, is_array, places
 from dstjax._engine.adopt import adopted
-from dstjax._engine.states import every, find, replaced, whole
+from dstjax._engine.states import every, find, holds_state, replaced, whole
 from dstjax.method import Method
 from dstjax.state import apply_masks
 
@@ -66,7 +67,9 @@ def start(tx: Any, params: Tree) -> tuple[Tree, Tree]:
     return params, joined_state(of_state)
 
 
-def adopt(opt_state: Tree, params: Tree, method: Method, *, layout: Any = None) -> tuple[Tree, Tree]:
+def adopt(
+    opt_state: Tree, params: Tree, method: Method, *, layout: Any = None, track: Iterable[str] | None = None
+) -> tuple[Tree, Tree]:
     """Returns sparse parameters and the optimiser's state for another method, or for another sparsity of the same one.
 
     The step, the key and the state of the inner optimiser go on, so make the new optimiser with the same inner one:
@@ -80,10 +83,12 @@ def adopt(opt_state: Tree, params: Tree, method: Method, *, layout: Any = None) 
       params: the parameters, as the old method left them.
       method: the new one, from :mod:`dstjax.methods`.
       layout: as given to :func:`dstjax.sparsify`.
+      track: as given to :func:`dstjax.sparsify`; by default what the state tracks.
 
     Raises:
-      ValueError: there is no state of ``sparsify``, or more than one; the parameters are others; the masks that there
-        are cannot lead to what the method promises; or it is called inside a trace.
+      ValueError: there is no state of ``sparsify``, or more than one; the parameters are others, or more than the part
+        that a wrapper such as ``optax.masked`` gives to ``sparsify``; the masks that there are cannot lead to what the
+        method promises; or it is called inside a trace.
 
     >>> import dstjax, optax
     >>> rigl = dstjax.methods.rigl(sparsity=0.5, update_period=2, end_step=10)
@@ -96,8 +101,23 @@ def adopt(opt_state: Tree, params: Tree, method: Method, *, layout: Any = None) 
     """
     if layout is not None:
         method = method.but(layout=layout)
-    new = adopted(whole(find(opt_state)), method, params)
+    if _is_of_a_part(opt_state) and not any(map(_is_left_out, jax.tree_util.tree_leaves(params, is_leaf=_is_left_out))):
+        raise ValueError(
+            "the state is that of a part of the parameters, as of optax.masked or optax.partition, which does not tell "
+            "the part; pass the parameters with optax.MaskedNode() in the place of all others."
+        )
+    new = adopted(whole(find(opt_state)), method, params, None if track is None else tuple(track))
     return apply_masks(params, new), replaced(opt_state, new)
+
+
+def _is_left_out(node: Any) -> bool:
+    return isinstance(node, optax.MaskedNode)
+
+
+def _is_of_a_part(opt_state: Tree) -> bool:
+    """Whether a wrapper gives ``sparsify`` some of the parameters alone."""
+    is_part = lambda node: isinstance(node, optax.MaskedState)  # noqa: E731
+    return any(is_part(x) and holds_state(x) for x in jax.tree_util.tree_leaves(opt_state, is_leaf=is_part))
 
 
 def _split(tree: Tree) -> tuple[_Leaves, Callable[[_Leaves], Tree]]:

@@ -26,7 +26,7 @@ from dstjax.structures import WEIGHT, Structure
 _Flags = dict[str, jax.Array]  # a boolean mask for each masked leaf
 
 
-def adopted(old: SparseState, method: Method, params: Tree) -> SparseState:
+def adopted(old: SparseState, method: Method, params: Tree, track: tuple[str, ...] | None = None) -> SparseState:
     """The state of ``method`` that goes on from ``old``: its step, its key, its moments, and its masks where they fit.
 
     Raises:
@@ -42,7 +42,14 @@ def adopted(old: SparseState, method: Method, params: Tree) -> SparseState:
     known: Layouts = {} if method.masking is None else masked_leaves(method.masking, weights)
     flags = {n: flags[n] if n in flags else jnp.ones_like(weights[n], bool) for n in known}
     masks = _fitting(old, method, weights, known, flags) if known else {}
-    state = initial_state(_passing(old.inner_state), method, old.key, _tracked(old), params, _tree(params, masks))
+    state = initial_state(
+        _passing(old.inner_state),
+        method,
+        old.key,
+        _tracked(old) if track is None else track,
+        params,
+        _tree(params, masks),
+    )
     return _continued(old, state._replace(step=old.step), method, flags, masks)
 
 

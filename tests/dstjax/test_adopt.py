@@ -200,3 +200,30 @@ def test_a_rule_for_leaves_that_reads_values_is_asked_at_init_alone():
     updates, _ = jax.jit(tx.update)(sparse, state, sparse)
     assert list(trees.names(dstjax.get_masks(state))) == ["a"]
     assert int((updates["a"] != 0).sum()) == 4
+
+
+def test_exploration_goes_on_without_counters_where_that_is_asked_for():
+    tx = dstjax.sparsify(optax.sgd(0.1), methods.dst_ee(sparsity=0.7, coefficient=0.1, **RIGL))
+    params, state = conformance.started(tx)
+    for t in range(1, 5):
+        params, state = conformance.step(tx, params, state, conformance.grads_at(params, t))
+    rigl = methods.rigl(sparsity=0.7, **RIGL)
+    _, new = dstjax.adopt(state, params, rigl, track=["exploration"])
+    assert float(dstjax.metrics.exploration_rate(new)) == float(dstjax.metrics.exploration_rate(state))
+    assert jax.tree.structure(new) == jax.tree.structure(
+        dstjax.sparsify(optax.sgd(0.1), rigl, track=["exploration"]).init(params)
+    )
+
+
+def test_of_a_part_of_the_parameters():
+    params = {"a": {"kernel": jnp.ones((4, 4))}, "b": {"kernel": jnp.ones((4, 4))}}
+    method = methods.rigl(sparsity=0.5, **RIGL)
+    tx = optax.masked(dstjax.sparsify(optax.adam(0.1), method), {"a": {"kernel": True}, "b": {"kernel": False}})
+    params, state = dstjax.start(tx, params)
+    sparser = methods.rigl(sparsity=0.75, **RIGL)
+    with pytest.raises(ValueError, match=r"part of the parameters.*MaskedNode"):
+        dstjax.adopt(state, params, sparser)
+    part, new = dstjax.adopt(state, {**params, "b": {"kernel": optax.MaskedNode()}}, sparser)
+    assert int((part["a"]["kernel"] != 0).sum()) == 4
+    tx = optax.masked(dstjax.sparsify(optax.adam(0.1), sparser), {"a": {"kernel": True}, "b": {"kernel": False}})
+    tx.update(params, new, {**params, "a": part["a"]})

@@ -112,7 +112,7 @@ def test_the_inner_optimiser_sees_masked_gradients_and_sparse_parameters(order):
         updates, state = tx.update(grads, state, params)
         active = dstjax.get_masks(state) if order == "update_then_step" else before
         if order == "skip" and t % 2 == 0:
-            assert int(state.inner_state.calls) == t - t // 2  # it was not called
+            assert int(state.inner_state.calls) == t  # it counts, and moves nothing
             params = optax.apply_updates(params, updates)
             continue
         # As it saw them, before the moments of moved weights were reset: the recorder's copies are moments too.
@@ -150,7 +150,7 @@ def test_a_skipped_step_changes_masks_alone():
     params = optax.apply_updates(params, updates)
     old = trees.names(dstjax.get_masks(state))
     updates, new_state = tx.update(trees.like(params, 1), state, params, rewire=True)
-    assert int(optax.tree.get(new_state, "count")) == int(optax.tree.get(state, "count")) == 1
+    assert [int(optax.tree.get(s, "count")) for s in (state, new_state)] == [1, 2]
     assert int(new_state.step) == 2
     after, before = trees.names(optax.apply_updates(params, updates)), trees.names(params)
     for n in trees.DENSE:

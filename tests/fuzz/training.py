@@ -184,7 +184,8 @@ class Training:
             elif kind == "adopt":
                 method = making.method_of(name, self.c.adopted)
                 layout = making.layout_of(self.c) if method.masking is not None else None
-                params, state = dstjax.adopt(self.state, self.params, method, layout=layout)
+                track = dict(self.c.arguments).get("track")
+                params, state = dstjax.adopt(self.state, self.params, method, layout=layout, track=track)
                 self.method, self.params, self.state = method, params, state
                 self.may_refuse = False
                 self.given = dstjax.get_masks(state) if _needs_masks(method) else None
