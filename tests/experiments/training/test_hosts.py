@@ -213,7 +213,8 @@ def test_one_process_stays_alone():
 
 
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_where_one_process_is_killed_the_other_ends_in_a_line(victim, tmp_path):
+def test_where_one_process_is_killed_the_other_ends_in_a_line(victim, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # back to where it was in the end: the lab goes elsewhere
     lab = Lab(tmp_path / "lab", whole=False)
     pair = signals.two(lab, tmp_path / "run")
     signals.until_begun(pair[0], tmp_path / "run", 3)
