@@ -110,8 +110,12 @@ class Call:
         # Whether the call is lost, whether the masks change, and whether the optimiser's step is none.
         self.guards = skip_nonfinite
         self.lost: Any = ~_all_finite([*self.updates, *self.full]) if skip_nonfinite else False
-        self.now: Any = now if self.lost is False or now is False else now & ~self.lost
+        if not is_traced(self.lost):  # outside of a trace nothing needs a branch
+            self.lost = bool(self.lost)
+        self.now: Any = now if self.lost is False or now is False else now & jnp.logical_not(self.lost)
         self.idle: Any = now if self.lost is False else now | self.lost
+        if self.lost is True:
+            self.now, self.idle = False, True
         if method.updates is not None and method.updates.new_weights is not None:
             _ = self.keys  # made in the branch, they could not be read after it
         kept = remembered_of(state, self.stored)
@@ -134,7 +138,7 @@ class Call:
 
         def one(new: jax.Array, last: jax.Array) -> jax.Array:
             known = jnp.isfinite(new) if jnp.issubdtype(new.dtype, jnp.inexact) else True
-            known = known if self.lost is False else known & ~self.lost
+            known = known if self.lost is False else known & jnp.logical_not(self.lost)
             return new if known is True else jnp.where(known, new, last)
 
         return jax.tree.map(one, returned.like(rule, what, found, before), before)

@@ -110,7 +110,7 @@ def _step_or_skip(call: Call, new: Topology, step: Any) -> tuple[list[Any], Any]
     if isinstance(now, bool) and not _is_traced((call.weights, call.gradients, inner_state)):
         updates, after = step(new.masks, call.weights, inner_state)
         if now is False:
-            return updates, _moments_within(call, old, after)
+            return updates, _moments_within(call, old, held(call.all_shapes, call.guards, False, inner_state, after))
         after = held(call.all_shapes, False, True, inner_state, after)
         after = _moments_within(call, _lasting(True, old, new.masks), after)
         return [_unless(True, u) for u in call.updates], after
@@ -275,7 +275,7 @@ def _harmless(call: Call, updates: list[Any]) -> list[Any]:
         if not (is_array(update) and is_weight(weight)) or not (call.guards or weight.dtype.itemsize == 1):
             return update
         moved = optax.apply_updates(weight, update)
-        fine = jnp.isfinite(moved) if call.lost is False else jnp.isfinite(moved) & ~call.lost
+        fine = jnp.isfinite(moved) if call.lost is False else jnp.isfinite(moved) & jnp.logical_not(call.lost)
         return jnp.where(fine, update, jnp.zeros((), update.dtype))
 
     return [one(path, u) for path, u in zip(call.moved.paths, updates, strict=True)]
