@@ -36,7 +36,10 @@ def unsealed(value: Any, what: str) -> dict[str, Any]:
     rest = {name: entry for name, entry in value.items() if name != SEAL}
     if value.get(SEAL) != digest(rest):
         has = "does not have its own checksum any more" if SEAL in value else "has no checksum"
-        raise UnreadableError(f"{what} {has}: it is damaged, was changed, or is of another version.")
+        raise UnreadableError(
+            f"{what} {has}: it is damaged, was changed, or is of another version. Remove the run, or choose another "
+            "--workdir."
+        )
     return rest
 
 
