@@ -101,17 +101,9 @@ def adopt(
     """
     if layout is not None:
         method = method.but(layout=layout)
-    if _is_of_a_part(opt_state) and not any(map(_is_left_out, jax.tree_util.tree_leaves(params, is_leaf=_is_left_out))):
-        raise ValueError(
-            "the state is that of a part of the parameters, as of optax.masked or optax.partition, which does not tell "
-            "the part; pass the parameters with optax.MaskedNode() in the place of all others."
-        )
-    new = adopted(whole(find(opt_state)), method, params, None if track is None else tuple(track))
+    kept = None if track is None else tuple(track)
+    new = adopted(whole(find(opt_state)), method, params, kept, of_a_part=_is_of_a_part(opt_state))
     return apply_masks(params, new), replaced(opt_state, new)
-
-
-def _is_left_out(node: Any) -> bool:
-    return isinstance(node, optax.MaskedNode)
 
 
 def _is_of_a_part(opt_state: Tree) -> bool:

@@ -26,7 +26,14 @@ from dstjax.structures import WEIGHT, Structure
 _Flags = dict[str, jax.Array]  # a boolean mask for each masked leaf
 
 
-def adopted(old: SparseState, method: Method, params: Tree, track: tuple[str, ...] | None = None) -> SparseState:
+def adopted(
+    old: SparseState,
+    method: Method,
+    params: Tree,
+    track: tuple[str, ...] | None = None,
+    *,
+    of_a_part: bool = False,
+) -> SparseState:
     """The state of ``method`` that goes on from ``old``: its step, its key, its moments, and its masks where they fit.
 
     Raises:
@@ -40,6 +47,12 @@ def adopted(old: SparseState, method: Method, params: Tree, track: tuple[str, ..
     before.find(params, "parameters", [shape(m) for m in stored])
     flags = {name: unpack(m) for name, m in zip(before.masked, stored, strict=True)}
     known: Layouts = {} if method.masking is None else masked_leaves(method.masking, weights)
+    if of_a_part and (new := [n for n in known if n not in flags]):
+        raise ValueError(
+            "the state is that of a part of the parameters, as of optax.masked or optax.partition, and masks nothing at "
+            f"{', '.join(new[:5])}, which may be dense or of another part; expected the parameters with "
+            "optax.MaskedNode() in the place of the other parts."
+        )
     flags = {n: flags[n] if n in flags else jnp.ones_like(weights[n], bool) for n in known}
     masks = _fitting(old, method, weights, known, flags) if known else {}
     state = initial_state(
