@@ -49,7 +49,7 @@ def adopted(
     known: Layouts = {} if method.masking is None else masked_leaves(method.masking, weights)
     if of_a_part and (new := [n for n in known if n not in flags]):
         raise ValueError(
-            "the state is that of a part of the parameters, as of optax.masked or optax.partition, and masks nothing at "
+            "the state is that of a part of the parameters, as of optax.masked or optax.partition, and has no mask for "
             f"{', '.join(new[:5])}, which may be dense or of another part; expected the parameters with "
             "optax.MaskedNode() in the place of the other parts."
         )
