@@ -15,6 +15,7 @@ from dstjax._arrays.layout import Layout
 from dstjax._arrays.leaves import MaskedLeaves, named
 from dstjax._arrays.selection import count_true
 from dstjax._arrays.trees import Tree, is_absent, is_traced, or_absent, or_none, places
+from dstjax._engine.belonging import agrees
 from dstjax._engine.counts import Layouts, active_counts, initial_counts, masked_leaves, starts_dense
 from dstjax._engine.draw import random_bits, sharding_of
 from dstjax._engine.init import initial_state
@@ -93,7 +94,7 @@ def _fitting(old: SparseState, method: Method, weights: Mapping[str, Any], known
     if moves_between_layers and low.sum() <= now.sum() <= high.sum():
         counts = now  # the same weights in all, dealt to the layers as training has dealt them
     structure = WEIGHT if starts_dense(method.start) else method.masking.structure
-    is_same = structure == WEIGHT or f"structure={structure!r}" in old.promise
+    is_same = structure == WEIGHT or agrees(method, old, "structure")
     if is_same and bool((counts == now).all()):
         return flags
     numbers = [jnp.asarray(n, jnp.int32) for n in counts.tolist()]
@@ -144,7 +145,7 @@ def _continued(old: SparseState, new: SparseState, method: Method, flags: _Flags
         ever = [pack_like(seen[n] | masks[n], e.dtype) for n, e in zip(leaves.masked, topology.ever, strict=True)]
         topology = topology._replace(ever=ever)
     remembered = remembered_of(new, leaves)
-    if f"method={method.name}" in old.promise and _alike(old.memory, new.memory):
+    if agrees(method, old, "method") and _alike(old.memory, new.memory):
         remembered = remembered_of(old, leaves)
         topology = topology._replace(shared=or_none(old.memory.shared), measured=or_none(old.memory.measured))
     state = with_topology(new, leaves, topology, remembered)

@@ -34,6 +34,11 @@ def promise_of(method: Method) -> Promise:
     return {f"{name}={_text(x)}": () for name, x in facts.items()}
 
 
+def agrees(method: Method, state: SparseState, fact: str) -> bool:
+    """Whether a state has one of the facts of a method: its name, or what it promises by that name."""
+    return any(key in state.promise for key in promise_of(method) if key.startswith(f"{fact}="))
+
+
 def _text(x: Any) -> str:
     """A fact in a form that any file format takes as a key; what is long or odd by a digest."""
     if is_traced(x):

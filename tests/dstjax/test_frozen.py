@@ -73,8 +73,6 @@ def assert_still(first, last, name):
 @pytest.mark.parametrize("name", [*NAMES, *(slow(n) for n in REST)])
 @pytest.mark.parametrize("inner", ["partition", *(slow(n) for n in INNER if n != "partition")])
 def test_frozen_in_the_optimiser(name, inner):
-    if name == "sis":
-        pytest.skip("the training loop sets its masks")
     tx = conformance.sparsified(INNER[inner](trees.everything()), name)
     assert_still(*run(tx, name), name)
 
