@@ -94,7 +94,7 @@ def test_eager_and_compiled_are_alike(order, rewire):
 
 @pytest.mark.parametrize("name", [n if n in ("snfs", "dst_ee", "lset") else slow(n) for n in COUNTED])
 def test_counts_come_back_after_an_infinite_gradient(name):
-    """The weight that becomes infinite stays so; what the method remembers, and how many are active, does not suffer."""
+    """The weight that becomes infinite stays so; what is remembered, and how many are active, does not suffer."""
 
     def trained(spoils):
         tx = conformance.sparsified(optax.sgd(1e-3), name, on_nonfinite="pass")
