@@ -33,18 +33,19 @@ grow                  score                       source
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from dstjax._arrays.drawing import random_bits
 from dstjax._arrays.layout import lanes_of, order_of
 from dstjax._arrays.shares import part_of
 from dstjax._arrays.widening import wide
 from dstjax.checks import check_bool, check_number, suggest
-from dstjax.rules import Leaf, Value, bind, value
-from dstjax.selection import count_true, top_k_mask
+from dstjax.rules import Leaf, Value, bind, of_all_leaves, value
+from dstjax.selection import count_true, top_k_masks
 
 Criterion = Callable[[Leaf], jax.Array]
 
@@ -54,7 +55,8 @@ def magnitude(leaf: Leaf) -> jax.Array:
     return jnp.abs(leaf.weight)
 
 
-def set_signs(leaf: Leaf) -> jax.Array:
+@of_all_leaves
+def set_signs(leaves: Sequence[Leaf]) -> list[jax.Array]:
     """Drops the positive and the negative weights closest to zero, in equal numbers.
 
     Exact zeros go first, since they have no sign. An odd number takes one positive weight more, and where one sign runs
@@ -62,16 +64,17 @@ def set_signs(leaf: Leaf) -> jax.Array:
 
     Reference: Nowak et al., 2023, Section 3, of SET.
     """
-    return _by_sign(leaf, lambda moving, n_positive, n_signed: moving - moving // 2)
+    return _by_sign(leaves, lambda moving, n_positive, n_signed: moving - moving // 2)
 
 
-def set_fraction(leaf: Leaf) -> jax.Array:
+@of_all_leaves
+def set_fraction(leaves: Sequence[Leaf]) -> list[jax.Array]:
     """Drops the same fraction of the positive and of the negative weights, those closest to zero; exact zeros first.
 
     Reference: Mocanu et al., 2018, Algorithm 1. The fraction of the positive ones is rounded down, so that the number
     dropped is exact.
     """
-    return _by_sign(leaf, part_of)
+    return _by_sign(leaves, part_of)
 
 
 def mest(lambda_: float = 1.0) -> Criterion:
@@ -131,10 +134,11 @@ def gradient(leaf: Leaf) -> jax.Array:
     return jnp.abs(leaf.gradient)
 
 
-def random(leaf: Leaf) -> jax.Array:
+@of_all_leaves
+def random(leaves: Sequence[Leaf]) -> list[jax.Array]:
     """Scores 32 random bits for each weight, the same on every number of devices."""
-    sharding = jax.typeof(leaf.weight).sharding
-    return jax.random.bits(leaf.key, leaf.weight.shape, jnp.uint32, out_sharding=sharding)
+    shardings = [jax.typeof(leaf.weight).sharding for leaf in leaves]
+    return random_bits([leaf.key for leaf in leaves], [leaf.weight.shape for leaf in leaves], shardings)
 
 
 @value
@@ -277,17 +281,22 @@ _WITHOUT_COUNTER = (
 )
 
 
-def _by_sign(leaf: Leaf, share: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]) -> jax.Array:
+def _by_sign(leaves: Sequence[Leaf], share: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]) -> list[jax.Array]:
     """Scores zeros lowest, then as many positive weights as ``share`` says and the rest negative, then what stays."""
-    size = jnp.abs(leaf.weight)
-    positive = leaf.mask & (leaf.weight > 0)
-    negative = leaf.mask & (leaf.weight < 0)
-    counts = count_true([positive, negative, leaf.mask], (leaf.layout,) * 3).reshape(3, *jnp.shape(leaf.budget))
-    n_positive, n_negative, n_active = counts
-    moving = jnp.clip(leaf.budget - (n_active - n_positive - n_negative), 0)
-    wanted = (jax.vmap(share) if moving.ndim else share)(moving, n_positive, n_positive + n_negative)
+    layouts = tuple(leaf.layout for leaf in leaves)
+    positive = [leaf.mask & (leaf.weight > 0) for leaf in leaves]
+    negative = [leaf.mask & (leaf.weight < 0) for leaf in leaves]
+    flags = [*positive, *negative, *(leaf.mask for leaf in leaves)]
+    n_positive, n_negative, n_active = jnp.split(count_true(flags, layouts * 3), 3)
+    budgets = jnp.concatenate([jnp.atleast_1d(leaf.budget) for leaf in leaves])
+    moving = jnp.clip(budgets - (n_active - n_positive - n_negative), 0)
+    wanted = jax.vmap(share)(moving, n_positive, n_positive + n_negative)
     from_positive = jnp.clip(wanted, jnp.maximum(moving - n_negative, 0), n_positive)
-    stays = top_k_mask(size, n_positive - from_positive, where=positive, layout=leaf.layout)
-    stays |= top_k_mask(size, n_negative - (moving - from_positive), where=negative, layout=leaf.layout)
+    sizes = [jnp.abs(leaf.weight) for leaf in leaves]
+    staying = jnp.concatenate([n_positive - from_positive, n_negative - (moving - from_positive)])
+    stay = top_k_masks([*sizes, *sizes], staying, where=[*positive, *negative], layouts=layouts * 2)
     # Dropped entries of either sign share one score, zeros lie below them; what stays is above both.
-    return jnp.where(stays, 2, jnp.where(positive | negative, 1, 0)).astype(jnp.int32)
+    return [
+        jnp.where(high | low, 2, jnp.where(p | n, 1, 0)).astype(jnp.int32)
+        for high, low, p, n in zip(stay, stay[len(leaves) :], positive, negative, strict=False)
+    ]

@@ -172,13 +172,14 @@ def is_rows(x: jax.Array) -> bool:
     return x.ndim == 2 and x.size >= _LARGE and not may_be_cut(x)
 
 
-def may_be_cut(x: jax.Array) -> bool:
-    """Whether an array may lie on several devices.
+def may_be_cut(x: Any) -> bool:
+    """Whether an array, or one of such a sharding (None: not known), may lie on several devices.
 
     Its type names its mesh, or the context does. Where neither has one a jit may still cut the array, by
     ``in_shardings`` that no type shows; then only a single device is certain.
     """
-    meshes = (jax.typeof(x).sharding.mesh, jax.sharding.get_abstract_mesh())
+    sharding: Any = x if x is None or isinstance(x, jax.sharding.Sharding) else jax.typeof(x).sharding
+    meshes = (*([] if sharding is None else [sharding.mesh]), jax.sharding.get_abstract_mesh())
     sizes = [math.prod(mesh.shape.values()) for mesh in meshes if not mesh.empty]
     return (sizes[0] if sizes else jax.device_count()) > 1
 

@@ -17,7 +17,7 @@ from dstjax._arrays.selection import count_true
 from dstjax._arrays.trees import Tree, is_absent, is_traced, or_absent, or_none, places
 from dstjax._engine.belonging import agrees
 from dstjax._engine.counts import Layouts, active_counts, initial_counts, masked_leaves, starts_dense
-from dstjax._engine.draw import random_bits, sharding_of
+from dstjax._engine.draw import ordered_bits, sharding_of
 from dstjax._engine.init import initial_state
 from dstjax._engine.states import SparseState, remembered_of, topology_of, with_topology
 from dstjax.method import Method
@@ -115,11 +115,12 @@ def _best(
     layouts: tuple[Layout | None, ...],
     shardings: tuple[Any, ...],
 ) -> list[jax.Array]:
-    scores = []
-    keys = leaf_keys(key, step, len(sizes))
-    for (k, _), size, mask, layout, sharding in zip(keys, sizes, flags, layouts, shardings, strict=True):
-        bits = random_bits(k, size.shape, sharding, layout)
-        scores.append(jnp.where(mask, size.astype(jnp.float32), -1 - bits.astype(jnp.float32) * 2.0**-32))
+    keys = [k for k, _ in leaf_keys(key, step, len(sizes))]
+    bits = ordered_bits(keys, [size.shape for size in sizes], shardings, layouts)
+    scores = [
+        jnp.where(mask, size.astype(jnp.float32), -1 - b.astype(jnp.float32) * 2.0**-32)
+        for size, mask, b in zip(sizes, flags, bits, strict=True)
+    ]
     return structure.best(scores, counts, layouts)
 
 

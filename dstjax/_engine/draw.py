@@ -1,11 +1,14 @@
 """A random choice of the weights that are active at first."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from dstjax._arrays.drawing import random_bits
 from dstjax._arrays.keys import leaf_keys, placed_like
 from dstjax._arrays.layout import Layout, lanes_of, order_of
 from dstjax.structures import WEIGHT, Structure
@@ -85,22 +88,33 @@ def _filled(
 def _scores(
     key: jax.Array, shapes: tuple[tuple[tuple[int, ...], Any], ...], layouts: tuple[Layout | None, ...]
 ) -> list[jax.Array]:
+    keys = [k for k, _ in leaf_keys(key, 0, len(shapes))]
+    return ordered_bits(keys, [shape for shape, _ in shapes], [sharding for _, sharding in shapes], layouts)
+
+
+def ordered_bits(
+    keys: Sequence[jax.Array],
+    shapes: Sequence[tuple[int, ...]],
+    shardings: Sequence[Any],
+    layouts: Sequence[Layout | None],
+) -> list[jax.Array]:
+    """Random scores, drawn in the order of (stack..., window..., in..., out...): the same however a leaf is stored."""
+    orders = [lanes_of(layout) + order_of(layout, len(shape)) for shape, layout in zip(shapes, layouts, strict=True)]
+    turned = [tuple(shape[a] for a in axes) for shape, axes in zip(shapes, orders, strict=True)]
+    specs = [_turned(sharding, axes) for sharding, axes in zip(shardings, orders, strict=True)]
+    bits = random_bits(keys, turned, specs)
     return [
-        random_bits(k, shape, sharding, layout)
-        for (k, _), (shape, sharding), layout in zip(leaf_keys(key, 0, len(shapes)), shapes, layouts, strict=True)
+        x if axes == tuple(range(x.ndim)) else x.transpose(np.argsort(axes))
+        for x, axes in zip(bits, orders, strict=True)
     ]
 
 
-def random_bits(key: jax.Array, shape: tuple[int, ...], sharding: Any, layout: Layout | None) -> jax.Array:
-    """Random scores, drawn in the order of (stack..., window..., in..., out...): the same however a leaf is stored."""
-    axes = lanes_of(layout) + order_of(layout, len(shape))
-    if axes == tuple(range(len(shape))):
-        return jax.random.bits(key, shape, jnp.uint32, out_sharding=sharding)
-    if sharding is not None:
-        spec = (*sharding.spec, *[None] * len(shape))
-        sharding = sharding.update(spec=jax.P(*(spec[a] for a in axes)))
-    bits = jax.random.bits(key, tuple(shape[a] for a in axes), jnp.uint32, out_sharding=sharding)
-    return bits.transpose([axes.index(a) for a in range(len(shape))])
+def _turned(sharding: Any, axes: tuple[int, ...]) -> Any:
+    """The sharding of an array whose axes come in another order."""
+    if sharding is None or axes == tuple(range(len(axes))):
+        return sharding
+    spec = (*sharding.spec, *[None] * len(axes))
+    return sharding.update(spec=jax.P(*(spec[a] for a in axes)))
 
 
 def sharding_of(leaf: Any) -> Any:

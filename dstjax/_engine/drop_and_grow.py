@@ -146,4 +146,6 @@ def _by_leaf(numbers: jax.Array, shapes: Sequence[tuple[int, ...]], layouts: lan
 
 
 def _scored(what: str, criterion: Criterion, leaves: Sequence[Leaf]) -> list[jax.Array]:
-    return [returned.like_weight(criterion, what, criterion(leaf), leaf.weight) for leaf in leaves]
+    together = getattr(criterion, "of_all", None)
+    scores = [criterion(leaf) for leaf in leaves] if together is None else together(leaves)
+    return [returned.like_weight(criterion, what, s, leaf.weight) for s, leaf in zip(scores, leaves, strict=True)]
