@@ -27,8 +27,14 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # longest. The partitioner comes before that, so collectives are those of any program. Processes that a test starts do
 # so too.
 CHEAP = "jax_disable_most_optimizations"
-# XLA ends a process that gives it a flag it does not know, as those after jax 0.10 do with this one.
-CHEAP_FLAGS = "--xla_cpu_use_fusion_emitters=false" if jax.__version_info__ < (0, 11) else ""
+# One module of code a program: XLA makes 32 by default, for as many cores, each with what it costs to begin.
+# XLA ends a process that gives it a flag it does not know, as those after jax 0.10 do with the emitters'.
+CHEAP_FLAGS = " ".join(
+    [
+        "--xla_cpu_parallel_codegen_split_count=1",
+        *(["--xla_cpu_use_fusion_emitters=false"] if jax.__version_info__ < (0, 11) else []),
+    ]
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
