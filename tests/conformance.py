@@ -63,6 +63,7 @@ METHODS = {
     "mest": Entry(MOVING),
     "dst_ee": Entry({**MOVING, "coefficient": 0.1}, represents="growth by gradient and counters"),
     "snfs": Entry(MOVING, READS, "memory of each weight; budgets that move between leaves"),
+    "balanced_momentum": Entry(dict(MOVING, window=2), READS),
     "dsr": Entry(dict(**TIMED, threshold=0.2)),
     "deepr": Entry(dict(**MASKED, noise=0.1), {**READS, **NOISY}),
     "soft_deepr": Entry(dict(**MASKED, noise=0.3, l1=1e-3), {**READS, **NOISY}),

@@ -31,6 +31,8 @@ def promise_of(method: Method) -> Promise:
         }
         if method.start.sparsity is not None:
             facts["initial_sparsity"] = method.start.sparsity
+    if method.remembered.leaf is not None:  # arrays of one shape may be averages of another kind
+        facts["memory"] = described(method.remembered.leaf).replace("'", "")
     return {f"{name}={_text(x)}": () for name, x in facts.items()}
 
 

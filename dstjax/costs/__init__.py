@@ -253,8 +253,10 @@ def _check(
             check_number(key, value, "a share of training in [0, 1]", lambda x: 0 <= x <= 1)
         elif key in ("improvement", "exploration"):
             check_integer(key, value, 0)
-        elif key in ("update_period", "partitions", "estimation") or (key == "updates" and value is not None):
+        elif key in ("update_period", "window", "partitions", "estimation") or (key == "updates" and value is not None):
             check_integer(key, value, 1)
+    if "window" in given and given["window"] > given.get("update_period", given["window"]):
+        raise ValueError(f"window={given['window']} is longer than update_period={given['update_period']}.")
     missing = [key for key, default in known.items() if default is inspect.Parameter.empty and key not in given]
     if missing:
         raise ValueError(f"the cost of {name!r} needs {', '.join(missing)} as well; give it as a keyword.")

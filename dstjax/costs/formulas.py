@@ -50,6 +50,21 @@ def dense_gradient_at_updates(
     return 3 * sparse + update_share * (dense - sparse) / update_period
 
 
+def dense_gradient_in_window(
+    sparse: float, dense: float, convention: str, *, update_period: int, window: int, update_share: float = 1.0
+) -> float:
+    """Takes w = ``window`` dense gradients of the weights per mask update; with w = 1 it is RigL's cost.
+
+    'paper': (3 f_S (P - w + 1) + w (2 f_S + f_D)) / (P + 1), RigL's with w - 1 more of the steps.
+    'exact': 3 f_S + u w (f_D - f_S) / P, with u = ``update_share`` as for RigL.
+
+    Reference: docs/balanced-growth.md.
+    """
+    if convention == "paper":
+        return (3 * sparse * (update_period - window + 1) + window * (2 * sparse + dense)) / (update_period + 1)
+    return 3 * sparse + update_share * window * (dense - sparse) / update_period
+
+
 def dense_gradient_always(sparse: float, dense: float, convention: str) -> float:
     """Costs 2 f_S + f_D in both conventions: the dense momentum of SNFS needs the dense weight gradient at every step.
 

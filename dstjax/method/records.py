@@ -241,6 +241,25 @@ class Method(Value):
         """Whether the t-th call of ``update`` is a mask update, for a host that decides (``rewire=True/False``)."""
         return False if self.updates is None else self.updates.schedule.is_update(step)
 
+    def needs_dense_gradient(self, step: Any) -> Any:
+        """Whether the t-th call of ``update`` reads the gradients of inactive weights; elsewhere they may be 0.
+
+        A host that can take sparse gradients takes dense ones at these steps only. A rule that reads the gradient
+        before or after the step does so at every call, unless its method ``reads_gradient(step)`` says at which. Of the
+        scores, growth reads it at updates, unless :func:`dstjax.criteria.reads_gradient` knows better; rules that give
+        numbers are taken to read none. Dense weights behind a view always need theirs.
+        """
+        remembered = self.remembered
+        if self.masking is None or self.seen.view is not None or self.seen.gradient is not None:
+            return True
+        needed: Any = False
+        if self.updates is not None and criteria.reads_gradient(self.updates.grow_score, remembered.leaf is not None):
+            needed = self.is_update_step(step)
+        for rule in (remembered.before_step, remembered.after_step):
+            if rule is not None:
+                needed = needed | (rule.reads_gradient(step) if hasattr(rule, "reads_gradient") else True)
+        return needed
+
     def but(self, **fields: Any) -> "Method":
         """The method with other fields, of its own or of its parts: ``method.but(n_grown=..., promises='free')``.
 

@@ -18,6 +18,7 @@ from dstjax.checks import suggest
 from dstjax.method import Method
 from dstjax.methods.adaptive import *  # noqa: F403
 from dstjax.methods.admm import *  # noqa: F403
+from dstjax.methods.averaging import *  # noqa: F403
 from dstjax.methods.catalogue import FAMILIES as FAMILIES
 from dstjax.methods.catalogue import About as About
 from dstjax.methods.catalogue import Entry as Entry

@@ -62,19 +62,23 @@ def _normal(std: float, leaf: Leaf, grown: jax.Array) -> jax.Array:
 
 
 @catalogued("RigL", "sparse to sparse", "evci2020", "nowak2023", cost="dense_gradient_at_updates")
-def rigl(**shared: Any) -> Method:
+def rigl(*, avoid_dead: bool = False, **shared: Any) -> Method:
     """Drops the smallest weights and grows where the gradient is largest: RigL.
 
     A mask update takes the place of the optimiser's step (Algorithm 1); the fraction decays by a cosine to
     ``end_step``, which the paper puts at 75 % of training.
 
     Args:
+      avoid_dead: outputs that no active weight feeds come last, see :func:`dstjax.criteria.alive_first`.
       **shared: as in :func:`dstjax.method.rewiring`; drop='magnitude', grow='gradient', drop_fraction=0.3.
 
     Reference: Evci et al., "Rigging the lottery: making all tickets winners", ICML 2020. The other drop criteria are
     compared by Nowak et al., "Fantastic weights and how to find them: where to prune in dynamic sparse training",
     NeurIPS 2023.
     """
+    check_bool("avoid_dead", avoid_dead)
+    if avoid_dead:
+        shared["grow"] = criteria.alive_first(criteria.resolve("grow", shared.get("grow", "gradient")))
     return rewiring("rigl", **shared)
 
 
@@ -133,7 +137,14 @@ def mest(*, lambda_: float = 1.0, soft_bound: bool = False, **shared: Any) -> Me
 
 
 @catalogued("DST-EE", "sparse to sparse", "huang2023", cost="dense_gradient_at_updates", drop_fraction=0.5)
-def dst_ee(*, coefficient: float = 1e-3, epsilon: float = 1.0, signed: bool = False, **shared: Any) -> Method:
+def dst_ee(
+    *,
+    coefficient: float | None = None,
+    epsilon: float = 1.0,
+    signed: bool = False,
+    scale: str = "absolute",
+    **shared: Any,
+) -> Method:
     """Grows by exploitation (the gradient) plus exploration (weights seldom active before): DST-EE.
 
     The score of an inactive weight at step t is abs(g) + coefficient * ln(t) / (N + epsilon), where N counts in how
@@ -143,6 +154,8 @@ def dst_ee(*, coefficient: float = 1e-3, epsilon: float = 1.0, signed: bool = Fa
       coefficient: c; 0 is RigL. The paper prints no value; the useful range depends on the scale of the gradients.
       epsilon: the paper prints no value; 1.0 is that of the authors' code.
       signed: score abs(g + bonus) as in Algorithm 1 and the authors' code, where Eq. 1 has abs(g) + bonus.
+      scale: 'gradient' gives c the unit of each layer's gradient, its root mean square; c is 0.3 then by default, and
+        1e-3 with 'absolute', the paper's. See :func:`dstjax.criteria.dst_ee`.
       **shared: as in :func:`dstjax.method.rewiring`; drop='magnitude', drop_fraction=0.5 as in the authors' code.
 
     Reference: Huang et al., "Dynamic sparse training via balancing the exploration-exploitation trade-off", DAC 2023,
@@ -152,5 +165,5 @@ def dst_ee(*, coefficient: float = 1e-3, epsilon: float = 1.0, signed: bool = Fa
         raise ValueError(
             f"grow={shared['grow']!r} is not accepted by 'dst_ee', a growth rule itself; use rigl(grow=...)."
         )
-    grow = criteria.dst_ee(coefficient, epsilon, signed=signed)
+    grow = criteria.dst_ee(coefficient, epsilon, signed=signed, scale=scale)
     return rewiring("dst_ee", **{"grow": grow, "counters": True, **shared})

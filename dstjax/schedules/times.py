@@ -86,6 +86,13 @@ class UpdateSchedule:
         due = (step % self.update_period == 0) & (step >= self.first)
         return due if self.end_step is None else due & (step < self.end_step)
 
+    def is_near(self, step: Any, window: int) -> Any:
+        """Whether step t is one of the last ``window`` steps before an update, that of the update included."""
+        after = -(-step // self.update_period) * self.update_period
+        due = jnp.maximum(after, self.first) if isinstance(step, jax.Array) else max(after, self.first)
+        near = due - step < window
+        return near if self.end_step is None else near & (due < self.end_step)
+
     def index(self, step: jax.Array) -> jax.Array:
         """Counts the scheduled updates before step t, int32."""
         return jnp.maximum(step - self.first, 0) // self.update_period

@@ -45,6 +45,8 @@ def of_run(
     for need in costs.needs(name, recorded=True):
         if need == "update_period" and isinstance(schedule, schedules.UpdateSchedule):
             given[need] = schedule.update_period
+        elif need == "window" and isinstance(schedule, schedules.UpdateSchedule):
+            given[need] = dense_gradients(method, schedule)
         elif need == "update_share" and schedule is not None:
             updates = sum(bool(method.is_update_step(t)) for t in range(1, steps + 1))
             events = 2 if isinstance(schedule, schedules.Stages) else 1
@@ -64,6 +66,12 @@ def of_run(
         for convention in CONVENTIONS
     }
     return {"dense_forward": dense, "inference": sparse[-1] / dense, **training}
+
+
+def dense_gradients(method: dstjax.Method, schedule: schedules.UpdateSchedule) -> int:
+    """Counts the calls up to the first mask update, that included, that read a dense gradient; a period of them."""
+    start = schedule.first - schedule.update_period
+    return sum(bool(method.needs_dense_gradient(t)) for t in range(start + 1, schedule.first + 1))
 
 
 def _period(schedule: schedules.Schedule) -> int:

@@ -161,7 +161,7 @@ def test_bounds(sparse, name, convention):
 def some(name):
     """Values for what the formula of a method needs."""
     values = dict(update_period=100, start=1.0, backward=1.0, ramp_share=0.3, ramp_start=0.2, ramp_end=0.8)
-    values |= dict(dense_share=0.5, partitions=4, grow_share=0.8)
+    values |= dict(dense_share=0.5, partitions=4, grow_share=0.8, window=20)
     return {k: values[k] for k in costs.needs(name) if k in values}
 
 

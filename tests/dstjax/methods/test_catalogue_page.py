@@ -72,7 +72,7 @@ def test_every_method_has_a_cost_and_the_row_gives_it(name):
     row = ROWS[name]["FLOPs"]
     assert row
     example = {"update_period": 100, "dense_share": 0.5, "backward": 0.4, "ramp_start": 0.0, "ramp_end": 0.75}
-    example |= {"start": 0.5, "ramp_share": 0.5, "partitions": 4, "grow_share": 0.5}
+    example |= {"start": 0.5, "ramp_share": 0.5, "partitions": 4, "grow_share": 0.5, "window": 20}
     given = {k: v for k, v in example.items() if k in needed}
     flops = dstjax.costs.training_flops(name, sparse=0.2, dense=1.0, convention="paper", **given)
     simple = {
@@ -83,6 +83,7 @@ def test_every_method_has_a_cost_and_the_row_gives_it(name):
         "2 f_S + f_D": 1.4,
         "2 f_S + f_B, of the wider set": 0.8,
         "(3 f_S P + 2 f_S + f_D) / (P + 1)": (0.6 * 100 + 1.4) / 101,
+        ROWS["balanced_momentum"]["FLOPs"]: (0.6 * 81 + 20 * 1.4) / 101,
         "(11 f_S + f_D) / 4": 0.8,
         "as `rigl`": (0.6 * 100 + 1.4) / 101,
         "3 times the mean of f_S": 0.6,

@@ -26,6 +26,7 @@ grow                  score                       source
 ``random``            uniform                     SET
 ``gradient``          abs(g)                      RigL
 ``dst_ee``            abs(g) + c ln t / (N + e)   DST-EE, Eq. 1
+``balanced``          abs(m) / sqrt(r c)          rows and columns on one scale, see :func:`balanced`
 ``momentum``          abs(average of g)           SNFS (Dettmers and Zettlemoyer, 2019); methods that keep one
 ``one_neighbour``     uniform, next to an active  Scholte, "Regrowing strategies", 2022
 ``most_neighbours``   active ones among 8 around  the same
@@ -43,8 +44,11 @@ from dstjax._arrays.drawing import random_bits
 from dstjax._arrays.layout import lanes_of, order_of
 from dstjax._arrays.shares import part_of
 from dstjax._arrays.widening import wide
-from dstjax.checks import check_bool, check_number, suggest
-from dstjax.rules import Leaf, Value, bind, of_all_leaves, value
+from dstjax.checks import check_bool, check_choice, check_number, suggest
+from dstjax.criteria.balanced import AliveFirst, among_share, balanced, in_units
+from dstjax.criteria.balanced import alive_first as alive_first
+from dstjax.criteria.balanced import among as among
+from dstjax.rules import Bound, Leaf, Value, bind, of_all_leaves, value
 from dstjax.selection import count_true, top_k_masks
 
 Criterion = Callable[[Leaf], jax.Array]
@@ -148,6 +152,8 @@ class DstEE(Value):
     coefficient: float = 1e-3
     epsilon: float = 1.0
     signed: bool = False
+    scale: str = "absolute"
+    of: Criterion | None = None  # None: the gradient
 
     def __post_init__(self) -> None:
         """Checks the constants."""
@@ -155,28 +161,44 @@ class DstEE(Value):
         check_number("coefficient", self.coefficient, "a number >= 0", lambda v: 0 <= v < float("inf"))
         check_number("epsilon", self.epsilon, "a number > 0", lambda v: 0 < v < float("inf"))
         check_bool("signed", self.signed)
+        check_choice("scale", self.scale, ("absolute", "gradient"))
+        if self.signed and self.of is not None:
+            raise ValueError(f"signed=True is not accepted with of={self.of!r}, a score without a sign; give one.")
 
     def __call__(self, leaf: Leaf) -> jax.Array:
         """Returns the score."""
         if leaf.counter is None:
             raise ValueError("the growth rule 'dst_ee' needs counters; make the method with counters=True.")
-        g = wide(leaf.gradient)
+        g = wide(leaf.gradient if self.of is None else self.of(leaf))
+        g = in_units(g, leaf) if self.scale == "gradient" else g
         bonus = self.coefficient * jnp.log(leaf.step.astype(g.dtype)) / (leaf.counter.astype(g.dtype) + self.epsilon)
         return jnp.abs(g + bonus) if self.signed else jnp.abs(g) + bonus
 
 
-def dst_ee(coefficient: float = 1e-3, epsilon: float = 1.0, *, signed: bool = False) -> DstEE:
+def dst_ee(
+    coefficient: float | None = None,
+    epsilon: float = 1.0,
+    *,
+    signed: bool = False,
+    scale: str = "absolute",
+    of: str | Criterion | None = None,
+) -> DstEE:
     """Returns the score abs(g) + c * ln(t) / (N + epsilon): exploitation plus exploration.
 
     Args:
-      coefficient: c, the weight of exploration; 0 is RigL.
+      coefficient: c, the weight of exploration; 0 is RigL. By default 1e-3, and 0.3 with scale='gradient'.
       epsilon: keeps the bonus of a weight that was never active finite.
       signed: abs(g + bonus) instead, as Algorithm 1 and the code of the authors print it.
+      scale: 'absolute', as in the paper: c has the unit of the gradient, and where it is larger than the gradients are,
+        growth is by the counters alone. 'gradient': the root mean square of each layer's gradient is the unit.
+      of: another growth criterion in place of abs(g), such as 'balanced'.
 
     Reference: Huang et al., "Dynamic sparse training via balancing the exploration-exploitation trade-off", 2023,
     Eq. 1.
     """
-    return DstEE(coefficient, epsilon, signed)
+    if coefficient is None:
+        coefficient = 0.3 if scale == "gradient" else 1e-3
+    return DstEE(coefficient, epsilon, signed, scale, None if of is None else resolve("grow", of))
 
 
 def momentum(leaf: Leaf) -> jax.Array:
@@ -250,6 +272,7 @@ GROW: dict[str, Callable[[], Criterion]] = {
     "random": lambda: random,
     "gradient": lambda: gradient,
     "dst_ee": dst_ee,
+    "balanced": lambda: balanced,
     "momentum": lambda: momentum,
     "one_neighbour": lambda: one_neighbour,
     "most_neighbours": lambda: most_neighbours,
@@ -272,12 +295,27 @@ def resolve(role: str, criterion: Any) -> Criterion:
 
 def reads_counter(criterion: Criterion) -> bool:
     """Whether a criterion needs counters: DST-EE's does, and every function of the user's may."""
+    if isinstance(criterion, AliveFirst):
+        return reads_counter(criterion.score)
+    if isinstance(criterion, Bound) and criterion.function is among_share:
+        return reads_counter(criterion.parameters[1])
     return getattr(criterion, "function", criterion) not in _WITHOUT_COUNTER
+
+
+def reads_gradient(criterion: Criterion, remembers: bool = False) -> bool:
+    """Whether a growth criterion may read the gradient, given whether the method remembers an average of it."""
+    if isinstance(criterion, AliveFirst):
+        return reads_gradient(criterion.score, remembers)
+    if isinstance(criterion, Bound) and criterion.function is among_share:
+        return reads_gradient(criterion.parameters[1], remembers)
+    if criterion is balanced:
+        return not remembers
+    return criterion not in (random, momentum, one_neighbour, most_neighbours)
 
 
 _WITHOUT_COUNTER = (
     *(magnitude, set_signs, set_fraction, sensitivity, rsensitivity, snip, snip_signed, taylor, random, gradient),
-    *(momentum, one_neighbour, most_neighbours, _mest, _gradient_step),
+    *(momentum, balanced, one_neighbour, most_neighbours, _mest, _gradient_step),
 )
 
 
