@@ -224,3 +224,37 @@ def test_a_share_of_the_candidates_is_drawn_anew():
         seen.append(np.asarray(dstjax.get_masks(state)["kernel"] & ~before))
     assert all(s.any() for s in seen)
     assert dstjax.check_sparse(params, state)
+
+
+@pytest.mark.parametrize("steps", [pytest.param(400, marks=pytest.mark.slow), 61])
+def test_public_parts_make_the_same_masks(steps):
+    """SNFS without redistribution keeps the average, a function of one's own balances it in plain floats."""
+
+    def grown(leaf):
+        flat = jnp.abs(leaf.memory).reshape(-1, leaf.memory.shape[-1])
+        rows, columns = (jnp.sqrt(jnp.mean(flat**2, axis, keepdims=True)) for axis in (1, 0))
+        return (flat / jnp.sqrt(rows * columns + 1e-20)).reshape(leaf.memory.shape)
+
+    shared = dict(sparsity=0.9, update_period=20, end_step=380, drop_fraction=0.3)
+    schedule = dict(drop_schedule="cosine", rounding="floor", update_order="skip")
+    parts = methods.snfs(momentum=0.97, redistribution="none", grow=grown, **schedule, **shared)
+    ours = methods.balanced_momentum(window="all", decay=0.97, memory="float32", **shared)
+    x = jax.random.normal(jax.random.key(0), (64, 16))
+    y = jnp.tanh(x[:, :3].sum(axis=1))
+
+    def train(method):
+        tx = dstjax.sparsify(optax.sgd(0.05, momentum=0.9), method, seed=1)
+        w = {"a": jax.random.normal(jax.random.key(1), (16, 40)) / 4, "b": jnp.ones((40, 1)) / 40}
+
+        def step(carry, batch):
+            params, state = carry
+            loss = lambda p: jnp.mean((jnp.tanh(x[batch] @ p["a"]) @ p["b"] - y[batch, None]) ** 2)  # noqa: E731
+            updates, state = tx.update(jax.grad(loss)(params), state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        rows = jax.random.randint(jax.random.key(2), (steps, 16), 0, 64)
+        (_, state), _ = jax.jit(lambda carry: jax.lax.scan(step, carry, rows))(dstjax.start(tx, w))
+        return dstjax.get_masks(state)
+
+    for a, b in zip(jax.tree.leaves(train(parts)), jax.tree.leaves(train(ours)), strict=True):
+        np.testing.assert_array_equal(a, b)
