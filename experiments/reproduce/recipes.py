@@ -276,6 +276,9 @@ RECIPES: dict[str, Recipe] = {
         },
         trainings=2,
     ),
+    "accset": Recipe("accset", "Lapshyna 2020, as given by Scholte 2022", takes=UPDATES),
+    "lset": Recipe("lset", "Scholte 2022", takes=UPDATES),
+    "dynset": Recipe("dynset", "Scholte 2022", takes=UPDATES),
     "ste": Recipe("ste", "Zhou et al. 2021"),
     "sr_ste": Recipe("sr_ste", "Zhou et al. 2021"),
     "admm": Recipe(
