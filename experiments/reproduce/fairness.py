@@ -54,40 +54,59 @@ def fields(config: ConfigDict) -> dict[str, Any]:
     return found
 
 
-def differences(table: Table, *, proxy: bool) -> list[Difference]:
+class Row(NamedTuple):
+    """A cell with what its config amounts to."""
+
+    cell: Cell
+    theirs: dict[str, Any]  # the fields of its experiment
+    ours: dict[str, Any]
+    same_method: bool
+    defaults: dict[str, Any]  # of its method
+
+
+def rows(cells: Iterable[Cell], *, proxy: bool) -> list[Row]:
+    """The cells of a table with their fields."""
+    experiments: dict[str, tuple[str, dict[str, Any]]] = {}
+    found = []
+    for cell in cells:
+        if cell.config not in experiments:
+            config = importlib.import_module(f"experiments.configs.{cell.config}").get_config(proxy=proxy)
+            experiments[cell.config] = config.method, fields(config)
+        method, theirs = experiments[cell.config]
+        own = config_of(cell, seeds=1, proxy=proxy)
+        found.append(Row(cell, theirs, fields(own), own.method == method, rules.defaults(own.method)))
+    return found
+
+
+def differences(table: Table, of: Iterable[Row]) -> list[Difference]:
     """The fields in which each row differs from the experiment of its table, in the order of the rows."""
     found: dict[tuple[Any, ...], Difference] = {}
-    for cell in table.cells(proxy):
-        for one in of_cell(cell, table.varies, proxy=proxy):
+    for row in of:
+        for one in of_row(row, table.varies):
             found.setdefault((one.row, one.field, str(one.ours)), one)
     return list(found.values())
 
 
-def of_cell(cell: Cell, varies: Mapping[str, str], *, proxy: bool) -> list[Difference]:
-    """The fields in which one cell differs from its experiment; what only one of the methods has is not compared."""
-    module = importlib.import_module(f"experiments.configs.{cell.config}")
-    experiment, own = module.get_config(proxy=proxy), config_of(cell, seeds=1, proxy=proxy)
-    theirs, ours = fields(experiment), fields(own)
-    defaults = rules.defaults(own.method)
+def of_row(row: Row, varies: Mapping[str, str]) -> list[Difference]:
+    """The fields in which one row differs from its experiment; what only one of the methods has is not compared."""
     found = []
-    for name in sorted(theirs.keys() & ours.keys()):
-        if theirs[name] == ours[name] or (name in HOMONYMS and experiment.method != own.method):
+    for name in sorted(row.theirs.keys() & row.ours.keys()):
+        theirs, ours = row.theirs[name], row.ours[name]
+        if theirs == ours or (name in HOMONYMS and not row.same_method):
             continue
-        why = _declared(cell, name) or varies.get(name)
-        if why is None and name in DEFINING and ours[name] == defaults.get(name):
-            why = f"what makes {own.method} that method"
-        found.append(Difference(cell.method, name, theirs[name], ours[name], why))
+        why = _declared(row.cell, name) or varies.get(name)
+        if why is None and name in DEFINING and ours == row.defaults.get(name):
+            why = f"what makes {row.cell.method} that method"
+        found.append(Difference(row.cell.method, name, theirs, ours, why))
     return found
 
 
-def unfair_claims(table: Table, *, proxy: bool) -> list[str]:
+def unfair_claims(table: Table, of: Iterable[Row]) -> list[str]:
     """The claims that compare rows whose optimisers are not the same."""
-    cells = table.cells(proxy)
     unfair = []
     for claim in table.claims:
-        left, right = ([c for c in cells if _fits(c, wanted)] for wanted in (claim.left, claim.right or claim.left))
-        pairs = [(a, b) for a in left for b in right if (a.model, a.dataset, a.config) == (b.model, b.dataset, b.config)]
-        if any(_optimiser(a, proxy) != _optimiser(b, proxy) for a, b in pairs if a.group == b.group):
+        left, right = ([r for r in of if _fits(r.cell, wanted)] for wanted in (claim.left, claim.right or claim.left))
+        if any(_optimiser(a) != _optimiser(b) for a in left for b in right if _compared(a.cell, b.cell)):
             unfair.append(claim.text)
     return unfair
 
@@ -99,13 +118,14 @@ def listing(tables: Iterable[Table], *, proxy: bool) -> tuple[str, bool]:
         if table.proxy_only and not proxy:
             continue
         groups: dict[tuple[str, str, str], list[str]] = {}
-        for row, field, theirs, ours, why in differences(table, proxy=proxy):
+        found = rows(table.cells(proxy), proxy=proxy)
+        for row, field, theirs, ours, why in differences(table, found):
             fair = fair and why is not None
             values = f"{_short(ours)} (the experiment: {_short(theirs)})"
             groups.setdefault((field, values, why or "NOT DECLARED"), []).append(row)
         lines.append(f"{table.name}: {table.title}")
-        lines += [f"  {f} = {v}: {_rows(rows)}\n      {why}" for (f, v, why), rows in groups.items()]
-        for text in unfair_claims(table, proxy=proxy):
+        lines += [f"  {f} = {v}: {_names(of)}\n      {why}" for (f, v, why), of in groups.items()]
+        for text in unfair_claims(table, found):
             fair = False
             lines.append(f"  NOT FAIR, other optimisers: {text}")
     return "\n".join(lines), fair
@@ -127,9 +147,13 @@ def _fits(cell: Cell, wanted: Mapping[str, Any]) -> bool:
     return True
 
 
-def _optimiser(cell: Cell, proxy: bool) -> dict[str, Any]:
-    config = config_of(cell, seeds=1, proxy=proxy)
-    return {n: v for n, v in config.optimizer.items() if n != "trainings"}
+def _optimiser(row: Row) -> dict[str, Any]:
+    """The fields of the optimiser, other than how many trainings there are."""
+    return {n: v for n, v in row.ours.items() if n.startswith("optimizer.") and n != "optimizer.trainings"}
+
+
+def _compared(a: Cell, b: Cell) -> bool:
+    return (a.config, a.model, a.dataset, a.group) == (b.config, b.model, b.dataset, b.group)
 
 
 def _short(value: Any) -> str:
@@ -137,6 +161,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _rows(rows: list[str]) -> str:
+def _names(rows: list[str]) -> str:
     different = list(dict.fromkeys(rows))
     return ", ".join(different[:6]) + (f" and {len(different) - 6} more" if len(different) > 6 else "")
