@@ -69,7 +69,9 @@ def lset(*, performance: str = "loss", k: float = 0.0, last_drops: bool = True, 
 @catalogued(
     "DynSET", "performance-driven", "scholte2022", cost="always_sparse", needs=("value=", "metric="), **_DEFAULTS
 )
-def dynset(*, performance: str = "loss", k: float = 0.0, lag: int = 3, last_drops: bool = True, **shared: Any) -> Method:
+def dynset(
+    *, performance: str = "loss", k: float = 0.0, lag: int = 3, last_drops: bool = True, **shared: Any
+) -> Method:
     """Pauses LSET whenever the performance is worse than ``lag`` updates ago: DynSET.
 
     In a pause nothing is dropped and nothing grown. There is none before ``lag`` + 2 updates.

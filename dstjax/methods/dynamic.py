@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from dstjax import budgets, criteria, distributions
 from dstjax.checks import check_bool, check_number
 from dstjax.masks import zero_outside
-from dstjax.method import Method, rewiring
+from dstjax.method import Method, refuse_map, rewiring
 from dstjax.methods.catalogue import ITOP, catalogued
 from dstjax.rules import Layers, Leaf, bind
 from dstjax.structures import WEIGHT
@@ -126,10 +126,12 @@ def mest(*, lambda_: float = 1.0, soft_bound: bool = False, **shared: Any) -> Me
     elif lambda_ != 1.0:
         raise ValueError(f"lambda_={lambda_} is not accepted together with drop={shared['drop']!r}; give one.")
     method = rewiring("mest", **shared)
-    pooled = method.moving.scope == "global"
+    pooled, masking = method.moving.scope == "global", method.masking
+    assert masking is not None  # it drops and grows
+    refuse_map("mest", masking, method.moving.scope)
     if not soft_bound:
         # Units of several weights round the number of each layer down.
-        kept = "total" if method.masking is not None and method.masking.structure == WEIGHT else "free"
+        kept = "total" if masking.structure == WEIGHT else "free"
         return method.but(promises=kept, n_grown=budgets.Pooled(budgets.to_target)) if pooled else method
     updates = method.moving.schedule.count
     if updates is None:

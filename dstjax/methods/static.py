@@ -47,7 +47,9 @@ def magnitude(**common: Any) -> Method:
     return fixed("magnitude", start=Start(by="magnitude"), **common)
 
 
-@catalogued("SNIP", "pruned at initialisation", "lee2019", cost="always_sparse", needs=("initial_masks=",), distribution=None)
+@catalogued(
+    "SNIP", "pruned at initialisation", "lee2019", cost="always_sparse", needs=("initial_masks=",), distribution=None
+)
 def snip(**common: Any) -> Method:
     """Keeps the weights with the largest abs(w * g) at initialisation, from :func:`dstjax.initial_masks.snip`.
 
@@ -56,7 +58,9 @@ def snip(**common: Any) -> Method:
     return _pruned_first("snip", common)
 
 
-@catalogued("GraSP", "pruned at initialisation", "wang2020", cost="always_sparse", needs=("initial_masks=",), distribution=None)
+@catalogued(
+    "GraSP", "pruned at initialisation", "wang2020", cost="always_sparse", needs=("initial_masks=",), distribution=None
+)
 def grasp(**common: Any) -> Method:
     """Keeps the weights that carry the gradient flow at initialisation, from :func:`dstjax.initial_masks.grasp`.
 
@@ -65,7 +69,14 @@ def grasp(**common: Any) -> Method:
     return _pruned_first("grasp", common)
 
 
-@catalogued("SynFlow", "pruned at initialisation", "tanaka2020", cost="always_sparse", needs=("initial_masks=",), distribution=None)
+@catalogued(
+    "SynFlow",
+    "pruned at initialisation",
+    "tanaka2020",
+    cost="always_sparse",
+    needs=("initial_masks=",),
+    distribution=None,
+)
 def synflow(**common: Any) -> Method:
     """Keeps the weights that carry the synaptic flow, which :func:`dstjax.initial_masks.synflow` finds without data.
 
@@ -76,7 +87,12 @@ def synflow(**common: Any) -> Method:
 
 
 @catalogued(
-    "Iterative SNIP", "pruned at initialisation", "dejorge2021", cost="always_sparse", needs=("initial_masks=",), distribution=None
+    "Iterative SNIP",
+    "pruned at initialisation",
+    "dejorge2021",
+    cost="always_sparse",
+    needs=("initial_masks=",),
+    distribution=None,
 )
 def iterative_snip(**common: Any) -> Method:
     """Prunes by SNIP in several rounds, from :func:`dstjax.initial_masks.iterative_snip`.
@@ -87,7 +103,14 @@ def iterative_snip(**common: Any) -> Method:
     return _pruned_first("iterative_snip", common)
 
 
-@catalogued("FORCE", "pruned at initialisation", "dejorge2021", cost="always_sparse", needs=("initial_masks=",), distribution=None)
+@catalogued(
+    "FORCE",
+    "pruned at initialisation",
+    "dejorge2021",
+    cost="always_sparse",
+    needs=("initial_masks=",),
+    distribution=None,
+)
 def force(**common: Any) -> Method:
     """Prunes by SNIP in several rounds in which weights may come back, from :func:`dstjax.initial_masks.force`.
 

@@ -77,7 +77,9 @@ def parse(arguments: Sequence[str]) -> Options:
     Raises:
       ValueError: an option is missing, unknown or has a value that is not accepted.
     """
-    given = command_line.read(arguments, ("table", "workdir", "seeds", "only"), ("list", "proxy", "summary", "fairness"))
+    given = command_line.read(
+        arguments, ("table", "workdir", "seeds", "only"), ("list", "proxy", "summary", "fairness")
+    )
     options = Options("list" in given, "summary" in given, "fairness" in given, proxy="proxy" in given)
     if options.listed:
         return options

@@ -35,7 +35,9 @@ class Cell:
     x: float | None = None  # place on the axis of the chart, where that is not the sparsity
     times: float = 1.0  # length of training, in that of the dense training which costs are shares of
     probe: str | None = None  # a function of experiments.reproduce.probes in place of a training run
-    recipe: str | None = None  # of experiments.reproduce.recipes, for a row that is another method than the experiment's
+    recipe: str | None = (
+        None  # of experiments.reproduce.recipes, for a row that is another method than the experiment's
+    )
 
     @property
     def block(self) -> tuple[Any, ...]:

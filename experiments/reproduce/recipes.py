@@ -199,11 +199,16 @@ RECIPES: dict[str, Recipe] = {
         },
         Period(100, 128, f"{_RIGL}: every 100 steps of batch 128"),
     ),
-    "set": Recipe("set", f"Mocanu et al. 2018, as run by {_RIGL}", {
-        **_COSINE_30,
-        "end_percent": _RIGL_GIVEN["end_percent"],
-        "update_order": _STEP,
-    }, _OVER_IMAGENET),
+    "set": Recipe(
+        "set",
+        f"Mocanu et al. 2018, as run by {_RIGL}",
+        {
+            **_COSINE_30,
+            "end_percent": _RIGL_GIVEN["end_percent"],
+            "update_order": _STEP,
+        },
+        _OVER_IMAGENET,
+    ),
     "itop": Recipe("rigl_itop", _ITOP, _WHOLE_RUN, Period(4000, 128, f"{_ITOP}: every 4,000 steps of batch 128")),
     "snfs": Recipe(
         "snfs",

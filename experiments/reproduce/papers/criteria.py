@@ -245,7 +245,10 @@ TABLES = (
         ),
         note="The linear schedule falls in equal steps; that of the paper is a factor of 0.99 each 600 steps. "
         "The paper prints no density here; we take 0.2, that of Figure 5.",
-        varies=DENSITY | RULES | PERIOD | {
+        varies=DENSITY
+        | RULES
+        | PERIOD
+        | {
             "drop_schedule": "the schedules that are compared",
             **dict.fromkeys(("batch_size", "steps"), "the batch that is twice as large"),
         },

@@ -243,6 +243,13 @@ def test_probes_measure_shares(finished):
     assert all(0 <= v <= 1 for v in shares)
 
 
+def test_overlaps_of_masks_are_means_over_layers():
+    """Eq. 1 of the study: a large layer counts no more than a small one."""
+    a = {"small": np.array([True, True, False]), "large": np.repeat([True, False], 500)}
+    b = {"small": np.array([True, False, False]), "large": np.repeat([True, False], 500)}
+    assert probes._mean_jaccard(a, b) == pytest.approx((0.5 + 1.0) / 2)
+
+
 def test_a_second_call_runs_nothing(finished, monkeypatch, capsys):
     table, options = finished
     before = (options.workdir / "tiny" / "results.json").read_bytes()
