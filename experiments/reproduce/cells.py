@@ -9,9 +9,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from experiments.reproduce import recipes
+from experiments.reproduce import baselines, recipes
 from experiments.training import configuration
-
 
 LENGTHS = ("steps", "epochs", "batch_size")  # of a cell, which its recipe may multiply
 
@@ -36,7 +35,7 @@ class Cell:
     times: float = 1.0  # length of training, in that of the dense training which costs are shares of
     probe: str | None = None  # a function of experiments.reproduce.probes in place of a training run
     recipe: str | None = (
-        None  # of experiments.reproduce.recipes, for a row that is another method than the experiment's
+        None  # of experiments.reproduce.baselines, for a row that is another method than the experiment's
     )
 
     @property
@@ -47,7 +46,7 @@ class Cell:
     @property
     def length(self) -> float:
         """The length of training in that of the dense one, with all trainings of the recipe."""
-        return self.times * (1 if self.recipe is None else recipes.get(self.recipe).trainings)
+        return self.times * (1 if self.recipe is None else baselines.get(self.recipe).trainings)
 
     @property
     def title(self) -> str:
@@ -76,7 +75,7 @@ def config_of(cell: Cell, *, seeds: int, proxy: bool) -> ConfigDict:
     with config.unlocked():
         if cell.recipe is not None:
             _change(config, cell, {n: v for n, v in cell.changes.items() if n in (*recipes.SHARED, *LENGTHS)})
-            recipes.apply(config, cell.recipe, module.get_config())
+            recipes.apply(config, baselines.get(cell.recipe), module.get_config())
         configuration.change_method(config, cell.changes.get("method", config.method))
         done = LENGTHS if cell.recipe is not None else ()
         _change(config, cell, {n: v for n, v in cell.changes.items() if n not in done})

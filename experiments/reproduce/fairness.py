@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from experiments.reproduce import recipes
+from experiments.reproduce import baselines
 from experiments.reproduce.cells import Cell, config_of
 from experiments.reproduce.papers.table import Table
 from experiments.training import configuration, rules
@@ -135,7 +135,7 @@ def _declared(cell: Cell, field: str) -> str | None:
     names = [field, *(short for short, long in configuration.STANDS_FOR.items() if long == field)]
     if cell.recipe is None or any(name in cell.changes for name in names):
         return None
-    recipe = recipes.get(cell.recipe)
+    recipe = baselines.get(cell.recipe)
     return next((why for why in map(recipe.why, names) if why is not None), None)
 
 

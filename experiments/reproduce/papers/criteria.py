@@ -218,8 +218,8 @@ TABLES = (
         ),
         seeds=5,
         proxy_seeds=3,
-        note="SET is left out, as in the paper. It does not say how weights grow here; we grow at random. A layer grows as "
-        "many as it lost, as in the released code. The proxy is a small CNN in place of ResNet-56.",
+        note="SET is left out, as in the paper. It does not say how weights grow here; we grow at random. A layer "
+        "grows as many as it lost, as in the released code. The proxy is a small CNN in place of ResNet-56.",
         varies=DENSITY | RULES | {"scope": "one ranking against one in each layer"},
     ),
     Table(

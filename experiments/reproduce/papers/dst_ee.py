@@ -166,8 +166,8 @@ TABLES = (
             ),
         ),
         proxy_seeds=3,
-        note="All rows share one schedule of the learning rate, a cosine; the rows that the paper quotes had steps. Ours "
-        "is the accuracy after the last epoch; the code that the paper quotes reports the best epoch on the test "
+        note="All rows share one schedule of the learning rate, a cosine; the rows that the paper quotes had steps. "
+        "Ours is the accuracy after the last epoch; the code that the paper quotes reports the best epoch on the test "
         "samples. That code trains on all 50,000 images of CIFAR-100, and so do we; of CIFAR-10 it holds out 5,000. "
         "DeepR is plain gradient descent without decay, and claims compare with the row that has the optimiser of the "
         "others. The threshold of STR rises for half of the run, which its paper leaves to each network; then the "
@@ -187,10 +187,10 @@ TABLES = (
             Claim("RigL is more accurate than SET.", {"method": "RigL"}, {"method": "SET"}),
         ),
         proxy_seeds=3,
-        note="The rows of other papers have the schedules of those papers (RigL and SET every 3,200 steps at this batch, "
-        "as many samples as in 100 steps of 4,096) and the optimiser of this one. SNIP, GraSP, DeepR, SNFS, SET, RigL "
-        "and MEST are quoted at uniform densities. The training share that the paper prints for DST-EE is that of uniform densities, its inference share "
-        "that of ERK; ours are both of the densities that the runs had.",
+        note="The rows of other papers have the schedules of those papers (RigL and SET every 3,200 steps at this "
+        "batch, as many samples as in 100 steps of 4,096) and the optimiser of this one. SNIP, GraSP, DeepR, SNFS, "
+        "SET, RigL and MEST are quoted at uniform densities. The training share that the paper prints for DST-EE is "
+        "that of uniform densities, its inference share that of ERK; ours are both of the densities that the runs had.",
         varies={
             **SPARSITIES,
             "distribution": "the paper quotes these rows at uniform densities",

@@ -222,10 +222,11 @@ TABLES = (
         claims=ABLATIONS,
         seeds=2,
         proxy_seeds=5,
-        note="ZeroInit starts grown weights at zero, as the paper says; a row besides sets all inactive weights to zero "
-        "at each prune. The paper prints 0.3 % for the first budget, which hardly moves anything; we take 30 % of the "
-        "active weights, and a row besides takes 0.3 %. Random growth diverged in the paper, which prints no number. Without accuracy improvement that stage has "
-        "one step. The proxy is an MLP at 98 % with stages a fifteenth as long.",
+        note="ZeroInit starts grown weights at zero, as the paper says; a row besides sets all inactive weights to "
+        "zero at each prune. The paper prints 0.3 % for the first budget, which hardly moves anything; we take 30 % "
+        "of the active weights, and a row besides takes 0.3 %. Random growth diverged in the paper, which prints no "
+        "number. Without accuracy improvement that stage has one step. The proxy is an MLP at 98 % with stages a "
+        "fifteenth as long.",
         varies=dict.fromkeys(
             ("stages", "update_period", "freeze", "grown_from", "explore_from", "growth", "drop_fraction"),
             "what the ablation is about",
@@ -245,9 +246,9 @@ TABLES = (
         seeds=2,
         proxy_seeds=3,
         note="SRigL is RigL with swaps inside the groups of four. The first convolution, with three input channels, "
-        "stays dense. In SR-STE's code the last layer is dense as well; here it has two of four weights, in all rows. The "
-        "paper prints no epochs; its share of training operations counts the backward pass as dense. ASP trains twice, "
-        "each time with the whole schedule of the rate.",
+        "stays dense. In SR-STE's code the last layer is dense as well; here it has two of four weights, in all rows. "
+        "The paper prints no epochs; its share of training operations counts the backward pass as dense. ASP trains "
+        "twice, each time with the whole schedule of the rate.",
     ),
     Table(
         "iee_figure5",
@@ -280,10 +281,10 @@ TABLES = (
         ),
         seeds=2,
         curve="IoU",
-        note="What IEE grows is the largest of its pool, and it drops the smallest: high survival is nearly built in. So "
-        "is the rise of the IoU, since the budget decays to a hundredth; a row with a constant budget tells how much of "
-        "it is convergence. RigL updates as often as IEE grows. "
-        "These cells are trained without checkpoints. The proxy is an MLP at 98 %.",
+        note="What IEE grows is the largest of its pool, and it drops the smallest: high survival is nearly built in. "
+        "So is the rise of the IoU, since the budget decays to a hundredth; a row with a constant budget tells how "
+        "much of it is convergence. RigL updates as often as IEE grows. These cells are trained without checkpoints. "
+        "The proxy is an MLP at 98 %.",
         varies={
             "update_period": "RigL updates as often as IEE grows",
             "drop_schedule": "the constant budget",

@@ -7,7 +7,7 @@ import pytest
 
 import dstjax
 from experiments.reproduce import __main__ as command
-from experiments.reproduce import fairness, recipes
+from experiments.reproduce import baselines, fairness, recipes
 from experiments.reproduce.cells import Cell, config_of
 from experiments.reproduce.claims import Claim
 from experiments.reproduce.papers.catalogue import get, tables
@@ -76,11 +76,11 @@ def test_the_command_prints_and_fails(capsys, monkeypatch):
     assert "NOT DECLARED" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", sorted(recipes.RECIPES))
+@pytest.mark.parametrize("name", sorted(baselines.RECIPES))
 def test_a_recipe_has_nothing_of_another_method(name):
     """Whatever the hyper-parameters of an experiment are, those of a baseline do not change with them."""
     module = importlib.import_module(f"experiments.configs.{CIFAR}")
-    recipe = recipes.get(name)
+    recipe = baselines.get(name)
     made = []
     for poison in (False, True):
         config = module.get_config(proxy=True)
@@ -90,7 +90,7 @@ def test_a_recipe_has_nothing_of_another_method(name):
                 config.end_percent, config.drop_fraction, config.drop_schedule = 33.0, 0.77, "linear"
                 config.rounding, config.update_order, config.scope = "floor", "update_then_step", "global"
                 config.prune_percent, config.start_step = 12.0, 3
-            recipes.apply(config, name, module.get_config())
+            recipes.apply(config, recipe, module.get_config())
         made.append(config)
     plain, poisoned = map(fairness.fields, made)
     assert {n for n in plain if plain[n] != poisoned[n]} <= {*recipe.takes}
@@ -158,8 +158,8 @@ def test_a_recipe_that_there_is_not():
 
 
 def test_every_recipe_makes_a_method_of_the_catalogue():
-    assert {r.method for r in recipes.RECIPES.values()} <= {*dstjax.methods.names()}
-    assert all(r.source for r in recipes.RECIPES.values())
+    assert {r.method for r in baselines.RECIPES.values()} <= {*dstjax.methods.names()}
+    assert all(r.source for r in baselines.RECIPES.values())
 
 
 @pytest.mark.parametrize(
