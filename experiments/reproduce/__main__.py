@@ -16,7 +16,7 @@
   --only TEXT    only cells whose title has this text
 
 The same command again goes on where it was interrupted and does not run finished cells again. DIR/NAME holds in the end
-results.json, results.csv and report.html. Exit status: 0; 1 where a cell has diverged, or where rows differ in what
+results.json, results.csv, report.html, and fairness.txt, what the rows differ in. Exit status: 0; 1 where a cell has diverged, or where rows differ in what
 nothing declares; 2 for anything wrong with the arguments, the data or DIR.
 """
 
@@ -152,6 +152,8 @@ def reproduce(table: Table, options: Options) -> bool:
         write_atomically(folder / "results.json", outcome.as_json(found).encode() + b"\n")
         write_atomically(folder / "results.csv", outcome.as_csv(found).encode())
         write_atomically(folder / "report.html", page.page(found).encode())
+        shared, _ = fairness.listing([table], proxy=options.proxy)
+        write_atomically(folder / "fairness.txt", f"{shared}\n".encode())
     except OSError as error:
         raise ValueError(f"workdir {folder} is not writable: {error.strerror}.") from error
     print(f"\n{outcome.as_text(found)}\n\n{folder}/report.html, {queue.clock(time.perf_counter() - start)}\n")

@@ -15,7 +15,7 @@ RULES = {"drop": "the criteria that are compared", "grow": "random and gradient 
 PERIOD = {"update_period": "the axis of the figure"}
 BATCH = dict.fromkeys(
     ("batch_size", "optimizer.learning_rate", "update_period", "steps"),
-    "Appendix F: a larger batch, with the rate and the samples between updates that go with it",
+    "Appendix G: a larger batch, with the rate and the samples between updates that go with it",
 )
 CODE = (
     "The drop fraction never falls below 0.005, as in the released code; the text has a plain cosine. All criteria "

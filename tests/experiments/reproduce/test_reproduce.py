@@ -227,6 +227,11 @@ def test_results_have_ours_and_the_papers_apart(finished):
     with (options.workdir / "tiny" / "results.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert {line["seed"] for line in lines} == {"0", "1"}
+    shared = (options.workdir / "tiny" / "fairness.txt").read_text()
+    assert (
+        "batch_size = 32 (the experiment: 64): RigL, SET, all 5 criteria, first drop, stable\n      NOT DECLARED"
+        in shared
+    )
     page = (options.workdir / "tiny" / "report.html").read_text()
     assert "<svg" in page
     assert "This is a proxy" in page
