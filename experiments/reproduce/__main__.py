@@ -16,8 +16,9 @@
   --only TEXT    only cells whose title has this text
 
 The same command again goes on where it was interrupted and does not run finished cells again. DIR/NAME holds in the end
-results.json, results.csv, report.html, and fairness.txt, what the rows differ in. Exit status: 0; 1 where a cell has diverged, or where rows differ in what
-nothing declares; 2 for anything wrong with the arguments, the data or DIR.
+results.json, results.csv, report.html, and fairness.txt, what the rows differ in. Exit status: 0; 1 where a cell has
+diverged, or where --fairness finds a difference that nothing declares; 2 for anything wrong with the arguments, the
+data or DIR.
 """
 
 import dataclasses
