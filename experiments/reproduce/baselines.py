@@ -95,6 +95,7 @@ RECIPES: dict[str, Recipe] = {
     "set, as DST-EE": Recipe("set", "Mocanu et al. 2018, as run by GraNet's code", takes=UPDATES),
     "rigl, as DST-EE": Recipe("rigl", "Evci et al. 2020, as run by ITOP's and GraNet's code", takes=UPDATES),
     "rigl": Recipe("rigl", _RIGL, _RIGL_GIVEN, _OVER_IMAGENET),
+    "rigl, as often as IEE": Recipe("rigl", _RIGL, _RIGL_GIVEN, takes=("update_period",)),
     "rigl, CIFAR": Recipe(
         "rigl",
         _RIGL,
