@@ -54,6 +54,7 @@ class Start(Value):
     by: str = "random"  # or 'magnitude'
     pruner: str | None = None  # the function of dstjax.initial_masks that gives the masks, since it needs data
     prune_step: int = 0  # after how many steps it does
+    scope: str = "global"  # or 'layer': whether it ranks all layers together or gives each its count
 
     def __post_init__(self) -> None:
         """Checks each field."""
@@ -62,6 +63,7 @@ class Start(Value):
         if self.sparsity is not None:
             check_number("initial_sparsity", self.sparsity, "a number in [0, 1)", lambda s: 0 <= s < 1)
         check_integer("prune_step", self.prune_step, 0)
+        check_choice("scope", self.scope, SCOPES)
         if self.pruner is not None:
             check_choice("pruner", self.pruner, PRUNERS)
         elif self.prune_step:

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 from dstjax import budgets, criteria, distributions
 from dstjax.checks import check_bool, check_number
 from dstjax.masks import zero_outside
-from dstjax.method import Method, rewiring
+from dstjax.method import Method, refuse_map, rewiring
 from dstjax.methods.catalogue import ITOP, catalogued
 from dstjax.rules import Layers, Leaf, bind
+from dstjax.structures import WEIGHT
 
 __all__ = ["dst_ee", "mest", "rigl", "rigl_itop", "set"]
 
@@ -116,6 +117,8 @@ def mest(*, lambda_: float = 1.0, soft_bound: bool = False, **shared: Any) -> Me
     Args:
       lambda_: weight of the gradient. The paper gives no value, its released code amounts to 0.
       soft_bound: EM&S instead of EM; ``end_step`` is then required.
+      scope: 'global' drops in one ranking over all leaves and grows at random over all of them, so that weights move
+        between leaves: the non-uniform form. The number of active weights of the network is kept.
       **shared: as in :func:`dstjax.method.rewiring`; drop='mest' is the score above, grow='random'.
 
     Reference: Yuan et al., "MEST: accurate and fast memory-economic sparse training framework on the edge", NeurIPS
@@ -127,13 +130,19 @@ def mest(*, lambda_: float = 1.0, soft_bound: bool = False, **shared: Any) -> Me
     elif lambda_ != 1.0:
         raise ValueError(f"lambda_={lambda_} is not accepted together with drop={shared['drop']!r}; give one.")
     method = rewiring("mest", **shared)
+    pooled, masking = method.moving.scope == "global", method.masking
+    assert masking is not None  # it drops and grows
+    refuse_map("mest", masking, method.moving.scope)
     if not soft_bound:
-        return method
+        # Units of several weights round the number of each layer down.
+        kept = "total" if masking.structure == WEIGHT else "free"
+        return method.but(promises=kept, n_grown=budgets.Pooled(budgets.to_target)) if pooled else method
     updates = method.moving.schedule.count
     if updates is None:
         raise ValueError("end_step=None is not accepted with soft_bound=True, where the last update prunes.")
-    surplus = bind(_with_surplus, method.moving.n_kept, updates - 1)
-    return method.but(promises="reached", n_kept=budgets.target, n_grown=surplus)
+    surplus: budgets.NGrown = bind(_with_surplus, method.moving.n_kept, updates - 1)
+    promises, grown = ("total", budgets.Pooled(surplus)) if pooled else ("reached", surplus)
+    return method.but(promises=promises, n_kept=budgets.target, n_grown=grown)
 
 
 @catalogued("DST-EE", "sparse to sparse", "huang2023", cost="dense_gradient_at_updates", drop_fraction=0.5)

@@ -1,4 +1,8 @@
-"""Never changes the topology: pruning at initialisation, and the dense baseline."""
+"""Never changes the topology: pruning at initialisation, and the dense baseline.
+
+The methods that need data or the network (``initial_masks=``) rank all leaves together, as in their papers. A
+``distribution`` that is given ('uniform', 'erk', ...) says the count of each layer, and they rank within it.
+"""
 
 from typing import Any
 
@@ -43,36 +47,52 @@ def magnitude(**common: Any) -> Method:
     return fixed("magnitude", start=Start(by="magnitude"), **common)
 
 
-@catalogued("SNIP", "pruned at initialisation", "lee2019", cost="always_sparse", needs=("initial_masks=",))
+@catalogued(
+    "SNIP", "pruned at initialisation", "lee2019", cost="always_sparse", needs=("initial_masks=",), distribution=None
+)
 def snip(**common: Any) -> Method:
     """Keeps the weights with the largest abs(w * g) at initialisation, from :func:`dstjax.initial_masks.snip`.
 
     Reference: Lee et al., "SNIP: single-shot network pruning based on connection sensitivity", ICLR 2019.
     """
-    return fixed("snip", start=Start(pruner="snip"), promises="total", **common)
+    return _pruned_first("snip", common)
 
 
-@catalogued("GraSP", "pruned at initialisation", "wang2020", cost="always_sparse", needs=("initial_masks=",))
+@catalogued(
+    "GraSP", "pruned at initialisation", "wang2020", cost="always_sparse", needs=("initial_masks=",), distribution=None
+)
 def grasp(**common: Any) -> Method:
     """Keeps the weights that carry the gradient flow at initialisation, from :func:`dstjax.initial_masks.grasp`.
 
     Reference: Wang et al., "Picking winning tickets before training by preserving gradient flow", ICLR 2020.
     """
-    return fixed("grasp", start=Start(pruner="grasp"), promises="total", **common)
+    return _pruned_first("grasp", common)
 
 
-@catalogued("SynFlow", "pruned at initialisation", "tanaka2020", cost="always_sparse", needs=("initial_masks=",))
+@catalogued(
+    "SynFlow",
+    "pruned at initialisation",
+    "tanaka2020",
+    cost="always_sparse",
+    needs=("initial_masks=",),
+    distribution=None,
+)
 def synflow(**common: Any) -> Method:
     """Keeps the weights that carry the synaptic flow, which :func:`dstjax.initial_masks.synflow` finds without data.
 
     Reference: Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow",
     NeurIPS 2020.
     """
-    return fixed("synflow", start=Start(pruner="synflow"), promises="total", **common)
+    return _pruned_first("synflow", common)
 
 
 @catalogued(
-    "Iterative SNIP", "pruned at initialisation", "dejorge2021", cost="always_sparse", needs=("initial_masks=",)
+    "Iterative SNIP",
+    "pruned at initialisation",
+    "dejorge2021",
+    cost="always_sparse",
+    needs=("initial_masks=",),
+    distribution=None,
 )
 def iterative_snip(**common: Any) -> Method:
     """Prunes by SNIP in several rounds, from :func:`dstjax.initial_masks.iterative_snip`.
@@ -80,14 +100,28 @@ def iterative_snip(**common: Any) -> Method:
     Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization",
     ICLR 2021.
     """
-    return fixed("iterative_snip", start=Start(pruner="iterative_snip"), promises="total", **common)
+    return _pruned_first("iterative_snip", common)
 
 
-@catalogued("FORCE", "pruned at initialisation", "dejorge2021", cost="always_sparse", needs=("initial_masks=",))
+@catalogued(
+    "FORCE",
+    "pruned at initialisation",
+    "dejorge2021",
+    cost="always_sparse",
+    needs=("initial_masks=",),
+    distribution=None,
+)
 def force(**common: Any) -> Method:
     """Prunes by SNIP in several rounds in which weights may come back, from :func:`dstjax.initial_masks.force`.
 
     Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization",
     ICLR 2021.
     """
-    return fixed("force", start=Start(pruner="force"), promises="total", **common)
+    return _pruned_first("force", common)
+
+
+def _pruned_first(name: str, common: dict[str, Any]) -> Method:
+    if common["distribution"] is None:
+        del common["distribution"]
+        return fixed(name, start=Start(pruner=name), promises="total", **common)
+    return fixed(name, start=Start(pruner=name, scope="layer"), **common)

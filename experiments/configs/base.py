@@ -14,6 +14,9 @@ def base() -> ConfigDict:
     config.method = "rigl"
     config.end_percent = 75.0  # of all steps; where end_step is None
     config.prune_percent = 50.0  # of all steps; where prune_step is None: methods that train dense and prune once
+    config.start_percent = config_dict.placeholder(float)  # of all steps; where start_step is None
+    config.prune_end_percent = config_dict.placeholder(float)  # of all steps; where prune_end_step is None
+    config.period_percent = config_dict.placeholder(float)  # of all steps; where update_period is None
     config.proxy = False  # whether get_config made the small stand-in of the experiment
 
     config.dataset = "digits"  # see experiments.data.names()
@@ -27,10 +30,12 @@ def base() -> ConfigDict:
     config.optimizer = ConfigDict()
     config.optimizer.name = "sgd"  # sgd or adamw
     config.optimizer.learning_rate = 0.1
-    config.optimizer.schedule = "cosine"  # to 0 at the end; constant; steps: times factor at each milestone
+    # cosine: to 0 at the end; constant; steps: times factor at each milestone; exponential: to factor at the end
+    config.optimizer.schedule = "cosine"
     config.optimizer.milestones = (0.5, 0.75)  # shares of all steps
     config.optimizer.factor = 0.1
     config.optimizer.warmup_steps = 0  # the rate rises from 0 before the schedule begins
+    config.optimizer.trainings = 1  # so many of equal length, each with the schedule from its beginning
     config.optimizer.momentum = 0.9  # sgd only
     config.optimizer.nesterov = True  # sgd only
     config.optimizer.weight_decay = 5e-4

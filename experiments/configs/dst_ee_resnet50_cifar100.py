@@ -7,7 +7,7 @@ ResNet-50, 160 epochs of batch 128, cosine from 0.1, ERK densities. Other rows o
 coefficient refuse it. ``python -m experiments.reproduce --table dst_ee_table1`` sets all that.
 
 Expected time: 47 minutes a seed on one accelerator at 20 TFLOP/s (an estimate from the operations of dense training,
-not measured: 3 x 2.6 GFLOPs x 45,000 images x 160).
+not measured: 3 x 2.6 GFLOPs x 50,000 images x 160).
 
 The paper's number: 78.15, 77.54 and 75.68 % at 90, 95 and 98 % sparsity; dense 78.23 % (DST-EE, Table 1, three seeds).
 

@@ -7,7 +7,7 @@ VGG-19, 160 epochs of batch 128, cosine from 0.1, ERK densities. Other rows of t
 coefficient refuse it. ``python -m experiments.reproduce --table dst_ee_table1`` sets all that.
 
 Expected time: 14 minutes a seed on one accelerator at 20 TFLOP/s (an estimate from the operations of dense training,
-not measured: 3 x 0.8 GFLOPs x 45,000 images x 160).
+not measured: 3 x 0.8 GFLOPs x 50,000 images x 160).
 
 The paper's number: 74.27, 73.15 and 70.80 % at 90, 95 and 98 % sparsity; dense 73.43 % (DST-EE, Table 1, three seeds).
 

@@ -1,5 +1,6 @@
 """The fields that every config of an experiment has: one for each hyper-parameter of each method."""
 
+import functools
 import inspect
 from typing import Any
 
@@ -25,11 +26,20 @@ NOT_HERE = ("counters",)  # what follows from others
 def hyperparameters() -> ConfigDict:
     """A config with a field for each hyper-parameter, all None: the matter is left to the method."""
     config = ConfigDict()
+    for name, kind in _kinds().items():
+        config[name] = config_dict.placeholder(kind)
+    return config
+
+
+@functools.cache
+def _kinds() -> dict[str, type]:
+    """The type of each hyper-parameter: that of the default of the first method that has it."""
+    found: dict[str, type] = {}
     for method in dstjax.methods.names():
         for name, default in dstjax.methods.hyperparameters(method).items():
-            if name not in NOT_HERE and name not in config:
-                config[name] = config_dict.placeholder(TYPES.get(name) or _kind(default))
-    return config
+            if name not in NOT_HERE:
+                found.setdefault(name, TYPES.get(name) or _kind(default))
+    return found
 
 
 def _kind(default: Any) -> type:

@@ -28,6 +28,7 @@ def get_config(proxy: bool = False) -> ConfigDict:
     config.protocol = "rigl"
     config.model.name = "wrn22_2"
     config.optimizer.learning_rate = 0.1
+    config.optimizer.nesterov = False  # plain momentum of 0.9, as in RigL's code
     config.optimizer.schedule = "steps"
     config.optimizer.milestones = (0.3077, 0.6154, 0.9231)  # 30,000 steps each
     config.optimizer.factor = 0.2

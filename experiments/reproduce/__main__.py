@@ -3,10 +3,12 @@
     python -m experiments.reproduce --list
     python -m experiments.reproduce --summary [--proxy] [--workdir DIR]
     python -m experiments.reproduce --table NAME [--proxy] [--workdir DIR] [--seeds N] [--only TEXT]
+    python -m experiments.reproduce --fairness [--table NAME] [--proxy]
 
   --list         the tables, what they need, and what their proxies train
   --summary      the claims of all tables that DIR holds, and what became of them, as Markdown
   --table NAME   one of them, several with commas between, or all
+  --fairness     in which fields the rows of all tables, or of one, differ, and why each may
   --proxy        small networks on data that ship with the repository
   --workdir DIR  where runs and results go (default: runs/reproduce, or runs/reproduce-proxy); cells that tables share
                  are run once
@@ -14,8 +16,9 @@
   --only TEXT    only cells whose title has this text
 
 The same command again goes on where it was interrupted and does not run finished cells again. DIR/NAME holds in the end
-results.json, results.csv and report.html. Exit status: 0; 1 where a cell has diverged; 2 for anything wrong with the
-arguments, the data or DIR.
+results.json, results.csv, report.html, and fairness.txt, what the rows differ in. Exit status: 0; 1 where a cell has
+diverged, or where --fairness finds a difference that nothing declares; 2 for anything wrong with the arguments, the
+data or DIR.
 """
 
 import dataclasses
@@ -26,7 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import command_line, queue
-from experiments.reproduce import outcome, page, planning
+from experiments.reproduce import fairness, outcome, page, planning
 from experiments.reproduce.papers.catalogue import get, tables
 from experiments.reproduce.papers.table import Table
 from experiments.reproduce.reading import read
@@ -40,6 +43,7 @@ class Options:
 
     listed: bool = False
     summary: bool = False
+    fairness: bool = False
     names: tuple[str, ...] = ()
     proxy: bool = False
     workdir: Path = Path()
@@ -60,6 +64,10 @@ def _reproduce(arguments: Sequence[str]) -> int:
     if options.summary:
         print(summary(options.workdir))
         return 0
+    if options.fairness:
+        text, fair = fairness.listing(map(get, options.names), proxy=options.proxy)
+        print(text)
+        return 0 if fair else 1
     failed = [reproduce(get(name), options) for name in options.names]
     return 1 if any(failed) else 0
 
@@ -70,14 +78,18 @@ def parse(arguments: Sequence[str]) -> Options:
     Raises:
       ValueError: an option is missing, unknown or has a value that is not accepted.
     """
-    given = command_line.read(arguments, ("table", "workdir", "seeds", "only"), ("list", "proxy", "summary"))
-    options = Options(listed="list" in given, summary="summary" in given, proxy="proxy" in given)
+    given = command_line.read(
+        arguments, ("table", "workdir", "seeds", "only"), ("list", "proxy", "summary", "fairness")
+    )
+    options = Options("list" in given, "summary" in given, "fairness" in given, proxy="proxy" in given)
     if options.listed:
         return options
     default = "runs/reproduce-proxy" if options.proxy else "runs/reproduce"
     options.workdir, options.only = Path(given.get("workdir", default)), given.get("only", "")
     if options.summary:
         return options
+    if options.fairness:
+        given = {"table": "all", **given}
     if not given.get("table"):
         raise ValueError("option --table is missing; --list shows the tables.")
     every = tuple(tables()) if given["table"] == "all" else tuple(given["table"].split(","))
@@ -141,6 +153,8 @@ def reproduce(table: Table, options: Options) -> bool:
         write_atomically(folder / "results.json", outcome.as_json(found).encode() + b"\n")
         write_atomically(folder / "results.csv", outcome.as_csv(found).encode())
         write_atomically(folder / "report.html", page.page(found).encode())
+        shared, _ = fairness.listing([table], proxy=options.proxy)
+        write_atomically(folder / "fairness.txt", f"{shared}\n".encode())
     except OSError as error:
         raise ValueError(f"workdir {folder} is not writable: {error.strerror}.") from error
     print(f"\n{outcome.as_text(found)}\n\n{folder}/report.html, {queue.clock(time.perf_counter() - start)}\n")

@@ -9,7 +9,10 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from experiments.reproduce import baselines, recipes
 from experiments.training import configuration
+
+LENGTHS = ("steps", "epochs", "batch_size")  # of a cell, which its recipe may multiply
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +34,19 @@ class Cell:
     x: float | None = None  # place on the axis of the chart, where that is not the sparsity
     times: float = 1.0  # length of training, in that of the dense training which costs are shares of
     probe: str | None = None  # a function of experiments.reproduce.probes in place of a training run
+    recipe: str | None = (
+        None  # of experiments.reproduce.baselines, for a row that is another method than the experiment's
+    )
 
     @property
     def block(self) -> tuple[Any, ...]:
         """Cells of one block differ in nothing but what is compared."""
         return self.model, self.dataset, self.group, self.sparsity, self.x
+
+    @property
+    def length(self) -> float:
+        """The length of training in that of the dense one, with all trainings of the recipe."""
+        return self.times * (1 if self.recipe is None else baselines.get(self.recipe).trainings)
 
     @property
     def title(self) -> str:
@@ -53,22 +64,32 @@ def stands_for(trained: str, title: str) -> str:
 def config_of(cell: Cell, *, seeds: int, proxy: bool) -> ConfigDict:
     """The config of a cell, locked.
 
-    A change of ``method`` leaves aside the hyper-parameters of the config that the new one does not have.
+    The recipe comes first, then the changes. A change of ``method`` leaves aside the hyper-parameters of the config
+    that the new one does not have; what it has comes from the config, so it is for methods whose paper gives no recipe.
 
     Raises:
-      ValueError: a field that there is not.
+      ValueError: a field or a recipe that there is not.
     """
-    config = importlib.import_module(f"experiments.configs.{cell.config}").get_config(proxy=proxy)
+    module = importlib.import_module(f"experiments.configs.{cell.config}")
+    config = module.get_config(proxy=proxy)
     with config.unlocked():
+        if cell.recipe is not None:
+            _change(config, cell, {n: v for n, v in cell.changes.items() if n in (*recipes.SHARED, *LENGTHS)})
+            recipes.apply(config, baselines.get(cell.recipe), module.get_config())
         configuration.change_method(config, cell.changes.get("method", config.method))
-        for name, value in cell.changes.items():
-            section, _, field = name.rpartition(".")
-            place = config[section] if section else config
-            if field not in place:
-                raise ValueError(f"cell {cell.title!r}: config {cell.config!r} has no field {name!r}; check its name.")
-            place[field] = value
+        done = LENGTHS if cell.recipe is not None else ()
+        _change(config, cell, {n: v for n, v in cell.changes.items() if n not in done})
         config.seeds = seeds
     return config.lock()
+
+
+def _change(config: ConfigDict, cell: Cell, changes: Mapping[str, Any]) -> None:
+    for name, value in changes.items():
+        section, _, field = name.rpartition(".")
+        place = config[section] if section else config
+        if field not in place:
+            raise ValueError(f"cell {cell.title!r}: config {cell.config!r} has no field {name!r}; check its name.")
+        place[field] = value
 
 
 def folder_of(cell: Cell, config: ConfigDict) -> str:

@@ -93,7 +93,10 @@ def first_drops(config: ConfigDict) -> Found:
 
 
 def final_masks(config: ConfigDict) -> Found:
-    """Jaccard index of the masks that two criteria end with, and with the mask that they all began with."""
+    """Jaccard index of the masks that two criteria end with, and with the mask that they all began with.
+
+    A mean over the layers (Eq. 1 of the study), in which each layer counts the same, however large it is.
+    """
     ends: dict[str, list[Masks]] = {}
     for name, drop in DROPS.items():
         own = copy.deepcopy(config)
@@ -106,7 +109,7 @@ def final_masks(config: ConfigDict) -> Found:
     seeds = range(len(trainer.seeds))
     values: dict[str, list[float]] = {}
     for a, b in itertools.combinations(["initial", *DROPS], 2):
-        values[f"J({a}, {b})"] = [_iou(ends[a][i], ends[b][i]) for i in seeds]
+        values[f"J({a}, {b})"] = [_mean_jaccard(ends[a][i], ends[b][i]) for i in seeds]
     values["kept by all"] = [
         100 * float(dstjax.metrics.unanimity([_tree(ends[name][i]) for name in DROPS])[0]) for i in seeds
     ]
@@ -231,6 +234,10 @@ def _iou(a: Masks, b: Masks) -> float:
 
 def _jaccard(a: np.ndarray, b: np.ndarray) -> float:
     return float((a & b).sum() / max((a | b).sum(), 1))
+
+
+def _mean_jaccard(a: Masks, b: Masks) -> float:
+    return float(np.mean([_jaccard(a[name], b[name]) for name in a]))
 
 
 def _leaves(trainer: Trainer, config: ConfigDict, state: TrainState, source: Any, rows: Any, step: int) -> list[Leaf]:

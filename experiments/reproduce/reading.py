@@ -118,7 +118,7 @@ def _values(cell: Cell, run: FinishedRun) -> dict[str, np.ndarray]:
         "exploration": floats(summary["exploration_rate"]),
         "connections": floats(connections),
         "inference share": np.full(n, float(summary["cost"]["inference"])),
-        "training share": np.full(n, cell.times * float(summary["cost"]["training_paper"])),
+        "training share": np.full(n, cell.length * float(summary["cost"]["training_paper"])),
     }
     if updates:
         survival = floats([r["survival_rate"] for r in updates])

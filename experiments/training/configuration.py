@@ -18,7 +18,8 @@ from experiments.training.trainer import MakeTransformation
 
 # The fields that are no hyper-parameters of a method.
 RUN_FIELDS = (
-    *("method", "end_percent", "prune_percent", "proxy", "dataset", "protocol", "data_root", "model", "optimizer"),
+    *("method", "proxy", "dataset", "protocol", "data_root", "model", "optimizer"),
+    *("end_percent", "prune_percent", "start_percent", "prune_end_percent", "period_percent"),
     *("label_smoothing", "batch_size", "steps", "epochs", "devices", "shard_params", "accumulate", "on_nonfinite"),
     *("seeds", "seeds_mode"),
     *("eval_every_epochs", "checkpoint_every_epochs", "log_every_epochs", "tensorboard"),
@@ -26,16 +27,20 @@ RUN_FIELDS = (
 # What a method without such a hyper-parameter may leave aside, as long as nobody has set it for this run.
 SHARED_FIELDS = (
     *("sparsity", "distribution", "update_period", "start_step", "end_step", "end_percent", "prune_percent"),
-    *("drop_fraction", "drop_schedule", "structure", "maskable"),
+    *("start_percent", "period_percent", "drop_fraction", "drop_schedule", "structure", "maskable"),
 )
 NESTED_FIELDS = {
     "model": ("name", "sizes", "dtype"),
     "optimizer": (
-        *("name", "learning_rate", "schedule", "milestones", "factor", "warmup_steps"),
+        *("name", "learning_rate", "schedule", "milestones", "factor", "warmup_steps", "trainings"),
         *("momentum", "nesterov", "weight_decay"),
     ),
 }
-STANDS_FOR = {"end_percent": "end_step", "prune_percent": "prune_step"}  # a share of all steps for a number of them
+# A share of all steps for a number of them.
+STANDS_FOR = {
+    **{"end_percent": "end_step", "prune_percent": "prune_step", "start_percent": "start_step"},
+    **{"prune_end_percent": "prune_end_step", "period_percent": "update_period"},
+}
 # What changes no result, or on devices of another number the rounding alone: a run may go on with others.
 DISPLAY_FIELDS = ("log_every_epochs", "tensorboard", "devices", "shard_params")
 DEFAULT_END_PERCENT = 75.0
@@ -160,7 +165,8 @@ def _check_fields(config: ConfigDict) -> None:
         if not isinstance(config[name], bool):
             raise ValueError(f"{name}={config[name]!r} is not accepted; expected True or False.")
     for name in STANDS_FOR:
-        check_number(name, config[name], "a number in (0, 100]", lambda p: 0 < p <= 100)
+        if config[name] is not None:
+            check_number(name, config[name], "a number in (0, 100]", lambda p: 0 < p <= 100)
     check_choice("seeds_mode", config.seeds_mode, ("auto", "vmap", "sequential"))
 
 
@@ -181,7 +187,7 @@ def _method(
     for short, name in STANDS_FOR.items():
         percent = given.pop(short, None)
         if percent is not None and given.get(name) is None:
-            given[name] = max(1, math.floor(percent / 100 * steps))
+            given[name] = max(1, share_of_steps(short, percent, steps))
         elif percent is not None and percent != defaults[short]:
             raise ValueError(f"{name}={given[name]} is not accepted together with {short}={percent}; give one.")
     if config.method == "set" and "epsilon" in given and config.get("sparsity") == defaults.get("sparsity"):
@@ -201,6 +207,11 @@ def _method(
     if not isinstance(method, dstjax.Method):
         raise ValueError(f"method={config.method!r} returns {type(method).__name__}; expected a dstjax.Method.")
     return method, shown, {**own, "method": make}
+
+
+def share_of_steps(field: str, percent: float, steps: int) -> int:
+    """The steps that a percentage stands for: a period to the nearest number, a time rounded down."""
+    return round(percent / 100 * steps) if field == "period_percent" else math.floor(percent / 100 * steps)
 
 
 def _steps(config: ConfigDict, samples: int) -> int:

@@ -23,7 +23,10 @@ def schedule(config: ConfigDict, steps: int) -> Schedule:
     Raises:
       ValueError: a value that is not accepted.
     """
-    check_choice("optimizer.schedule", config.schedule, ("cosine", "steps", "constant"))
+    check_choice("optimizer.schedule", config.schedule, ("cosine", "steps", "constant", "exponential"))
+    check_integer("optimizer.trainings", config.trainings, 1)
+    if config.trainings > 1:
+        return _repeated(config, steps)
     positive = "a finite number > 0", lambda v: 0 < v < math.inf
     check_number("optimizer.learning_rate", config.learning_rate, *positive)
     check_number("optimizer.factor", config.factor, *positive)
@@ -36,6 +39,8 @@ def schedule(config: ConfigDict, steps: int) -> Schedule:
     after: Schedule = optax.constant_schedule(rate)
     if config.schedule == "cosine":
         after = optax.cosine_decay_schedule(rate, left)
+    elif config.schedule == "exponential":
+        after = optax.exponential_decay(rate, left, config.factor)
     elif config.schedule == "steps":
         for share in config.milestones:
             check_number("optimizer.milestones", share, "shares of all steps in (0, 1)", lambda v: 0 < v < 1)
@@ -44,6 +49,18 @@ def schedule(config: ConfigDict, steps: int) -> Schedule:
     if not config.warmup_steps:
         return after
     return optax.join_schedules([optax.linear_schedule(0.0, rate, config.warmup_steps), after], [config.warmup_steps])
+
+
+def _repeated(config: ConfigDict, steps: int) -> Schedule:
+    """The schedule of one training, several times over."""
+    if steps % config.trainings:
+        raise ValueError(
+            f"optimizer.trainings={config.trainings} is not accepted with {steps} steps; expected a divisor of them."
+        )
+    one = ConfigDict(config)
+    one.trainings = 1
+    length = steps // config.trainings
+    return optax.join_schedules([schedule(one, length)] * config.trainings, [*range(length, steps, length)])
 
 
 def make(config: ConfigDict, learning_rate: Schedule) -> optax.GradientTransformation:

@@ -1,6 +1,6 @@
 """Masks that need the network and its data: what ``Method.pruner`` names, for one network of a run."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import flax.linen as nn
@@ -26,7 +26,9 @@ def before_training(method: dstjax.Method) -> bool:
 def masks(
     method: dstjax.Method, model: nn.Module, params: Tree, model_state: Tree, source: Source, rows: np.ndarray, y: Any
 ) -> Tree:
-    """The initial masks of a method that is pruned before the first step; all layers are ranked together.
+    """The initial masks of a method that is pruned before the first step.
+
+    All layers are ranked together, unless the method was given a distribution: then each has its count.
 
     Args:
       method: with a ``pruner``.
@@ -41,10 +43,9 @@ def masks(
     assert pruner is not None and masking is not None  # noqa: PT018
     make = getattr(dstjax.initial_masks, pruner)
     common: dict[str, Any] = dict(sparsity=masking.sparsity, maskable=masking.maskable)
-    if isinstance(masking.distribution, Mapping) or masking.sparsity is None:
-        common |= dict(distribution=masking.distribution, scope="layer")
-    else:
-        common["scope"] = "global"
+    if method.start.scope == "layer":
+        common["distribution"] = masking.distribution
+    common["scope"] = method.start.scope
     if pruner in ROUNDS:
         common["rounds"] = ROUNDS[pruner]
 

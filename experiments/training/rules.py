@@ -1,5 +1,6 @@
 """Methods and rules by name, from the catalogue or from a file of the user's own."""
 
+import functools
 import importlib
 import inspect
 import json
@@ -22,7 +23,12 @@ def hyperparameters(methods: Iterable[str]) -> set[str]:
 
 def defaults(method: str) -> dict[str, Any]:
     """The hyper-parameters of a method and their defaults."""
-    parameters = inspect.signature(entry(method)).parameters.values()
+    return dict(_defaults(entry(method)))
+
+
+@functools.cache
+def _defaults(make: Callable[..., dstjax.Method]) -> dict[str, Any]:
+    parameters = inspect.signature(make).parameters.values()
     return {p.name: p.default for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)}
 
 

@@ -1,7 +1,7 @@
 """What a table is."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from experiments.reproduce.cells import Cell
 from experiments.reproduce.claims import Claim
@@ -25,3 +25,5 @@ class Table:
     ranks: bool = False  # whether average ranks and a critical distance are made
     note: str = ""  # what our cells leave out, or do in another way
     proxy_only: str = ""  # why there is no full run
+    # Fields in which rows differ because the table is about them, and how: see experiments.reproduce.fairness.
+    varies: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -29,10 +29,15 @@ def x64():
 
 
 class Regrowing(following.Run):
-    """D12 to D14: SET's drop, then theta of what is missing to the start; nothing in a pause, no growth at the end."""
+    """D12 to D14: SET's drop, then theta of what is missing to the start; nothing in a pause.
 
-    def __init__(self, *args, spy, performance, k=0.0, lag=None, **others):
+    "If e is not the last training epoch then add": the last update only drops. What the paper reports is counted after
+    additions, so that this update comes after it: without ``last_drops`` it grows as any other.
+    """
+
+    def __init__(self, *args, spy, performance, k=0.0, lag=None, last_drops=True, **others):
         super().__init__(*args, schedule="constant", **others)
+        self.last_drops = last_drops
         self.spy, self.performance, self.k, self.lag = spy, performance, k, lag
         self.history, self.losses, self.paused = [], [], 0
 
@@ -56,7 +61,7 @@ class Regrowing(following.Run):
         for n, m in self.m.items():
             dropped = min(math.floor(self.fraction() * m.sum() + 1e-9), m.sum() - 1)
             kept = oracles.keep_after_set(self.w[n], m, dropped, fraction=True)
-            grown = 0 if self.is_last else math.floor(theta * (self.gamma[n] - kept.sum()))
+            grown = 0 if self.is_last and self.last_drops else math.floor(theta * (self.gamma[n] - kept.sum()))
             new[n] = kept | oracles.best(self.spy.read(self.t, n), grown, ~kept)
         return new
 
@@ -75,7 +80,8 @@ def validation_loss(t):
 
 CASES = [
     ("accset", dict(k=-0.5), accuracy),
-    ("lset", dict(), loss),
+    ("lset", dict(last_drops=False), loss),
+    slow("lset", dict(), loss),
     slow("lset", dict(performance="validation_loss", k=0.3), validation_loss),
     ("dynset", dict(), loss),
     slow("dynset", dict(performance="accuracy", lag=1), accuracy),
@@ -99,6 +105,25 @@ def test_transcript(x64, name, options, given):
     assert changed == UPDATES - run.paused
     assert (run.paused > 0) == (name == "dynset")
     assert all(run.m[n].sum() < run.gamma[n] for n in run.m)
+
+
+def test_what_the_paper_reports_is_counted_after_additions():
+    """The last update drops 0.3 of what is left; without it the network ends with the connections after additions."""
+    ends = {}
+    for last_drops in (True, False):
+        method = methods.accset(**{**SHARED, "end_step": 10}, last_drops=last_drops)
+        ends[last_drops] = counts(method, [{"metric": jnp.float32(0.4)}] * 10)
+    assert ends[True][:8] == ends[False][:8]  # until the last update, at the ninth step
+    before = ends[False][7]
+    dropped = before - ends[True][-1]
+    assert 0 < dropped <= 0.3 * before
+    missing = ends[False][0] - ends[True][-1]
+    assert ends[False][-1] == ends[True][-1] + math.floor(0.6 * missing)
+
+
+def test_last_drops_is_a_flag():
+    with pytest.raises(ValueError, match="last_drops=1 is not accepted; expected True or False"):
+        methods.lset(**SHARED, last_drops=1)
 
 
 @pytest.mark.parametrize(

@@ -26,13 +26,14 @@ class Transcript:
     """
 
     def __init__(self, weights, masks, inner, stages, cycles, alpha, schedule, scope="layer", importance="magnitude",
-                 zero=False, freeze=True, groups=None):  # fmt: skip
+                 zero=False, freeze=True, groups=None, grown_at_zero=False):  # fmt: skip
         self.w, self.k = {n: w.copy() for n, w in weights.items()}, {n: m.copy() for n, m in masks.items()}
         self.inner, self.moments = inner, inner.init(weights)
         self.target = {n: int(m.sum()) for n, m in masks.items()}
         self.h, self.j, self.q = stages
         self.cycles, self.alpha, self.schedule = cycles, alpha, schedule
         self.scope, self.importance, self.zero, self.freeze, self.groups = scope, importance, zero, freeze, groups
+        self.grown_at_zero = grown_at_zero
         self.cycle, self.exploring, self.events = 0, False, []
         self.last = None
 
@@ -87,7 +88,13 @@ class Transcript:
                 self.w[n] = np.where(m, self.w[n], 0.0)
 
     def grow(self):
-        s = self.scores()
+        s, before = self.scores(), self.k
+        self.choose(s)
+        if self.grown_at_zero:  # "initializing the grown neurons to 0 as in RigL"
+            for n, m in self.k.items():
+                self.w[n] = np.where(m & ~before[n], 0.0, self.w[n])
+
+    def choose(self, s):
         if self.groups:
             self.k = {n: m | fill_groups(s[n], *self.groups, m, ~m) for n, m in self.k.items()}
         elif self.scope == "layer":
@@ -122,6 +129,8 @@ CASES = {
     "global": dict(scope="global"),
     "taylor": dict(importance="taylor", drop_schedule="cosine"),
     "from zero": dict(explore_from="zero"),
+    "grown at zero": dict(grown_from="zero"),
+    "both at zero": dict(explore_from="zero", grown_from="zero"),
     "without freezing": dict(freeze=False, adam=True),
     "two of four": dict(structure=n_m(2, 4), sparsity=0.5, drop_schedule="constant"),
     "global and taylor, from zero": dict(scope="global", importance="taylor", explore_from="zero"),
@@ -129,7 +138,7 @@ CASES = {
 
 
 # Each of the choices once, in layers or in all of them together.
-QUICK = ("adam, three lengths", "without freezing", "two of four", "global and taylor, from zero")
+QUICK = ("grown at zero", "adam, three lengths", "without freezing", "two of four", "global and taylor, from zero")
 
 
 @pytest.mark.parametrize("case", [case if case in QUICK else slow(case) for case in CASES])
@@ -153,7 +162,7 @@ def test_transcript(case):
             weights_of(), masks, oracles.Adam(0.05) if adam else oracles.Momentum(0.1, 0.9), stages, cycles, alpha,
             changes.get("drop_schedule", "exponential"), changes.get("scope", "layer"),
             changes.get("importance", "magnitude"), "explore_from" in changes, changes.get("freeze", True),
-            (2, 4) if "structure" in changes else None,
+            (2, 4) if "structure" in changes else None, "grown_from" in changes,
         )  # fmt: skip
 
         @jax.jit

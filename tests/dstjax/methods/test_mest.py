@@ -58,6 +58,49 @@ def test_soft_bound_follows_its_transcript(x64, order):
     assert {n: int(m.sum()) for n, m in run.m.items()} == run.gamma  # in the end as sparse as asked for
 
 
+class Together(SoftBound):
+    """The non-uniform form: one ranking over all leaves to drop, and one of what was drawn to grow."""
+
+    def __init__(self, *args, soft_bound, **others):
+        super().__init__(*args, **others)
+        self.soft_bound = soft_bound
+
+    def chosen(self, gradients):
+        names = list(self.m)
+        masks = [self.m[n] for n in names]
+        scores = [oracles.drop_score("mest", self.w[n], gradients[n], self.lam) for n in names]
+        moving = {n: math.floor(self.fraction() * (self.gamma[n] if self.soft_bound else self.m[n].sum()) + 1e-9)
+                  for n in names}  # fmt: skip
+        whole = sum(self.gamma.values())
+        first = [oracles.best(s, 1, m) for s, m in zip(scores, masks, strict=True)]
+        stay = (whole if self.soft_bound else whole - sum(moving.values())) - len(names)
+        rest = oracles.best_together(scores, stay, [m & ~f for m, f in zip(masks, first, strict=True)])
+        kept = [f | r for f, r in zip(first, rest, strict=True)]
+        surplus = sum(moving.values()) if self.soft_bound and not self.is_last else 0
+        missing = whole + surplus - sum(int(k.sum()) for k in kept)
+        drawn = [self.spy.read(self.t, n) for n in names]
+        grown = oracles.best_together(drawn, missing, [~k for k in kept])
+        return {n: k | g for n, k, g in zip(names, kept, grown, strict=True)}
+
+
+@pytest.mark.parametrize("soft_bound", [False, slow(True)])
+def test_the_non_uniform_form_moves_weights_between_leaves(x64, soft_bound):
+    spy = following.Spy()
+    method = methods.mest(
+        **SHARED, lambda_=0.7, soft_bound=soft_bound, drop_fraction=0.3, drop_schedule="stages", grow=spy,
+        update_order="step_then_update", scope="global",
+    )  # fmt: skip
+    run, changed = following.follow(
+        method,
+        lambda *args: Together(*args, soft_bound=soft_bound, spy=spy, lam=0.7, alpha=0.3, order="step_then_update"),
+        jit=False,
+    )
+    assert changed == following.UPDATES
+    ends = {n: int(m.sum()) for n, m in run.m.items()}
+    assert sum(ends.values()) == sum(run.gamma.values())
+    assert all(ends[n] != run.gamma[n] for n in ends)
+
+
 @pytest.mark.parametrize(("soft_bound", "grown", "between"), [(False, 1, 4), (True, 1, 5)])
 def test_worked_example(soft_bound, grown, between):
     """D8: of |W| = [.9 .5 .3 .1] EM keeps 3, drops .1 and grows 1 of 7; EM&S keeps all 4 and grows 1 of 6."""
@@ -104,6 +147,8 @@ def test_what_is_refused():
         methods.mest(**SHARED, lambda_=0.5, drop="snip")
     with pytest.raises(ValueError, match=r"grown_std=-1\.0 is not accepted"):
         methods.set(**SHARED, grown_std=-1.0)
+    with pytest.raises(ValueError, match="distribution"):
+        methods.mest(distribution={".*": 0.5}, sparsity=None, scope="global", drop_schedule="constant")
 
 
 @pytest.mark.slow

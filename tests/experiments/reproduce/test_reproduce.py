@@ -227,6 +227,11 @@ def test_results_have_ours_and_the_papers_apart(finished):
     with (options.workdir / "tiny" / "results.csv").open() as file:
         lines = list(csv.DictReader(file))
     assert {line["seed"] for line in lines} == {"0", "1"}
+    shared = (options.workdir / "tiny" / "fairness.txt").read_text()
+    assert (
+        "batch_size = 32 (the experiment: 64): RigL, SET, all 5 criteria, first drop, stable\n      NOT DECLARED"
+        in shared
+    )
     page = (options.workdir / "tiny" / "report.html").read_text()
     assert "<svg" in page
     assert "This is a proxy" in page
@@ -241,6 +246,13 @@ def test_probes_measure_shares(finished):
     shares = [v for r in found["rows"] if r["metric"] in ("J(magnitude, SET)", "final IoU") for v in r["per_seed"]]
     assert len(shares) == 6
     assert all(0 <= v <= 1 for v in shares)
+
+
+def test_overlaps_of_masks_are_means_over_layers():
+    """Eq. 1 of the study: a large layer counts no more than a small one."""
+    a = {"small": np.array([True, True, False]), "large": np.repeat([True, False], 500)}
+    b = {"small": np.array([True, False, False]), "large": np.repeat([True, False], 500)}
+    assert probes._mean_jaccard(a, b) == pytest.approx((0.5 + 1.0) / 2)
 
 
 def test_a_second_call_runs_nothing(finished, monkeypatch, capsys):
