@@ -27,9 +27,11 @@ from pathlib import Path
 
 from experiments import command_line, queue
 from experiments.reproduce import outcome, page, planning
+from experiments.reproduce.claims import Verdict
 from experiments.reproduce.papers.catalogue import get, tables
 from experiments.reproduce.papers.table import Table
 from experiments.reproduce.reading import read
+from experiments.reproduce.wording import summarised
 from experiments.training import sealed
 from experiments.training.recording import write_atomically
 
@@ -106,15 +108,33 @@ def summary(workdir: Path) -> str:
     Raises:
       ValueError: it holds none, or a file cannot be read.
     """
-    lines = ["| table | claim of the paper | here | evidence |", "|---|---|---|---|"]
+    columns = (
+        "table",
+        "claim of the paper",
+        "what shows it",
+        "the paper's",
+        "here",
+        "evidence",
+        "95 % interval",
+        "power",
+    )
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name in tables():
         path = workdir / name / "results.json"
         if path.exists():
-            for claim in sealed.read(path)["claims"]:
-                lines.append(f"| `{name}` | {claim['claim']} | {claim['verdict']} | {claim['evidence']} |")
+            lines += [f"| `{name}` | {' | '.join(summarised(v))} |" for v in _verdicts(path)]
     if len(lines) == 2:
         raise ValueError(f"workdir {workdir} holds no results; run --table NAME first.")
     return "\n".join(lines)
+
+
+def _verdicts(path: Path) -> list[Verdict]:
+    try:
+        return [Verdict(**claim) for claim in sealed.read(path)["claims"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not of this version ({error}); run --table again, which does not train again."
+        ) from error
 
 
 def reproduce(table: Table, options: Options) -> bool:
@@ -126,7 +146,8 @@ def reproduce(table: Table, options: Options) -> bool:
     if table.proxy_only and not options.proxy:
         raise ValueError(f"table {table.name!r} has no full run: {table.proxy_only}; give --proxy.")
     start = time.perf_counter()
-    cells = [c for c in table.cells(options.proxy) if options.only in c.title]
+    every = table.cells(options.proxy)
+    cells = [c for c in every if options.only in c.title]
     if not cells:
         raise ValueError(f"--only={options.only!r} fits no cell of {table.name!r}; expected a part of a title.")
     seeds = options.seeds or (table.proxy_seeds if options.proxy else table.seeds)
@@ -134,7 +155,10 @@ def reproduce(table: Table, options: Options) -> bool:
     jobs = planning.plan(cells, options.workdir, seeds=seeds, proxy=options.proxy)
     failures = queue.run(jobs, failed="diverged")
     measured = [read(cell, job.folder) for cell, job in zip(cells, jobs, strict=True) if job.finished]
-    found = outcome.outcome(table, measured, failures, proxy=options.proxy, command=_command(table, options))
+    why = {job.folder: failures[job.title] for job in jobs if job.title in failures}
+    lost = [(c, "left out by --only") for c in every if options.only not in c.title]
+    lost += [(c, f"failed ({why[job.folder]})") for c, job in zip(cells, jobs, strict=True) if not job.finished]
+    found = outcome.outcome(table, measured, failures, proxy=options.proxy, command=_command(table, options), lost=lost)
     folder = options.workdir / table.name
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,16 @@
 """What a table is."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from experiments.reproduce.cells import Cell
 from experiments.reproduce.claims import Claim
+from experiments.reproduce.reading import Measured
+
+
+def as_they_are(cells: Sequence[Measured]) -> Sequence[Measured]:
+    """No numbers but those of each cell."""
+    return cells
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,3 +31,4 @@ class Table:
     ranks: bool = False  # whether average ranks and a critical distance are made
     note: str = ""  # what our cells leave out, or do in another way
     proxy_only: str = ""  # why there is no full run
+    derive: Callable[[Sequence[Measured]], Sequence[Measured]] = as_they_are  # adds what follows from several cells
