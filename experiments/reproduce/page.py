@@ -56,8 +56,8 @@ MEANING = (
     f"Shown: on the claim's side of what its signs say, at {LEVEL:g} by Student's t with Holm's correction over the "
     "claims of the table; reversed: on the other side; not shown: neither, which does not mean that there is no "
     "difference. Not tested: the numbers cannot tell. The paper's: its own difference, over the settings that it "
-    "prints both sides of. Power: the chance that as many seeds with this spread show a true difference of that size, at the "
-    "strictest level that the correction gives."
+    "prints both sides of. Power: the chance that as many seeds with this spread show a true difference of that size, at "
+    "the strictest level that the correction gives."
 )
 
 

@@ -29,6 +29,23 @@ class Metric(NamedTuple):
 METRICS = {
     "accuracy": Metric("test accuracy (%)", 2, smallest=0.5),
     "validation accuracy": Metric("validation accuracy (%)", 2, smallest=0.5),
+    "best validation accuracy": Metric("validation accuracy of the best epoch (%)", 2, smallest=0.5),
+    "unsteadiness": Metric(
+        "change of validation accuracy between evaluations (%)", 2, higher_is_better=False, smallest=0.1
+    ),
+    "rank": Metric("rank among the criteria", 2, higher_is_better=False, smallest=0.5),
+    "lost by frequent updates": Metric("validation accuracy lost by frequent updates (%)", 2, smallest=0.5),
+    "ignored": Metric("important weights that growth ignores (%)", 1, higher_is_better=False, smallest=5.0),
+    "layers above 90 %": Metric("layers of which more than nine tenths are ignored (%)", 1, smallest=5.0),
+    "chance": Metric("by chance", 3, smallest=0.02),
+    "grown against the gradient": Metric("grown weights that greedy growth would not grow (%)", 1, smallest=5.0),
+    "gradient norm": Metric("mean squared gradient", 6, higher_is_better=False),
+    "mask error": Metric("mask error tau^2", 4, higher_is_better=False),
+    "kept by all": Metric("weights that all criteria keep (%)", 1, smallest=2.0),
+    "removed by all": Metric("weights that all criteria remove (%)", 1, smallest=2.0),
+    "parameters": Metric("parameters", 0, higher_is_better=False),
+    "fewer than SET": Metric("fewer connections than SET (%)", 1, smallest=1.0),
+    "fewer than dense": Metric("fewer connections than dense (%)", 1, smallest=1.0),
     "loss": Metric("test loss", 3, higher_is_better=False, smallest=0.02),
     "training loss": Metric("training loss", 3, higher_is_better=False, smallest=0.02),
     "gap": Metric("validation loss minus training loss", 3, higher_is_better=False, smallest=0.02),
@@ -144,6 +161,10 @@ def _values(cell: Cell, run: FinishedRun) -> dict[str, np.ndarray]:
         "connections": floats(connections),
         **{name: np.full(n, value) for name, value in _costs(cell, run).items()},
     }
+    evaluated = [100 * floats(r["accuracy"]) for r in run.of("eval") if r["split"] == "validation"]
+    values["best validation accuracy"] = np.max([values["validation accuracy"], *evaluated], axis=0)
+    if len(evaluated) > 1:
+        values["unsteadiness"] = np.abs(np.diff(evaluated, axis=0)).mean(axis=0)
     if updates:
         survival = floats([r["survival_rate"] for r in updates])
         known = np.isfinite(survival)
@@ -166,6 +187,14 @@ def _costs(cell: Cell, run: FinishedRun) -> dict[str, float]:
     }
 
 
+def _gaps(epochs: list[dict[str, Any]], validation: list[dict[str, Any]]) -> list[tuple[int, list[float]]]:
+    """Validation loss minus training loss, at the steps that have both."""
+    training = {r["step"]: floats(r["loss"]) for r in epochs}
+    return [
+        (r["step"], (floats(r["loss"]) - training[r["step"]]).tolist()) for r in validation if r["step"] in training
+    ]
+
+
 def _curves(run: FinishedRun) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     updates, epochs = run.of("mask_update"), run.of("train")
     validation = [r for r in run.of("eval") if r["split"] == "validation"]
@@ -175,5 +204,6 @@ def _curves(run: FinishedRun) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         "connections": [(r["step"], r["active_weights"]) for r in epochs],
         "training loss": [(r["step"], r["loss"]) for r in epochs],
         "validation accuracy": [(r["step"], (100 * floats(r["accuracy"])).tolist()) for r in validation],
+        "gap": _gaps(epochs, validation),
     }
     return {n: (np.array([s for s, _ in c]), floats([v for _, v in c])) for n, c in found.items() if c}

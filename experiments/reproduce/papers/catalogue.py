@@ -1,13 +1,13 @@
 """All tables by name, in the order of the papers."""
 
 from dstjax.checks import suggest
-from experiments.reproduce.papers import criteria, dst_ee, iee, overlap, regrowing
+from experiments.reproduce.papers import criteria, dst_ee, dst_ee_more, iee, overlap, regrowing
 from experiments.reproduce.papers.table import Table
 
 
 def tables() -> dict[str, Table]:
     """All tables, in the order of the papers."""
-    return {t.name: t for module in (dst_ee, iee, criteria, overlap, regrowing) for t in module.TABLES}
+    return {t.name: t for module in (dst_ee, dst_ee_more, iee, criteria, overlap, regrowing) for t in module.TABLES}
 
 
 def get(name: str) -> Table:

@@ -1,7 +1,7 @@
 """What a table is."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from experiments.reproduce.cells import Cell
 from experiments.reproduce.claims import Claim
@@ -31,4 +31,8 @@ class Table:
     ranks: bool = False  # whether average ranks and a critical distance are made
     note: str = ""  # what our cells leave out, or do in another way
     proxy_only: str = ""  # why there is no full run
+    # Fields in which rows differ because the table is about them, and how.
+    varies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     derive: Callable[[Sequence[Measured]], Sequence[Measured]] = as_they_are  # adds what follows from several cells
+    against: str | None = None  # the metric that a chart of the first metric has on its other axis
+    zoom: str | None = None  # the metric that a chart shows over the last tenth of training

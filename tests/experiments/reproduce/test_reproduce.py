@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments.reproduce import __main__ as command
-from experiments.reproduce import outcome, planning, probes, published, ranks
+from experiments.reproduce import outcome, planning, published, ranks
 from experiments.reproduce.cells import Cell, config_of, folder_of
 from experiments.reproduce.claims import VERDICTS, Claim, judge
 from experiments.reproduce.papers.catalogue import get, tables
@@ -185,7 +185,7 @@ def test_a_second_call_runs_nothing(finished, monkeypatch, capsys):
     table, options = finished
     before = (options.workdir / "tiny" / "results.json").read_bytes()
     monkeypatch.setattr(planning.run, "train_and_evaluate", lambda *_, **__: pytest.fail("a finished cell was run"))
-    monkeypatch.setattr(planning.probes, "PROBES", {})
+    monkeypatch.setattr(planning, "PROBES", {})
     assert command.reproduce(table, options) is False
     assert (options.workdir / "tiny" / "results.json").read_bytes() == before
     assert "5 cells, 5 of them finished before" in capsys.readouterr().out
@@ -230,7 +230,7 @@ def test_missing_data_are_named_before_anything_runs(tmp_path, monkeypatch, caps
 @pytest.mark.parametrize("probe", ["scores_of_8_batches", "fine_tuned", "from_scratch"])
 def test_other_probes_train(probe):
     cell = Cell("criteria_large_mlp_cifar10", "x", {**TINY, "update_order": "skip"})
-    found = probes.PROBES[probe](config_of(cell, seeds=2, proxy=True))
+    found = planning.PROBES[probe](config_of(cell, seeds=2, proxy=True))
     assert all(0 <= a <= 100 for a in found["values"]["accuracy"])
     assert len(found["values"]["accuracy"]) == 2
 
