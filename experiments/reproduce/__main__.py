@@ -2,10 +2,12 @@
 
     python -m experiments.reproduce --list
     python -m experiments.reproduce --summary [--proxy] [--workdir DIR]
+    python -m experiments.reproduce --coverage
     python -m experiments.reproduce --table NAME [--proxy] [--workdir DIR] [--seeds N] [--only TEXT]
 
   --list         the tables, what they need, and what their proxies train
   --summary      the claims of all tables that DIR holds, and what became of them, as Markdown
+  --coverage     the tables, figures and statements of the papers, and which of them are here, as Markdown
   --table NAME   one of them, several with commas between, or all
   --proxy        small networks on data that ship with the repository
   --workdir DIR  where runs and results go (default: runs/reproduce, or runs/reproduce-proxy); cells that tables share
@@ -14,8 +16,8 @@
   --only TEXT    only cells whose title has this text
 
 The same command again goes on where it was interrupted and does not run finished cells again. DIR/NAME holds in the end
-results.json, results.csv and report.html. Exit status: 0; 1 where a cell has diverged; 2 for anything wrong with the
-arguments, the data or DIR.
+results.json, results.csv and report.html. Exit status: 0; 1 where a cell has diverged, or where
+--coverage finds what has no row or no reason; 2 for anything wrong with the arguments, the data or DIR.
 """
 
 import dataclasses
@@ -26,7 +28,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import command_line, queue
-from experiments.reproduce import outcome, page, planning
+from experiments.reproduce import coverage, outcome, page, planning
 from experiments.reproduce.claims import Verdict
 from experiments.reproduce.papers.catalogue import get, tables
 from experiments.reproduce.papers.table import Table
@@ -42,6 +44,7 @@ class Options:
 
     listed: bool = False
     summary: bool = False
+    covered: bool = False
     names: tuple[str, ...] = ()
     proxy: bool = False
     workdir: Path = Path()
@@ -59,6 +62,10 @@ def _reproduce(arguments: Sequence[str]) -> int:
     if options.listed:
         print(listing())
         return 0
+    if options.covered:
+        wrong = coverage.check()
+        print("\n".join([coverage.summary(), *wrong]))
+        return 1 if wrong else 0
     if options.summary:
         print(summary(options.workdir))
         return 0
@@ -72,9 +79,12 @@ def parse(arguments: Sequence[str]) -> Options:
     Raises:
       ValueError: an option is missing, unknown or has a value that is not accepted.
     """
-    given = command_line.read(arguments, ("table", "workdir", "seeds", "only"), ("list", "proxy", "summary"))
+    given = command_line.read(
+        arguments, ("table", "workdir", "seeds", "only"), ("list", "proxy", "summary", "coverage")
+    )
     options = Options(listed="list" in given, summary="summary" in given, proxy="proxy" in given)
-    if options.listed:
+    options.covered = "coverage" in given
+    if options.listed or options.covered:
         return options
     default = "runs/reproduce-proxy" if options.proxy else "runs/reproduce"
     options.workdir, options.only = Path(given.get("workdir", default)), given.get("only", "")

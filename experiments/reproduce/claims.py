@@ -46,7 +46,8 @@ class Claim:
 
     kind: 'above', or 'below': left minus right is more than ``margin``, less than minus it; 'no worse', 'no gain': it
       is more than minus ``margin``, less than it; 'close': it lies between both; 'rising', 'falling': the metric does
-      along x, by Spearman's correlation of each seed (``right`` is not used). Each is shown, or reversed, where the
+      along x, by Spearman's correlation of each seed (``right`` is not used); 'diverges': the cells on the left have
+      failed, which is no test. Each of the others is shown, or reversed, where the
       interval at the level that Holm's correction leaves lies wholly on that side.
     """
 
@@ -84,9 +85,7 @@ def judge(
       lost: cells that were not, each with the reason.
       published: the paper's numbers.
     """
-    tests = [
-        _trend(c, cells, lost) if c.kind in ("rising", "falling") else _gap(c, cells, lost, published) for c in claims
-    ]
+    tests = [_test(c, cells, lost, published) for c in claims]
     tested = [(c, t) for c, t in zip(claims, tests, strict=True) if isinstance(t, Tested)]
     chances = [2 * min(_for(c, t.found), _against(c, t.found)) for c, t in tested]
     corrected = dict(zip([id(c) for c, _ in tested], holm([min(p, 1.0) for p in chances]), strict=True))
@@ -94,6 +93,16 @@ def judge(
         _decided(c, t, corrected[id(c)], len(tested)) if isinstance(t, Tested) else t
         for c, t in zip(claims, tests, strict=True)
     ]
+
+
+def _test(
+    claim: Claim, cells: Sequence[Measured], lost: Sequence[tuple[Cell, str]], published: Published
+) -> Tested | Verdict:
+    if claim.kind == "diverges":
+        return _diverged(claim, cells, lost)
+    if claim.kind in ("rising", "falling"):
+        return _trend(claim, cells, lost)
+    return _gap(claim, cells, lost, published)
 
 
 def _decided(claim: Claim, test: Tested, p: float, family: int) -> Verdict:
@@ -160,6 +169,8 @@ def _sign(claim: Claim) -> int:
 def direction(claim: Claim) -> str:
     """What shows a claim, in signs: 'test accuracy (%): DST-EE - RigL > 0'."""
     metric = metric_of(claim.metric)
+    if claim.kind == "diverges":
+        return f"{_named(claim.left)}: the loss is not finite"
     if claim.kind in ("rising", "falling"):
         return f"rank correlation of {metric.label} with x, {_named(claim.left)}: {'<' if _sign(claim) < 0 else '>'} 0"
     unit = " points" if metric.in_points else ""
@@ -226,6 +237,19 @@ def _paper(claim: Claim, pairs: Sequence[sides.Pair], published: Published) -> f
     ]
     both = [a - b for a, b in found if a is not None and b is not None]
     return float(np.mean(both)) if both else None
+
+
+def _diverged(claim: Claim, cells: Sequence[Measured], lost: Sequence[tuple[Cell, str]]) -> Verdict:
+    """A claim that training fails: shown where all cells did, reversed where none did."""
+    finite = [m for m in cells if sides.has(m.cell, claim.left)]
+    failed = [c for c, why in lost if sides.has(c, claim.left) and why.startswith("failed")]
+    if not finite and not failed:
+        return Verdict(claim.text, "not run", "no cells of this claim were run", direction=direction(claim))
+    verdict = "shown" if not finite else "not shown" if failed else "reversed"
+    said = f"{len(failed)} of {len(finite) + len(failed)} cells diverged"
+    return Verdict(
+        claim.text, verdict, said, direction=direction(claim), seeds=max((len(m.seeds) for m in finite), default=0)
+    )
 
 
 def _trend(claim: Claim, cells: Sequence[Measured], lost: Sequence[tuple[Cell, str]]) -> Tested | Verdict:

@@ -1,7 +1,6 @@
-"""Probes of what masks miss and share: ignored weights, criteria in time, overlap by chance."""
+"""Probes of what growth ignores and of what criteria share in time, and a count of parameters."""
 
 import functools
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -113,18 +112,6 @@ def drops_in_time(config: ConfigDict) -> Found:
     return found_of(config, trainer, values, curves)
 
 
-def initial_overlap(config: ConfigDict) -> Found:
-    """J_init: the Jaccard index of the first masks of different seeds, a mean over layers and over the other seeds."""
-    trainer = trainer_of(config)
-    masks = [masks_of(trainer.network(i)) for i in range(len(trainer.seeds))]
-    found: dict[int, list[float]] = {i: [] for i in range(len(masks))}
-    for i, k in itertools.combinations(found, 2):
-        shared = float(np.mean([jaccard(masks[i][name], masks[k][name]) for name in masks[i]]))
-        found[i].append(shared)
-        found[k].append(shared)
-    return found_of(config, trainer, {"J_init": [float(np.mean(v)) if v else math.nan for v in found.values()]}, {})
-
-
 def parameters(config: ConfigDict) -> Found:
     """The number of parameters, biases included, and a twentieth of them; nothing is trained."""
     plan = configuration.plan(config)
@@ -142,7 +129,6 @@ def parameters(config: ConfigDict) -> Found:
 PROBES: dict[str, Callable[[ConfigDict], Found]] = {
     "ignored": ignored,
     "drops_in_time": drops_in_time,
-    "initial_overlap": initial_overlap,
     "parameters": parameters,
 }
 

@@ -56,8 +56,8 @@ MEANING = (
     f"Shown: on the claim's side of what its signs say, at {LEVEL:g} by Student's t with Holm's correction over the "
     "claims of the table; reversed: on the other side; not shown: neither, which does not mean that there is no "
     "difference. Not tested: the numbers cannot tell. The paper's: its own difference, over the settings that it "
-    "prints both sides of. Power: the chance that as many seeds with this spread show a true difference of that size, at "
-    "the strictest level that the correction gives."
+    "prints both sides of. Power: the chance that as many seeds with this spread show a true difference of that size, "
+    "at the strictest level that the correction gives."
 )
 
 
@@ -74,6 +74,12 @@ def _figures(found: Outcome) -> list[str]:
     drawn = [(metric_of(m).label, charts.metric(found, m)) for m in found.table.metrics[:3]]
     if found.table.curve:
         drawn.append((f"{metric_of(found.table.curve).label} over training", charts.curves(found, found.table.curve)))
+    if found.table.zoom:
+        late = f"{metric_of(found.table.zoom).label} over the last tenth of training"
+        drawn.append((late, charts.curves(found, found.table.zoom, since=0.9)))
+    if found.table.against:
+        both = f"{metric_of(found.table.metrics[0]).label} against {metric_of(found.table.against).label}"
+        drawn.append((both, charts.against(found, found.table.against)))
     over = f"Means over {found.seeds} seeds, bars are one standard deviation." if found.seeds > 1 else "One seed."
     return [
         f"<section><h2>{escaped(title[:1].upper() + title[1:])}</h2><figure>{svg}<figcaption>{over}</figcaption>"

@@ -107,6 +107,8 @@ def final_masks(config: ConfigDict) -> Found:
     values: dict[str, list[float]] = {}
     for a, b in itertools.combinations(["initial", *DROPS], 2):
         values[f"J({a}, {b})"] = [_iou(ends[a][i], ends[b][i]) for i in seeds]
+    others = {i: [_iou(ends["initial"][i], ends["initial"][k]) for k in seeds if k != i] for i in seeds}
+    values["J_init"] = [float(np.mean(o)) if o else float("nan") for o in others.values()]  # of the masks of two seeds
     agreed = [dstjax.metrics.unanimity([_tree(ends[name][i]) for name in DROPS]) for i in seeds]
     values["kept by all"] = [100 * float(kept) for kept, _ in agreed]
     values["removed by all"] = [100 * float(removed) for _, removed in agreed]

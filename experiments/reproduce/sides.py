@@ -73,6 +73,7 @@ def compare(
       cells: what was measured.
       lost: cells that were not, each with the reason.
     """
+    compared = {n for n in {*left, *right} if left.get(n) != right.get(n) or n == "method"}
     remarks = without(lost, left, right) + _unmeasured(cells, ((left, metric), (right, other or metric)))
     found = [
         (a, b)
@@ -80,7 +81,7 @@ def compare(
         if has(a.cell, left) and metric in a.values
         for b in cells
         if has(b.cell, right) and (other or metric) in b.values
-        if (a is b) == bool(other) and same_block(a.cell, b.cell, {*left, *right})
+        if (a is b) == bool(other) and same_block(a.cell, b.cell, compared)
     ]
     if not found:
         return Sides(refused="; ".join(["no cells of this claim were run", *remarks]), run=False)

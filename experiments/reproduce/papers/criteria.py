@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from experiments.reproduce import derived
 from experiments.reproduce.claims import Claim
 from experiments.reproduce.papers import criteria_cells
 from experiments.reproduce.papers.table import Table
@@ -30,6 +31,26 @@ def _smaller_gap(what: str, method: str) -> Claim:
     return Claim(text, {"method": method}, {"method": "dense"}, kind="below", metric="gap")
 
 
+LOW, HIGH = (0.8, 0.85, 0.9, 0.91, 0.92, 0.93, 0.94, 0.95), (0.5, 0.6, 0.7)  # sparsities up to density 0.2 and above
+GRADIENT = "SNIP", "RSensitivity"
+
+
+def _ranked(text: str, better: str, other: str, sparsities: tuple[float, ...]) -> Claim:
+    sides = ({"method": m, "sparsity": sparsities} for m in (better, other))
+    return Claim(text, *sides, kind="below", metric="rank")
+
+
+def _like(rule: str) -> Claim:
+    sides = ({"method": m, "sparsity": LOW} for m in (rule, "magnitude"))
+    return Claim(
+        f"Up to density 0.2 {rule} ranks like magnitude (within one place).",
+        *sides,
+        kind="close",
+        metric="rank",
+        margin=1.0,
+    )
+
+
 TABLES = (
     Table(
         "criteria_figure1",
@@ -43,6 +64,12 @@ TABLES = (
                 "Dynamic sparse training (magnitude, gradient growth) is more accurate than a static mask.",
                 {"method": "magnitude", "group": "gradient growth"},
                 {"method": "static", "group": ""},
+            ),
+            _alike("Random and gradient growth are alike", {"group": "random growth"}, {"group": "gradient growth"}),
+            Claim(
+                "Dynamic sparse training can be more accurate than dense training (small-MLP).",
+                {"method": "magnitude", "model": "small-MLP"},
+                {"method": "dense"},
             ),
             _close("SET"),
             _close("MEST"),
@@ -61,7 +88,7 @@ TABLES = (
         "Figure 2",
         criteria_cells.figure2,
         metrics=("validation accuracy", "accuracy", "training loss"),
-        claims=(SNIP_BELOW, _close("RSensitivity")),
+        claims=(SNIP_BELOW, _close("RSensitivity"), _close("SET"), _close("MEST")),
         proxy_seeds=3,
         curve="training loss",
     ),
@@ -71,6 +98,13 @@ TABLES = (
         PAPER,
         "Figure 3",
         criteria_cells.figure3,
+        metrics=("accuracy", "rank"),
+        claims=(
+            *(_ranked(f"Up to density 0.2 magnitude ranks above {rule}.", "magnitude", rule, LOW) for rule in GRADIENT),
+            *(_like(rule) for rule in ("SET", "MEST")),
+            _ranked("Above density 0.2 RSensitivity ranks above magnitude.", "RSensitivity", "magnitude", HIGH),
+        ),
+        derive=derived.ranks("accuracy"),
         seeds=5,
         proxy_seeds=3,
         ranks=True,
@@ -84,6 +118,7 @@ TABLES = (
         "Figure 4",
         criteria_cells.figure4,
         metrics=("gap", "accuracy"),
+        curve="gap",
         claims=(
             _smaller_gap("Dynamic sparse training", "magnitude"),
             _smaller_gap("A static mask", "static"),
@@ -111,7 +146,14 @@ TABLES = (
                 kind="below",
                 metric="validation accuracy",
             ),
+            Claim(
+                "Gradient criteria lose more by frequent updates than magnitude (SNIP).",
+                {"method": "SNIP"},
+                {"method": "magnitude"},
+                metric="lost by frequent updates",
+            ),
         ),
+        derive=derived.cost_of_frequency("validation accuracy"),
         seeds=5,
         proxy_seeds=3,
         axis="update period (steps)",
@@ -178,7 +220,7 @@ TABLES = (
             _alike(
                 "With a large batch MEST is still like magnitude",
                 {"method": "MEST", "group": ("large batch, random growth", "large batch, gradient growth")},
-                {"method": "magnitude"},
+                {"method": "magnitude", "group": ("large batch, random growth", "large batch, gradient growth")},
             ),
         ),
         proxy_seeds=3,

@@ -94,9 +94,8 @@ TABLES = (
         proxy_seeds=8,
         curve="ignored by layer",
         note="The paper does not say what is important: here the largest gradients of a mask update, as many "
-        "as the one before grew, among the weights that were inactive before that; at a quarter of the updates, since at "
-        "the first one no counter differs. What growth at random ignores is beside it. "
-        "RigL is DST-EE with c = 0.",
+        "as the one before grew, among the weights that were inactive before that; at a quarter of the updates, since "
+        "at the first one no counter differs. What growth at random ignores is beside it. RigL is DST-EE with c = 0.",
         varies={"coefficient": "greedy growth against DST-EE", "sparsity": "not printed; we take 95 %"},
     ),
     Table(

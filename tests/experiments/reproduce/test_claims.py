@@ -203,3 +203,21 @@ def test_a_trend_of_two_seeds_or_of_the_same_numbers_is_not_shown():
 
 def test_a_claim_without_cells_is_not_run():
     assert one(CLAIM, []).verdict == "not run"
+
+
+def test_what_both_sides_ask_for_alike_must_be_the_same_in_a_pair():
+    cells = [
+        measured(m, [float(i), i + 0.5], sparsity=s)
+        for i, (m, s) in enumerate([("new", 0.8), ("new", 0.9), ("old", 0.8), ("old", 0.9)])
+    ]
+    both = (0.8, 0.9)
+    assert len(one(Claim("it is so", {**NEW, "sparsity": both}, {**OLD, "sparsity": both}), cells).blocks) == 2
+
+
+def test_a_claim_that_training_fails():
+    claim = Claim("it diverges", NEW, kind="diverges")
+    lost = [(Cell("any", "new"), "failed (the loss is not finite)")]
+    assert one(claim, [], lost).verdict == "shown"
+    assert one(claim, [measured("new", [1.0, 2.0])]).verdict == "reversed"
+    assert one(claim, [measured("new", [1.0, 2.0])], lost).verdict == "not shown"
+    assert one(claim, [], [(Cell("any", "new"), "left out by --only")]).verdict == "not run"
