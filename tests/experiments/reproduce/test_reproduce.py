@@ -18,9 +18,12 @@ from experiments.reproduce.reading import METRICS, Measured, read
 
 NAMES = (
     *(f"dst_ee_table{i}" for i in (1, 2, 3, 4)),
-    *("dst_ee_figure3", "iee_table2", "iee_table3", "iee_table4", "iee_figure5"),
-    *(f"criteria_figure{i}" for i in (*range(1, 9), *range(11, 17))),
-    *("regrowing_table2", *(f"regrowing_figure{i}" for i in range(2, 7))),
+    *("dst_ee_figure1", "dst_ee_figure3", "dst_ee_figure3_accuracy", "dst_ee_propositions"),
+    *("iee_table2", "iee_table3", "iee_table4", "iee_figure1", "iee_figure5"),
+    *(f"criteria_figure{i}" for i in (*range(1, 9), *range(11, 19), *range(23, 31))),
+    *("criteria_table2", "criteria_figure4_over_time", "criteria_figure6_dense"),
+    *("criteria_figure11_criteria", "criteria_figure16_factor"),
+    *("regrowing_table2", "regrowing_text", *(f"regrowing_figure{i}" for i in range(2, 7))),
 )
 
 
