@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ from experiments.reproduce.claims import VERDICTS, Claim, judge
 from experiments.reproduce.papers.catalogue import get, tables
 from experiments.reproduce.papers.table import Table
 from experiments.reproduce.reading import METRICS, Measured, read
+from experiments.training import sealed
+from experiments.training.run import DivergedError
 
 NAMES = (
     *(f"dst_ee_table{i}" for i in (1, 2, 3, 4)),
@@ -174,6 +177,52 @@ def test_results_have_ours_and_the_papers_apart(finished):
     (run,) = {r["run"].partition(",")[0] for r in found["rows"] if r["method"] == "RigL"}
     assert " on digits" in run
     assert f"{run}, for " in page  # what was trained comes first
+
+
+def test_what_stands_behind_a_verdict_is_in_the_report(finished):
+    _table, options = finished
+    page = (options.workdir / "tiny" / "report.html").read_text()
+    for text in ("95 % interval", "power", "RigL - SET &gt; 0 points", "Holm"):
+        assert text in page
+    text = outcome.as_text(_again(finished))
+    for part in ("test accuracy (%): RigL - SET > 0 points", "95 % interval", "power", "the paper's difference: +0.92"):
+        assert part in text
+
+
+def _again(finished):
+    table, options = finished
+    jobs = planning.plan(table.cells(True), options.workdir, seeds=2, proxy=True)
+    cells = [read(cell, job.folder) for cell, job in zip(table.cells(True), jobs, strict=True)]
+    assert cells[0].recipe["optimizer.momentum"] == cells[2].recipe["optimizer.momentum"] == 0.9  # of a probe too
+    return outcome.outcome(table, cells, {}, proxy=True, command="")
+
+
+def test_a_claim_whose_cells_failed_or_were_left_out_says_so(finished, tmp_path, monkeypatch):
+    table, options = finished
+    shutil.copytree(options.workdir, tmp_path / "again")
+    own = dataclasses.replace(options, workdir=tmp_path / "again")
+    (gone,) = own.workdir.glob("cells/*-set-*")
+    shutil.rmtree(gone)
+
+    def diverge(*_, **__):
+        raise DivergedError("the loss of seed 1 is not finite")
+
+    monkeypatch.setattr(planning.run, "train_and_evaluate", diverge)
+    assert command.reproduce(table, own) is True
+    (claim,) = json.loads((own.workdir / "tiny" / "results.json").read_text())["claims"]
+    assert claim["verdict"] == "not run"
+    assert "without 1 cell(s), failed (the loss of seed 1 is not finite): VGG-19, CIFAR-10, SET" in claim["evidence"]
+    assert command.reproduce(table, dataclasses.replace(own, only="RigL")) is False
+    (claim,) = json.loads((own.workdir / "tiny" / "results.json").read_text())["claims"]
+    assert "left out by --only" in claim["evidence"]
+
+
+def test_results_of_another_version_are_refused(tmp_path, capsys):
+    (tmp_path / "dst_ee_table1").mkdir()
+    old = {"claims": [{"claim": "it is so", "verdict": "shown", "evidence": "", "blocks": [], "more": 1}]}
+    sealed.write(tmp_path / "dst_ee_table1" / "results.json", old)
+    assert command.main(["--summary", "--workdir", str(tmp_path)]) == 2
+    assert "is not of this version" in capsys.readouterr().err
 
 
 def test_probes_measure_shares(finished):
