@@ -148,8 +148,8 @@ TABLES = (
             ),
             Claim(
                 "Gradient criteria lose more by frequent updates than magnitude (SNIP).",
-                {"method": "SNIP"},
-                {"method": "magnitude"},
+                {"method": "SNIP", "x": (2, 25)},
+                {"method": "magnitude", "x": (2, 25)},
                 metric="lost by frequent updates",
             ),
         ),
