@@ -22,7 +22,7 @@ def ranks(metric: str) -> Derive:
         for m in cells:
             if metric in m.values:
                 blocks.setdefault((m.cell.block, m.seeds), []).append(m)
-        placed = {}
+        placed: dict[int, np.ndarray] = {}
         for block in blocks.values():
             table = stats.rankdata([sign * m.values[metric] for m in block], axis=0)
             placed |= {id(m): row for m, row in zip(block, table, strict=True)}

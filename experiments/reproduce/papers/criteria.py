@@ -36,19 +36,17 @@ GRADIENT = "SNIP", "RSensitivity"
 
 
 def _ranked(text: str, better: str, other: str, sparsities: tuple[float, ...]) -> Claim:
-    sides = ({"method": m, "sparsity": sparsities} for m in (better, other))
-    return Claim(text, *sides, kind="below", metric="rank")
+    left, right = _at(better, sparsities), _at(other, sparsities)
+    return Claim(text, left, right, kind="below", metric="rank")
 
 
 def _like(rule: str) -> Claim:
-    sides = ({"method": m, "sparsity": LOW} for m in (rule, "magnitude"))
-    return Claim(
-        f"Up to density 0.2 {rule} ranks like magnitude (within one place).",
-        *sides,
-        kind="close",
-        metric="rank",
-        margin=1.0,
-    )
+    text = f"Up to density 0.2 {rule} ranks like magnitude (within one place)."
+    return Claim(text, _at(rule, LOW), _at("magnitude", LOW), kind="close", metric="rank", margin=1.0)
+
+
+def _at(method: str, sparsities: tuple[float, ...]) -> dict[str, Any]:
+    return {"method": method, "sparsity": sparsities}
 
 
 TABLES = (

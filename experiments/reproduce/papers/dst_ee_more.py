@@ -22,7 +22,8 @@ LEAST_SQUARES: dict[str, Any] = {
 
 def figure1(proxy: bool) -> list[Cell]:
     """What greedy growth ignores, and DST-EE with two coefficients."""
-    config, of = "dst_ee_vgg19_cifar100", {"model": "VGG-19", "dataset": "CIFAR-100", "sparsity": 0.95}
+    config = "dst_ee_vgg19_cifar100"
+    of: dict[str, Any] = {"model": "VGG-19", "dataset": "CIFAR-100", "sparsity": 0.95}
     rows: dict[str, dict[str, Any]] = {
         "RigL": {"coefficient": 0.0},
         "DST-EE, c = 0.001": {"coefficient": 1e-3},
