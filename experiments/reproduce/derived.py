@@ -36,11 +36,12 @@ def fewer(than: Mapping[str, str]) -> Derive:
 
     def add(cells: Sequence[Measured]) -> Sequence[Measured]:
         found = []
+        counted = [o for o in cells if "connections" in o.values]
         for m in cells:
             values = {}
             for name, method in than.items():
-                other = next((o for o in cells if o.cell.method == method and o.seeds == m.seeds), None)
-                if other is not None and other is not m:
+                other = next((o for o in counted if o.cell.method == method and o.seeds == m.seeds), None)
+                if other is not None and other is not m and "connections" in m.values:
                     values[name] = 100 * (1 - m.values["connections"] / other.values["connections"])
             found.append(_with(m, values))
         return found
