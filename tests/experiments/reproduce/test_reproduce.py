@@ -144,7 +144,9 @@ def tiny(proxy):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A table of each kind of cell, run once."""
-    claims = (Claim("RigL is more accurate than SET.", {"method": "RigL"}, {"method": "SET"}),)
+    sides = {"method": "RigL"}, {"method": "SET"}
+    explores = Claim("RigL explores less than SET.", *sides, kind="below", metric="exploration")
+    claims = (Claim("RigL is more accurate than SET.", *sides), explores)
     table = Table(
         "tiny", "A tiny table", "DST-EE", "Table 1", tiny,
         metrics=("accuracy", "exploration", "J(magnitude, SET)", "final IoU"), claims=claims, curve="exploration",
@@ -161,8 +163,10 @@ def test_results_have_ours_and_the_papers_apart(finished):
     assert rigl["paper"] == 93.38
     assert rigl["difference"] is None  # of a proxy it would say nothing
     assert rigl["seeds"] == 2
-    (claim,) = found["claims"]
+    claim, other = found["claims"]
     assert claim["verdict"] in VERDICTS
+    assert other["low"] <= other["ours"] <= other["high"]
+    assert other["paper"] is None
     assert claim["direction"] == "test accuracy (%): RigL - SET > 0 points"
     assert claim["paper"] == pytest.approx(93.38 - 92.46)
     assert claim["seeds"] == 2
@@ -185,7 +189,14 @@ def test_what_stands_behind_a_verdict_is_in_the_report(finished):
     for text in ("95 % interval", "power", "RigL - SET &gt; 0 points", "Holm"):
         assert text in page
     text = outcome.as_text(_again(finished))
-    for part in ("test accuracy (%): RigL - SET > 0 points", "95 % interval", "power", "the paper's difference: +0.92"):
+    for part in (
+        "test accuracy (%): RigL - SET > 0 points",
+        "the paper's difference: +0.92",
+        "exploration rate R: RigL - SET < 0",
+        "95 % interval",
+        "; power ",
+        "for 0.02 (stated)",
+    ):
         assert part in text
 
 
@@ -209,11 +220,11 @@ def test_a_claim_whose_cells_failed_or_were_left_out_says_so(finished, tmp_path,
 
     monkeypatch.setattr(planning.run, "train_and_evaluate", diverge)
     assert command.reproduce(table, own) is True
-    (claim,) = json.loads((own.workdir / "tiny" / "results.json").read_text())["claims"]
+    claim, _ = json.loads((own.workdir / "tiny" / "results.json").read_text())["claims"]
     assert claim["verdict"] == "not run"
     assert "without 1 cell(s), failed (the loss of seed 1 is not finite): VGG-19, CIFAR-10, SET" in claim["evidence"]
     assert command.reproduce(table, dataclasses.replace(own, only="RigL")) is False
-    (claim,) = json.loads((own.workdir / "tiny" / "results.json").read_text())["claims"]
+    claim, _ = json.loads((own.workdir / "tiny" / "results.json").read_text())["claims"]
     assert "left out by --only" in claim["evidence"]
 
 
