@@ -169,16 +169,17 @@ def report(grid: Grid, failures: dict[str, str]) -> bool:
     cells = [found[name] for name in grid.grid if name in found]
     if not cells:
         return False
-    dataset = grid.cells[grid.grid[0]].dataset
-    loaded = data.load(dataset)
+    first = grid.cells[grid.grid[0]]
+    loaded = data.load(first.dataset, root=first.data_root, protocol=first.protocol)
     comparison = Comparison(
         grid=tuple(cells),
         sweep=tuple(found[name] for name in grid.sweep if name in found),
-        dataset=dataset,
+        dataset=first.dataset,
         data=loaded.provenance,
         n_test=loaded.sizes[2],
         command=grid.command,
         failures=tuple(f"{title}: {why}" for title, why in failures.items()),
+        tested=len({int(i) for seed in cells[0].seeds for i in loaded.split(seed).test}),
     )
     print(f"\n{tables.as_text(comparison)}\n")
     try:

@@ -47,6 +47,7 @@ MODELS: dict[str, Entry] = {
     "lenet5_caffe": Entry(LeNet5, (28, 28, 1), 10),
     "small_mlp": Entry(functools.partial(TorchMLP, sizes=(256, 256)), (24,), 2),
     "large_mlp": Entry(functools.partial(TorchMLP, sizes=(1024, 512)), (32, 32, 3), 10),
+    "large_mlp_dropout": Entry(functools.partial(TorchMLP, sizes=(1024, 512), dropout=0.05), (32, 32, 3), 10),
     "small_cnn": Entry(SmallCNN, (32, 32, 3), 10),
     "set_mlp": Entry(SetMLP, (32, 32, 3), 10),
     "link_mlp": Entry(functools.partial(TorchMLP, sizes=(128,)), (16,), 2),

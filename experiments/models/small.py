@@ -17,11 +17,13 @@ from experiments.models.layers import TORCH, DType, check_image, dense, max_pool
 class TorchMLP(nn.Module):
     """Fully connected layers with ReLU and PyTorch's initial values; two classes share one logit.
 
-    The one logit is that of class 1, for binary cross entropy.
+    The one logit is that of class 1, for binary cross entropy. ``dropout`` follows each hidden layer; training draws
+    from the random stream 'dropout' unless it is 0.
     """
 
     classes: int
     sizes: Sequence[int]
+    dropout: float = 0.0
     dtype: DType = None
 
     @nn.compact
@@ -29,6 +31,7 @@ class TorchMLP(nn.Module):
         x = x.reshape(x.shape[0], -1)
         for size in self.sizes:
             x = nn.relu(dense(size, x, dtype=self.dtype))
+            x = nn.Dropout(self.dropout, deterministic=not train)(x)
         return dense(1 if self.classes == 2 else self.classes, x)
 
 

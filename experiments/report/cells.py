@@ -128,6 +128,12 @@ class Comparison:
     n_test: int  # test examples
     command: str
     failures: tuple[str, ...] = ()  # cells that are missing, and why
+    tested: int | None = None  # different test examples over all seeds; None: every seed has the same
+
+    @property
+    def samples(self) -> int:
+        """How many different test examples are behind the mean accuracy of a cell."""
+        return self.n_test if self.tested is None else self.tested
 
     @property
     def dense(self) -> CellResult | None:

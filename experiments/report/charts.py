@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from experiments.report import rows, style
+from experiments.report import rows, style, tables
 from experiments.report.cells import CellResult, Comparison, UpdateRecords, percent
 from experiments.report.names import method_label
 from experiments.report.statistics import deviation, mean
@@ -64,7 +64,7 @@ def accuracy(comparison: Comparison) -> str | None:
 
 
 def differences(comparison: Comparison) -> str | None:
-    """Paired differences to the reference method, with two standard errors."""
+    """Paired differences to the reference method, with their 95 % intervals."""
     others = [m for m in comparison.methods if m != comparison.reference]
     if not others or len(comparison.sparse[0].seeds) < 2:
         return None
@@ -75,14 +75,14 @@ def differences(comparison: Comparison) -> str | None:
         figure = Figure(figsize=(WIDTH, height))
         axes = figure.subplots()
         y, ticks, largest = 0.0, [], 1.0
+        gaps = tables.differences(comparison)
         for sparsity in comparison.sparsities:
-            reference = comparison.find(comparison.reference, sparsity)
             top = y
             for method in others:
                 cell = comparison.find(method, sparsity)
-                if cell is None or reference is None:
+                if cell is None or cell.name not in gaps:
                     continue
-                reach = rows.mark_difference(axes, comparison, cell, reference, y, capsize=3, elinewidth=1.4)
+                reach = rows.mark_difference(axes, comparison, cell, gaps[cell.name], y, capsize=3, elinewidth=1.4)
                 ticks.append((y, f"{method_label(method)}, {percent(sparsity)}"))
                 largest = max(largest, reach)
                 y += 1

@@ -36,9 +36,10 @@ def figures(comparison: Comparison) -> list[str]:
             "differences",
             f"Difference in test accuracy to {reference} on the same seeds",
             lambda: charts.differences(comparison),
-            "Seeds are paired: each compares two methods on the same data split and initial weights. Bars reach 2 "
-            "standard errors to each side; where a bar crosses 0, the marker is hollow and these seeds do not tell the "
-            "two methods apart. The axis is linear from -1 to 1 and logarithmic beyond."
+            "Seeds are paired: each compares two methods on the same data split and initial weights. Bars are 95 % "
+            "intervals by Student's t; the marker is hollow where the methods are not told apart, with Holm's "
+            "correction over all differences and with what the test examples resolve. The axis is linear from -1 to 1 "
+            "and logarithmic beyond."
             + (" Each column has a scale of its own." if comparison.many else "")
             + _denser(comparison),
         ),

@@ -9,14 +9,19 @@ from experiments.report.cells import CellResult, Comparison, percent
 from experiments.report.document import listed, signed
 from experiments.report.names import by_family, method_label
 from experiments.report.pictures import middle_shares
-from experiments.report.statistics import Difference, chance_of_clear, correlation, mean, paired
+from experiments.report.statistics import LEVEL, Difference, correlation, detectable, mean, paired
 
 
 def points(difference: Difference) -> str:
     """A difference of accuracies in percentage points, with its standard error."""
     if difference.n < 2:
         return f"{signed(difference.mean)} points"
-    return f"{signed(difference.mean)}\u00a0\u00b1\u00a0{difference.standard_error:.2f} points"
+    return f"{signed(difference.mean)}\u00a0\u00b1\u00a0{difference.standard_error:.2f} points{_fine(difference)}"
+
+
+def _fine(difference: Difference) -> str:
+    """Said where the seeds make a difference clear and the test examples do not."""
+    return ", less than the test examples resolve" if difference.known and not difference.clear else ""
 
 
 def shows(comparison: Comparison) -> list[str]:
@@ -35,20 +40,21 @@ def does_not_show(comparison: Comparison) -> list[str]:
     """The limits of what was measured."""
     limits = [f"A cell is missing: {failure}" for failure in comparison.failures]
     n = len(comparison.grid[0].seeds)
-    compared = [c for c in comparison.every if tables.difference(comparison, c) is not None]
+    compared = tables.differences(comparison)
     if n < 2:
         limits.append("There is one seed only, so nothing here says how far chance alone moves these numbers.")
     elif compared:
-        chance, base = chance_of_clear(n), method_label(comparison.reference or "")
+        base, gaps = method_label(comparison.reference or ""), [*compared.values()]
+        least = float(np.median([detectable(d.standard_error, n, LEVEL / len(gaps)) for d in gaps]))
         limits.append(
-            f"{f'{n} seeds are few. ' if n < 10 else ''}{len(compared)} differences to {base} were looked at; "
-            f"if no method differed, about {chance * len(compared):.1f} of them would still lie beyond 2 standard "
-            f"errors ({percent(round(chance, 2))} each). A difference that is not clear here is not "
-            "shown to be zero either."
+            f"{f'{n} seeds are few. ' if n < 10 else ''}{len(gaps)} differences to {base} were looked at, and "
+            f"corrected together: were there none, one would be called clear in {percent(LEVEL)} of such comparisons "
+            f"at most. With these seeds a true difference of {least:.2f} points is found in four of five cases (the "
+            "median over the cells). A difference that is not clear here is not shown to be zero either."
         )
     limits.append(
         f"The test set has {comparison.n_test:,} examples: one of them is {100 / comparison.n_test:.2f} percentage "
-        "points of a seed's accuracy."
+        f"points of a seed's accuracy. {_resolved(comparison)}"
     )
     limits += _unequal(comparison)
     limits.append("One data set, one network and one training recipe: a ranking found here need not hold elsewhere.")
@@ -62,6 +68,16 @@ def does_not_show(comparison: Comparison) -> list[str]:
         "are zero. Costs are operations counted, not timed."
     )
     return limits
+
+
+def _resolved(comparison: Comparison) -> str:
+    """What the test examples of all seeds resolve."""
+    values = [d.resolution for d in tables.differences(comparison).values()]
+    over = f"The {comparison.samples:,} different ones of all seeds resolve"
+    if not values:
+        return f"{comparison.samples:,} different ones are behind the mean over the seeds."
+    span = sorted({f"{v:.2f}" for v in (min(values), max(values))}, key=float)
+    return f"{over} differences of {' to '.join(span)} points: less is not called clear, however alike the seeds are."
 
 
 def _unequal(comparison: Comparison) -> list[str]:
@@ -92,14 +108,14 @@ def _against_dense(comparison: Comparison) -> list[str]:
     dense = comparison.dense
     if dense is None or not (comparison.sparse or comparison.patterned):
         return []
-    found = []
+    found, gaps = [], tables.to_dense(comparison)
     for sparsity in comparison.sparsities:
         cells = [c for c in comparison.sparse if c.sparsity == sparsity]
         cells = [c for c in cells if not c.too_dense]
         if not cells:
             continue
         best = max(cells, key=lambda c: c.mean)
-        difference = paired(best.accuracy, dense.accuracy)
+        difference = gaps[best.name]
         found.append(
             f"by {points(difference)} at {percent(sparsity)} ({best.label}{'' if difference.clear else ', not clear'})"
         )
@@ -116,23 +132,26 @@ def _clearly(comparison: Comparison) -> list[str]:
     """How the methods compare with the reference, the word explained where it is first used."""
     found = _many_against_reference(comparison) if comparison.many else _against_reference(comparison)
     if found and len(comparison.grid[0].seeds) > 1:
-        found[0] += " (Clearly means: by more than 2 standard errors of the paired difference.)"
+        found[0] += (
+            " (Clearly means: beyond chance at 5\u00a0% by Student's t for the paired differences, corrected over all "
+            "of them by Holm's method, and by more than the test examples resolve.)"
+        )
     return found
 
 
 def _against_reference(comparison: Comparison) -> list[str]:
     reference = comparison.reference
-    found = []
+    found, gaps = [], tables.differences(comparison)
     for method in comparison.methods:
         if method == reference:
             continue
         clear: dict[str, list[str]] = {"above": [], "below": []}
         unclear = []
         for sparsity in comparison.sparsities:
-            cell, other = comparison.find(method, sparsity), comparison.find(reference, sparsity)
-            if cell is None or other is None:
+            cell = comparison.find(method, sparsity)
+            if cell is None or cell.name not in gaps:
                 continue
-            difference = paired(cell.accuracy, other.accuracy)
+            difference = gaps[cell.name]
             text = f"at {percent(sparsity)} ({points(difference)})"
             if difference.clear:
                 clear["above" if difference.mean > 0 else "below"].append(text)
@@ -149,15 +168,14 @@ def _against_reference(comparison: Comparison) -> list[str]:
 
 def _many_against_reference(comparison: Comparison) -> list[str]:
     """One sentence per sparsity where there are too many methods for one each."""
-    base, found = method_label(comparison.reference or ""), []
+    base, found, gaps = method_label(comparison.reference or ""), [], tables.differences(comparison)
     for sparsity in comparison.sparsities:
-        other = comparison.find(comparison.reference, sparsity)
         sides: dict[str, list[tuple[float, str]]] = {"above": [], "below": [], "": []}
         for method in comparison.methods:
             cell = comparison.find(method, sparsity)
-            if cell is None or other is None or cell is other or cell.too_dense:
+            if cell is None or cell.name not in gaps or cell.too_dense:
                 continue
-            difference = paired(cell.accuracy, other.accuracy)
+            difference = gaps[cell.name]
             side = "" if not difference.clear else "above" if difference.mean > 0 else "below"
             sides[side].append((difference.mean, cell.label))
         parts = []
@@ -206,7 +224,7 @@ def _exploration(comparison: Comparison) -> list[str]:
     linked = correlation(rates, accuracies)
     second = f"The most accurate of these coefficients is c = {best.coefficient:g} ({best.mean:.2f}\u00a0%"
     if rigl is not None:
-        difference = paired(best.accuracy, rigl.accuracy)
+        difference = tables.differences(comparison)[best.name]  # RigL is the reference where it is there
         clear = "clear" if difference.clear else "not clear"
         second += f"; {points(difference)} from RigL, {clear}"
     second += ")."

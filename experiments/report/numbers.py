@@ -48,7 +48,9 @@ def numbers(comparison: Comparison) -> str:
     return (
         '<section id="numbers"><h2>All numbers</h2><p class="note">Test accuracy after the last epoch and exploration '
         "rate R: mean ± standard deviation over seeds. Differences: mean ± standard error over the same seeds, bold "
-        f"beyond 2 standard errors.{_patterns(comparison)}</p>{_costs(comparison) if costed else ''}"
+        "where they are clear: beyond chance at 5 % by Student's t, with Holm's correction over all differences of the "
+        f"table, and more than {comparison.samples:,} test examples resolve.{_patterns(comparison)}</p>"
+        f"{_costs(comparison) if costed else ''}"
         f"{table(columns, ''.join(body))}"
         f"<details><summary>Test accuracy (%) of every seed</summary>{_per_seed(comparison)}</details></section>"
     )

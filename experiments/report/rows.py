@@ -10,7 +10,8 @@ from experiments.report import rank_tests, style
 from experiments.report.cells import CellResult, Comparison, percent
 from experiments.report.document import listed
 from experiments.report.names import by_family, method_label
-from experiments.report.statistics import paired
+from experiments.report.statistics import Difference
+from experiments.report.tables import differences as judged
 
 WIDTH = 9.0  # inches
 ROW = 0.205  # inches
@@ -44,19 +45,20 @@ def accuracy(comparison: Comparison) -> str | None:
 
 
 def differences(comparison: Comparison) -> str | None:
-    """Paired differences to the reference method, with two standard errors."""
+    """Paired differences to the reference method, with their 95 % intervals."""
     others = [m for m in comparison.methods if m != comparison.reference]
     with style.styled():
         places, ticks, height = _layout(comparison, others)
         figure = Figure(figsize=(WIDTH, 1.3 + ROW * height))
         panels = list(figure.subplots(1, len(comparison.sparsities), squeeze=False, sharey=True)[0])
+        gaps = judged(comparison)
         for axes, sparsity in zip(panels, comparison.sparsities, strict=True):
-            reference, largest = comparison.find(comparison.reference, sparsity), 1.0
+            largest = 1.0
             for method, y in places.items():
                 cell = comparison.find(method, sparsity)
-                if cell is None or reference is None:
+                if cell is None or cell.name not in gaps:
                     continue
-                reach = mark_difference(axes, comparison, cell, reference, y, ms=5, capsize=2, elinewidth=1.2)
+                reach = mark_difference(axes, comparison, cell, gaps[cell.name], y, ms=5, capsize=2, elinewidth=1.2)
                 largest = max(largest, reach)
             axes.axvline(0, color=style.MUTED, lw=1)
             style.signed_axis(axes, largest)
@@ -70,15 +72,14 @@ def differences(comparison: Comparison) -> str | None:
 
 
 def mark_difference(
-    axes: Axes, comparison: Comparison, cell: CellResult, reference: CellResult, y: float, **sizes: float
+    axes: Axes, comparison: Comparison, cell: CellResult, gap: Difference, y: float, **sizes: float
 ) -> float:
-    """Draws a paired difference with two standard errors to each side; returns how far from 0 it reaches."""
-    gap = paired(cell.accuracy, reference.accuracy)
+    """Draws a paired difference with its 95 % interval; returns how far from 0 it reaches."""
     look = {**style.look(cell.method, comparison.all_methods), **sizes, "fillstyle": "full" if gap.clear else "none"}
-    axes.errorbar(gap.mean, y, xerr=2 * gap.standard_error, **look)
+    axes.errorbar(gap.mean, y, xerr=gap.half_width, **look)
     if comparison.many and cell.too_dense:
-        _beside(axes, cell, gap.mean + 2 * gap.standard_error, y)
-    return abs(gap.mean) + 2 * gap.standard_error
+        _beside(axes, cell, gap.mean + gap.half_width, y)
+    return abs(gap.mean) + gap.half_width
 
 
 def blocks(comparison: Comparison) -> dict[str, list[float]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.report.cells import CellResult, Comparison, Cost
 from experiments.report.names import method_label
-from experiments.report.statistics import Difference, deviation, mean, paired
+from experiments.report.statistics import Difference, deviation, mean, paired, resolution, together
 
 VERSIONED = ("dstjax", "jax", "jaxlib", "optax", "numpy", "python")
 COLUMNS = (
@@ -19,14 +19,32 @@ COLUMNS = (
     *VERSIONED,
     "command",
 )
+CLEAR = "* beyond chance at 5 %, by Student's t with Holm's correction over all differences of the table"
 
 
-def difference(comparison: Comparison, cell: CellResult) -> Difference | None:
-    """The paired difference of a sparse cell to the reference method, None for the reference itself and for dense."""
+def differences(comparison: Comparison) -> dict[str, Difference]:
+    """The paired differences of the sparse cells to the reference method, by cell, judged together."""
+    return _judged(comparison, {c.name: (c, other) for c in comparison.every if (other := _other(comparison, c))})
+
+
+def to_dense(comparison: Comparison) -> dict[str, Difference]:
+    """Those of the cells at the sparsities that were asked for to the dense network, judged together."""
+    dense = comparison.dense
+    return {} if dense is None else _judged(comparison, {c.name: (c, dense) for c in comparison.sparse})
+
+
+def _judged(comparison: Comparison, pairs: dict[str, tuple[CellResult, CellResult]]) -> dict[str, Difference]:
+    found = [paired(a.accuracy, b.accuracy) for a, b in pairs.values()]
+    noise = [resolution((a.mean + b.mean) / 2, comparison.samples) for a, b in pairs.values()]
+    return dict(zip(pairs, together(found, noise), strict=True))
+
+
+def _other(comparison: Comparison, cell: CellResult) -> CellResult | None:
+    """What a cell is compared with, None for the reference itself and for dense."""
     if cell.pattern or (cell.method in ("dense", comparison.reference) and cell not in comparison.sweep):
         return None  # a pattern's sparsity may by chance be one that was asked for: still another question
     other = comparison.find(comparison.reference, cell.sparsity)
-    return None if other is None or other is cell else paired(cell.accuracy, other.accuracy)
+    return None if other is cell else other
 
 
 def rows(comparison: Comparison) -> list[tuple[CellResult, Difference | None]]:
@@ -35,7 +53,12 @@ def rows(comparison: Comparison) -> list[tuple[CellResult, Difference | None]]:
     in_grid = {c.name for c in comparison.grid}
     extra = [c for c in comparison.sweep if c.name not in in_grid]
     dense = [comparison.dense] if comparison.dense else []
-    return [(c, difference(comparison, c)) for c in (*dense, *comparison.patterned, *by_place, *extra)]
+    gaps = differences(comparison)
+    return [(c, gaps.get(c.name)) for c in (*dense, *comparison.patterned, *by_place, *extra)]
+
+
+def _mark(gap: Difference | None) -> str:
+    return "  " if gap is None or not gap.known else " *" if gap.clear else " ~"
 
 
 def name_of(cell: CellResult, comparison: Comparison) -> str:
@@ -56,7 +79,7 @@ def as_text(comparison: Comparison) -> str:
                 name_of(cell, comparison),
                 cell.place.replace("\u00a0", " ").replace("–", "-"),
                 f"{cell.mean:.2f} ± {cell.deviation:.2f}",
-                spread + (" *" if gap is not None and gap.clear else "  "),
+                spread + _mark(gap),
                 f"{cell.density:.5f}",
                 f"{mean(cell.exploration):.3f} ± {deviation(cell.exploration):.3f}",
                 "" if cell.cost is None else f"{cell.cost.training_exact:.3f}",
@@ -71,7 +94,8 @@ def as_text(comparison: Comparison) -> str:
     n = len(comparison.grid[0].seeds)
     text.append(
         f"Mean ± standard deviation over {n} seed{'s' * (n != 1)}, after the last epoch; minus {reference}: mean "
-        "± standard error over the same seeds,\n* beyond 2 standard errors; density: share of the weights that are "
+        f"± standard error over the same seeds,\n{CLEAR};\n~ the same, yet less than {comparison.samples:,} test "
+        "samples resolve; density: share of the weights that are "
         "active; R: share of the weights that were ever active;\ntraining, inference: floating-point operations "
         "relative to the dense network,\nfrom the densities that the run had, training by the exact convention."
     )

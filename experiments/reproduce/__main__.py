@@ -2,11 +2,13 @@
 
     python -m experiments.reproduce --list
     python -m experiments.reproduce --summary [--proxy] [--workdir DIR]
+    python -m experiments.reproduce --coverage
     python -m experiments.reproduce --table NAME [--proxy] [--workdir DIR] [--seeds N] [--only TEXT]
     python -m experiments.reproduce --fairness [--table NAME] [--proxy]
 
   --list         the tables, what they need, and what their proxies train
   --summary      the claims of all tables that DIR holds, and what became of them, as Markdown
+  --coverage     the tables, figures and statements of the papers, and which of them are here, as Markdown
   --table NAME   one of them, several with commas between, or all
   --fairness     in which fields the rows of all tables, or of one, differ, and why each may
   --proxy        small networks on data that ship with the repository
@@ -17,8 +19,8 @@
 
 The same command again goes on where it was interrupted and does not run finished cells again. DIR/NAME holds in the end
 results.json, results.csv, report.html, and fairness.txt, what the rows differ in. Exit status: 0; 1 where a cell has
-diverged, or where --fairness finds a difference that nothing declares; 2 for anything wrong with the arguments, the
-data or DIR.
+diverged, where --fairness finds a difference that nothing declares, or --coverage what has no row or no reason; 2 for
+anything wrong with the arguments, the data or DIR.
 """
 
 import dataclasses
@@ -29,10 +31,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments import command_line, queue
-from experiments.reproduce import fairness, outcome, page, planning
+from experiments.reproduce import coverage, fairness, outcome, page, planning
+from experiments.reproduce.claims import Verdict
 from experiments.reproduce.papers.catalogue import get, tables
 from experiments.reproduce.papers.table import Table
 from experiments.reproduce.reading import read
+from experiments.reproduce.wording import summarised
 from experiments.training import sealed
 from experiments.training.recording import write_atomically
 
@@ -44,6 +48,7 @@ class Options:
     listed: bool = False
     summary: bool = False
     fairness: bool = False
+    covered: bool = False
     names: tuple[str, ...] = ()
     proxy: bool = False
     workdir: Path = Path()
@@ -61,6 +66,10 @@ def _reproduce(arguments: Sequence[str]) -> int:
     if options.listed:
         print(listing())
         return 0
+    if options.covered:
+        wrong = coverage.check()
+        print("\n".join([coverage.summary(), *wrong]))
+        return 1 if wrong else 0
     if options.summary:
         print(summary(options.workdir))
         return 0
@@ -79,10 +88,11 @@ def parse(arguments: Sequence[str]) -> Options:
       ValueError: an option is missing, unknown or has a value that is not accepted.
     """
     given = command_line.read(
-        arguments, ("table", "workdir", "seeds", "only"), ("list", "proxy", "summary", "fairness")
+        arguments, ("table", "workdir", "seeds", "only"), ("list", "proxy", "summary", "fairness", "coverage")
     )
-    options = Options("list" in given, "summary" in given, "fairness" in given, proxy="proxy" in given)
-    if options.listed:
+    options = Options("list" in given, "summary" in given, "fairness" in given, "coverage" in given)
+    options.proxy = "proxy" in given
+    if options.listed or options.covered:
         return options
     default = "runs/reproduce-proxy" if options.proxy else "runs/reproduce"
     options.workdir, options.only = Path(given.get("workdir", default)), given.get("only", "")
@@ -118,15 +128,33 @@ def summary(workdir: Path) -> str:
     Raises:
       ValueError: it holds none, or a file cannot be read.
     """
-    lines = ["| table | claim of the paper | here | evidence |", "|---|---|---|---|"]
+    columns = (
+        "table",
+        "claim of the paper",
+        "what shows it",
+        "the paper's",
+        "here",
+        "evidence",
+        "95 % interval",
+        "power",
+    )
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for name in tables():
         path = workdir / name / "results.json"
         if path.exists():
-            for claim in sealed.read(path)["claims"]:
-                lines.append(f"| `{name}` | {claim['claim']} | {claim['verdict']} | {claim['evidence']} |")
+            lines += [f"| `{name}` | {' | '.join(summarised(v))} |" for v in _verdicts(path)]
     if len(lines) == 2:
         raise ValueError(f"workdir {workdir} holds no results; run --table NAME first.")
     return "\n".join(lines)
+
+
+def _verdicts(path: Path) -> list[Verdict]:
+    try:
+        return [Verdict(**claim) for claim in sealed.read(path)["claims"]]
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} is not of this version ({error}); run --table again, which does not train again."
+        ) from error
 
 
 def reproduce(table: Table, options: Options) -> bool:
@@ -138,7 +166,8 @@ def reproduce(table: Table, options: Options) -> bool:
     if table.proxy_only and not options.proxy:
         raise ValueError(f"table {table.name!r} has no full run: {table.proxy_only}; give --proxy.")
     start = time.perf_counter()
-    cells = [c for c in table.cells(options.proxy) if options.only in c.title]
+    every = table.cells(options.proxy)
+    cells = [c for c in every if options.only in c.title]
     if not cells:
         raise ValueError(f"--only={options.only!r} fits no cell of {table.name!r}; expected a part of a title.")
     seeds = options.seeds or (table.proxy_seeds if options.proxy else table.seeds)
@@ -146,7 +175,10 @@ def reproduce(table: Table, options: Options) -> bool:
     jobs = planning.plan(cells, options.workdir, seeds=seeds, proxy=options.proxy)
     failures = queue.run(jobs, failed="diverged")
     measured = [read(cell, job.folder) for cell, job in zip(cells, jobs, strict=True) if job.finished]
-    found = outcome.outcome(table, measured, failures, proxy=options.proxy, command=_command(table, options))
+    why = {job.folder: failures[job.title] for job in jobs if job.title in failures}
+    lost = [(c, "left out by --only") for c in every if options.only not in c.title]
+    lost += [(c, f"failed ({why[job.folder]})") for c, job in zip(cells, jobs, strict=True) if not job.finished]
+    found = outcome.outcome(table, measured, failures, proxy=options.proxy, command=_command(table, options), lost=lost)
     folder = options.workdir / table.name
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -56,6 +56,11 @@ class Cell:
         return ", ".join(p for p in parts if p)
 
 
+def declared(cell: Cell) -> frozenset[str]:
+    """The fields in which a cell is said to differ from its config."""
+    return frozenset(cell.changes)
+
+
 def stands_for(trained: str, title: str) -> str:
     """What a cell of a proxy is called: what was trained first, then what it stands for."""
     return f"{trained}, for {title}"

@@ -72,8 +72,29 @@ def _dots(found: Outcome, name: str) -> str:
         return style.to_svg(figure, f"metric-{name.replace(' ', '-')}", f"{metric_of(name).label} of each setting")
 
 
-def curves(found: Outcome, name: str) -> str | None:
-    """The metric over training, mean over the seeds, a line for each method or x."""
+def against(found: Outcome, name: str) -> str | None:
+    """The first metric of the table against another one, a point for each cell."""
+    metric = found.table.metrics[0]
+    groups = _grouped([m for m in found.cells if {name, metric} <= m.values.keys()])
+    if not groups:
+        return None
+    methods = list(dict.fromkeys(m.cell.method for m in found.cells))
+    with style.styled():
+        figure, panels = _panels(len(groups))
+        for axes, (title, cells) in zip(panels, groups.items(), strict=False):
+            for m in cells:
+                of = style.colour(m.cell.method.lower(), [x.lower() for x in methods])
+                x, y = mean(m.values[name]), mean(m.values[metric])
+                axes.errorbar(x, y, deviation(m.values[metric]), color=of, marker="o", capsize=2.5, elinewidth=1)
+                axes.annotate(_label(m), (x, y), (4, 3), textcoords="offset points", fontsize=7, color=style.MUTED)
+            axes.set_xlabel(metric_of(name).label)
+            axes.set_ylabel(metric_of(metric).label)
+            axes.set_title(title)
+        return style.to_svg(figure, f"against-{name.replace(' ', '-')}", f"{metric_of(metric).label} by cost")
+
+
+def curves(found: Outcome, name: str, since: float = 0.0) -> str | None:
+    """The metric over training, mean over the seeds, a line for each method or x; ``since`` a share of training."""
     groups = _grouped([m for m in found.cells if name in m.curves])
     if not groups:
         return None
@@ -83,6 +104,8 @@ def curves(found: Outcome, name: str) -> str | None:
         for axes, (title, cells) in zip(panels, groups.items(), strict=False):
             for m in cells:
                 steps, values = m.curves[name]
+                late = steps >= since * steps[-1]
+                steps, values = steps[late], values[late]
                 lines = {"": slice(None)}
                 if name == "IoU" and m.cell.method == "IEE":  # prunes and growths by turns
                     lines = {", after prune": slice(0, None, 2), ", after growth": slice(1, None, 2)}
@@ -95,7 +118,8 @@ def curves(found: Outcome, name: str) -> str | None:
             axes.set_ylabel(metric_of(name).label)
             axes.set_title(title)
         _legend(figure, panels)
-        return style.to_svg(figure, f"curve-{name.replace(' ', '-')}", f"{metric_of(name).label} over training")
+        of_what = f"curve-{name.replace(' ', '-')}{'-late' if since else ''}"
+        return style.to_svg(figure, of_what, f"{metric_of(name).label} over training")
 
 
 def _grouped(cells: list[Measured]) -> dict[str, list[Measured]]:

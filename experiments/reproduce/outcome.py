@@ -12,11 +12,13 @@ import numpy as np
 import dstjax
 from experiments.report.statistics import deviation, mean
 from experiments.reproduce import published
-from experiments.reproduce.cells import stands_for
+from experiments.reproduce.cells import Cell, stands_for
 from experiments.reproduce.claims import Verdict, judge
+from experiments.reproduce.coverage import unprinted
 from experiments.reproduce.papers.table import Table
 from experiments.reproduce.ranks import Ranking, rankings
 from experiments.reproduce.reading import Measured, metric_of
+from experiments.reproduce.wording import details
 from experiments.training import sealed
 from experiments.training.recording import to_json
 
@@ -47,9 +49,32 @@ class Outcome:
         return max((len(m.seeds) for m in self.cells), default=0)
 
 
-def outcome(table: Table, cells: Sequence[Measured], failures: dict[str, str], *, proxy: bool, command: str) -> Outcome:
-    """Judges the claims of a table by its cells."""
-    verdicts = [judge(claim, cells) for claim in table.claims]
+def outcome(
+    table: Table,
+    cells: Sequence[Measured],
+    failures: dict[str, str],
+    *,
+    proxy: bool,
+    command: str,
+    lost: Sequence[tuple[Cell, str]] = (),
+) -> Outcome:
+    """Judges the claims of a table by its cells.
+
+    Args:
+      table: what is reproduced.
+      cells: what was measured.
+      failures: why cells diverged, by title.
+      proxy: whether the cells are those of the proxy.
+      command: what made them.
+      lost: the cells of the table that were not measured, each with the reason.
+    """
+    cells = table.derive(cells)
+
+    def paper(cell: Cell, metric: str) -> float | None:
+        figure = published.find(table.paper, table.printed, cell, metric)
+        return None if figure is None else figure.value
+
+    verdicts = judge(table.claims, cells, lost, paper)
     ranked = rankings(cells, table.metrics[0]) if table.ranks else []
     return Outcome(table, proxy, tuple(cells), tuple(verdicts), tuple(ranked), failures, command)
 
@@ -119,7 +144,8 @@ def as_text(found: Outcome) -> str:
     for ranking in found.ranks:
         lines += [ranking.as_text()]
     for v in found.verdicts:
-        lines += [f"{v.verdict:<10} {v.claim}", f"{'':<10} {v.evidence}"]
+        lines += [f"{v.verdict:<10} {v.claim}", *(f"{'':<10} {line}" for line in (v.evidence, *details(v)))]
+    lines += [f"published  {line}" for line in unprinted(found.table)]
     lines += [f"failed     {title}: {why}" for title, why in found.failures.items()]
     if found.table.note:
         lines += ["", found.table.note]
@@ -174,6 +200,7 @@ def as_json(found: Outcome) -> str:
         "runs": found.settings,
         "rows": rows(found),
         "claims": [v._asdict() for v in found.verdicts],
+        "published, not printed": unprinted(table),
         "orderings": [{"block": b, "paper": p, "ours": o} for b, p, o in orderings(found)],
         "ranks": [r.as_dict() for r in found.ranks],
         "failures": found.failures,

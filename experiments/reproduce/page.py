@@ -3,10 +3,13 @@
 from typing import Any
 
 from experiments.report.document import bullets, document, escaped, row, signed, table
+from experiments.report.statistics import LEVEL
 from experiments.reproduce import charts, ranks
 from experiments.reproduce.cells import stands_for
+from experiments.reproduce.coverage import unprinted
 from experiments.reproduce.outcome import Outcome, headings, orderings, with_cells
 from experiments.reproduce.reading import metric_of
+from experiments.reproduce.wording import chance, interval, number, power
 
 
 def page(found: Outcome) -> str:
@@ -37,16 +40,25 @@ def _claims(found: Outcome) -> str:
     body = ""
     for v in found.verdicts:
         more = f"<details><summary>each setting</summary>{bullets(v.blocks)}</details>" if len(v.blocks) > 1 else ""
+        remarks = bullets(v.remarks) if v.remarks else ""
+        numbers = number(v.paper), interval(v), chance(v), str(v.seeds or "-"), power(v)
         body += (
-            f'<tr><th scope="row" class="settings">{escaped(v.claim)}</th><td>{escaped(v.verdict)}</td>'
-            f'<td class="settings">{escaped(v.evidence)}{more}</td></tr>'
+            f'<tr><th scope="row" class="settings">{escaped(v.claim)}<br>{escaped(v.direction)}</th>'
+            f'<td>{escaped(v.verdict)}</td><td class="settings">{escaped(v.evidence)}{more}{remarks}</td>'
+            f"{''.join(f'<td>{escaped(n)}</td>' for n in numbers)}</tr>"
         )
-    columns = "claim of the paper", "here", "evidence"
-    return (
-        f'<section id="claims"><h2>Claims</h2>{table(columns, body)}<p class="note">Evidence: the mean of the paired '
-        "differences over the seeds ± its standard error. Shown: beyond 2 standard errors in the direction of the "
-        "claim; reversed: beyond 2 in the other; not shown: neither.</p></section>"
-    )
+    columns = "claim of the paper", "here", "evidence", "the paper's", "95 % interval", "p", "seeds", "power"
+    return f'<section id="claims"><h2>Claims</h2>{table(columns, body)}<p class="note">{escaped(MEANING)}</p></section>'
+
+
+MEANING = (
+    "Evidence: the mean of the paired differences over the seeds ± its standard error; the interval is Student's. "
+    f"Shown: on the claim's side of what its signs say, at {LEVEL:g} by Student's t with Holm's correction over the "
+    "claims of the table; reversed: on the other side; not shown: neither, which does not mean that there is no "
+    "difference. Not tested: the numbers cannot tell. The paper's: its own difference, over the settings that it "
+    "prints both sides of. Power: the chance that as many seeds with this spread show a true difference of that size, "
+    "at the strictest level that the correction gives."
+)
 
 
 def _ranks(found: Outcome) -> list[str]:
@@ -62,6 +74,12 @@ def _figures(found: Outcome) -> list[str]:
     drawn = [(metric_of(m).label, charts.metric(found, m)) for m in found.table.metrics[:3]]
     if found.table.curve:
         drawn.append((f"{metric_of(found.table.curve).label} over training", charts.curves(found, found.table.curve)))
+    if found.table.zoom:
+        late = f"{metric_of(found.table.zoom).label} over the last tenth of training"
+        drawn.append((late, charts.curves(found, found.table.zoom, since=0.9)))
+    if found.table.against:
+        both = f"{metric_of(found.table.metrics[0]).label} against {metric_of(found.table.against).label}"
+        drawn.append((both, charts.against(found, found.table.against)))
     over = f"Means over {found.seeds} seeds, bars are one standard deviation." if found.seeds > 1 else "One seed."
     return [
         f"<section><h2>{escaped(title[:1].upper() + title[1:])}</h2><figure>{svg}<figcaption>{over}</figcaption>"
@@ -104,7 +122,9 @@ def _numbers(found: Outcome) -> str:
         title = ", ".join(p for p in parts if p)
         body += row(escaped(stands_for(measured.trained, title) if found.proxy else title), map(escaped, values))
     failed = bullets(f"{title}: {why}" for title, why in found.failures.items())
+    left_out = bullets(unprinted(found.table))
     return (
         f'<section id="numbers"><h2>All numbers</h2>{table(headings(found), body)}'
-        f"{f'<h3>Cells that failed</h3>{failed}' if found.failures else ''}</section>"
+        f"{f'<h3>Cells that failed</h3>{failed}' if found.failures else ''}"
+        f"{f'<h3>Published, and not printed here</h3>{left_out}' if unprinted(found.table) else ''}</section>"
     )

@@ -8,11 +8,13 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from experiments.queue import Job
-from experiments.reproduce import probes
+from experiments.reproduce import mask_probes, probes, theory
 from experiments.reproduce.cells import Cell, config_of, folder_of, stands_for
 from experiments.training import configuration, inputs, run, sealed
 from experiments.training.recording import to_json
 from experiments.training.workdir import look
+
+PROBES = {**probes.PROBES, **mask_probes.PROBES, **theory.PROBES}
 
 
 def plan(cells: Sequence[Cell], workdir: Path, *, seeds: int, proxy: bool) -> list[Job]:
@@ -46,7 +48,7 @@ def _job(cell: Cell, title: str, config: ConfigDict, folder: Path) -> Job:
 
     def probe() -> str:
         start = time.perf_counter()
-        found = probes.PROBES[str(cell.probe)](config)
+        found = PROBES[str(cell.probe)](config)
         found["seconds"] = round(time.perf_counter() - start, 3)
         folder.mkdir(parents=True, exist_ok=True)
         sealed.write(folder / "config.json", configuration.identity(config))

@@ -44,7 +44,7 @@ def stability(config: ConfigDict) -> Found:
 
     def hook(network: int, step: int, program: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         out = program(*arguments)
-        now = _masks(out[0])
+        now = masks_of(out[0])
         survival.setdefault(step, []).append(float(out[2]["survival_rate"]))
         before = seen.setdefault(network, [])
         if len(before) >= kinds:
@@ -52,8 +52,8 @@ def stability(config: ConfigDict) -> Found:
         seen[network] = [*before[-kinds + 1 :], now] if kinds > 1 else [now]
         return out
 
-    trainer = _trainer(config, on_update=hook)
-    _train(trainer, config)
+    trainer = trainer_of(config, on_update=hook)
+    train(trainer, config)
     values = _end(trainer)
     last = [iou[step] for step in sorted(iou)[-kinds:]]
     values["final IoU"] = np.mean(last, axis=0).tolist()
@@ -61,7 +61,7 @@ def stability(config: ConfigDict) -> Found:
     known = {s: v for s, v in survival.items() if np.isfinite(v).all()}
     if known:
         values["survival"] = np.mean(list(known.values()), axis=0).tolist()
-    return _found(config, trainer, values, {"IoU": iou, "survival": known})
+    return found_of(config, trainer, values, {"IoU": iou, "survival": known})
 
 
 def first_drops(config: ConfigDict) -> Found:
@@ -76,20 +76,20 @@ def first_drops(config: ConfigDict) -> Found:
 
     def hook(network: int, step: int, program: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         state, _, source, order, i, _ = arguments
-        leaves = _leaves(trainer, config, state, source, order[i], step)
-        sets = {name: [_dropped(leaf, rule) for leaf in leaves] for name, rule in rules.items()}
+        leaves = leaves_of(trainer, config, state, source, order[i], step)
+        sets = {name: [dropped(leaf, rule) for leaf in leaves] for name, rule in rules.items()}
         for a, b in pairs:
             values[f"J({a}, {b})"].append(
-                float(np.mean([_jaccard(x, y) for x, y in zip(sets[a], sets[b], strict=True)]))
+                float(np.mean([jaccard(x, y) for x, y in zip(sets[a], sets[b], strict=True)]))
             )
         shares = [int(leaf.budget) / int(leaf.mask.sum()) for leaf in leaves]
         values["chance"].append(float(np.mean([s / (2 - s) for s in shares])))
         return program(*arguments)
 
-    trainer = _trainer(config, on_update=hook)
+    trainer = trainer_of(config, on_update=hook)
     steps = configuration.plan(config).steps
-    _train(trainer, config, next(t for t in range(1, steps + 1) if trainer.method.is_update_step(t)))
-    return _found(config, trainer, values, {})
+    train(trainer, config, next(t for t in range(1, steps + 1) if trainer.method.is_update_step(t)))
+    return found_of(config, trainer, values, {})
 
 
 def final_masks(config: ConfigDict) -> Found:
@@ -102,18 +102,20 @@ def final_masks(config: ConfigDict) -> Found:
         own = copy.deepcopy(config)
         with own.unlocked():
             own.drop = drop
-        trainer = _trainer(own)
-        ends["initial"] = [_masks(trainer.network(i)) for i in range(len(trainer.seeds))]
-        _train(trainer, own)
-        ends[name] = [_masks(trainer.network(i)) for i in range(len(trainer.seeds))]
+        trainer = trainer_of(own)
+        ends["initial"] = [masks_of(trainer.network(i)) for i in range(len(trainer.seeds))]
+        train(trainer, own)
+        ends[name] = [masks_of(trainer.network(i)) for i in range(len(trainer.seeds))]
     seeds = range(len(trainer.seeds))
     values: dict[str, list[float]] = {}
     for a, b in itertools.combinations(["initial", *DROPS], 2):
         values[f"J({a}, {b})"] = [_mean_jaccard(ends[a][i], ends[b][i]) for i in seeds]
-    values["kept by all"] = [
-        100 * float(dstjax.metrics.unanimity([_tree(ends[name][i]) for name in DROPS])[0]) for i in seeds
-    ]
-    return _found(config, trainer, values, {})
+    others = {i: [_mean_jaccard(ends["initial"][i], ends["initial"][k]) for k in seeds if k != i] for i in seeds}
+    values["J_init"] = [float(np.mean(o)) if o else float("nan") for o in others.values()]  # of the masks of two seeds
+    agreed = [dstjax.metrics.unanimity([_tree(ends[name][i]) for name in DROPS]) for i in seeds]
+    values["kept by all"] = [100 * float(kept) for kept, _ in agreed]
+    values["removed by all"] = [100 * float(removed) for _, removed in agreed]
+    return found_of(config, trainer, values, {})
 
 
 def scores_of(config: ConfigDict, batches: int) -> Found:
@@ -127,9 +129,9 @@ def scores_of(config: ConfigDict, batches: int) -> Found:
         order = jnp.array(np.resize(drawn, batches * config.batch_size)[None])
         return program(state, sums, source, order, np.int32(0), metric)
 
-    trainer = _trainer(config, on_update=hook)
-    _train(trainer, config)
-    return _found(config, trainer, _end(trainer), {})
+    trainer = trainer_of(config, on_update=hook)
+    train(trainer, config)
+    return found_of(config, trainer, _end(trainer), {})
 
 
 def fine_tuned(config: ConfigDict) -> Found:
@@ -140,9 +142,9 @@ def fine_tuned(config: ConfigDict) -> Found:
     dense = copy.deepcopy(config)
     configuration.change_method(dense, "dense")
     data = _in_memory(config)
-    before = _trainer(dense, data=_half(data, first=True))
-    _train(before, dense)
-    trainer = _trainer(config, data=_half(data, first=False))
+    before = trainer_of(dense, data=_half(data, first=True))
+    train(before, dense)
+    trainer = trainer_of(config, data=_half(data, first=False))
     for i, state in enumerate(trainer.states):
         learnt = before.states[i]
         head = [*state.params][-1]
@@ -150,15 +152,15 @@ def fine_tuned(config: ConfigDict) -> Found:
         trainer.states[i] = TrainState(
             dstjax.apply_masks(params, state.opt_state), state.opt_state, copy.copy(learnt.model_state)
         )
-    _train(trainer, config)
-    return _found(config, trainer, _end(trainer), {})
+    train(trainer, config)
+    return found_of(config, trainer, _end(trainer), {})
 
 
 def from_scratch(config: ConfigDict) -> Found:
     """Training on the second half of the classes: what fine-tuning is compared with."""
-    trainer = _trainer(config, data=_half(_in_memory(config), first=False))
-    _train(trainer, config)
-    return _found(config, trainer, _end(trainer), {})
+    trainer = trainer_of(config, data=_half(_in_memory(config), first=False))
+    train(trainer, config)
+    return found_of(config, trainer, _end(trainer), {})
 
 
 PROBES: dict[str, Callable[[ConfigDict], Found]] = {
@@ -172,12 +174,13 @@ PROBES: dict[str, Callable[[ConfigDict], Found]] = {
 }
 
 
-def _trainer(config: ConfigDict, **others: Any) -> Trainer:
+def trainer_of(config: ConfigDict, **others: Any) -> Trainer:
+    """The trainer of a config."""
     # One network at a time, so that a hook sees one.
     return make_trainer(config, configuration.plan(config), mode="sequential", **others)
 
 
-def _train(trainer: Trainer, config: ConfigDict, until: int | None = None) -> None:
+def train(trainer: Trainer, config: ConfigDict, until: int | None = None) -> None:
     """Trains to the end, or to a step."""
     steps = configuration.plan(config).steps if until is None else until
     for number in range(-(-steps // trainer.batches)):
@@ -191,7 +194,8 @@ def _in_memory(config: ConfigDict) -> Data:
     return data
 
 
-def _found(config: ConfigDict, trainer: Trainer, values: Any, curves: dict[str, dict[int, list[float]]]) -> Found:
+def found_of(config: ConfigDict, trainer: Trainer, values: Any, curves: dict[str, dict[int, list[float]]]) -> Found:
+    """What a probe returns."""
     return {
         "seeds": list(trainer.seeds),
         "values": values,
@@ -217,7 +221,8 @@ def _half(data: Data, *, first: bool) -> Data:
     return dataclasses.replace(data, x=x, y=y if first else y - middle, sizes=sizes, splits=None)
 
 
-def _masks(state: TrainState) -> Masks:
+def masks_of(state: TrainState) -> Masks:
+    """The masks by path."""
     masks = dstjax.masks.by_name(dstjax.get_masks(state.opt_state))
     return {name: np.asarray(mask) for name, mask in masks.items() if mask is not None}
 
@@ -232,29 +237,50 @@ def _iou(a: Masks, b: Masks) -> float:
     return both / either
 
 
-def _jaccard(a: np.ndarray, b: np.ndarray) -> float:
+def jaccard(a: np.ndarray, b: np.ndarray) -> float:
+    """The Jaccard index of two sets."""
     return float((a & b).sum() / max((a | b).sum(), 1))
 
 
 def _mean_jaccard(a: Masks, b: Masks) -> float:
-    return float(np.mean([_jaccard(a[name], b[name]) for name in a]))
+    return float(np.mean([jaccard(a[name], b[name]) for name in a]))
 
 
-def _leaves(trainer: Trainer, config: ConfigDict, state: TrainState, source: Any, rows: Any, step: int) -> list[Leaf]:
-    """What criteria read of each masked leaf, with the gradient of a batch and the budget of the first update."""
+def gradients_of(trainer: Trainer, config: ConfigDict, state: TrainState, source: Any, rows: Any) -> dict[str, Any]:
+    """The dense gradient of a batch, by path."""
+    x = source.x[rows] - source.mean[None]
+    found = _gradient(trainer.model, config.label_smoothing, state.params, state.model_state, x, source.y[rows])
+    return dstjax.masks.by_name(found)
 
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _gradient(model: Any, smoothing: float, params: Any, others: Any, x: Any, y: Any) -> Any:
     def loss(params: Any) -> Any:
-        variables = {"params": params, **state.model_state}
-        rngs = {"dropout": jax.random.key(0)}
-        x = source.x[rows] - source.mean[None]
-        logits, _ = trainer.model.apply(variables, x, train=True, mutable=["batch_stats"], rngs=rngs)
-        return tasks.losses(logits, source.y[rows], config.label_smoothing).mean()
+        variables, rngs = {"params": params, **others}, {"dropout": jax.random.key(0)}
+        logits, _ = model.apply(variables, x, train=True, mutable=["batch_stats"], rngs=rngs)
+        return tasks.losses(logits, y, smoothing).mean()
 
-    gradients: Any = dstjax.masks.by_name(jax.jit(jax.grad(loss))(state.params))
+    return jax.grad(loss)(params)
+
+
+def leaves_of(
+    trainer: Trainer,
+    config: ConfigDict,
+    state: TrainState,
+    source: Any,
+    rows: Any,
+    step: int,
+    fraction: float | None = None,
+) -> list[Leaf]:
+    """What criteria read of each masked leaf, with the gradient of a batch and the budget of the first update.
+
+    ``fraction``: of the weights that are dropped, in place of the first one's.
+    """
+    gradients: Any = gradients_of(trainer, config, state, source, rows)
     weights: Any = dstjax.masks.by_name(state.params)
     leaves = []
-    for name, mask in _masks(state).items():
-        budget = int(config.drop_fraction * mask.sum())
+    for name, mask in masks_of(state).items():
+        budget = int((config.drop_fraction if fraction is None else fraction) * mask.sum())
         if budget:
             leaves.append(
                 Leaf(
@@ -270,6 +296,7 @@ def _leaves(trainer: Trainer, config: ConfigDict, state: TrainState, source: Any
     return leaves
 
 
-def _dropped(leaf: Leaf, rule: dstjax.criteria.Criterion) -> np.ndarray:
+def dropped(leaf: Leaf, rule: dstjax.criteria.Criterion) -> np.ndarray:
+    """What a criterion drops of a leaf."""
     kept = top_k_mask(rule(leaf), leaf.mask.sum() - leaf.budget, where=leaf.mask)
     return np.asarray(leaf.mask & ~kept)

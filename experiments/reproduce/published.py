@@ -24,6 +24,7 @@ class Figure(NamedTuple):
     value: float
     std: float | None
     note: str
+    section: str
 
 
 @functools.cache

@@ -1,13 +1,26 @@
 """All tables by name, in the order of the papers."""
 
 from dstjax.checks import suggest
-from experiments.reproduce.papers import criteria, dst_ee, iee, overlap, regrowing
+from experiments.reproduce.papers import (
+    criteria,
+    criteria_more,
+    curves,
+    dst_ee,
+    dst_ee_more,
+    iee,
+    iee_more,
+    overlap,
+    regrowing,
+    statements,
+)
 from experiments.reproduce.papers.table import Table
+
+MODULES = (dst_ee, dst_ee_more, iee, iee_more, criteria, criteria_more, curves, overlap, regrowing, statements)
 
 
 def tables() -> dict[str, Table]:
     """All tables, in the order of the papers."""
-    return {t.name: t for module in (dst_ee, iee, criteria, overlap, regrowing) for t in module.TABLES}
+    return {t.name: t for module in MODULES for t in module.TABLES}
 
 
 def get(name: str) -> Table:

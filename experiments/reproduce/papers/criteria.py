@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from experiments.reproduce import derived
 from experiments.reproduce.claims import Claim
 from experiments.reproduce.papers import criteria_cells
 from experiments.reproduce.papers.table import Table
@@ -42,6 +43,24 @@ def _smaller_gap(what: str, method: str) -> Claim:
     return Claim(text, {"method": method}, {"method": "dense"}, kind="below", metric="gap")
 
 
+LOW, HIGH = (0.8, 0.85, 0.9, 0.91, 0.92, 0.93, 0.94, 0.95), (0.5, 0.6, 0.7)  # sparsities up to density 0.2 and above
+GRADIENT = "SNIP", "RSensitivity"
+
+
+def _ranked(text: str, better: str, other: str, sparsities: tuple[float, ...]) -> Claim:
+    left, right = _at(better, sparsities), _at(other, sparsities)
+    return Claim(text, left, right, kind="below", metric="rank")
+
+
+def _like(rule: str) -> Claim:
+    text = f"Up to density 0.2 {rule} ranks like magnitude (within one place)."
+    return Claim(text, _at(rule, LOW), _at("magnitude", LOW), kind="close", metric="rank", margin=1.0)
+
+
+def _at(method: str, sparsities: tuple[float, ...]) -> dict[str, Any]:
+    return {"method": method, "sparsity": sparsities}
+
+
 TABLES = (
     Table(
         "criteria_figure1",
@@ -55,6 +74,12 @@ TABLES = (
                 "Dynamic sparse training (magnitude, gradient growth) is more accurate than a static mask.",
                 {"method": "magnitude", "group": "gradient growth"},
                 {"method": "static", "group": ""},
+            ),
+            _alike("Random and gradient growth are alike", {"group": "random growth"}, {"group": "gradient growth"}),
+            Claim(
+                "Dynamic sparse training can be more accurate than dense training (small-MLP).",
+                {"method": "magnitude", "model": "small-MLP"},
+                {"method": "dense"},
             ),
             _close("SET"),
             _close("MEST"),
@@ -74,7 +99,7 @@ TABLES = (
         "Figure 2",
         criteria_cells.figure2,
         metrics=("validation accuracy", "accuracy", "training loss"),
-        claims=(SNIP_BELOW, _close("RSensitivity")),
+        claims=(SNIP_BELOW, _close("RSensitivity"), _close("SET"), _close("MEST")),
         proxy_seeds=3,
         curve="training loss",
         varies=RULES,
@@ -85,6 +110,13 @@ TABLES = (
         PAPER,
         "Figure 3",
         criteria_cells.figure3,
+        metrics=("accuracy", "rank"),
+        claims=(
+            *(_ranked(f"Up to density 0.2 magnitude ranks above {rule}.", "magnitude", rule, LOW) for rule in GRADIENT),
+            *(_like(rule) for rule in ("SET", "MEST")),
+            _ranked("Above density 0.2 RSensitivity ranks above magnitude.", "RSensitivity", "magnitude", HIGH),
+        ),
+        derive=derived.ranks("accuracy"),
         seeds=5,
         proxy_seeds=3,
         ranks=True,
@@ -99,6 +131,7 @@ TABLES = (
         "Figure 4",
         criteria_cells.figure4,
         metrics=("gap", "accuracy"),
+        curve="gap",
         claims=(
             _smaller_gap("Dynamic sparse training", "magnitude"),
             _smaller_gap("A static mask", "static"),
@@ -127,7 +160,14 @@ TABLES = (
                 kind="below",
                 metric="validation accuracy",
             ),
+            Claim(
+                "Gradient criteria lose more by frequent updates than magnitude (SNIP).",
+                {"method": "SNIP", "x": (2, 25)},
+                {"method": "magnitude", "x": (2, 25)},
+                metric="lost by frequent updates",
+            ),
         ),
+        derive=derived.cost_of_frequency("validation accuracy"),
         seeds=5,
         proxy_seeds=3,
         axis="update period (steps)",
@@ -198,7 +238,7 @@ TABLES = (
             _alike(
                 "With a large batch MEST is still like magnitude",
                 {"method": "MEST", "group": ("large batch, random growth", "large batch, gradient growth")},
-                {"method": "magnitude"},
+                {"method": "magnitude", "group": ("large batch, random growth", "large batch, gradient growth")},
             ),
         ),
         seeds=5,

@@ -1,10 +1,16 @@
 """What a table is."""
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from experiments.reproduce.cells import Cell
 from experiments.reproduce.claims import Claim
+from experiments.reproduce.reading import Measured
+
+
+def as_they_are(cells: Sequence[Measured]) -> Sequence[Measured]:
+    """No numbers but those of each cell."""
+    return cells
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,3 +33,6 @@ class Table:
     proxy_only: str = ""  # why there is no full run
     # Fields in which rows differ because the table is about them, and how: see experiments.reproduce.fairness.
     varies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    derive: Callable[[Sequence[Measured]], Sequence[Measured]] = as_they_are  # adds what follows from several cells
+    against: str | None = None  # the metric that a chart of the first metric has on its other axis
+    zoom: str | None = None  # the metric that a chart shows over the last tenth of training

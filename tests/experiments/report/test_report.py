@@ -20,7 +20,6 @@ from experiments.report import (
     page,
     pictures,
     settings,
-    statistics,
     style,
     tables,
 )
@@ -81,8 +80,8 @@ def compare(grid, sweep=()):
         tuple(grid),
         tuple(sweep),
         "digits",
-        "digits: 10 test samples",
-        10,
+        "digits: 10,000 test samples",
+        10_000,
         "python -m experiments.compare --workdir DIR",
     )
 
@@ -194,7 +193,35 @@ def test_findings_name_what_else_differs_between_methods(comparison):
     limits = findings.does_not_show(comparison)
     assert any("share that moves: 0.3 for SET and RigL and 0.5 for DST-EE" in s for s in limits)
     assert any("8 differences to RigL" in s for s in limits)  # 3 methods x 2 sparsities, 2 more coefficients
-    assert any("10.00 percentage points" in s for s in limits)
+    assert any("one of them is 0.01 percentage points" in s for s in limits)
+
+
+def test_what_the_test_examples_do_not_resolve_is_not_clear():
+    """A tenth of a point, the same in five seeds, is 0.4 of 360 examples: not clear, and said to be so."""
+    reference = make_cell("rigl", 0.9, [90, 91, 92, 93, 94])
+    close = make_cell("dst_ee", 0.9, [90.1, 91.1, 92.1, 93.11, 94.1])
+    many, few = (dataclasses.replace(compare([reference, close]), n_test=n) for n in (10_000_000, 360))
+    assert any("DST-EE lies clearly above RigL" in s for s in findings.shows(many))
+    assert any("+0.10\u00a0±\u00a00.00 points, less than the test examples resolve" in s for s in findings.shows(few))
+    limits = findings.does_not_show(few)
+    assert any("360 different ones of all seeds resolve differences of 2.79 points" in s for s in limits)
+    assert " ~" in tables.as_text(few)
+    assert " *" in tables.as_text(many)
+    more = dataclasses.replace(few, tested=1200)  # every seed has test examples of its own
+    assert more.samples == 1200
+
+
+def test_what_is_compared_together_is_corrected_together():
+    """A difference that is clear alone (p = 0.02) is not among ten others; each cell counts once."""
+    seeds = np.array([90, 91, 92, 93, 94.0])
+    noise = np.array([1.0, 0.2, 1.4, 0.6, 0.8])
+    alone = compare([make_cell("rigl", 0.9, seeds), make_cell("set", 0.9, seeds + noise)])
+    names = ("mest", "static", "rigl_itop", "gmp", "dst_ee", "snip", "grasp", "str", "sis", "dsr")
+    others = [make_cell(m, 0.9, seeds + noise[::-1] - 0.8) for m in names]
+    among = compare([*alone.grid, *others])
+    assert tables.differences(alone)["set-0.9"].known
+    assert not tables.differences(among)["set-0.9"].known
+    assert len(tables.differences(among)) == 11
 
 
 def test_findings_report_counts_that_are_off(comparison):
@@ -207,21 +234,6 @@ def test_findings_report_counts_that_are_off(comparison):
 def test_a_missing_cell_is_named(comparison):
     missing = dataclasses.replace(comparison, failures=("SET at 99 %: the loss is not finite",))
     assert any("SET at 99 %" in s for s in findings.does_not_show(missing))
-
-
-def test_paired_differences_against_numpy():
-    a, b = np.array([1.0, 3.0, 2.0]), np.array([0.5, 2.0, 2.5])
-    difference = statistics.paired(a, b)
-    assert difference.mean == pytest.approx(np.mean(a - b))
-    assert difference.standard_error == pytest.approx(np.std(a - b, ddof=1) / math.sqrt(3))
-    assert not difference.clear
-    assert statistics.paired(a + 9, b).clear
-    assert not statistics.paired(a[:1] + 9, b[:1]).clear  # one seed shows nothing
-
-
-@pytest.mark.parametrize(("n", "expected"), [(2, 0.29517), (3, 0.18350), (5, 0.11612), (10, 0.07655), (11, 0.07339)])
-def test_chance_of_clear_is_students_t(n, expected):
-    assert statistics.chance_of_clear(n) == pytest.approx(expected, abs=1e-5)
 
 
 def test_spread_apart_keeps_the_order_and_the_distance():

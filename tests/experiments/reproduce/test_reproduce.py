@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import math
+import shutil
 
 import numpy as np
 import pytest
@@ -11,16 +12,21 @@ import pytest
 from experiments.reproduce import __main__ as command
 from experiments.reproduce import outcome, planning, probes, published, ranks
 from experiments.reproduce.cells import Cell, config_of, folder_of
-from experiments.reproduce.claims import Claim, judge
+from experiments.reproduce.claims import VERDICTS, Claim, judge
 from experiments.reproduce.papers.catalogue import get, tables
 from experiments.reproduce.papers.table import Table
 from experiments.reproduce.reading import METRICS, Measured, read
+from experiments.training import sealed
+from experiments.training.run import DivergedError
 
 NAMES = (
     *(f"dst_ee_table{i}" for i in (1, 2, 3, 4)),
-    *("dst_ee_figure3", "iee_table2", "iee_table3", "iee_table4", "iee_figure5"),
-    *(f"criteria_figure{i}" for i in (*range(1, 9), *range(11, 17))),
-    *("regrowing_table2", *(f"regrowing_figure{i}" for i in range(2, 7))),
+    *("dst_ee_figure1", "dst_ee_figure3", "dst_ee_figure3_accuracy", "dst_ee_propositions"),
+    *("iee_table2", "iee_table3", "iee_table4", "iee_figure1", "iee_figure5"),
+    *(f"criteria_figure{i}" for i in (*range(1, 9), *range(11, 19), *range(23, 31))),
+    *("criteria_table2", "criteria_figure4_over_time", "criteria_figure6_dense"),
+    *("criteria_figure11_criteria", "criteria_figure16_factor"),
+    *("regrowing_table2", "regrowing_text", *(f"regrowing_figure{i}" for i in range(2, 7))),
 )
 
 
@@ -50,8 +56,8 @@ def test_claims_name_cells_that_there_are(name):
     table = get(name)
     for proxy in (True, False)[: 1 if table.proxy_only else 2]:
         values = {m: np.array([1.0, 2.0]) for c in table.claims for m in (c.metric, c.other) if m}
-        cells = [Measured(c, (0, 1), values, {}, "", 0.0) for c in table.cells(proxy)]
-        lost = [c.text for c in table.claims if judge(c, cells).verdict == "not run"]
+        cells = table.derive([Measured(c, (0, 1), values, {}, "", 0.0) for c in table.cells(proxy)])
+        lost = [v.claim for v in judge(table.claims, cells) if v.verdict == "not run"]
         if proxy:  # what a proxy leaves out it may not judge, but most it must
             assert len(lost) < max(1, len(table.claims))
         else:
@@ -85,72 +91,6 @@ def test_a_cell_that_fits_two_published_numbers_is_refused():
     cell = Cell("any", "DST-EE", model="VGG-19", dataset="CIFAR-10", sparsity=0.9)
     with pytest.raises(ValueError, match="2 published figures fit; give its epochs"):
         published.find("DST-EE", "Table 1", cell, "accuracy")
-
-
-@pytest.mark.parametrize(
-    ("kind", "left", "margin", "verdict"),
-    [
-        ("above", [3, 4, 5], 0, "shown"),
-        ("above", [-3, -4, -5], 0, "reversed"),
-        ("above", [-1, 0, 1], 0, "not shown"),
-        ("above", [3, 4, 5], 3, "not shown"),
-        ("below", [-3, -4, -5], 0, "shown"),
-        ("below", [3, 4, 5], 0, "reversed"),
-        ("no worse", [-0.1, 0.0, 0.1], 0.5, "shown"),
-        ("no worse", [-3, -4, -5], 0.5, "reversed"),
-        ("no gain", [-3, -4, -5], 0.5, "shown"),
-        ("no gain", [3, 4, 5], 0.5, "reversed"),
-        ("close", [-0.1, 0.0, 0.1], 0.5, "shown"),
-        ("close", [3, 4, 5], 0.5, "reversed"),
-        ("close", [-1, 0, 1], 0.5, "not shown"),
-    ],
-)
-def test_verdict_by_paired_differences(kind, left, margin, verdict):
-    base = np.array([90.0, 50.0, 70.0])  # seeds differ far more than methods: only pairs tell
-    cells = [measured("new", base + left), measured("old", base)]
-    found = judge(Claim("it is so", {"method": "new"}, {"method": "old"}, kind=kind, margin=margin), cells)
-    assert found.verdict == verdict
-    assert f"{np.mean(left):+.2f} ± {np.std(left, ddof=1) / 3**0.5:.2f} points, 3 seeds" in found.evidence
-
-
-def test_one_seed_shows_nothing():
-    claim = Claim("it is so", {"method": "new"}, {"method": "old"})
-    assert judge(claim, [measured("new", [9.0]), measured("old", [1.0])]).verdict == "not shown"
-
-
-def test_blocks_are_compared_within_and_averaged():
-    cells = [
-        *(measured("new", [s * 100 + 1.0, s * 100 + 2.0], sparsity=s) for s in (0.8, 0.9)),
-        *(measured("old", [s * 100, s * 100], sparsity=s) for s in (0.8, 0.9)),
-    ]
-    found = judge(Claim("it is so", {"method": "new"}, {"method": "old"}), cells)
-    assert len(found.blocks) == 2
-    assert "+1.50 ± 0.50 points, mean of 2 settings, 2 seeds" in found.evidence
-
-
-def test_the_dense_network_serves_every_sparsity():
-    cells = [measured("dense", [80.0, 81.0], sparsity=0.0), measured("new", [82.0, 83.5], sparsity=0.8, group="g")]
-    assert judge(Claim("it is so", {"method": "new"}, {"method": "dense"}), cells).verdict == "shown"
-
-
-def test_methods_are_not_mixed_where_a_claim_compares_groups():
-    cells = [
-        measured(m, [float(i), i + 0.5], group=g)
-        for i, (m, g) in enumerate([("a", "x"), ("b", "x"), ("a", "y"), ("b", "y")])
-    ]
-    assert len(judge(Claim("it is so", {"group": "y"}, {"group": "x"}), cells).blocks) == 2
-
-
-@pytest.mark.parametrize(
-    ("kind", "sign", "verdict"), [("rising", 1, "shown"), ("rising", -1, "reversed"), ("falling", -1, "shown")]
-)
-def test_trend_along_x(kind, sign, verdict):
-    cells = [measured("m", [sign * x, sign * x + 5.0], x=x) for x in (1.0, 2.0, 3.0)]
-    assert judge(Claim("it rises", {"method": "m"}, kind=kind), cells).verdict == verdict
-
-
-def test_a_claim_without_cells_is_not_run():
-    assert judge(Claim("it is so", {"method": "new"}, {"method": "old"}), []).verdict == "not run"
 
 
 def test_ranks_and_diagram():
@@ -204,7 +144,9 @@ def tiny(proxy):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A table of each kind of cell, run once."""
-    claims = (Claim("RigL is more accurate than SET.", {"method": "RigL"}, {"method": "SET"}),)
+    sides = {"method": "RigL"}, {"method": "SET"}
+    explores = Claim("RigL explores less than SET.", *sides, kind="below", metric="exploration")
+    claims = (Claim("RigL is more accurate than SET.", *sides), explores)
     table = Table(
         "tiny", "A tiny table", "DST-EE", "Table 1", tiny,
         metrics=("accuracy", "exploration", "J(magnitude, SET)", "final IoU"), claims=claims, curve="exploration",
@@ -221,7 +163,13 @@ def test_results_have_ours_and_the_papers_apart(finished):
     assert rigl["paper"] == 93.38
     assert rigl["difference"] is None  # of a proxy it would say nothing
     assert rigl["seeds"] == 2
-    assert found["claims"][0]["verdict"] in ("shown", "not shown", "reversed")
+    claim, other = found["claims"]
+    assert claim["verdict"] in VERDICTS
+    assert other["low"] <= other["ours"] <= other["high"]
+    assert other["paper"] is None
+    assert claim["direction"] == "test accuracy (%): RigL - SET > 0 points"
+    assert claim["paper"] == pytest.approx(93.38 - 92.46)
+    assert claim["seeds"] == 2
     (order,) = found["orderings"]
     assert order["paper"].startswith("RigL (160 epochs) 93.38 > SET")
     with (options.workdir / "tiny" / "results.csv").open() as file:
@@ -238,6 +186,59 @@ def test_results_have_ours_and_the_papers_apart(finished):
     (run,) = {r["run"].partition(",")[0] for r in found["rows"] if r["method"] == "RigL"}
     assert " on digits" in run
     assert f"{run}, for " in page  # what was trained comes first
+
+
+def test_what_stands_behind_a_verdict_is_in_the_report(finished):
+    _table, options = finished
+    page = (options.workdir / "tiny" / "report.html").read_text()
+    for text in ("95 % interval", "power", "RigL - SET &gt; 0 points", "Holm"):
+        assert text in page
+    text = outcome.as_text(_again(finished))
+    for part in (
+        "test accuracy (%): RigL - SET > 0 points",
+        "the paper's difference: +0.92",
+        "exploration rate R: RigL - SET < 0",
+        "95 % interval",
+        "; power ",
+        "for 0.02 (stated)",
+    ):
+        assert part in text
+
+
+def _again(finished):
+    table, options = finished
+    jobs = planning.plan(table.cells(True), options.workdir, seeds=2, proxy=True)
+    cells = [read(cell, job.folder) for cell, job in zip(table.cells(True), jobs, strict=True)]
+    assert cells[0].recipe["optimizer.momentum"] == cells[2].recipe["optimizer.momentum"] == 0.9  # of a probe too
+    return outcome.outcome(table, cells, {}, proxy=True, command="")
+
+
+def test_a_claim_whose_cells_failed_or_were_left_out_says_so(finished, tmp_path, monkeypatch):
+    table, options = finished
+    shutil.copytree(options.workdir, tmp_path / "again")
+    own = dataclasses.replace(options, workdir=tmp_path / "again")
+    (gone,) = own.workdir.glob("cells/*-set-*")
+    shutil.rmtree(gone)
+
+    def diverge(*_, **__):
+        raise DivergedError("the loss of seed 1 is not finite")
+
+    monkeypatch.setattr(planning.run, "train_and_evaluate", diverge)
+    assert command.reproduce(table, own) is True
+    claim, _ = json.loads((own.workdir / "tiny" / "results.json").read_text())["claims"]
+    assert claim["verdict"] == "not run"
+    assert "without 1 cell(s), failed (the loss of seed 1 is not finite): VGG-19, CIFAR-10, SET" in claim["evidence"]
+    assert command.reproduce(table, dataclasses.replace(own, only="RigL")) is False
+    claim, _ = json.loads((own.workdir / "tiny" / "results.json").read_text())["claims"]
+    assert "left out by --only" in claim["evidence"]
+
+
+def test_results_of_another_version_are_refused(tmp_path, capsys):
+    (tmp_path / "dst_ee_table1").mkdir()
+    old = {"claims": [{"claim": "it is so", "verdict": "shown", "evidence": "", "blocks": [], "more": 1}]}
+    sealed.write(tmp_path / "dst_ee_table1" / "results.json", old)
+    assert command.main(["--summary", "--workdir", str(tmp_path)]) == 2
+    assert "is not of this version" in capsys.readouterr().err
 
 
 def test_probes_measure_shares(finished):
@@ -259,7 +260,7 @@ def test_a_second_call_runs_nothing(finished, monkeypatch, capsys):
     table, options = finished
     before = (options.workdir / "tiny" / "results.json").read_bytes()
     monkeypatch.setattr(planning.run, "train_and_evaluate", lambda *_, **__: pytest.fail("a finished cell was run"))
-    monkeypatch.setattr(planning.probes, "PROBES", {})
+    monkeypatch.setattr(planning, "PROBES", {})
     assert command.reproduce(table, options) is False
     assert (options.workdir / "tiny" / "results.json").read_bytes() == before
     assert "5 cells, 5 of them finished before" in capsys.readouterr().out
@@ -304,7 +305,7 @@ def test_missing_data_are_named_before_anything_runs(tmp_path, monkeypatch, caps
 @pytest.mark.parametrize("probe", ["scores_of_8_batches", "fine_tuned", "from_scratch"])
 def test_other_probes_train(probe):
     cell = Cell("criteria_large_mlp_cifar10", "x", {**TINY, "update_order": "skip"})
-    found = probes.PROBES[probe](config_of(cell, seeds=2, proxy=True))
+    found = planning.PROBES[probe](config_of(cell, seeds=2, proxy=True))
     assert all(0 <= a <= 100 for a in found["values"]["accuracy"])
     assert len(found["values"]["accuracy"]) == 2
 
