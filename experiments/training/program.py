@@ -37,7 +37,8 @@ class Program:
         donated = [i for n in self.donate for i in range(ends[n], ends[n + 1])]
         return jax.jit(program, donate_argnums=donated).lower(*leaves)
 
-    def __call__(self, *args: Any) -> Any:
+    def prepare(self, *args: Any) -> None:
+        """Compiles it for arguments of these shapes, unless that has been done."""
         if self.call is None:
             lowered = self.lower(*args)
             # The text lacks arguments that the program does not read.
@@ -47,4 +48,7 @@ class Program:
             Program.compiled[key] = self.call
             while len(Program.compiled) > Program.most:
                 Program.compiled.pop(next(iter(Program.compiled)))
+
+    def __call__(self, *args: Any) -> Any:
+        self.prepare(*args)
         return self.result.unflatten(self.call(*jax.tree_util.tree_leaves(args)))

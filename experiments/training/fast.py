@@ -1,0 +1,295 @@
+"""Trains many cells quickly: one program for all that differ in seeds, sparsity and a few other numbers.
+
+A cell is a config and the folder of its run. Its networks are trained from the first step to the last in one call of a
+program (:mod:`experiments.training.lane`), and its folder is written when they have ended: the files, records and
+checks of :mod:`experiments.training.run`, without checkpoints. A cell that is interrupted is simply run again.
+"""
+
+import dataclasses
+import functools
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+import dstjax
+from experiments.data import Stream
+from experiments.training import configuration, hosts, inputs, lane, results, run, sealed
+from experiments.training.feeds import EVALUATION_BATCH, InMemory
+from experiments.training.learning import Watch
+from experiments.training.program import Program
+from experiments.training.recording import Metrics
+from experiments.training.run import DivergedError
+from experiments.training.steps import Lost, Recipe
+from experiments.training.trainer import Epoch, Trainer
+from experiments.training.workdir import Results, claim, look, usable
+
+TRACED = ("coefficient", "drop_fraction", "lambda_")  # numbers in which the cells of one program may differ
+MOST = 1e11  # weights x samples of a network: minutes on two cores; what takes longer is worth a checkpoint
+WORKERS = 2  # calls of a program at a time on a CPU, where one keeps hardly more than one core busy
+
+
+class Cell(NamedTuple):
+    """What is trained, and where its files go."""
+
+    config: ConfigDict
+    folder: Path
+
+
+class Group(NamedTuple):
+    """Cells that share a program, by their places in the list that was given."""
+
+    places: list[int]
+    plans: list[configuration.Plan]
+
+
+def refusal(cell: Cell, plan: configuration.Plan) -> str:
+    """Why a cell takes the ordinary path; '' where it does not."""
+    method, config = plan.method, cell.config
+    if isinstance(plan.data, Stream):
+        return "its data are streamed"
+    if len(plan.devices) > 1 or hosts.several():
+        return "it is spread over devices"
+    if "metric" in method.needs:
+        return "the host evaluates before its mask updates"
+    if method.start.prune_step:
+        return "the host prunes in its middle"
+    if config.tensorboard:
+        return "it writes events as it goes"
+    if any((cell.folder / "checkpoints").glob("*")):
+        return "it has checkpoints to go on from"
+    weights = sum(x.size for x in jax.tree.leaves(_shapes(plan.model, plan.data.x.shape[1:])))
+    if weights * plan.steps * config.batch_size > MOST:
+        return "it is long enough for checkpoints"
+    return ""
+
+
+def groups(cells: Sequence[Cell]) -> tuple[list[Group], dict[int, str]]:
+    """Sorts cells by their programs.
+
+    Returns:
+      Groups, and of the cells that are in none, why they take the ordinary path; by their places.
+
+    Raises:
+      ValueError: of a config.
+    """
+    found: dict[Hashable, Group] = {}
+    refused = {}
+    for place, cell in enumerate(cells):
+        plan = configuration.plan(cell.config)
+        if why := refusal(cell, plan):
+            refused[place] = why
+            continue
+        group = found.setdefault(_kind(cell.config, plan), Group([], []))
+        group.places.append(place)
+        group.plans.append(plan)
+    return list(found.values()), refused
+
+
+def train(cells: Sequence[Cell], group: Group) -> Iterator[tuple[int, Results | DivergedError]]:
+    """Trains the cells of a group; yields what became of each when it is done, in the order of the group.
+
+    Raises:
+      ValueError: of a folder.
+    """
+    train_one = functools.partial(_train, _Shared())
+    workers = WORKERS if jax.default_backend() == "cpu" else 1
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = [
+            pool.submit(train_one, cells[place], plan) for place, plan in zip(group.places, group.plans, strict=True)
+        ]
+        try:
+            for place, future in zip(group.places, waiting, strict=True):
+                yield place, future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@functools.lru_cache(maxsize=64)
+def _shapes(model: Any, sample: tuple[int, ...]) -> Any:
+    """The parameters of a network."""
+    x = jax.ShapeDtypeStruct((1, *sample), np.float32)
+    return jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False)["params"], x)
+
+
+def _traced(config: ConfigDict) -> dict[str, float]:
+    """The numbers of a config that its program takes as arguments."""
+    return {n: float(config[n]) for n in TRACED if isinstance(config.get(n), float | int)}
+
+
+def _kind(config: ConfigDict, plan: configuration.Plan) -> Hashable:
+    """What cells of one program have in common: all but the numbers that they may differ in.
+
+    The sparsity decides the masks and the targets in the state; two methods that differ in nothing else are equal.
+    """
+    identity = configuration.without_display(configuration.identity(config))
+    rest = {name: value for name, value in identity.items() if name not in (*TRACED, "sparsity", "seeds")}
+    traced = _traced(config)
+    method = plan.changed(**dict.fromkeys(traced, 0.5))
+    if method.masking is not None and method.masking.sparsity is not None:
+        method = dataclasses.replace(method, masking=dataclasses.replace(method.masking, sparsity=0.5))
+    return sealed.digest(rest), tuple(traced), method, len(plan.seeds), jax.default_backend()
+
+
+class _Shared:
+    """What the cells of a group share: their program, made by the first of them."""
+
+    def __init__(self) -> None:
+        self.program: Program | None = None
+        self.lock = threading.Lock()
+
+    def call(self, make: Callable[[], Program], *arguments: Any) -> Any:
+        """Calls the program."""
+        with self.lock:
+            if self.program is None:
+                self.program = make()
+                self.program.prepare(*arguments)
+        return self.program(*arguments)
+
+
+def _train(shared: _Shared, cell: Cell, plan: configuration.Plan) -> Results | DivergedError:
+    """Trains one cell, or finds that it is done already; an error of its numbers is a result."""
+    start = time.perf_counter()
+    config, folder, identity = cell.config, cell.folder, configuration.identity(cell.config)
+    with usable(folder):
+        read = inputs.fingerprints(plan.data, plan.seeds, plan.rules)
+        if (known := look(folder, identity, read)) is not None:
+            return known
+        with claim(folder, identity):
+            trainer = run.make_trainer(config, plan, mode="sequential")
+            found = jax.tree.map(np.asarray, _call(shared, config, plan, trainer))
+            try:
+                return _write(cell, plan, trainer, found, read, start)
+            except DivergedError as error:
+                return error
+
+
+def _call(shared: _Shared, config: ConfigDict, plan: configuration.Plan, trainer: Trainer) -> lane.Found:
+    """What becomes of the networks of a cell; arrays have a leading axis of seeds."""
+    method, batches, traced = plan.method, trainer.batches, _traced(config)
+    of = lane.pieces(
+        plan.steps,
+        batches,
+        (lambda t: False) if trainer.often else (lambda t: bool(method.is_update_step(t))),
+        config.eval_every_epochs,
+    )
+    sizes = int(of.rewires.sum()), int(of.ends.sum()), int(of.evaluates.sum())
+    first = trainer.recipe
+
+    def networks(numbers: dict[str, Any], seeds: lane.Seeds, of: lane.Pieces, places: Any, states: Any) -> lane.Found:
+        now = plan.changed(**numbers) if numbers else method
+        recipe = first._replace(method=now, tx=plan.wrap(now)(0, None))
+
+        def one(place: Any, state: Any) -> lane.Found:
+            return lane.train(recipe, None if trainer.often else False, sizes, seeds, of, place, state)
+
+        if plan.mode == "vmap":
+            return jax.vmap(one)(places, states)
+        return jax.lax.map(lambda x: one(*x), (places, states))
+
+    states = jax.tree.map(lambda *x: jnp.stack(x), *trainer.states)
+    numbers = {name: jnp.float32(value) for name, value in traced.items()}
+    return shared.call(
+        lambda: Program(networks), numbers, _seeds(trainer, sizes[1]), of, np.arange(len(plan.seeds)), states
+    )
+
+
+def _seeds(trainer: Trainer, epochs: int) -> lane.Seeds:
+    """The data of all networks of a cell."""
+    feed, numbers = trainer.feed, range(len(trainer.seeds))
+    assert isinstance(feed, InMemory)  # or the cell is refused
+    rows = {
+        name: np.stack([np.resize(part, (-(-len(part) // EVALUATION_BATCH), EVALUATION_BATCH)) for part in parts])
+        for name, parts in (
+            ("validation", [split.validation for split in feed.splits]),
+            ("test", [split.test for split in feed.splits]),
+        )
+    }
+    return lane.Seeds(
+        x=feed.sources[0].x,
+        y=feed.sources[0].y,
+        mean=np.stack([split.mean for split in feed.splits]),
+        key=np.array(trainer.seeds, np.uint32),
+        order=np.stack([[feed.order(i, epoch) for epoch in range(epochs)] for i in numbers]),
+        **rows,
+    )
+
+
+def _epochs(plan: configuration.Plan, trainer: Trainer, found: lane.Found) -> Iterator[tuple[int, int, Epoch]]:
+    """Number, last step and events of each epoch, as :meth:`Trainer.epoch` tells them."""
+    updates = 0
+    for number in range(found.sums.loss.shape[1]):
+        first = number * trainer.batches
+        batches = min(trainer.batches, plan.steps - first)
+        due = [t for t in range(first + 1, first + batches + 1) if plan.method.is_update_step(t)]
+        seen = [] if trainer.often else due
+        after = [(t, {n: v[:, updates + i] for n, v in found.updates.items()}) for i, t in enumerate(seen)]
+        updates += len(seen)
+        lost = Lost(*(x[:, number] for x in found.sums.lost))
+        yield (
+            number,
+            first + batches,
+            Epoch(
+                loss=found.sums.loss[:, number].astype(np.float64) / np.maximum(batches - lost.number, 1),
+                accuracy=found.sums.correct[:, number].astype(np.float64) / (batches * trainer.batch_size),
+                topology={n: v[:, number] for n, v in found.epochs.items()},
+                mask_updates=after,
+                updates=len(due),
+                lost=lost,
+            ),
+        )
+
+
+def _write(
+    cell: Cell, plan: configuration.Plan, trainer: Trainer, found: lane.Found, read: inputs.Inputs, start: float
+) -> Results:
+    """Checks what was found as :mod:`experiments.training.run` does, and writes the folder.
+
+    Raises:
+      DivergedError: a loss or a gradient is not finite.
+    """
+    config, folder, batches = cell.config, cell.folder, trainer.batches
+    table = dstjax.summary(trainer.network(0).params, trainer.network(0).opt_state)
+    epochs = list(_epochs(plan, trainer, found))
+    first = 1
+    for _, last, epoch in epochs:
+        run.check_gradients(epoch, config.on_nonfinite, plan.seeds, trainer.leaves())
+        run.check(epoch, first, last, plan.seeds, table, plan.method.promises, ended=last == plan.steps)
+        first = last + 1
+    split = trainer.feed.splits[0]  # type: ignore[attr-defined]
+    validation = [_means(*(x[:, i] for x in found.validation), len(split.validation)) for i in range(_length(found))]
+    test = _means(*found.test, len(split.test))
+    if table.masked:
+        Watch(trainer).look(0)
+    metrics, updates, evaluations = Metrics(folder, 0, "", 0, False, plan.seeds), 0, iter(validation)
+    try:
+        for number, last, epoch in epochs:
+            results.record_epoch(metrics, epoch, last, batches, updates, plan, table)
+            updates += epoch.updates
+            if last == plan.steps or (number + 1) % config.eval_every_epochs == 0:
+                results.record_evaluation(metrics, "validation", last, batches, next(evaluations))
+        results.record_evaluation(metrics, "test", plan.steps, batches, test)
+        metrics.size()
+        measured = results.FinalState(found.last, test, validation[-1])
+        summary = results.summarise(config, plan, measured, batches, table, updates, folder / "metrics.jsonl")
+        summary["seconds"] = round(time.perf_counter() - start, 3)
+        return run.finish(summary, folder, configuration.identity(config), read, metrics, table, found.pictures)
+    finally:
+        metrics.close()
+
+
+def _length(found: lane.Found) -> int:
+    return found.validation[0].shape[1]
+
+
+def _means(losses: np.ndarray, right: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean loss and accuracy of each network on the first ``size`` samples, float64[seeds]."""
+    flat = [x.reshape(len(x), -1)[:, :size] for x in (losses, right)]
+    return flat[0].mean(axis=1, dtype=np.float64), flat[1].mean(axis=1, dtype=np.float64)
