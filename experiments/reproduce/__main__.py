@@ -12,6 +12,8 @@
                  are run once
   --seeds N      seeds 0 to N-1 (default: as many as the paper, or 3 to 5 for a proxy)
   --only TEXT    only cells whose title has this text
+  --path steps   trains every cell step by step, with checkpoints (default: fast, many cells by one program, each from
+                 its first step to its last; what cannot be trained so is named)
 
 The same command again goes on where it was interrupted and does not run finished cells again. DIR/NAME holds in the end
 results.json, results.csv and report.html. Exit status: 0; 1 where a cell has diverged; 2 for anything wrong with the
@@ -25,6 +27,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from dstjax.checks import check_choice
 from experiments import command_line, queue
 from experiments.reproduce import outcome, page, planning
 from experiments.reproduce.papers.catalogue import get, tables
@@ -45,6 +48,7 @@ class Options:
     workdir: Path = Path()
     seeds: int | None = None
     only: str = ""
+    path: str = "fast"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -70,12 +74,14 @@ def parse(arguments: Sequence[str]) -> Options:
     Raises:
       ValueError: an option is missing, unknown or has a value that is not accepted.
     """
-    given = command_line.read(arguments, ("table", "workdir", "seeds", "only"), ("list", "proxy", "summary"))
+    given = command_line.read(arguments, ("table", "workdir", "seeds", "only", "path"), ("list", "proxy", "summary"))
     options = Options(listed="list" in given, summary="summary" in given, proxy="proxy" in given)
     if options.listed:
         return options
     default = "runs/reproduce-proxy" if options.proxy else "runs/reproduce"
     options.workdir, options.only = Path(given.get("workdir", default)), given.get("only", "")
+    options.path = given.get("path", options.path)
+    check_choice("path", options.path, queue.PATHS)
     if options.summary:
         return options
     if not given.get("table"):
@@ -132,7 +138,7 @@ def reproduce(table: Table, options: Options) -> bool:
     seeds = options.seeds or (table.proxy_seeds if options.proxy else table.seeds)
     print(f"{table.name}: {table.title}", flush=True)
     jobs = planning.plan(cells, options.workdir, seeds=seeds, proxy=options.proxy)
-    failures = queue.run(jobs, failed="diverged")
+    failures = queue.run(jobs, failed="diverged", path=options.path)
     measured = [read(cell, job.folder) for cell, job in zip(cells, jobs, strict=True) if job.finished]
     found = outcome.outcome(table, measured, failures, proxy=options.proxy, command=_command(table, options))
     folder = options.workdir / table.name

@@ -27,7 +27,7 @@ from experiments.training.learning import Watch
 from experiments.training.program import Program
 from experiments.training.recording import Metrics
 from experiments.training.run import DivergedError
-from experiments.training.steps import Lost, Recipe
+from experiments.training.steps import Lost
 from experiments.training.trainer import Epoch, Trainer
 from experiments.training.workdir import Results, claim, look, usable
 
@@ -36,23 +36,34 @@ MOST = 1e11  # weights x samples of a network: minutes on two cores; what takes 
 WORKERS = 2  # calls of a program at a time on a CPU, where one keeps hardly more than one core busy
 
 
-class Cell(NamedTuple):
-    """What is trained, and where its files go."""
+class Planned(NamedTuple):
+    """A cell that is planned."""
 
-    config: ConfigDict
+    name: str  # in errors
     folder: Path
+    config: ConfigDict
+    plan: configuration.Plan
+    refused: str  # why it takes the ordinary path; '' where it does not
+    kind: Hashable  # cells of one kind share a program
 
 
-class Group(NamedTuple):
-    """Cells that share a program, by their places in the list that was given."""
+def planned(name: str, folder: Path, config: ConfigDict) -> Planned:
+    """Plans a cell.
 
-    places: list[int]
-    plans: list[configuration.Plan]
+    Raises:
+      ValueError: of its config; names the cell.
+    """
+    try:
+        plan = configuration.plan(config)
+    except ValueError as error:
+        raise ValueError(f"cell {name}: {error}") from error
+    refused = refusal(config, plan, folder)
+    return Planned(name, folder, config, plan, refused, None if refused else _kind(config, plan))
 
 
-def refusal(cell: Cell, plan: configuration.Plan) -> str:
+def refusal(config: ConfigDict, plan: configuration.Plan, folder: Path) -> str:
     """Why a cell takes the ordinary path; '' where it does not."""
-    method, config = plan.method, cell.config
+    method = plan.method
     if isinstance(plan.data, Stream):
         return "its data are streamed"
     if len(plan.devices) > 1 or hosts.several():
@@ -63,7 +74,7 @@ def refusal(cell: Cell, plan: configuration.Plan) -> str:
         return "the host prunes in its middle"
     if config.tensorboard:
         return "it writes events as it goes"
-    if any((cell.folder / "checkpoints").glob("*")):
+    if any((folder / "checkpoints").glob("*")):
         return "it has checkpoints to go on from"
     weights = sum(x.size for x in jax.tree.leaves(_shapes(plan.model, plan.data.x.shape[1:])))
     if weights * plan.steps * config.batch_size > MOST:
@@ -71,43 +82,21 @@ def refusal(cell: Cell, plan: configuration.Plan) -> str:
     return ""
 
 
-def groups(cells: Sequence[Cell]) -> tuple[list[Group], dict[int, str]]:
-    """Sorts cells by their programs.
-
-    Returns:
-      Groups, and of the cells that are in none, why they take the ordinary path; by their places.
+def train(cells: Sequence[Planned]) -> Iterator[Results | DivergedError]:
+    """Trains cells of one kind; yields what became of each, in their order.
 
     Raises:
-      ValueError: of a config.
-    """
-    found: dict[Hashable, Group] = {}
-    refused = {}
-    for place, cell in enumerate(cells):
-        plan = configuration.plan(cell.config)
-        if why := refusal(cell, plan):
-            refused[place] = why
-            continue
-        group = found.setdefault(_kind(cell.config, plan), Group([], []))
-        group.places.append(place)
-        group.plans.append(plan)
-    return list(found.values()), refused
-
-
-def train(cells: Sequence[Cell], group: Group) -> Iterator[tuple[int, Results | DivergedError]]:
-    """Trains the cells of a group; yields what became of each when it is done, in the order of the group.
-
-    Raises:
-      ValueError: of a folder.
+      ValueError: of a folder; names the cell.
     """
     train_one = functools.partial(_train, _Shared())
-    workers = WORKERS if jax.default_backend() == "cpu" else 1
-    with ThreadPoolExecutor(workers) as pool:
-        waiting = [
-            pool.submit(train_one, cells[place], plan) for place, plan in zip(group.places, group.plans, strict=True)
-        ]
+    with ThreadPoolExecutor(WORKERS if jax.default_backend() == "cpu" else 1) as pool:
+        waiting = [pool.submit(train_one, cell) for cell in cells]
         try:
-            for place, future in zip(group.places, waiting, strict=True):
-                yield place, future.result()
+            for cell, future in zip(cells, waiting, strict=True):
+                try:
+                    yield future.result()
+                except (ValueError, OSError) as error:
+                    raise ValueError(f"cell {cell.name}: {error}") from error
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -154,10 +143,11 @@ class _Shared:
         return self.program(*arguments)
 
 
-def _train(shared: _Shared, cell: Cell, plan: configuration.Plan) -> Results | DivergedError:
+def _train(shared: _Shared, cell: Planned) -> Results | DivergedError:
     """Trains one cell, or finds that it is done already; an error of its numbers is a result."""
     start = time.perf_counter()
-    config, folder, identity = cell.config, cell.folder, configuration.identity(cell.config)
+    config, folder, plan = cell.config, cell.folder, cell.plan
+    identity = configuration.identity(config)
     with usable(folder):
         read = inputs.fingerprints(plan.data, plan.seeds, plan.rules)
         if (known := look(folder, identity, read)) is not None:
@@ -166,7 +156,7 @@ def _train(shared: _Shared, cell: Cell, plan: configuration.Plan) -> Results | D
             trainer = run.make_trainer(config, plan, mode="sequential")
             found = jax.tree.map(np.asarray, _call(shared, config, plan, trainer))
             try:
-                return _write(cell, plan, trainer, found, read, start)
+                return _write(cell, trainer, found, read, start)
             except DivergedError as error:
                 return error
 
@@ -247,15 +237,13 @@ def _epochs(plan: configuration.Plan, trainer: Trainer, found: lane.Found) -> It
         )
 
 
-def _write(
-    cell: Cell, plan: configuration.Plan, trainer: Trainer, found: lane.Found, read: inputs.Inputs, start: float
-) -> Results:
+def _write(cell: Planned, trainer: Trainer, found: lane.Found, read: inputs.Inputs, start: float) -> Results:
     """Checks what was found as :mod:`experiments.training.run` does, and writes the folder.
 
     Raises:
       DivergedError: a loss or a gradient is not finite.
     """
-    config, folder, batches = cell.config, cell.folder, trainer.batches
+    config, folder, plan, batches = cell.config, cell.folder, cell.plan, trainer.batches
     table = dstjax.summary(trainer.network(0).params, trainer.network(0).opt_state)
     epochs = list(_epochs(plan, trainer, found))
     first = 1
