@@ -16,7 +16,8 @@ from experiments.training.run import train_and_evaluate
 from tests.thorough import slow
 
 FILES = sorted(Path(configs.__file__).parent.glob("*.py"))
-NAMES = [p.stem for p in FILES if p.stem not in ("__init__", "base", "fields", "families", "digits")]
+SHARED = ("__init__", "base", "fields", "families", "tasks", "digits")
+NAMES = [p.stem for p in FILES if p.stem not in SHARED and not p.stem.startswith("task_")]
 # Shape of a sample, classes, and how many there are for training.
 TRUE = {
     "cifar10": ((32, 32, 3), 10, 45_000),

