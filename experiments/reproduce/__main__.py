@@ -3,9 +3,12 @@
     python -m experiments.reproduce --list
     python -m experiments.reproduce --summary [--proxy] [--workdir DIR]
     python -m experiments.reproduce --table NAME [--proxy] [--workdir DIR] [--seeds N] [--only TEXT]
+    python -m experiments.reproduce --proxies [--workdir DIR] [--seeds N] [--only TEXT]
 
   --list         the tables, what they need, and what their proxies train
   --summary      the claims of all tables that DIR holds, and what became of them, as Markdown
+  --proxies      trains static and dynamic masks on each task that the proxies run on, and says whether it tells them
+                 apart: DIR/proxies.json
   --table NAME   one of them, several with commas between, or all
   --proxy        small networks on data that ship with the repository
   --workdir DIR  where runs and results go (default: runs/reproduce, or runs/reproduce-proxy); cells that tables share
@@ -21,6 +24,7 @@ arguments, the data or DIR.
 """
 
 import dataclasses
+import json
 import shlex
 import sys
 import time
@@ -29,12 +33,13 @@ from pathlib import Path
 
 from dstjax.checks import check_choice
 from experiments import command_line, queue
-from experiments.reproduce import outcome, page, planning
+from experiments.configs.tasks import TASKS
+from experiments.reproduce import acceptance, outcome, page, planning
 from experiments.reproduce.papers.catalogue import get, tables
 from experiments.reproduce.papers.table import Table
 from experiments.reproduce.reading import read
 from experiments.training import sealed
-from experiments.training.recording import write_atomically
+from experiments.training.recording import to_json, write_atomically
 
 
 @dataclasses.dataclass
@@ -43,6 +48,7 @@ class Options:
 
     listed: bool = False
     summary: bool = False
+    proxies: bool = False
     names: tuple[str, ...] = ()
     proxy: bool = False
     workdir: Path = Path()
@@ -64,6 +70,8 @@ def _reproduce(arguments: Sequence[str]) -> int:
     if options.summary:
         print(summary(options.workdir))
         return 0
+    if options.proxies:
+        return accept(options)
     failed = [reproduce(get(name), options) for name in options.names]
     return 1 if any(failed) else 0
 
@@ -74,24 +82,28 @@ def parse(arguments: Sequence[str]) -> Options:
     Raises:
       ValueError: an option is missing, unknown or has a value that is not accepted.
     """
-    given = command_line.read(arguments, ("table", "workdir", "seeds", "only", "path"), ("list", "proxy", "summary"))
-    options = Options(listed="list" in given, summary="summary" in given, proxy="proxy" in given)
+    given = command_line.read(
+        arguments, ("table", "workdir", "seeds", "only", "path"), ("list", "proxy", "proxies", "summary")
+    )
+    options = Options("list" in given, "summary" in given, "proxies" in given, proxy="proxy" in given)
     if options.listed:
         return options
-    default = "runs/reproduce-proxy" if options.proxy else "runs/reproduce"
+    default = "runs/reproduce-proxy" if options.proxy or options.proxies else "runs/reproduce"
     options.workdir, options.only = Path(given.get("workdir", default)), given.get("only", "")
     options.path = given.get("path", options.path)
     check_choice("path", options.path, queue.PATHS)
     if options.summary:
         return options
-    if not given.get("table"):
-        raise ValueError("option --table is missing; --list shows the tables.")
-    every = tuple(tables()) if given["table"] == "all" else tuple(given["table"].split(","))
-    options.names = tuple(get(name.strip()).name for name in every)
     if "seeds" in given:
         if not given["seeds"].isdecimal() or int(given["seeds"]) < 1:
             raise ValueError(f"--seeds={given['seeds']!r} is not accepted; expected an integer >= 1.")
         options.seeds = int(given["seeds"])
+    if options.proxies:
+        return options
+    if not given.get("table"):
+        raise ValueError("option --table is missing; --list shows the tables.")
+    every = tuple(tables()) if given["table"] == "all" else tuple(given["table"].split(","))
+    options.names = tuple(get(name.strip()).name for name in every)
     return options
 
 
@@ -121,6 +133,24 @@ def summary(workdir: Path) -> str:
     if len(lines) == 2:
         raise ValueError(f"workdir {workdir} holds no results; run --table NAME first.")
     return "\n".join(lines)
+
+
+def accept(options: Options) -> int:
+    """Says which tasks tell methods apart; returns the exit status: 1 where one does not, or was not run.
+
+    Raises:
+      ValueError: of a folder, or no task has the text that was asked for.
+    """
+    names = [name for name in TASKS if options.only in name]
+    if not names:
+        raise ValueError(f"--only={options.only!r} fits no task; expected a part of one of {', '.join(TASKS)}.")
+    start = time.perf_counter()
+    found, failures = acceptance.accept(names, options.workdir, seeds=options.seeds, path=options.path)
+    content = {"tasks": [a.as_dict() for a in found], "failures": failures}
+    options.workdir.mkdir(parents=True, exist_ok=True)
+    sealed.write(options.workdir / "proxies.json", json.loads(to_json(content)))
+    print(f"\n{acceptance.as_text(found, failures)}\n\n{queue.clock(time.perf_counter() - start)}")
+    return 0 if all(a.accepted for a in found) and not failures else 1
 
 
 def reproduce(table: Table, options: Options) -> bool:
