@@ -15,14 +15,12 @@ with period 800 and 0.2 with 6400 at density 0.1 (Figure 11, text).
 
 from ml_collections import ConfigDict
 
-from experiments.configs import families
+from experiments.configs import families, tasks
 
 
 def get_config(proxy: bool = False) -> ConfigDict:
     """The configuration, locked; ``proxy`` makes it small."""
     config = families.criteria("large_mlp", "cifar10", epochs=100.0, learning_rate=0.01)
     if proxy:
-        families.on_digits(config, sizes=(300, 100), steps=600, period=20)
-        config.optimizer.learning_rate = 0.1
-        config.sparsity = 0.95
+        tasks.on_task(config, "digits98")
     return config.lock()

@@ -17,7 +17,7 @@ cores.
 
 from ml_collections import ConfigDict
 
-from experiments.configs import families
+from experiments.configs import families, tasks
 
 
 def get_config(proxy: bool = False) -> ConfigDict:
@@ -30,5 +30,5 @@ def get_config(proxy: bool = False) -> ConfigDict:
     config.grow = "gradient"
     config.seeds = 3
     if proxy:
-        families.on_digits(config, sizes=(8,), steps=300, period=10)
+        tasks.on_task(config, "teacher95")
     return config.lock()

@@ -14,13 +14,12 @@ The paper's number: curves only (pruning criteria, Figure 1).
 
 from ml_collections import ConfigDict
 
-from experiments.configs import families
+from experiments.configs import families, tasks
 
 
 def get_config(proxy: bool = False) -> ConfigDict:
     """The configuration, locked; ``proxy`` makes it small."""
     config = families.criteria("small_cnn", "cifar10", epochs=100.0, learning_rate=0.01)
     if proxy:
-        families.on_digits(config, sizes=(16, 32), steps=400, period=20)
-        config.optimizer.learning_rate = 0.1
+        tasks.on_task(config, "vgg97")
     return config.lock()

@@ -16,7 +16,7 @@ cores.
 
 from ml_collections import ConfigDict
 
-from experiments.configs import base, families
+from experiments.configs import base, families, tasks
 
 
 def get_config(proxy: bool = False) -> ConfigDict:
@@ -34,6 +34,5 @@ def get_config(proxy: bool = False) -> ConfigDict:
     config.label_smoothing = 0.1
     config.seeds = 3
     if proxy:
-        families.on_digits(config, sizes=(8,), steps=300, period=10)
-        config.optimizer.warmup_steps = 16
+        tasks.on_task(config, "teacher95")
     return config.lock()

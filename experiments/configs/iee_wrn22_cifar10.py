@@ -17,7 +17,7 @@ cores.
 
 from ml_collections import ConfigDict
 
-from experiments.configs import base, families
+from experiments.configs import base, families, tasks
 
 
 def get_config(proxy: bool = False) -> ConfigDict:
@@ -36,5 +36,6 @@ def get_config(proxy: bool = False) -> ConfigDict:
     config.eval_every_epochs = 1
     config.checkpoint_every_epochs = 10
     if proxy:
-        families.on_digits(config, sizes=(8,), steps=900, period=45)
+        tasks.on_task(config, "tabular97")
+        config.update_period = 60
     return config.lock()

@@ -13,7 +13,7 @@
   --proxy        small networks on data that ship with the repository
   --workdir DIR  where runs and results go (default: runs/reproduce, or runs/reproduce-proxy); cells that tables share
                  are run once
-  --seeds N      seeds 0 to N-1 (default: as many as the paper, or 3 to 5 for a proxy)
+  --seeds N      seeds 0 to N-1 (default: as many as the paper; 8 or 16 for a proxy)
   --only TEXT    only cells whose title has this text
   --path steps   trains every cell step by step, with checkpoints (default: fast, many cells by one program, each from
                  its first step to its last; what cannot be trained so is named)
@@ -38,6 +38,7 @@ from experiments.reproduce import acceptance, outcome, page, planning
 from experiments.reproduce.papers.catalogue import get, tables
 from experiments.reproduce.papers.table import Table
 from experiments.reproduce.reading import read
+from experiments.reproduce.seeds import of_proxy
 from experiments.training import sealed
 from experiments.training.recording import to_json, write_atomically
 
@@ -114,7 +115,7 @@ def listing() -> str:
         small = len(table.cells(True))
         full = "proxy only" if table.proxy_only else f"{len(table.cells(False))} cells x {table.seeds} seed(s)"
         lines.append(f"{table.name:<20} {table.paper}, {table.printed}: {table.title}")
-        lines.append(f"{'':<20} {full}; proxy {small} cells x {table.proxy_seeds} seeds; {len(table.claims)} claims")
+        lines.append(f"{'':<20} {full}; proxy {small} cells x {of_proxy(table)} seeds; {len(table.claims)} claims")
     return "\n".join(lines)
 
 
@@ -165,7 +166,7 @@ def reproduce(table: Table, options: Options) -> bool:
     cells = [c for c in table.cells(options.proxy) if options.only in c.title]
     if not cells:
         raise ValueError(f"--only={options.only!r} fits no cell of {table.name!r}; expected a part of a title.")
-    seeds = options.seeds or (table.proxy_seeds if options.proxy else table.seeds)
+    seeds = options.seeds or (of_proxy(table) if options.proxy else table.seeds)
     print(f"{table.name}: {table.title}", flush=True)
     jobs = planning.plan(cells, options.workdir, seeds=seeds, proxy=options.proxy)
     failures = queue.run(jobs, failed="diverged", path=options.path)

@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from experiments.configs import tasks
 from experiments.training import configuration
 
 
@@ -67,6 +68,8 @@ def config_of(cell: Cell, *, seeds: int, proxy: bool) -> ConfigDict:
             if field not in place:
                 raise ValueError(f"cell {cell.title!r}: config {cell.config!r} has no field {name!r}; check its name.")
             place[field] = value
+        if proxy and config.get("sparsity") is not None and "sparsity" in cell.changes:
+            config.sparsity = tasks.thinned(cell.config, config.sparsity)
         config.seeds = seeds
     return config.lock()
 
