@@ -8,13 +8,13 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
 from dstjax.checks import check_choice
 from experiments.training import fast
-from experiments.training.run import DivergedError, train_and_evaluate
+from experiments.training import run as training_run
+from experiments.training.run import DivergedError
 from experiments.training.workdir import Results
 
 WIDTH = 30  # columns of a title that leaves room for what follows
@@ -52,7 +52,7 @@ def training(name: str, title: str, folder: Path, what: Training) -> Job:
 
     def work() -> str:
         what.begin()
-        return what.said(train_and_evaluate(what.config, folder, quiet=True))
+        return what.said(training_run.train_and_evaluate(what.config, folder, quiet=True))
 
     return Job(name, title, folder, work, training=what)
 
@@ -75,13 +75,12 @@ def run(jobs: Sequence[Job], *, place: str = "", failed: str = "failed", path: s
     done = total - len(waiting)
     print(f"{total} cells{place}" + (f", {done} of them finished before" if done else ""), flush=True)
     said = _Said(total, len(waiting), max(len(job.title) for job in jobs), failed)
-    groups, slow = _paths(waiting) if path == "fast" else ([], waiting)
-    for group in groups:
-        _run_group(group, said)
+    quick, slow = _paths(waiting) if path == "fast" else ([], waiting)
+    _run_together(quick, said)
     for job in slow:
         said.begin(job)
         try:
-            said.end(job, job.work())
+            said.end(job.work())
         except DivergedError as error:
             said.fail(job, error)
         except (ValueError, OSError) as error:
@@ -106,9 +105,8 @@ class _Said:
         number = self.total - self.waiting + self.done
         print(f"[{number:>{len(str(self.total))}}/{self.total}] {title}", end="", flush=True)
 
-    def end(self, job: Job, said: str) -> None:
+    def end(self, said: str) -> None:
         """Ends it."""
-        del job
         gone = time.perf_counter() - self.start
         left = self.waiting - self.done
         print(f"{said}{clock(gone)}" + (f", {clock(gone / self.done * left)} left" if left else ""), flush=True)
@@ -119,35 +117,35 @@ class _Said:
         print(f"{self.failed}: {error}", flush=True)
 
 
-def _paths(waiting: Sequence[Job]) -> tuple[list[list[tuple[Job, fast.Planned]]], list[Job]]:
-    """Jobs of one program each, and those that are run one by one; says how many, and why."""
-    jobs = [job for job in waiting if job.training is not None]
-    planned = [fast.planned(job.name, job.folder, job.training.config) for job in jobs]  # type: ignore[union-attr]
-    groups: dict[Any, list[tuple[Job, fast.Planned]]] = {}
-    for job, cell in zip(jobs, planned, strict=True):
-        if not cell.refused:
-            groups.setdefault(cell.kind, []).append((job, cell))
-    slow = {job.folder: cell.refused for job, cell in zip(jobs, planned, strict=True) if cell.refused}
-    others = [job for job in waiting if job.training is None or job.folder in slow]
-    why = dict.fromkeys(slow.get(job.folder, "it is a probe") for job in others)
-    if groups:
-        print(f"fast path: {sum(map(len, groups.values()))} cells by {len(groups)} programs", flush=True)
-    if others:
-        print(f"step by step: {len(others)} cells ({'; '.join(why)})", flush=True)
-    return list(groups.values()), others
+def _paths(waiting: Sequence[Job]) -> tuple[list[tuple[Job, fast.Planned]], list[Job]]:
+    """Jobs for the fast path, and those that are run one by one; says how many, and why."""
+    quick, slow, why = [], [], {}
+    for job in waiting:
+        planned = None if job.training is None else fast.planned(job.name, job.folder, job.training.config)
+        if planned is not None and not planned.refused:
+            quick.append((job, planned))
+        else:
+            slow.append(job)
+            why["it is a probe" if planned is None else planned.refused] = None
+    if quick:
+        print(f"fast path: {len(quick)} cells by {len({cell.kind for _, cell in quick})} programs", flush=True)
+    if slow:
+        print(f"step by step: {len(slow)} cells ({'; '.join(why)})", flush=True)
+    return quick, slow
 
 
-def _run_group(group: Sequence[tuple[Job, fast.Planned]], said: _Said) -> None:
-    """Runs cells of one program."""
-    for job, _ in group:
-        job.training.begin()  # type: ignore[union-attr]
-    results = fast.train([cell for _, cell in group])
-    for (job, _), result in zip(group, results, strict=True):
+def _run_together(quick: Sequence[tuple[Job, fast.Planned]], said: _Said) -> None:
+    """Runs cells on the fast path."""
+    whats = [job.training for job, _ in quick if job.training is not None]
+    for what in whats:
+        what.begin()
+    for place, result in fast.train([cell for _, cell in quick]):
+        job = quick[place][0]
         said.begin(job)
         if isinstance(result, DivergedError):
             said.fail(job, result)
         else:
-            said.end(job, job.training.said(result))  # type: ignore[union-attr]
+            said.end(whats[place].said(result))
 
 
 def clock(seconds: float) -> str:

@@ -5,6 +5,7 @@ program (:mod:`experiments.training.lane`), and its folder is written when they 
 checks of :mod:`experiments.training.run`, without checkpoints. A cell that is interrupted is simply run again.
 """
 
+import collections
 import dataclasses
 import functools
 import threading
@@ -31,7 +32,9 @@ from experiments.training.steps import Lost
 from experiments.training.trainer import Epoch, Trainer
 from experiments.training.workdir import Results, claim, look, usable
 
-TRACED = ("coefficient", "drop_fraction", "lambda_")  # numbers in which the cells of one program may differ
+# Numbers in which the cells of one program may differ; the last only where the config gives it, since MEST refuses it
+# with a criterion of one's own.
+TRACED = ("coefficient", "drop_fraction", "lambda_")
 MOST = 1e11  # weights x samples of a network: minutes on two cores; what takes longer is worth a checkpoint
 WORKERS = 2  # calls of a program at a time on a CPU, where one keeps hardly more than one core busy
 
@@ -82,23 +85,46 @@ def refusal(config: ConfigDict, plan: configuration.Plan, folder: Path) -> str:
     return ""
 
 
-def train(cells: Sequence[Planned]) -> Iterator[Results | DivergedError]:
-    """Trains cells of one kind; yields what became of each, in their order.
+def train(cells: Sequence[Planned]) -> Iterator[tuple[int, Results | DivergedError]]:
+    """Trains cells that are not refused; yields the place of each and what became of it, those of one kind together.
 
     Raises:
       ValueError: of a folder; names the cell.
     """
-    train_one = functools.partial(_train, _Shared())
-    with ThreadPoolExecutor(WORKERS if jax.default_backend() == "cpu" else 1) as pool:
-        waiting = [pool.submit(train_one, cell) for cell in cells]
+    workers = WORKERS if jax.default_backend() == "cpu" else 1
+    left = collections.Counter(cell.kind for cell in cells)
+    shared = {kind: _Shared() for kind in left}
+    with ThreadPoolExecutor(workers) as pool:
+        order = _order([cell.kind for cell in cells], workers)
+        waiting = [(place, pool.submit(_train, shared[cells[place].kind], cells[place])) for place in order]
         try:
-            for cell, future in zip(cells, waiting, strict=True):
+            for place, future in waiting:
+                kind = cells[place].kind
                 try:
-                    yield future.result()
+                    yield place, future.result()
                 except (ValueError, OSError) as error:
-                    raise ValueError(f"cell {cell.name}: {error}") from error
+                    raise ValueError(f"cell {cells[place].name}: {error}") from error
+                left[kind] -= 1
+                if not left[kind]:
+                    shared[kind].program = None  # a process can hold so many
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _order(kinds: Sequence[Hashable], workers: int) -> list[int]:
+    """The places of cells in the order in which they are trained: so many kinds side by side, the first of each ahead.
+
+    The first cell of a kind compiles its program, for which others of its kind would wait.
+    """
+    places: dict[Hashable, list[int]] = {}
+    for place, kind in enumerate(kinds):
+        places.setdefault(kind, []).append(place)
+    groups = list(places.values())
+    found: list[int] = []
+    for i in range(0, len(groups), workers):
+        beside = groups[i : i + workers]
+        found += [of[0] for of in beside] + [place for of in beside for place in of[1:]]
+    return found
 
 
 @functools.lru_cache(maxsize=64)
@@ -108,9 +134,10 @@ def _shapes(model: Any, sample: tuple[int, ...]) -> Any:
     return jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False)["params"], x)
 
 
-def _traced(config: ConfigDict) -> dict[str, float]:
-    """The numbers of a config that its program takes as arguments."""
-    return {n: float(config[n]) for n in TRACED if isinstance(config.get(n), float | int)}
+def _traced(config: ConfigDict, plan: configuration.Plan) -> dict[str, float]:
+    """The numbers that a program takes as arguments."""
+    known = {n: plan.hyperparameters.get(n) for n in TRACED if n != "lambda_" or config.get(n) is not None}
+    return {n: float(value) for n, value in known.items() if isinstance(value, float | int)}
 
 
 def _kind(config: ConfigDict, plan: configuration.Plan) -> Hashable:
@@ -120,7 +147,7 @@ def _kind(config: ConfigDict, plan: configuration.Plan) -> Hashable:
     """
     identity = configuration.without_display(configuration.identity(config))
     rest = {name: value for name, value in identity.items() if name not in (*TRACED, "sparsity", "seeds")}
-    traced = _traced(config)
+    traced = _traced(config, plan)
     method = plan.changed(**dict.fromkeys(traced, 0.5))
     if method.masking is not None and method.masking.sparsity is not None:
         method = dataclasses.replace(method, masking=dataclasses.replace(method.masking, sparsity=0.5))
@@ -163,7 +190,7 @@ def _train(shared: _Shared, cell: Planned) -> Results | DivergedError:
 
 def _call(shared: _Shared, config: ConfigDict, plan: configuration.Plan, trainer: Trainer) -> lane.Found:
     """What becomes of the networks of a cell; arrays have a leading axis of seeds."""
-    method, batches, traced = plan.method, trainer.batches, _traced(config)
+    method, batches, traced = plan.method, trainer.batches, _traced(config, plan)
     of = lane.pieces(
         plan.steps,
         batches,
