@@ -12,6 +12,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
+import dstjax
 from experiments.configs.base import base
 
 PERIOD = 20
@@ -90,7 +91,8 @@ def on_task(config: ConfigDict, name: str) -> None:
     config.eval_every_epochs = task.eval_every_epochs
     config.optimizer = base().optimizer  # Nesterov, a cosine from 0.1
     config.label_smoothing = 0.0
-    usual_updates(config)
+    if {"rounding", "update_order"} <= dstjax.methods.hyperparameters(config.method).keys():
+        usual_updates(config)  # others, such as IEE, have updates of their own
 
 
 def usual_updates(config: ConfigDict) -> None:

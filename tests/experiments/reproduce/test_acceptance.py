@@ -44,7 +44,7 @@ def test_what_it_would_take_is_said():
     assert not noisy.accepted
     # The error falls with the root of the number of seeds: 14.4 points of 4 seeds, 1.67 wanted.
     assert noisy.needed == "static: 301 seeds"
-    pair = judged([50, 60, 70, 80], [9, 9, 9, 10], [20, -20, 30, -10])
+    pair = judged([50, 60, 70, 80], [9, 9, 9, 10], [-20, 20, -30, 10])
     assert pair.accepted
     assert not pair.tells_pair
     assert pair.needed.startswith("DST-EE - RigL: ")
