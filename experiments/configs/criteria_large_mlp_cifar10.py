@@ -10,7 +10,7 @@ Expected time: 1 minute a seed on one accelerator (an estimate from 35,200 steps
 The paper's number: curves only (pruning criteria, Figures 1, 4, 5, 7, 8, 16); the ITOP rate after random growth is 0.7
 with period 800 and 0.2 with 6400 at density 0.1 (Figure 11, text).
 
-``--config.proxy=True``: the task ``digits98``, an MLP on scikit-learn's digits; seconds on two cores, see docs/reproduce.md.
+``--config.proxy=True``: the task ``digits98``, an MLP on scikit-learn's digits; see docs/reproduce.md.
 """
 
 from ml_collections import ConfigDict

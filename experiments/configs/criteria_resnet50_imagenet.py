@@ -11,7 +11,7 @@ measured: 3 x 8.2 GFLOPs x 1,281,167 images x 90).
 
 The paper's number: curves only (pruning criteria, Figure 2).
 
-``--config.proxy=True``: the task ``teacher95``, an MLP on generated data; seconds on two cores, see docs/reproduce.md.
+``--config.proxy=True``: the task ``teacher95``, an MLP on generated data; see docs/reproduce.md.
 """
 
 from ml_collections import ConfigDict

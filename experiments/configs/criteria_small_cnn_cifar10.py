@@ -9,7 +9,7 @@ Expected time: 2 minutes a seed on one accelerator (an estimate from 35,200 step
 
 The paper's number: curves only (pruning criteria, Figure 1).
 
-``--config.proxy=True``: the task ``vgg97``, a small VGG on scikit-learn's digits; seconds on two cores, see docs/reproduce.md.
+``--config.proxy=True``: the task ``vgg97``, a small VGG on scikit-learn's digits; see docs/reproduce.md.
 """
 
 from ml_collections import ConfigDict

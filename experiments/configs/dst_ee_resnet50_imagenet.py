@@ -10,7 +10,7 @@ measured: 3 x 8.2 GFLOPs x 1,281,167 images x 100).
 
 The paper's number: 76.25 and 75.3 % at 80 and 90 % sparsity; dense 76.8 % (DST-EE, Table 2, three seeds).
 
-``--config.proxy=True``: the task ``teacher95``, an MLP on generated data; seconds on two cores, see docs/reproduce.md.
+``--config.proxy=True``: the task ``teacher95``, an MLP on generated data; see docs/reproduce.md.
 """
 
 from ml_collections import ConfigDict

@@ -12,7 +12,7 @@ training, not measured).
 The paper's number: 74.3 %; 73.6 % without freezing, 73.4 % without accuracy improvement, 74.0 % from zero (IEE, Table
 4).
 
-``--config.proxy=True``: the task ``digits98``, an MLP on scikit-learn's digits; seconds on two cores, see docs/reproduce.md.
+``--config.proxy=True``: the task ``digits98``, an MLP on scikit-learn's digits; see docs/reproduce.md.
 """
 
 from ml_collections import ConfigDict

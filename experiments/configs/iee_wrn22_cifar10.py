@@ -11,7 +11,7 @@ not measured: 3 x 0.32 GFLOPs x 50,000 images x 250).
 The paper's number: 93.6 % at 90 % and 93.8 % at 80 % sparsity; dense 94.6 %, RigL 92.9 and 93.5 % (IEE, Table 3, three
 runs).
 
-``--config.proxy=True``: the task ``tabular97``, an MLP on generated data; seconds on two cores, see docs/reproduce.md.
+``--config.proxy=True``: the task ``tabular97``, an MLP on generated data; see docs/reproduce.md.
 """
 
 from ml_collections import ConfigDict

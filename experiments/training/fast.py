@@ -222,20 +222,17 @@ def _seeds(trainer: Trainer, epochs: int) -> lane.Seeds:
     """The data of all networks of a cell."""
     feed, numbers = trainer.feed, range(len(trainer.seeds))
     assert isinstance(feed, InMemory)  # or the cell is refused
-    rows = {
-        name: np.stack([np.resize(part, (-(-len(part) // EVALUATION_BATCH), EVALUATION_BATCH)) for part in parts])
-        for name, parts in (
-            ("validation", [split.validation for split in feed.splits]),
-            ("test", [split.test for split in feed.splits]),
-        )
-    }
+    parts = [(split.validation, split.test) for split in feed.splits]
+    stops = [-(-len(part) // EVALUATION_BATCH) for part in parts[0]]
+    padded = max(stops), EVALUATION_BATCH
     return lane.Seeds(
         x=feed.sources[0].x,
         y=feed.sources[0].y,
         mean=np.stack([split.mean for split in feed.splits]),
         key=np.array(trainer.seeds, np.uint32),
         order=np.stack([[feed.order(i, epoch) for epoch in range(epochs)] for i in numbers]),
-        **rows,
+        rows=np.stack([[np.resize(part, padded) for part in of] for of in parts]),
+        stops=np.array(stops, np.int32),
     )
 
 
@@ -279,10 +276,14 @@ def _write(cell: Planned, trainer: Trainer, found: lane.Found, read: inputs.Inpu
         run.check(epoch, first, last, plan.seeds, table, plan.method.promises, ended=last == plan.steps)
         first = last + 1
     split = trainer.feed.splits[0]  # type: ignore[attr-defined]
-    validation = [_means(*(x[:, i] for x in found.validation), len(split.validation)) for i in range(_length(found))]
-    test = _means(*found.test, len(split.test))
+    number = found.evaluations[0].shape[1]
+    sizes = [len(split.validation)] * (number - 1) + [len(split.test)]
+    *validation, test = [_means(*(x[:, i] for x in found.evaluations), size) for i, size in enumerate(sizes)]
     if table.masked:
-        Watch(trainer).look(0)
+        watch = Watch(trainer)
+        watch.look(0)
+        if any(epoch.updates for _, _, epoch in epochs):
+            watch.look(plan.steps, [{n: m[i] for n, m in found.masks.items()} for i in range(len(plan.seeds))])
     metrics, updates, evaluations = Metrics(folder, 0, "", 0, False, plan.seeds), 0, iter(validation)
     try:
         for number, last, epoch in epochs:
@@ -292,16 +293,12 @@ def _write(cell: Planned, trainer: Trainer, found: lane.Found, read: inputs.Inpu
                 results.record_evaluation(metrics, "validation", last, batches, next(evaluations))
         results.record_evaluation(metrics, "test", plan.steps, batches, test)
         metrics.size()
-        measured = results.FinalState(found.last, test, validation[-1])
+        measured = results.FinalState(epochs[-1][2].topology, test, validation[-1])
         summary = results.summarise(config, plan, measured, batches, table, updates, folder / "metrics.jsonl")
         summary["seconds"] = round(time.perf_counter() - start, 3)
         return run.finish(summary, folder, configuration.identity(config), read, metrics, table, found.pictures)
     finally:
         metrics.close()
-
-
-def _length(found: lane.Found) -> int:
-    return found.validation[0].shape[1]
 
 
 def _means(losses: np.ndarray, right: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

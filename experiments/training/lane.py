@@ -24,8 +24,9 @@ class Pieces(NamedTuple):
     update: Any  # the number of the next mask update
     rewires: Any  # 1 where it follows, on batch ``stop``
     ends: Any  # 1 where the epoch ends
-    evaluation: Any  # the number of the next evaluation
+    evaluation: Any  # the number of the next evaluation; the last one is of the test samples
     evaluates: Any  # 1 where it follows
+    split: Any  # of which samples: 0 for validation, 1 for the test
 
 
 class Seeds(NamedTuple):
@@ -36,8 +37,8 @@ class Seeds(NamedTuple):
     mean: Any  # float32[seeds, ...]
     key: Any  # uint32[seeds]
     order: Any  # int32[seeds, epochs, batches, batch size]
-    validation: Any  # int32[seeds, rows, evaluation batch]
-    test: Any  # int32[seeds, rows, evaluation batch]
+    rows: Any  # int32[seeds, 2, rows, evaluation batch]: the samples for validation and for the test, padded
+    stops: Any  # int32[2]: how many rows of each count
 
 
 class Found(NamedTuple):
@@ -46,14 +47,13 @@ class Found(NamedTuple):
     updates: dict[str, Any]  # topology after each mask update, see steps.rewire
     sums: Sums  # of each epoch
     epochs: dict[str, Any]  # topology at the end of each epoch, see steps.inspect
-    validation: tuple[Any, Any]  # loss and answers of each sample at each evaluation
-    test: tuple[Any, Any]  # the same at the end
-    last: dict[str, Any]  # topology at the end
+    evaluations: tuple[Any, Any]  # loss and answers of each sample at each evaluation
+    masks: dict[str, Any]  # of each masked leaf at the end
     pictures: tuple[dict[str, Any], dict[str, Any]]  # of the first masked layer, at first and at the end
 
 
 def pieces(total: int, batches: int, is_update: Callable[[int], bool], every: int) -> Pieces:
-    """The pieces of a run.
+    """The pieces of a run; the last is the evaluation on the test samples alone.
 
     Args:
       total: steps.
@@ -66,11 +66,12 @@ def pieces(total: int, batches: int, is_update: Callable[[int], bool], every: in
         first, last, start = epoch * batches, min(batches, total - epoch * batches), 0
         for i in range(last):
             if is_update(first + i + 1):
-                found.append((epoch, start, i, updates, 1, 0, evaluations, 0))
+                found.append((epoch, start, i, updates, 1, 0, evaluations, 0, 0))
                 start, updates = i + 1, updates + 1
         due = (epoch + 1) % every == 0 or first + last == total
-        found.append((epoch, start, last, updates, 0, 1, evaluations, int(due)))
+        found.append((epoch, start, last, updates, 0, 1, evaluations, int(due), 0))
         evaluations += due
+    found.append((epoch, last, last, updates, 0, 0, evaluations, 1, 1))
     return Pieces(*np.array(found, np.int32).T)
 
 
@@ -93,14 +94,14 @@ def train(
     first = steps.picture(state) if masked else {}
     zero = Sums(jnp.float32(0), jnp.int32(0), Lost(*(jnp.int32(0) for _ in Lost._fields)))
 
-    def evaluate(state: TrainState, rows: Any) -> tuple[Any, Any]:
-        return steps.evaluate(recipe.model, state, source, rows, rows.shape[0])
+    def evaluate(state: TrainState, split: Any) -> tuple[Any, Any]:
+        return steps.evaluate(recipe.model, state, source, seeds.rows[i, split], seeds.stops[split])
 
     def rewire(state: TrainState, sums: Sums, order: Any, at: Any) -> tuple[TrainState, Sums, dict[str, Any]]:
         return steps.rewire(recipe, state, sums, source, order, at, None)
 
     def piece(n: Any, carry: Any) -> Any:
-        state, sums, (updates, epochs, validation) = carry
+        state, sums, (updates, epochs, evaluations) = carry
         order = seeds.order[i, of.epoch[n]]
         state, sums = steps.run(recipe, decides, state, sums, source, order, of.start[n], of.stop[n])
 
@@ -116,25 +117,25 @@ def train(
             return zero, _put(carry[1], at, (carry[0], steps.inspect(state)))
 
         sums, epochs = jax.lax.fori_loop(of.epoch[n], of.epoch[n] + of.ends[n], end, (sums, epochs))
-        validation = jax.lax.fori_loop(
+        evaluations = jax.lax.fori_loop(
             of.evaluation[n],
             of.evaluation[n] + of.evaluates[n],
-            lambda at, found: _put(found, at, evaluate(state, seeds.validation[i])),
-            validation,
+            lambda at, found: _put(found, at, evaluate(state, of.split[n])),
+            evaluations,
         )
-        return state, sums, (updates, epochs, validation)
+        return state, sums, (updates, epochs, evaluations)
 
     after = jax.eval_shape(rewire, state, zero, seeds.order[i, 0], jnp.int32(0))[2] if sizes[0] else {}
     room = (
         _room(sizes[0], after),
         _room(sizes[1], jax.eval_shape(lambda: (zero, steps.inspect(state)))),
-        _room(sizes[2], jax.eval_shape(evaluate, state, seeds.validation[i])),
+        _room(sizes[2], jax.eval_shape(evaluate, state, jnp.int32(0))),
     )
-    state, _, (updates, (sums, epochs), validation) = jax.lax.fori_loop(
+    state, _, (updates, (sums, epochs), evaluations) = jax.lax.fori_loop(
         0, of.epoch.shape[0], piece, (state, zero, room)
     )
     pictures = first, steps.picture(state) if masked else {}
-    return Found(updates, sums, epochs, validation, evaluate(state, seeds.test[i]), steps.inspect(state), pictures)
+    return Found(updates, sums, epochs, evaluations, steps.masked_leaves(state.opt_state), pictures)
 
 
 def _room(number: int, shapes: Any) -> Any:
