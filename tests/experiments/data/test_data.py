@@ -27,9 +27,9 @@ def test_digits_is_split_by_seed():
 @pytest.mark.parametrize(
     ("name", "inputs", "classes", "begin"),
     [
-        ("tabular", 54, 7, [5, 3, 1, 6, 3, 3, 1, 5]),
+        ("tabular", 54, 7, [5, 3, 2, 1, 6, 3, 3, 5]),
         ("teacher", 128, 10, [6, 3, 1, 8, 4, 1, 0, 4]),
-        ("spectra", 40, 10, [3, 2, 4, 2, 4, 8, 1, 3]),
+        ("spectra", 40, 10, [2, 3, 4, 2, 4, 8, 1, 3]),
     ],
 )
 def test_a_generated_data_set_is_the_same_wherever_it_is_made(name, inputs, classes, begin):
