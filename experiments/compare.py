@@ -10,10 +10,13 @@
                             dst_ee is among the methods: 1e-4,1e-3,1e-2,1e-1; none: without them)
   --coefficient-sparsity S  that sparsity (default: the one in the middle of --sparsities)
   --seeds N                 seeds 0 to N-1, or different seeds as N,N,...
+  --path fast|steps         steps: every cell trains by programs of its own, with checkpoints (default: fast, many cells
+                            by one program, each from its first step to its last; what cannot be trained so is named)
   --config.FIELD=VALUE      changes the config for every cell whose method has such a field
 
-Each cell trains in a folder of its own in DIR. The same command again continues where it was interrupted and does not
-run finished cells again. DIR holds in the end results.csv (a row per cell and seed) and report.html (for a browser).
+Each cell trains in a folder of its own in DIR. The same command again continues where it was interrupted, of a cell on
+the fast path at its beginning, and does not run finished cells again. DIR holds in the end results.csv (a row per cell
+and seed) and report.html (for a browser).
 
 Exit status: 0; 1 where a cell's loss is no longer finite (the others are run and reported); 2 for anything wrong with
 the arguments, the config or DIR.
@@ -34,7 +37,7 @@ def _compare(arguments: Sequence[str]) -> int:
     from experiments import grid, queue  # seconds of imports, which --help does without
 
     asked = grid.plan(arguments)
-    failures = queue.run([grid.job(asked, name) for name in asked.cells], place=f" in {asked.workdir}")
+    failures = queue.run([grid.job(asked, name) for name in asked.cells], place=f" in {asked.workdir}", path=asked.path)
     return 1 if not grid.report(asked, failures) or failures else 0
 
 

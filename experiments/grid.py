@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict, config_dict
 
 import dstjax
+from dstjax.checks import check_choice
 from experiments import command_line, data, queue
 from experiments.report import collect, page, tables
 from experiments.report.cells import Comparison, percent
 from experiments.report.names import method_label
-from experiments.training import configuration, inputs, rules, run, sealed
+from experiments.training import configuration, inputs, rules, sealed
 from experiments.training.recording import versions, write_atomically
 from experiments.training.workdir import check_name, look
 
@@ -26,6 +27,7 @@ OPTIONS = {
     "workdir": None,
     "coefficients": "default",
     "coefficient-sparsity": "middle",
+    "path": "fast",
 }
 COEFFICIENTS = "1e-4,1e-3,1e-2,1e-1"
 SET_BY = {"method": "--methods", "sparsity": "--sparsities", "seeds": "--seeds"}
@@ -48,6 +50,7 @@ class Grid(NamedTuple):
     grid: list[str]  # names of the cells of methods x sparsities
     sweep: list[str]  # names of the cells of DST-EE by rising coefficient
     workdir: Path
+    path: str  # see experiments.queue
     command: str
 
 
@@ -108,7 +111,8 @@ def plan(arguments: Sequence[str]) -> Grid:
         name = f"dst_ee-{at:g}"
         known = c == usual and name in names
         sweep.append(name if known else add(f"{name}-c{c:g}", Variant("dst_ee", "dst_ee", {}), at, c))
-    return Grid(cells, titles, called, names, sweep, workdir, _command(arguments))
+    check_choice("path", options["path"], queue.PATHS)
+    return Grid(cells, titles, called, names, sweep, workdir, options["path"], _command(arguments))
 
 
 def variant(text: str) -> Variant:
@@ -147,12 +151,12 @@ def reported(of: Variant, config: ConfigDict) -> str:
 def job(grid: Grid, name: str) -> queue.Job:
     folder = grid.workdir / name
 
-    def work() -> str:
+    def begin() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         sealed.write(folder / "versions.json", {"dstjax": dstjax.__version__, **versions()})
-        return f"{_result(run.train_and_evaluate(grid.cells[name], folder, quiet=True))}  "
 
-    return queue.Job(name, grid.titles[name], folder, work)
+    what = queue.Training(grid.cells[name], begin, lambda summary: f"{_result(summary)}  ")
+    return queue.training(name, grid.titles[name], folder, what)
 
 
 def report(grid: Grid, failures: dict[str, str]) -> bool:

@@ -9,18 +9,17 @@ Expected time: 2 minutes a seed on one accelerator (an estimate from 35,200 step
 
 The paper's number: curves only (pruning criteria, Figure 1).
 
-``--config.proxy=True``: two convolutions on scikit-learn's digits, 400 steps, under half a minute on two cores.
+``--config.proxy=True``: the task ``vgg97``, a small VGG on scikit-learn's digits; see docs/reproduce.md.
 """
 
 from ml_collections import ConfigDict
 
-from experiments.configs import families
+from experiments.configs import families, tasks
 
 
 def get_config(proxy: bool = False) -> ConfigDict:
     """The configuration, locked; ``proxy`` makes it small."""
     config = families.criteria("small_cnn", "cifar10", epochs=100.0, learning_rate=0.01)
     if proxy:
-        families.on_digits(config, sizes=(16, 32), steps=400, period=20)
-        config.optimizer.learning_rate = 0.1
+        tasks.on_task(config, "vgg97")
     return config.lock()

@@ -11,7 +11,7 @@ embeddings once before.
 The paper's number: 83.77, 83.29 and 82.82 % at 80, 90 and 98 % sparsity; dense 83.47 %; pruned from dense 83.19, 82.95
 and 67.18 % (DST-EE, Table 4, best epoch).
 
-``--config.proxy=True``: a generated graph of 1,500 nodes, 800 steps, under half a minute on two cores.
+``--config.proxy=True``: the task ``links``, a generated graph of 1,500 nodes; see docs/reproduce.md.
 """
 
 from ml_collections import ConfigDict

@@ -11,7 +11,7 @@ embeddings once before.
 The paper's number: 79.28, 79.13 and 78.58 % at 80, 90 and 98 % sparsity; dense 79.72 %; pruned from dense 79.05, 78.34
 and 78.08 % (DST-EE, Table 3, best epoch).
 
-``--config.proxy=True``: a generated graph of 1,500 nodes, 800 steps, under half a minute on two cores.
+``--config.proxy=True``: the task ``links``, a generated graph of 1,500 nodes; see docs/reproduce.md.
 """
 
 from ml_collections import ConfigDict

@@ -11,7 +11,7 @@ not measured: 3 x 0.8 GFLOPs x 45,000 images x 160).
 
 The paper's number: 93.84, 93.53 and 92.55 % at 90, 95 and 98 % sparsity; dense 93.85 % (DST-EE, Table 1, three seeds).
 
-``--config.proxy=True``: a VGG of two stages on scikit-learn's digits, 400 steps, under a minute on two cores.
+``--config.proxy=True``: the task ``vgg97``, a small VGG on scikit-learn's digits; see docs/reproduce.md.
 """
 
 from ml_collections import ConfigDict

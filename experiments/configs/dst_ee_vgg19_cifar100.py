@@ -11,7 +11,7 @@ not measured: 3 x 0.8 GFLOPs x 50,000 images x 160).
 
 The paper's number: 74.27, 73.15 and 70.80 % at 90, 95 and 98 % sparsity; dense 73.43 % (DST-EE, Table 1, three seeds).
 
-``--config.proxy=True``: a VGG of two stages on scikit-learn's digits, 400 steps, under a minute on two cores.
+``--config.proxy=True``: the task ``vgg97``, a small VGG on scikit-learn's digits; see docs/reproduce.md.
 """
 
 from ml_collections import ConfigDict

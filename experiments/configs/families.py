@@ -10,6 +10,7 @@ import json
 from ml_collections import ConfigDict
 
 from experiments.configs.base import base
+from experiments.configs.tasks import PERIOD, TASKS, on_task, small, usual_updates
 
 
 def dst_ee_cifar(model: str, dataset: str, proxy: bool) -> ConfigDict:
@@ -34,7 +35,7 @@ def dst_ee_cifar(model: str, dataset: str, proxy: bool) -> ConfigDict:
     config.eval_every_epochs = 1
     config.checkpoint_every_epochs = 10
     if proxy:
-        on_digits(config, sizes=(8, 16), steps=400, period=10)
+        on_task(config, "vgg97" if model == "vgg19" else "tabular97")
     return config
 
 
@@ -81,9 +82,11 @@ def links(dataset: str, proxy: bool) -> ConfigDict:
     config.eval_every_epochs = 1
     config.checkpoint_every_epochs = 5
     if proxy:
-        small(config, steps=800, period=20)
-        config.dataset = "blockgraph"
-        config.batch_size = 512
+        task = TASKS["links"]
+        small(config, steps=task.steps, period=PERIOD)
+        usual_updates(config)
+        config.dataset, config.batch_size = task.dataset, task.batch_size
+        config.eval_every_epochs = task.eval_every_epochs
     return config
 
 
@@ -112,9 +115,8 @@ def iee_imagenet(proxy: bool) -> ConfigDict:
     config.label_smoothing = 0.1
     config.seeds = 2
     if proxy:
-        on_digits(config, sizes=(8,), steps=1200, period=60)  # two thirds of most cycles train few weights or others
-        config.optimizer.learning_rate = 0.1
-        config.optimizer.warmup_steps = 96
+        on_task(config, "teacher95")
+        config.update_period = 60  # two thirds of most cycles train few weights or others
     return config
 
 
@@ -182,19 +184,6 @@ def set_densities(sizes: tuple[int, ...], epsilon: float) -> str:
     pairs = itertools.pairwise(sizes)
     densities = {f"Dense_{i}/kernel": min(1.0, epsilon * (a + b) / (a * b)) for i, (a, b) in enumerate(pairs)}
     return json.dumps({**densities, f"Dense_{len(sizes) - 1}/kernel": 1.0})
-
-
-def small(config: ConfigDict, *, steps: int, period: int) -> None:
-    """What every proxy has: a number of steps, one device, few records."""
-    config.proxy = True
-    config.steps, config.epochs = steps, None
-    config.update_period = period
-    config.devices = 1
-    config.model.dtype = None
-    config.protocol = None
-    config.seeds = 1
-    config.eval_every_epochs = 5
-    config.checkpoint_every_epochs = 1000
 
 
 def on_digits(config: ConfigDict, *, sizes: tuple[int, ...] | None, steps: int, period: int) -> None:

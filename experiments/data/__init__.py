@@ -12,9 +12,11 @@ from experiments.data import (
     digits,
     fashion_mnist,
     files,
+    generated,
     higgs,
     imagenet,
     links,
+    mnist5000,
     tiny_imagenet,
     voc,
 )
@@ -48,6 +50,10 @@ class Dataset:
 _OWN = {"paper": "one permutation of a seed, cut in three"}
 DATASETS: dict[str, Dataset] = {
     "digits": Dataset(_OWN, lambda root, protocol: Data(*digits.load())),
+    "mnist5000": Dataset(_OWN, lambda root, protocol: mnist5000.load()),
+    "tabular": Dataset(_OWN, lambda root, protocol: generated.tabular()),
+    "teacher": Dataset(_OWN, lambda root, protocol: generated.teacher()),
+    "spectra": Dataset(_OWN, lambda root, protocol: generated.spectra()),
     "blockgraph": Dataset({"paper": links.PROTOCOLS["paper"]}, lambda root, protocol: links.blockgraph()),
     "cifar10": Dataset(cifar.PROTOCOLS, functools.partial(cifar.load, "cifar10")),
     "cifar100": Dataset(cifar.PROTOCOLS, functools.partial(cifar.load, "cifar100")),

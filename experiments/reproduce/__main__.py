@@ -5,17 +5,22 @@
     python -m experiments.reproduce --coverage
     python -m experiments.reproduce --table NAME [--proxy] [--workdir DIR] [--seeds N] [--only TEXT]
     python -m experiments.reproduce --fairness [--table NAME] [--proxy]
+    python -m experiments.reproduce --proxies [--workdir DIR] [--seeds N] [--only TEXT]
 
   --list         the tables, what they need, and what their proxies train
   --summary      the claims of all tables that DIR holds, and what became of them, as Markdown
   --coverage     the tables, figures and statements of the papers, and which of them are here, as Markdown
+  --proxies      trains static and dynamic masks on each task that the proxies run on, and says whether it tells them
+                 apart: DIR/proxies.json
   --table NAME   one of them, several with commas between, or all
   --fairness     in which fields the rows of all tables, or of one, differ, and why each may
   --proxy        small networks on data that ship with the repository
   --workdir DIR  where runs and results go (default: runs/reproduce, or runs/reproduce-proxy); cells that tables share
                  are run once
-  --seeds N      seeds 0 to N-1 (default: as many as the paper, or 3 to 5 for a proxy)
+  --seeds N      seeds 0 to N-1 (default: as many as the paper; 8 or 16 for a proxy)
   --only TEXT    only cells whose title has this text
+  --path steps   trains every cell step by step, with checkpoints (default: fast, many cells by one program, each from
+                 its first step to its last; what cannot be trained so is named)
 
 The same command again goes on where it was interrupted and does not run finished cells again. DIR/NAME holds in the end
 results.json, results.csv, report.html, and fairness.txt, what the rows differ in. Exit status: 0; 1 where a cell has
@@ -24,21 +29,25 @@ anything wrong with the arguments, the data or DIR.
 """
 
 import dataclasses
+import json
 import shlex
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from dstjax.checks import check_choice
 from experiments import command_line, queue
-from experiments.reproduce import coverage, fairness, outcome, page, planning
+from experiments.configs.tasks import TASKS
+from experiments.reproduce import acceptance, coverage, fairness, outcome, page, planning
 from experiments.reproduce.claims import Verdict
 from experiments.reproduce.papers.catalogue import get, tables
 from experiments.reproduce.papers.table import Table
 from experiments.reproduce.reading import read
+from experiments.reproduce.seeds import of_proxy
 from experiments.reproduce.wording import summarised
 from experiments.training import sealed
-from experiments.training.recording import write_atomically
+from experiments.training.recording import to_json, write_atomically
 
 
 @dataclasses.dataclass
@@ -49,11 +58,13 @@ class Options:
     summary: bool = False
     fairness: bool = False
     covered: bool = False
+    proxies: bool = False
     names: tuple[str, ...] = ()
     proxy: bool = False
     workdir: Path = Path()
     seeds: int | None = None
     only: str = ""
+    path: str = "fast"
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -77,6 +88,8 @@ def _reproduce(arguments: Sequence[str]) -> int:
         text, fair = fairness.listing(map(get, options.names), proxy=options.proxy)
         print(text)
         return 0 if fair else 1
+    if options.proxies:
+        return accept(options)
     failed = [reproduce(get(name), options) for name in options.names]
     return 1 if any(failed) else 0
 
@@ -88,26 +101,32 @@ def parse(arguments: Sequence[str]) -> Options:
       ValueError: an option is missing, unknown or has a value that is not accepted.
     """
     given = command_line.read(
-        arguments, ("table", "workdir", "seeds", "only"), ("list", "proxy", "summary", "fairness", "coverage")
+        arguments,
+        ("table", "workdir", "seeds", "only", "path"),
+        ("list", "proxy", "proxies", "summary", "fairness", "coverage"),
     )
-    options = Options("list" in given, "summary" in given, "fairness" in given, "coverage" in given)
+    options = Options("list" in given, "summary" in given, "fairness" in given, "coverage" in given, "proxies" in given)
     options.proxy = "proxy" in given
     if options.listed or options.covered:
         return options
-    default = "runs/reproduce-proxy" if options.proxy else "runs/reproduce"
+    default = "runs/reproduce-proxy" if options.proxy or options.proxies else "runs/reproduce"
     options.workdir, options.only = Path(given.get("workdir", default)), given.get("only", "")
+    options.path = given.get("path", options.path)
+    check_choice("path", options.path, queue.PATHS)
     if options.summary:
         return options
     if options.fairness:
         given = {"table": "all", **given}
-    if not given.get("table"):
-        raise ValueError("option --table is missing; --list shows the tables.")
-    every = tuple(tables()) if given["table"] == "all" else tuple(given["table"].split(","))
-    options.names = tuple(get(name.strip()).name for name in every)
     if "seeds" in given:
         if not given["seeds"].isdecimal() or int(given["seeds"]) < 1:
             raise ValueError(f"--seeds={given['seeds']!r} is not accepted; expected an integer >= 1.")
         options.seeds = int(given["seeds"])
+    if options.proxies:
+        return options
+    if not given.get("table"):
+        raise ValueError("option --table is missing; --list shows the tables.")
+    every = tuple(tables()) if given["table"] == "all" else tuple(given["table"].split(","))
+    options.names = tuple(get(name.strip()).name for name in every)
     return options
 
 
@@ -118,7 +137,7 @@ def listing() -> str:
         small = len(table.cells(True))
         full = "proxy only" if table.proxy_only else f"{len(table.cells(False))} cells x {table.seeds} seed(s)"
         lines.append(f"{table.name:<20} {table.paper}, {table.printed}: {table.title}")
-        lines.append(f"{'':<20} {full}; proxy {small} cells x {table.proxy_seeds} seeds; {len(table.claims)} claims")
+        lines.append(f"{'':<20} {full}; proxy {small} cells x {of_proxy(table)} seeds; {len(table.claims)} claims")
     return "\n".join(lines)
 
 
@@ -157,6 +176,24 @@ def _verdicts(path: Path) -> list[Verdict]:
         ) from error
 
 
+def accept(options: Options) -> int:
+    """Says which tasks tell methods apart; returns the exit status: 1 where one does not, or was not run.
+
+    Raises:
+      ValueError: of a folder, or no task has the text that was asked for.
+    """
+    names = [name for name in TASKS if options.only in name]
+    if not names:
+        raise ValueError(f"--only={options.only!r} fits no task; expected a part of one of {', '.join(TASKS)}.")
+    start = time.perf_counter()
+    found, failures = acceptance.accept(names, options.workdir, seeds=options.seeds, path=options.path)
+    content = {"tasks": [a.as_dict() for a in found], "failures": failures}
+    options.workdir.mkdir(parents=True, exist_ok=True)
+    sealed.write(options.workdir / "proxies.json", json.loads(to_json(content)))
+    print(f"\n{acceptance.as_text(found, failures)}\n\n{queue.clock(time.perf_counter() - start)}")
+    return 0 if all(a.accepted for a in found) and not failures else 1
+
+
 def reproduce(table: Table, options: Options) -> bool:
     """Runs one table and writes its results; returns whether a cell has diverged.
 
@@ -170,10 +207,10 @@ def reproduce(table: Table, options: Options) -> bool:
     cells = [c for c in every if options.only in c.title]
     if not cells:
         raise ValueError(f"--only={options.only!r} fits no cell of {table.name!r}; expected a part of a title.")
-    seeds = options.seeds or (table.proxy_seeds if options.proxy else table.seeds)
+    seeds = options.seeds or (of_proxy(table) if options.proxy else table.seeds)
     print(f"{table.name}: {table.title}", flush=True)
     jobs = planning.plan(cells, options.workdir, seeds=seeds, proxy=options.proxy)
-    failures = queue.run(jobs, failed="diverged")
+    failures = queue.run(jobs, failed="diverged", path=options.path)
     measured = [read(cell, job.folder) for cell, job in zip(cells, jobs, strict=True) if job.finished]
     why = {job.folder: failures[job.title] for job in jobs if job.title in failures}
     lost = [(c, "left out by --only") for c in every if options.only not in c.title]

@@ -9,6 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from experiments.configs import tasks
 from experiments.reproduce import baselines, recipes
 from experiments.training import configuration
 
@@ -84,6 +85,8 @@ def config_of(cell: Cell, *, seeds: int, proxy: bool) -> ConfigDict:
         configuration.change_method(config, cell.changes.get("method", config.method))
         done = LENGTHS if cell.recipe is not None else ()
         _change(config, cell, {n: v for n, v in cell.changes.items() if n not in done})
+        if proxy and config.get("sparsity") is not None and "sparsity" in cell.changes:
+            config.sparsity = tasks.thinned(cell.config, config.sparsity)
         config.seeds = seeds
     return config.lock()
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
-from experiments.queue import Job
+from experiments.queue import Job, Training, training
 from experiments.reproduce import mask_probes, probes, theory
 from experiments.reproduce.cells import Cell, config_of, folder_of, stands_for
-from experiments.training import configuration, inputs, run, sealed
+from experiments.training import configuration, inputs, sealed
 from experiments.training.recording import to_json
 from experiments.training.workdir import look
 
@@ -42,10 +42,6 @@ def plan(cells: Sequence[Cell], workdir: Path, *, seeds: int, proxy: bool) -> li
 
 
 def _job(cell: Cell, title: str, config: ConfigDict, folder: Path) -> Job:
-    def train() -> str:
-        run.train_and_evaluate(config, folder, quiet=True)
-        return ""
-
     def probe() -> str:
         start = time.perf_counter()
         found = PROBES[str(cell.probe)](config)
@@ -56,5 +52,5 @@ def _job(cell: Cell, title: str, config: ConfigDict, folder: Path) -> Job:
         return ""
 
     if cell.probe is None:
-        return Job(repr(title), title, folder, train)
+        return training(repr(title), title, folder, Training(config))
     return Job(repr(title), title, folder, probe, "probe.json")

@@ -141,10 +141,11 @@ def recipe(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def setting(config: dict[str, Any], steps: int) -> str:
-    """One line: network, data, steps."""
+    """One line: network, data, steps; of a proxy the sparsity too, which may be higher than that of the paper."""
     model = config["model"]
     sizes = "" if model["sizes"] is None else f" ({', '.join(str(s) for s in model['sizes'])})"
-    return f"{model['name']}{sizes} on {config['dataset']}, {steps:,} steps of batch {config['batch_size']}"
+    sparse = f", {100 * config['sparsity']:g} % sparse" if config["proxy"] and config["sparsity"] else ""
+    return f"{model['name']}{sizes} on {config['dataset']}, {steps:,} steps of batch {config['batch_size']}{sparse}"
 
 
 def _values(cell: Cell, run: FinishedRun) -> dict[str, np.ndarray]:

@@ -60,6 +60,8 @@ class Plan(NamedTuple):
     steps: int
     devices: list[jax.Device]
     rules: dict[str, Callable[..., Any]]  # those of the user's own, by the field that names them
+    changed: Callable[..., dstjax.Method]  # the method with other hyper-parameters, traced ones too
+    wrap: Callable[[dstjax.Method], MakeTransformation]  # ``make_tx`` of another method
 
 
 def plan(config: ConfigDict, defaults: ConfigDict | None = None) -> Plan:
@@ -83,15 +85,20 @@ def plan(config: ConfigDict, defaults: ConfigDict | None = None) -> Plan:
             f"{config.dataset}."
         )
     steps = _steps(config, dataset.sizes[0])
-    method, hyperparameters, own = _method(config, defaults or config, steps)
+    method, hyperparameters, own, changed = _method(config, defaults or config, steps)
     model = models.make(config.model.name, classes=dataset.classes, sizes=config.model.sizes, dtype=config.model.dtype)
     schedule = optimisers.schedule(config.optimizer, steps)
     inner = optimisers.make(config.optimizer, schedule)
     track = () if method.masking is None else ("exploration",) if method.updates is None else dstjax.transform.TRACKABLE
 
-    def make_tx(seed: Any, initial_masks: Any = None) -> optax.GradientTransformationExtraArgs:
-        lost = "skip" if config.on_nonfinite == "skip" else "pass"  # with 'raise' the run stops at the end of an epoch
-        return dstjax.sparsify(inner, method, seed=seed, track=track, initial_masks=initial_masks, on_nonfinite=lost)
+    def wrap(method: dstjax.Method) -> MakeTransformation:
+        def make_tx(seed: Any, initial_masks: Any = None) -> optax.GradientTransformationExtraArgs:
+            lost = "skip" if config.on_nonfinite == "skip" else "pass"  # with 'raise' the run stops after an epoch
+            return dstjax.sparsify(
+                inner, method, seed=seed, track=track, initial_masks=initial_masks, on_nonfinite=lost
+            )
+
+        return make_tx
 
     mode = config.seeds_mode
     if mode == "auto":
@@ -102,7 +109,10 @@ def plan(config: ConfigDict, defaults: ConfigDict | None = None) -> Plan:
             raise ValueError("seeds_mode='vmap' is not accepted with streamed data or several devices; use sequential.")
         mode = "sequential"
     seeds = _seeds(config.seeds)
-    return Plan(method, hyperparameters, model, schedule, make_tx, dataset, seeds, mode, steps, devices, own)
+    made = wrap(method)
+    return Plan(
+        method, hyperparameters, model, schedule, made, dataset, seeds, mode, steps, devices, own, changed, wrap
+    )
 
 
 def identity(config: ConfigDict) -> dict[str, Any]:
@@ -172,7 +182,7 @@ def _check_fields(config: ConfigDict) -> None:
 
 def _method(
     config: ConfigDict, defaults: ConfigDict, steps: int
-) -> tuple[dstjax.Method, dict[str, Any], dict[str, Callable[..., Any]]]:
+) -> tuple[dstjax.Method, dict[str, Any], dict[str, Callable[..., Any]], Callable[..., dstjax.Method]]:
     accepted = rules.defaults(config.method)
     given: dict[str, Any] = {}
     for name in config:
@@ -198,15 +208,19 @@ def _method(
     }
     own = {name: resolved[name] for name in rules.RULES if rules.is_rule(given.get(name))}
     make = rules.entry(config.method)
+
+    def changed(**others: Any) -> dstjax.Method:
+        return make(**{**resolved, **others})
+
     if not rules.is_rule(config.method):
-        return make(**resolved), shown, own
+        return changed(), shown, own, changed
     try:
-        method = make(**resolved)
+        method = changed()
     except TypeError as error:
         raise ValueError(f"method={config.method!r} is not accepted: {error}.") from error
     if not isinstance(method, dstjax.Method):
         raise ValueError(f"method={config.method!r} returns {type(method).__name__}; expected a dstjax.Method.")
-    return method, shown, {**own, "method": make}
+    return method, shown, {**own, "method": make}, changed
 
 
 def share_of_steps(field: str, percent: float, steps: int) -> int:

@@ -18,12 +18,13 @@ class Watch:
         self.trainer = trainer
         self.warned: set[int] = set()
 
-    def look(self, step: int) -> list[str]:
+    def look(self, step: int, masks: list[dict[str, Any]] | None = None) -> list[str]:
         """Prints a line for each reason why networks cannot learn after a step; returns these lines.
 
-        All processes call it together, and the first one looks.
+        All processes call it together, and the first one looks: at the masks of the trainer, or at others of its
+        networks.
         """
-        masks = self.trainer.masks()
+        masks = self.trainer.masks() if masks is None else masks
         if not hosts.is_first():
             return []
         reasons: dict[str, list[int]] = {}

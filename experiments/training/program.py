@@ -1,6 +1,7 @@
 """Programs that are compiled once in a process, whatever functions they came from."""
 
 import hashlib
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,7 @@ class Program:
     """
 
     compiled: dict[str, Any] = {}  # noqa: RUF012  # one for the process, on purpose; the last used is last
+    lock = threading.Lock()  # of several threads that compile
     most = 32  # that are kept: each takes hundreds of memory maps, of which Linux gives a process 65,530
 
     def __init__(self, function: Callable[..., Any], donate: tuple[int, ...] = ()) -> None:
@@ -37,14 +39,21 @@ class Program:
         donated = [i for n in self.donate for i in range(ends[n], ends[n + 1])]
         return jax.jit(program, donate_argnums=donated).lower(*leaves)
 
-    def __call__(self, *args: Any) -> Any:
+    def prepare(self, *args: Any) -> None:
+        """Compiles it for arguments of these shapes, unless that has been done."""
         if self.call is None:
             lowered = self.lower(*args)
             # The text lacks arguments that the program does not read.
             parts = (lowered.as_text(), str(lowered.args_info), jax.default_backend())
             key = hashlib.sha256("\0".join(parts).encode()).hexdigest()
-            self.call = Program.compiled.pop(key, None) or lowered.compile()
-            Program.compiled[key] = self.call
-            while len(Program.compiled) > Program.most:
-                Program.compiled.pop(next(iter(Program.compiled)))
+            with Program.lock:
+                self.call = Program.compiled.pop(key, None)
+            self.call = self.call or lowered.compile()
+            with Program.lock:
+                Program.compiled[key] = self.call
+                while len(Program.compiled) > Program.most:
+                    Program.compiled.pop(next(iter(Program.compiled)))
+
+    def __call__(self, *args: Any) -> Any:
+        self.prepare(*args)
         return self.result.unflatten(self.call(*jax.tree_util.tree_leaves(args)))

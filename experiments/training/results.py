@@ -78,10 +78,12 @@ def show_overlap(
     metrics.show(step, {f"overlap/{name}": np.array([float(o[name]) for o in overlaps]) for name in overlaps[0]})
 
 
-def record_evaluation(metrics: Metrics | NoMetrics, trainer: Trainer, split: str, step: int) -> None:
-    """Writes the loss and accuracy of every seed on a split."""
-    loss, accuracy = trainer.evaluate(split)
-    metrics.write("eval", step, step / trainer.batches, split=split, loss=loss, accuracy=accuracy)
+def record_evaluation(
+    metrics: Metrics | NoMetrics, split: str, step: int, batches: int, found: tuple[np.ndarray, np.ndarray]
+) -> None:
+    """Writes the loss and accuracy of every seed on a split; ``batches`` are those of an epoch."""
+    loss, accuracy = found
+    metrics.write("eval", step, step / batches, split=split, loss=loss, accuracy=accuracy)
 
 
 def summarise(

@@ -126,7 +126,7 @@ def _train_and_evaluate(config: ConfigDict, workdir: Path, defaults: ConfigDict 
             progress.update(step, epoch.loss, epoch.accuracy, epoch.topology["exploration_rate"])
             last = step == plan.steps
             if last or (number + 1) % config.eval_every_epochs == 0:
-                results.record_evaluation(metrics, trainer, "validation", step)
+                results.record_evaluation(metrics, "validation", step, trainer.batches, trainer.evaluate("validation"))
                 if table.masked and (epoch.updates or plan.method.start.prune_step):
                     watch.look(step)
             if last or (number + 1) % config.checkpoint_every_epochs == 0:
@@ -136,24 +136,37 @@ def _train_and_evaluate(config: ConfigDict, workdir: Path, defaults: ConfigDict 
         if signalled:
             raise stopping.Interrupted(int(signalled), f"saved at step {step}")
         kept.close()
-        results.record_evaluation(metrics, trainer, "test", step)
+        results.record_evaluation(metrics, "test", step, trainer.batches, trainer.evaluate("test"))
         measured = results.measure(trainer)
         final = trainer.pictures() if initial else {}
 
-        def finish() -> Results:
+        def finished() -> Results:
             metrics.size()
             summary = results.summarise(
                 config, plan, measured, trainer.batches, table, updates, workdir / "metrics.jsonl"
             )
             summary["seconds"] = round(done.seconds + time.perf_counter() - start, 3)
-            summary |= {"run": run_mark(identity), "read": read, "files": {"metrics.jsonl": metrics.digest()}}
-            if initial:
-                results.save_pictures(workdir / "masks.npz", table.masked[0].path, initial, final)
-                summary["files"]["masks.npz"] = sealed.file_digest(workdir / "masks.npz")
-            sealed.write(workdir / "summary.json", summary)
-            return summary
+            return finish(summary, workdir, identity, read, metrics, table, (initial, final))
 
-        return hosts.from_first(finish)
+        return hosts.from_first(finished)
+
+
+def finish(
+    summary: Results,
+    workdir: Path,
+    identity: dict[str, Any],
+    read: inputs.Inputs,
+    metrics: Metrics | NoMetrics,
+    table: dstjax.Summary,
+    pictures: tuple[dict[str, Any], dict[str, Any]],
+) -> Results:
+    """Writes masks.npz and summary.json, which says whose it is and what the other files were; a run ends with it."""
+    summary |= {"run": run_mark(identity), "read": read, "files": {"metrics.jsonl": metrics.digest()}}
+    if table.masked:
+        results.save_pictures(workdir / "masks.npz", table.masked[0].path, *pictures)
+        summary["files"]["masks.npz"] = sealed.file_digest(workdir / "masks.npz")
+    sealed.write(workdir / "summary.json", summary)
+    return summary
 
 
 def leave(save: Callable[[Begun], None], begun: Begun, checkpoints: Checkpoints, step: int, number: int) -> NoReturn:

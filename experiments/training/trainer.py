@@ -83,9 +83,11 @@ class Trainer:
         due = [bool(method.is_update_step(t)) for t in range(1, 101)]
         self.often = sum(due) > len(due) // 2 and metric is None
         decides = None if self.often else False
-        recipe = Recipe(model, make_tx(0, None), method, augment, warm_up, label_smoothing, accumulate, on_nonfinite)
-        self.run = self._program(steps.run, recipe, decides, axes=(0, 0, source, 0, None, None), donate=(0, 1))
-        self.rewire = self._program(steps.rewire, recipe, axes=(0, 0, source, 0, None, metric), donate=(0, 1))
+        self.recipe = Recipe(
+            model, make_tx(0, None), method, augment, warm_up, label_smoothing, accumulate, on_nonfinite
+        )
+        self.run = self._program(steps.run, self.recipe, decides, axes=(0, 0, source, 0, None, None), donate=(0, 1))
+        self.rewire = self._program(steps.rewire, self.recipe, axes=(0, 0, source, 0, None, metric), donate=(0, 1))
         self.evaluation = self._program(steps.evaluate, model, axes=(0, source, 0, None))
         self.inspection = self._program(steps.inspect, axes=(0,))
         self.picture = self._program(steps.picture, axes=(0,))

@@ -11,7 +11,7 @@ import pytest
 
 import dstjax
 from experiments import compare, grid
-from experiments.training import run
+from experiments.training import fast, run
 
 CONFIG = "experiments/configs/digits.py"
 TINY = ("--config.steps=24", "--config.update_period=4", "--config.model.sizes=(12,)", "--config.batch_size=32")
@@ -33,10 +33,11 @@ def finished(tmp_path_factory):
 
 @pytest.fixture
 def nothing_runs(monkeypatch):
-    def refuse(config, workdir, **_):
-        raise AssertionError(f"{workdir} was run")
+    def refuse(*given, **_):
+        raise AssertionError(f"{given} was run")
 
     monkeypatch.setattr(run, "train_and_evaluate", refuse)
+    monkeypatch.setattr(fast, "train", refuse)
 
 
 def test_every_cell_has_its_folder_and_dense_runs_once(finished):
@@ -57,13 +58,13 @@ def test_only_an_unfinished_cell_is_run(finished, tmp_path, monkeypatch):
     workdir = shutil.copytree(finished, tmp_path / "grid")
     (workdir / "rigl-0.5" / "summary.json").unlink()
     ran = []
-    original = run.train_and_evaluate
+    original = fast.train
 
-    def noted(config, folder, **options):
-        ran.append(folder.name)
-        return original(config, folder, **options)
+    def noted(cells):
+        ran.extend(cell.name for cell in cells)
+        return original(cells)
 
-    monkeypatch.setattr(run, "train_and_evaluate", noted)
+    monkeypatch.setattr(fast, "train", noted)
     assert compare.main(command(workdir)) == 0
     assert ran == ["rigl-0.5"]
 
@@ -208,10 +209,8 @@ def test_a_cell_that_diverges_is_reported_and_the_others_run(finished, tmp_path,
     workdir = shutil.copytree(finished, tmp_path / "grid")
     (workdir / "static-0.8" / "summary.json").unlink()
 
-    def diverge(config, folder, **_):
-        raise run.DivergedError("the loss is not finite for seed(s) [0]")
-
-    monkeypatch.setattr(run, "train_and_evaluate", diverge)
+    lost = run.DivergedError("the loss is not finite for seed(s) [0]")
+    monkeypatch.setattr(fast, "train", lambda cells: enumerate([lost] * len(cells)))
     assert compare.main(command(workdir)) == 1
     assert "failed: the loss is not finite" in capsys.readouterr().out
     assert "A cell is missing: static at 80" in (workdir / "report.html").read_text()

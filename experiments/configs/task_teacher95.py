@@ -1,0 +1,17 @@
+"""Ten classes told by a sparse network, 95 % sparsity: a task that tells methods apart.
+
+    python -m experiments.compare --config experiments/configs/task_teacher95.py --workdir DIR \
+      --methods static,set,rigl,dst_ee --sparsities 0.95 --seeds 8
+
+MLP 128-256-64-10, 1,500 steps of batch 64.
+"""
+
+from ml_collections import ConfigDict
+
+from experiments.configs.tasks import task_config
+
+
+def get_config(proxy: bool = True) -> ConfigDict:
+    """The configuration, locked; the task is small, and has no other size."""
+    del proxy
+    return task_config("teacher95").lock()
