@@ -43,6 +43,7 @@ TASKS = {
     "mnist98": Task("mnist5000", 0.98, 1000, sizes=(128, 64)),
     "mnist99": Task("mnist5000", 0.99, 1000, sizes=(128, 64)),
     "vgg97": Task("digits", 0.97, 1000, model="conv", sizes=(8, 16, 32), batch_size=32, eval_every_epochs=10),
+    "noisydigits97": Task("noisydigits", 0.97, 1500, eval_every_epochs=25),
     "links": Task(
         "blockgraph", 0.98, 2800, model="link_mlp", sizes=None, batch_size=512, distribution="uniform",
         eval_every_epochs=10,

@@ -54,6 +54,7 @@ DATASETS: dict[str, Dataset] = {
     "tabular": Dataset(_OWN, lambda root, protocol: generated.tabular()),
     "teacher": Dataset(_OWN, lambda root, protocol: generated.teacher()),
     "spectra": Dataset(_OWN, lambda root, protocol: generated.spectra()),
+    "noisydigits": Dataset(_OWN, lambda root, protocol: generated.noisydigits()),
     "blockgraph": Dataset({"paper": links.PROTOCOLS["paper"]}, lambda root, protocol: links.blockgraph()),
     "cifar10": Dataset(cifar.PROTOCOLS, functools.partial(cifar.load, "cifar10")),
     "cifar100": Dataset(cifar.PROTOCOLS, functools.partial(cifar.load, "cifar100")),

@@ -9,7 +9,7 @@ import functools
 
 import numpy as np
 from scipy.ndimage import gaussian_filter1d
-from sklearn.datasets import make_classification
+from sklearn.datasets import load_digits, make_classification
 
 from experiments.data.arrays import Data
 
@@ -80,10 +80,23 @@ def spectra() -> Data:
     return _data(x / x.std(), y, 10, f"spectra (generated): {CHANNELS} channels, 10 classes")
 
 
-def _data(x: np.ndarray, y: np.ndarray, classes: int, title: str) -> Data:
-    train, validation, test = SIZES
+@functools.cache
+def noisydigits() -> Data:
+    """scikit-learn's digits as 64 inputs beside 448 of noise, of which 400 are for training.
+
+    A network can learn the samples by heart from the noise, so that growth by gradients of the training loss misleads.
+    """
+    bunch = load_digits()
+    noise = np.random.default_rng((4, 2)).standard_normal((len(bunch.target), 448))
+    x = np.concatenate([(bunch.data - bunch.data.mean()) / bunch.data.std(), noise], axis=1)
+    title = "noisydigits (scikit-learn, and generated noise): 64 pixels, 448 inputs of noise, 10 classes"
+    return _data(x, bunch.target, 10, title, (400, 180, 1_217))
+
+
+def _data(x: np.ndarray, y: np.ndarray, classes: int, title: str, sizes: tuple[int, int, int] = SIZES) -> Data:
+    train, validation, test = sizes
     said = f"{title}: {train:,} training, {validation:,} validation, {test:,} test samples"
     x, y = x.astype(np.float32), y.astype(np.int32)
     for array in (x, y):
         array.flags.writeable = False  # all who ask get the same arrays
-    return Data(x, y, classes, SIZES, said)
+    return Data(x, y, classes, sizes, said)

@@ -207,7 +207,8 @@ def reproduce(table: Table, options: Options) -> bool:
     cells = [c for c in every if options.only in c.title]
     if not cells:
         raise ValueError(f"--only={options.only!r} fits no cell of {table.name!r}; expected a part of a title.")
-    seeds = options.seeds or (of_proxy(table) if options.proxy else table.seeds)
+    number = options.seeds or (of_proxy(table) if options.proxy else table.seeds)
+    seeds = tuple(range(table.first_seed, table.first_seed + number)) if table.first_seed else number
     print(f"{table.name}: {table.title}", flush=True)
     jobs = planning.plan(cells, options.workdir, seeds=seeds, proxy=options.proxy)
     failures = queue.run(jobs, failed="diverged", path=options.path)

@@ -10,12 +10,25 @@ from experiments.reproduce.papers import (
     iee,
     iee_more,
     overlap,
+    own_growth,
     regrowing,
     statements,
 )
 from experiments.reproduce.papers.table import Table
 
-MODULES = (dst_ee, dst_ee_more, iee, iee_more, criteria, criteria_more, curves, overlap, regrowing, statements)
+MODULES = (
+    dst_ee,
+    dst_ee_more,
+    iee,
+    iee_more,
+    criteria,
+    criteria_more,
+    curves,
+    overlap,
+    regrowing,
+    statements,
+    own_growth,
+)
 
 
 def tables() -> dict[str, Table]:

@@ -26,6 +26,7 @@ class Table:
     claims: tuple[Claim, ...] = ()
     seeds: int = 3  # of the paper
     proxy_seeds: int = 5
+    first_seed: int = 0
     axis: str = "sparsity"  # what x is on the chart
     curve: str | None = None  # the metric that a second chart shows over training
     ranks: bool = False  # whether average ranks and a critical distance are made
