@@ -133,15 +133,15 @@ def mest(*, lambda_: float = 1.0, soft_bound: bool = False, **shared: Any) -> Me
     pooled, masking = method.moving.scope == "global", method.masking
     assert masking is not None  # it drops and grows
     refuse_map("mest", masking, method.moving.scope)
+    # Units of several weights round the number of each layer down.
+    kept = "total" if masking.structure == WEIGHT else "free"
     if not soft_bound:
-        # Units of several weights round the number of each layer down.
-        kept = "total" if masking.structure == WEIGHT else "free"
         return method.but(promises=kept, n_grown=budgets.Pooled(budgets.to_target)) if pooled else method
     updates = method.moving.schedule.count
     if updates is None:
         raise ValueError("end_step=None is not accepted with soft_bound=True, where the last update prunes.")
     surplus: budgets.NGrown = bind(_with_surplus, method.moving.n_kept, updates - 1)
-    promises, grown = ("total", budgets.Pooled(surplus)) if pooled else ("reached", surplus)
+    promises, grown = (kept, budgets.Pooled(surplus)) if pooled else ("reached", surplus)
     return method.but(promises=promises, n_kept=budgets.target, n_grown=grown)
 
 

@@ -116,6 +116,8 @@ VALUES: dict[str, tuple[Any, ...]] = {
     "importance": ("magnitude", "taylor"),
     "growth": ("importance", "random"),
     "explore_from": ("mru", "zero"),
+    "grown_from": ("explored", "zero"),
+    "last_drops": (True, False),
     "freeze": (True, False),
     "initial_sparsity": (0.0, 0.3, 0.5),
     "prune_end_step": (None, 3, 5),
