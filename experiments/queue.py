@@ -119,7 +119,9 @@ class _Said:
 
 def _paths(waiting: Sequence[Job]) -> tuple[list[tuple[Job, fast.Planned]], list[Job]]:
     """Jobs for the fast path, and those that are run one by one; says how many, and why."""
-    quick, slow, why = [], [], {}
+    quick: list[tuple[Job, fast.Planned]] = []
+    slow: list[Job] = []
+    why: dict[str, None] = {}
     for job in waiting:
         planned = None if job.training is None else fast.planned(job.name, job.folder, job.training.config)
         if planned is not None and not planned.refused:

@@ -58,8 +58,12 @@ class Cell:
 
 
 def declared(cell: Cell) -> frozenset[str]:
-    """The fields in which a cell is said to differ from its config."""
-    return frozenset(cell.changes)
+    """The fields in which a cell is said to differ from its config: its changes, and what its recipe gives."""
+    if cell.recipe is None:
+        return frozenset(cell.changes)
+    recipe = baselines.get(cell.recipe)
+    lengths = ("steps", "epochs") if recipe.trainings > 1 else ()
+    return frozenset({*cell.changes, *recipe.given, *lengths})
 
 
 def stands_for(trained: str, title: str) -> str:
@@ -67,7 +71,7 @@ def stands_for(trained: str, title: str) -> str:
     return f"{trained}, for {title}"
 
 
-def config_of(cell: Cell, *, seeds: int, proxy: bool) -> ConfigDict:
+def config_of(cell: Cell, *, seeds: int | tuple[int, ...], proxy: bool) -> ConfigDict:
     """The config of a cell, locked.
 
     The recipe comes first, then the changes. A change of ``method`` leaves aside the hyper-parameters of the config

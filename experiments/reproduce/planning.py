@@ -17,7 +17,7 @@ from experiments.training.workdir import look
 PROBES = {**probes.PROBES, **mask_probes.PROBES, **theory.PROBES}
 
 
-def plan(cells: Sequence[Cell], workdir: Path, *, seeds: int, proxy: bool) -> list[Job]:
+def plan(cells: Sequence[Cell], workdir: Path, *, seeds: int | tuple[int, ...], proxy: bool) -> list[Job]:
     """A job for each cell.
 
     Raises:

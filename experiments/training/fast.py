@@ -278,7 +278,8 @@ def _write(cell: Planned, trainer: Trainer, found: lane.Found, read: inputs.Inpu
     split = trainer.feed.splits[0]  # type: ignore[attr-defined]
     number = found.evaluations[0].shape[1]
     sizes = [len(split.validation)] * (number - 1) + [len(split.test)]
-    *validation, test = [_means(*(x[:, i] for x in found.evaluations), size) for i, size in enumerate(sizes)]
+    losses, right = found.evaluations
+    *validation, test = [_means(losses[:, i], right[:, i], size) for i, size in enumerate(sizes)]
     if table.masked:
         watch = Watch(trainer)
         watch.look(0)

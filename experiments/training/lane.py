@@ -106,8 +106,9 @@ def train(
         state, sums = steps.run(recipe, decides, state, sums, source, order, of.start[n], of.stop[n])
 
         def update(at: Any, carry: Any) -> Any:
-            state, sums, after = rewire(*carry[:2], order, of.stop[n])
-            return state, sums, _put(carry[2], at, after)
+            state, sums, filled = carry
+            state, sums, after = rewire(state, sums, order, of.stop[n])
+            return state, sums, _put(filled, at, after)
 
         if sizes[0]:
             last = of.update[n] + of.rewires[n]

@@ -140,7 +140,7 @@ def _train_and_evaluate(config: ConfigDict, workdir: Path, defaults: ConfigDict 
         measured = results.measure(trainer)
         final = trainer.pictures() if initial else {}
 
-        def finished() -> Results:
+        def ended() -> Results:
             metrics.size()
             summary = results.summarise(
                 config, plan, measured, trainer.batches, table, updates, workdir / "metrics.jsonl"
@@ -148,7 +148,7 @@ def _train_and_evaluate(config: ConfigDict, workdir: Path, defaults: ConfigDict 
             summary["seconds"] = round(done.seconds + time.perf_counter() - start, 3)
             return finish(summary, workdir, identity, read, metrics, table, (initial, final))
 
-        return hosts.from_first(finished)
+        return hosts.from_first(ended)
 
 
 def finish(

@@ -16,7 +16,8 @@ from experiments.reproduce.claims import VERDICTS, Claim, judge
 from experiments.reproduce.papers.catalogue import get, tables
 from experiments.reproduce.papers.table import Table
 from experiments.reproduce.reading import METRICS, Measured, read
-from experiments.training import sealed
+from experiments.reproduce.seeds import of_proxy
+from experiments.training import fast, run, sealed
 from experiments.training.run import DivergedError
 
 NAMES = (
@@ -114,7 +115,7 @@ def test_ranks_and_diagram():
 def test_a_change_of_method_leaves_out_what_it_has_not():
     config = config_of(Cell("dst_ee_vgg19_cifar10", "x", {"method": "static", "sparsity": 0.5}), seeds=2, proxy=True)
     assert config.coefficient is None
-    assert config.sparsity == 0.5
+    assert config.sparsity == 0.85  # 0.3 of the density
     with pytest.raises(ValueError, match="has no field 'sparsety'"):
         config_of(Cell("dst_ee_vgg19_cifar10", "x", {"sparsety": 0.5}), seeds=2, proxy=True)
 
@@ -124,6 +125,22 @@ def test_equal_configs_share_a_folder():
     assert folder_of(one, config_of(one, seeds=2, proxy=True)) == folder_of(
         other, config_of(other, seeds=2, proxy=True)
     )
+
+
+def test_a_proxy_has_a_share_of_the_densities_of_its_paper():
+    trained = [
+        config_of(c, seeds=2, proxy=True).sparsity for c in get("dst_ee_table1").cells(True) if c.sparsity == 0.9
+    ]
+    assert {*trained} == {0.97}
+    links = [config_of(c, seeds=2, proxy=True) for c in get("dst_ee_table4").cells(True) if c.sparsity]
+    assert {c.sparsity for c in links} == {0.8, 0.9, 0.98}
+    full = config_of(get("dst_ee_table1").cells(False)[1], seeds=2, proxy=False)
+    assert full.sparsity == 0.9
+
+
+def test_proxies_have_enough_seeds():
+    assert {of_proxy(table) for table in tables().values()} == {8, 16}
+    assert of_proxy(get("dst_ee_table1")) == of_proxy(get("dst_ee_table4")) == 16
 
 
 TINY = {"steps": 12, "update_period": 4, "model.sizes": (4,), "batch_size": 32}
@@ -179,9 +196,12 @@ def test_results_have_ours_and_the_papers_apart(finished):
     page = (options.workdir / "tiny" / "report.html").read_text()
     assert "<svg" in page
     assert "This is a proxy" in page
-    (run,) = {r["run"].partition(",")[0] for r in found["rows"] if r["method"] == "RigL"}
-    assert " on digits" in run
-    assert f"{run}, for " in page  # what was trained comes first
+    (trained,) = {r["run"].partition(",")[0] for r in found["rows"] if r["method"] == "RigL"}
+    assert " on digits" in trained
+    assert f"{trained}, for " in page  # what was trained comes first
+    # The sparsity that was trained, where the paper has the one in the title.
+    assert found["runs"][0].endswith("12 steps of batch 32, 98 % sparse")
+    assert rigl["sparsity"] == 0.9
 
 
 def test_what_stands_behind_a_verdict_is_in_the_report(finished):
@@ -219,7 +239,8 @@ def test_a_claim_whose_cells_failed_or_were_left_out_says_so(finished, tmp_path,
     def diverge(*_, **__):
         raise DivergedError("the loss of seed 1 is not finite")
 
-    monkeypatch.setattr(planning.run, "train_and_evaluate", diverge)
+    monkeypatch.setattr(run, "train_and_evaluate", diverge)
+    monkeypatch.setattr(fast, "train", diverge)
     assert command.reproduce(table, own) is True
     (claim,) = json.loads((own.workdir / "tiny" / "results.json").read_text())["claims"]
     assert claim["verdict"] == "not run"
@@ -255,7 +276,8 @@ def test_overlaps_of_masks_are_means_over_layers():
 def test_a_second_call_runs_nothing(finished, monkeypatch, capsys):
     table, options = finished
     before = (options.workdir / "tiny" / "results.json").read_bytes()
-    monkeypatch.setattr(planning.run, "train_and_evaluate", lambda *_, **__: pytest.fail("a finished cell was run"))
+    for place, name in ((run, "train_and_evaluate"), (fast, "train")):
+        monkeypatch.setattr(place, name, lambda *_, **__: pytest.fail("a finished cell was run"))
     monkeypatch.setattr(planning, "PROBES", {})
     assert command.reproduce(table, options) is False
     assert (options.workdir / "tiny" / "results.json").read_bytes() == before
