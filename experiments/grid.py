@@ -105,7 +105,7 @@ def plan(arguments: Sequence[str]) -> Grid:
     ]
     usual = config.get("coefficient")
     if usual is None:
-        usual = dstjax.methods.hyperparameters("dst_ee")["coefficient"]
+        usual = dstjax.criteria.dst_ee(scale=config.get("scale") or "absolute").coefficient
     sweep = []
     for c in coefficients:
         name = f"dst_ee-{at:g}"

@@ -76,7 +76,8 @@ def run(jobs: Sequence[Job], *, place: str = "", failed: str = "failed", path: s
     print(f"{total} cells{place}" + (f", {done} of them finished before" if done else ""), flush=True)
     said = _Said(total, len(waiting), max(len(job.title) for job in jobs), failed)
     quick, slow = _paths(waiting) if path == "fast" else ([], waiting)
-    _run_together(quick, said)
+    if quick:
+        _run_together(quick, said)
     for job in slow:
         said.begin(job)
         try:

@@ -32,11 +32,13 @@ def cell(workdir: Path, method: dstjax.Method, called: str | None = None) -> Cel
             Layer(x["path"], tuple(x["shape"]), x["requested"], np.asarray(x["active"])) for x in summary["layers"]
         )
         active = float(np.mean(np.sum([x.active for x in layers], axis=0))) if layers else summary["active_weights"]
+        # That of the rule itself: where no hyper-parameter gives one, it has a default.
+        coefficient = None if method.updates is None else getattr(method.updates.grow_score, "coefficient", None)
         return CellResult(
             name=workdir.name,
             method=summary["method"] if called is None else called,
             sparsity=summary["sparsity"],
-            coefficient=summary["hyperparameters"].get("coefficient"),
+            coefficient=coefficient,
             seeds=tuple(summary["seeds"]),
             accuracy=np.asarray(summary["test_accuracy"], np.float64) * 100,
             exploration=np.asarray(summary["exploration_rate"], np.float64),
@@ -45,7 +47,7 @@ def cell(workdir: Path, method: dstjax.Method, called: str | None = None) -> Cel
             weights=summary["weights"],
             steps=summary["steps"],
             seconds=summary["seconds"],
-            settings=settings.describe(method, summary["hyperparameters"].get("coefficient")),
+            settings=settings.describe(method, coefficient),
             config=run.config,
             versions=sealed.read(workdir / "versions.json") if (workdir / "versions.json").exists() else {},
             off_count=_off_count(layers, run.records, method.promises),

@@ -52,7 +52,7 @@ UNDECLARED = {
 @pytest.mark.parametrize("case", UNDECLARED)
 def test_what_nothing_declares_is_found(case):
     changes, recipe, field = UNDECLARED[case]
-    (row,) = fairness.rows([Cell(CIFAR, "row", changes, recipe=recipe)], proxy=True)
+    (row,) = fairness.rows([Cell(CIFAR, "row", changes, recipe=recipe)], proxy=False)
     assert field in {d.field for d in fairness.of_row(row, {}) if d.why is None}
     assert field not in {d.field for d in fairness.of_row(row, {field: "so says the table"}) if d.why is None}
 
@@ -125,8 +125,8 @@ def test_admm_prunes_after_two_thirds():
         config = made(LINKS, recipe, sparsity=0.9)
         plan = configuration.plan(config)
         times = plan.method.updates.schedule
-        assert plan.steps == 60 * 16
-        assert (times.first, times.last, times.update_period) == (20 * 16, 40 * 16, 16)
+        epoch = plan.steps // 60
+        assert (times.first, times.last, times.update_period) == (20 * epoch, 40 * epoch, epoch)
     plain, shared = made(LINKS, "admm").optimizer, made(LINKS, "admm, shared").optimizer
     assert (plain.momentum, plain.nesterov, plain.learning_rate, plain.weight_decay) == (0.0, False, 0.05, 0.0)
     assert shared.to_dict() == made(LINKS, None).optimizer.to_dict()
@@ -138,7 +138,7 @@ def test_str_has_half_of_the_run_to_prune_and_half_to_train():
     assert plan.method.updates.schedule.end_step == plan.steps // 2
     decays = [made(CIFAR, "str", sparsity=s).threshold_decay for s in (0.9, 0.95, 0.98)]
     assert decays == sorted(decays)
-    longer = made(CIFAR, "str", sparsity=0.9, steps=800)
+    longer = made(CIFAR, "str", sparsity=0.9, steps=2 * plan.steps)
     assert longer.threshold_decay == pytest.approx(decays[0] / 2, rel=1e-4)
 
 
@@ -179,6 +179,6 @@ def test_what_the_papers_and_their_code_print(config, field, value):
 
 
 def test_a_table_has_as_many_seeds_as_its_paper():
-    five = {n for n, t in tables().items() if n.startswith("criteria")} - {"criteria_figure2"}
+    five = {n for n, t in tables().items() if n.startswith("criteria")} - {"criteria_figure2", "criteria_table2"}
     assert {tables()[n].seeds for n in five} == {5}
     assert tables()["criteria_figure2"].seeds == 3  # of ImageNet

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from experiments.configs import tasks
 from experiments.reproduce import decays, mask_probes, planning
 from experiments.reproduce.cells import Cell, config_of
 from experiments.reproduce.papers.catalogue import get
@@ -19,7 +20,8 @@ def test_parameters_are_those_of_the_network():
     counted = run("parameters", {"method": "dense", "model.sizes": (7,)}, seeds=1)
     assert counted["values"]["parameters"] == [64 * 7 + 7 + 7 * 10 + 10]
     sparse = run("parameters", {"sparsity": 0.95, "model.sizes": (7,)}, seeds=1)
-    assert sparse["values"]["parameters"] == [round(0.05 * 535)]
+    density = 1 - tasks.thinned("criteria_large_mlp_cifar10", 0.95)
+    assert sparse["values"]["parameters"] == [round(density * 535)]
 
 
 def test_the_largest_magnitudes_within_a_mask():
