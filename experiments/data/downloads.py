@@ -43,6 +43,7 @@ SOURCES: Mapping[str, DataSource] = {
     "tabular": DataSource("generated: 54 inputs, 7 classes", ()),
     "teacher": DataSource("generated: 128 inputs, 10 classes told by a sparse network", ()),
     "spectra": DataSource("generated: 40 channels, 10 classes", ()),
+    "noisydigits": DataSource("scikit-learn's digits beside generated noise: 512 inputs, 10 classes", ()),
     "blockgraph": DataSource("a generated graph for link prediction", ()),
     "cifar10": DataSource(
         "CIFAR-10, 170 MB",
