@@ -21,7 +21,7 @@ from dstjax.program.channel_rules import RULES, fits, pointwise
 from dstjax.program.labels import Ints
 from dstjax.program.primitives import CALLS, SAME, scan_sizes
 from dstjax.program.seen import UNKNOWN, Seen, Tag, agreed, fixed
-from dstjax.program.walking import as_function, programs, walk
+from dstjax.program.walking import apply, programs, walk
 
 LOOK_INTO = CALLS - {"shard_map", "custom_vmap_call"}
 DERIVED = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
@@ -112,14 +112,13 @@ def _computed(record: Record, eqn: Any, operands: Sequence[Seen], result: Seen) 
     if any(x.array is None for x in operands) or aval.size > _MOST_NUMBERS or not is_numeric(aval):
         return result
     given = [jnp.asarray(x.array, v.aval.dtype) for x, v in zip(operands, eqn.invars, strict=True)]
-    (array,) = as_function(eqn)(*given)
+    (array,) = apply(eqn, given)
     found = record.known(np.asarray(array), result.axes)
     return dataclasses.replace(found, leaf=result.leaf, product=result.product)
 
 
 def _derivative(record: Record, eqn: Any, operands: list[Seen], place: Place) -> None:
     """Labels the derivative that a function brings with it, so that it can be cut like the function."""
-    call = as_function(eqn)
     real = [i for i, v in enumerate(eqn.invars) if jnp.issubdtype(v.aval.dtype, jnp.inexact)]
     results = [i for i, v in enumerate(eqn.outvars) if jnp.issubdtype(v.aval.dtype, jnp.inexact)]
     forward = eqn.primitive.name == "custom_jvp_call"
@@ -129,7 +128,7 @@ def _derivative(record: Record, eqn: Any, operands: list[Seen], place: Place) ->
             full = list(values)
             for i, x in zip(real, some, strict=True):
                 full[i] = x
-            found = call(*full)
+            found = apply(eqn, full)
             return [found[i] for i in results]
 
         at = [values[i] for i in real]

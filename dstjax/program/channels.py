@@ -100,8 +100,8 @@ def channels(function: Callable[..., Any], params: Tree, *args: Any) -> Channels
       a  4 x 3 in 3
       b  3 in 3
       c  3 in 3 x 2
-    >>> found.members(0)
-    (Member(path='a', axis=1, indices=(0,)), Member(path='b', axis=0, indices=(0,)), Member(path='c', axis=0, indices=(0,)))
+    >>> [(member.path, member.axis) for member in found.members(0)]
+    [('a', 1), ('b', 0), ('c', 0)]
     """
     shapes = {path: tuple(np.shape(x)) for path, x in named(params).items()}
     closed, _ = trace(function, params, args)

@@ -12,7 +12,7 @@ from dstjax.program.channel_reader import DERIVED, LOOK_INTO, SOURCES
 from dstjax.program.channel_record import Place, Record
 from dstjax.program.labels import Ints
 from dstjax.program.primitives import scan_sizes
-from dstjax.program.walking import as_function, programs, walk
+from dstjax.program.walking import apply, programs, walk
 
 
 class Cutter:
@@ -59,12 +59,12 @@ class Cutter:
             return _LOOPS[name](self, eqn, operands, place)
         sizes = [tuple(int(self.keep(a).sum()) for a in axes) for axes in self._record.results[place]]
         if name in SOURCES:
-            made = zip(as_function(eqn)(*operands), self._record.results[place], strict=True)
+            made = zip(apply(eqn, operands), self._record.results[place], strict=True)
             return [self._cut(x, axes) for x, axes in made]
         if all(s == getattr(v.aval, "shape", ()) for s, v in zip(sizes, eqn.outvars, strict=True)) and all(
             np.shape(x) == getattr(v.aval, "shape", ()) for x, v in zip(operands, eqn.invars, strict=True)
         ):
-            return as_function(eqn)(*operands)
+            return apply(eqn, operands)
         change = _CHANGES.get(name)
         if name == "slice":
             return [self._slice(eqn, operands[0], self._record.operands[place][0])]

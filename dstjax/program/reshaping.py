@@ -36,8 +36,8 @@ def _block(record: Record, axes: list[Axis], shape: list[int]) -> list[Axis]:
         return axes
     if any(not len(a) for a in axes):
         return [fixed(n) for n in shape]
-    free = [a for a in axes if record.labels.free(a.labels).any()]
-    for a in sorted(free, key=len)[:-1]:
+    free = sorted((a for a in axes if record.labels.free(a.labels).any()), key=len)
+    for a in free[:-1]:
         record.fix(a, "shares an axis with others after a reshape")
     found = [fixed(n) for n in shape]
     values = [unknown(n) for n in shape]
@@ -45,9 +45,8 @@ def _block(record: Record, axes: list[Axis], shape: list[int]) -> list[Axis]:
         numbers = spread([a.value for a in axes]).reshape(shape)
         values = [uniform(numbers, k) for k in range(len(shape))]
     if free:
-        of = max(free, key=len)
-        place = next(k for k, a in enumerate(axes) if a is of)
-        labels = of.labels.reshape([-1 if k == place else 1 for k in range(len(axes))])
+        place = next(k for k, a in enumerate(axes) if a is free[-1])
+        labels = free[-1].labels.reshape([-1 if k == place else 1 for k in range(len(axes))])
         labels = np.broadcast_to(labels, [len(a) for a in axes]).reshape(shape)
         roots = record.labels.roots(labels.ravel()).reshape(shape)
         rows = [np.moveaxis(roots, k, 0).reshape(n, -1) for k, n in enumerate(shape)]

@@ -45,14 +45,7 @@ def programs(eqn: Any) -> list[tuple[Any, Sequence[Any]]]:
     return found
 
 
-def as_function(eqn: Any) -> Callable[..., list[Any]]:
-    """Returns the function of the operands, literals included, that an equation is."""
-    variables = list(dict.fromkeys(a for a in eqn.invars if not isinstance(a, core.Literal)))
-    alone = core.Jaxpr((), variables, eqn.outvars, [eqn])
-    function = core.jaxpr_as_fun(core.ClosedJaxpr(alone, ()))
-
-    def call(*operands: Any) -> list[Any]:
-        given = dict(zip((id(a) for a in eqn.invars), operands, strict=True))
-        return list(function(*(given[id(v)] for v in variables)))
-
-    return call
+def apply(eqn: Any, operands: Sequence[Any]) -> list[Any]:
+    """Returns the results of an equation for other operands of the same shapes, as jax evaluates it."""
+    found = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
+    return list(found) if eqn.primitive.multiple_results else [found]
