@@ -16,29 +16,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from dstjax.program.channel_products import PRODUCTS
-from dstjax.program.channel_record import Place, Record, is_numeric, plain
+from dstjax.program.channel_record import Place, Record, is_numeric, labels_of, plain
 from dstjax.program.channel_rules import RULES, fits, pointwise
-from dstjax.program.labels import Ints
 from dstjax.program.primitives import CALLS, SAME, scan_sizes
 from dstjax.program.seen import UNKNOWN, Seen, Tag, agreed, fixed
 from dstjax.program.walking import apply, programs, walk
 
 LOOK_INTO = CALLS - {"shard_map", "custom_vmap_call"}
 DERIVED = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
-SOURCES = {"iota", "random_bits", "rng_bit_generator"}  # make arrays out of nothing, from their shape
-_RANDOM = {"random_fold_in", "random_seed", "random_split", "random_unwrap", "random_wrap", "threefry2x32"}
 _MOVE = SAME | {"broadcast_in_dim", "convert_element_type", "expand_dims", "reshape", "squeeze", "transpose"}
 _MOST_NUMBERS = 2**26  # larger arrays of parameters alone are not computed
 _MOST_ROUNDS = 10  # what a loop carries and has not settled by then is unknown
 
 
-def read(closed: Any, leaves: dict[str, tuple[int, ...]], params: Sequence[Any] | None = None) -> Record:
+def read(
+    closed: Any, leaves: dict[str, tuple[int, ...]], params: Sequence[Any] | None = None, *, free_inputs: bool = True
+) -> Record:
     """Reads a closed jaxpr whose first inputs are the leaves of the parameters, of these shapes.
 
-    With ``params``, their numbers in order, constants are followed; else there are labels only. Other inputs, and
-    results, are fixed.
+    With ``params``, their numbers in order, constants are followed; else there are labels only. Results are fixed; with
+    ``free_inputs`` the rows of a weight that data are multiplied with are not.
     """
-    record = Record(valued=params is not None)
+    record = Record(valued=params is not None, free_inputs=free_inputs)
     inputs = []
     for i, (path, shape) in enumerate(leaves.items()):
         axes = [record.fresh(n) for n in shape]
@@ -47,7 +46,7 @@ def read(closed: Any, leaves: dict[str, tuple[int, ...]], params: Sequence[Any] 
         if params is not None and is_numeric(params[i]):
             found = record.known(np.asarray(params[i]), axes)
         inputs.append(dataclasses.replace(found, leaf=Tag(path, tuple(range(len(shape))))))
-    inputs += [plain(v) for v in closed.jaxpr.invars[len(inputs) :]]
+    inputs += [dataclasses.replace(plain(v), whole="data") for v in closed.jaxpr.invars[len(inputs) :]]
     used = {v for eqn in closed.jaxpr.eqns for v in eqn.invars if not hasattr(v, "val")}
     for x, var in zip(inputs, closed.jaxpr.invars, strict=True):
         for axis in x.axes if var not in used else ():
@@ -61,60 +60,74 @@ def read(closed: Any, leaves: dict[str, tuple[int, ...]], params: Sequence[Any] 
 
 def _walk(record: Record, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Seen], path: Place) -> list[Seen]:
     """Describes the results of a jaxpr at a call path."""
-    constants = [record.constant(x) for x in consts]
-    record.results[*path, "consts"] = [_labels(x) for x in constants]
     number = itertools.count()
 
     def equation(eqn: Any, operands: list[Seen]) -> list[Seen]:
-        place = (*path, next(number))
-        results = _equation(record, eqn, operands, place)
-        record.operands[place] = [_labels(x) for x in operands]
-        record.results[place] = [_labels(x) for x in results]
-        return results
+        return _equation(record, eqn, operands, (*path, next(number)))
 
+    constants = [record.constant(x) for x in consts]
     return walk(jaxpr, inputs, constants, equation, lambda atom: record.constant(atom.val))
 
 
 def _equation(record: Record, eqn: Any, operands: list[Seen], place: Place) -> list[Seen]:
     name, inner = eqn.primitive.name.replace("-", "_"), programs(eqn)
+    if all(x.whole for x in operands):
+        whole = "data" if any(x.whole == "data" for x in operands) else "constant"
+        results = [dataclasses.replace(plain(v), whole=whole) for v in eqn.outvars]
+        return _computed(record, eqn, operands, results)
     if name in LOOK_INTO and len(inner) == 1 and len(inner[0][0].invars) == len(operands):
-        if name in DERIVED and not record.derives:  # the derivative of a derivative is that of its own equations
-            _derivative(record, eqn, operands, place)
-        return _walk(record, *inner[0], operands, place)
+        record.looked_into.add(place)
+        if name not in DERIVED:
+            return _walk(record, *inner[0], operands, place)
+        given = _given(record, name, eqn, operands, place)
+        if not record.derives:  # the derivative of a derivative is that of its own equations
+            _derivative(record, eqn, given, place)
+        return record.settled(_walk(record, *inner[0], given, place), place)
     if name in _LOOPS:
+        record.looked_into.add(place)
         return _LOOPS[name](record, eqn, operands, place)
     if name not in _MOVE:
         for x in operands:
             record.take(x)
-    if name in SOURCES:
-        return [_made(record, v) for v in eqn.outvars]
+    given = _given(record, name, eqn, operands, place)
     rule = RULES.get(name) or PRODUCTS.get(name)
-    if rule is None and eqn.outvars and fits(name, operands, getattr(eqn.outvars[0].aval, "shape", ())):
+    if rule is None and eqn.outvars and fits(name, given, getattr(eqn.outvars[0].aval, "shape", ())):
         rule = pointwise
     if rule is None:
         why = f"goes through the primitive {eqn.primitive.name!r}, which cannot be looked into"
-        return record.unread(eqn, operands, "" if name in _RANDOM else why)
-    results = rule(record, eqn, operands)
-    if not record.valued or len(results) != 1:
+        results = record.unread(eqn, given, why)
+    else:
+        results = _computed(record, eqn, given, rule(record, eqn, given))
+    record.operands[place] = [labels_of(x) for x in given]
+    record.results[place] = [labels_of(x) for x in results]
+    return results
+
+
+def _given(record: Record, name: str, eqn: Any, operands: Sequence[Seen], place: Place) -> list[Seen]:
+    """Returns operands as they are used, and notes which of them are cut for that."""
+    given = []
+    for i, x in enumerate(operands):
+        free: Sequence[int] = ()
+        if record.free_inputs and name == "dot_general":
+            free = eqn.params["dimension_numbers"][0][i]
+        elif record.free_inputs and name == "conv_general_dilated" and i == 0:
+            free = (eqn.params["dimension_numbers"].lhs_spec[1],)
+        given.append(record.used(x, free))
+    record.cuts[place] = [labels_of(y) if x.whole else None for x, y in zip(operands, given, strict=True)]
+    return given
+
+
+def _computed(record: Record, eqn: Any, operands: Sequence[Seen], results: list[Seen]) -> list[Seen]:
+    """Adds the numbers of arrays that do not depend on the data."""
+    avals = [v.aval for v in eqn.outvars]
+    if not record.valued or any(x.array is None for x in operands) or eqn.effects:
         return results
-    return [_computed(record, eqn, operands, results[0])]
-
-
-def _made(record: Record, var: Any) -> Seen:
-    """Describes an array that is made in full and then cut, so that what is left is what it was."""
-    shape = getattr(var.aval, "shape", ())
-    return Seen(tuple(record.fresh(n) for n in shape)) if is_numeric(var.aval) else plain(var)
-
-
-def _computed(record: Record, eqn: Any, operands: Sequence[Seen], result: Seen) -> Seen:
-    """Adds the numbers of an array that depends on parameters alone."""
-    aval = eqn.outvars[0].aval
-    if any(x.array is None for x in operands) or aval.size > _MOST_NUMBERS or not is_numeric(aval):
-        return result
+    if not all(map(is_numeric, avals)) or any(a.size > _MOST_NUMBERS for a in avals):
+        return results
     given = [jnp.asarray(x.array, v.aval.dtype) for x, v in zip(operands, eqn.invars, strict=True)]
-    (array,) = apply(eqn, given)
-    found = record.known(np.asarray(array), result.axes)
-    return dataclasses.replace(found, leaf=result.leaf, product=result.product)
+    arrays = zip(apply(eqn, given), results, strict=True)
+    found = [(record.known(np.asarray(array), x.axes), x) for array, x in arrays]
+    return [dataclasses.replace(new, leaf=x.leaf, product=x.product, whole=x.whole) for new, x in found]
 
 
 def _derivative(record: Record, eqn: Any, operands: list[Seen], place: Place) -> None:
@@ -141,12 +154,12 @@ def _derivative(record: Record, eqn: Any, operands: list[Seen], place: Place) ->
     closed = jax.make_jaxpr(derivative)(shapes(eqn.invars), shapes(before if forward else after))
     values = [x.plain() for x in operands]
     with record.aside():
-        ends = _walk(record, *programs(eqn)[0], values, place)
+        ends = record.settled(_walk(record, *programs(eqn)[0], values, place), place)
         of_inputs, of_results = [values[i] for i in real], [ends[i].plain() for i in results]
         slopes, found = (of_inputs, of_results) if forward else (of_results, of_inputs)
         given = [Seen(tuple(a.valued() for a in x.axes)) for x in slopes]
         slopes_out = _walk(record, closed.jaxpr, closed.consts, [*values, *given], (*place, "derivative"))
-        for x, y in zip(slopes_out, found, strict=True):
+        for x, y in zip(record.settled(slopes_out, (*place, "derivative")), found, strict=True):
             for a, b in zip(x.axes, y.axes, strict=True):
                 record.join(a, b)
     record.derivatives[place] = closed
@@ -162,7 +175,7 @@ def _scan(record: Record, eqn: Any, operands: list[Seen], place: Place) -> list[
     body = eqn.params["jaxpr"]
     slices = [_slice(x) for x in operands[split:]]
     results = _rounds(record, body, operands[:consts], operands[consts:split], slices, place)
-    stacked = [Seen((fixed(eqn.params["length"]), *x.axes)) for x in results[carried:]]
+    stacked = [Seen((fixed(eqn.params["length"]), *x.axes), whole=x.whole) for x in results[carried:]]
     return results[:carried] + stacked
 
 
@@ -172,7 +185,7 @@ def _slice(x: Seen) -> Seen:
     if len(x.axes) == 1 and len(x.axes[0]) and (x.axes[0].value == x.axes[0].value[0]).all():
         scalar = float(x.axes[0].value[0])
     pattern = x.pattern
-    return Seen(x.axes[1:], scalar, nonzero=None if pattern is None else pattern.any(axis=0))
+    return Seen(x.axes[1:], scalar, nonzero=None if pattern is None else pattern.any(axis=0), whole=x.whole)
 
 
 def _while(record: Record, eqn: Any, operands: list[Seen], place: Place) -> list[Seen]:
@@ -180,7 +193,7 @@ def _while(record: Record, eqn: Any, operands: list[Seen], place: Place) -> list
     split = test + consts
     for x in operands[split:]:
         record.take(x)
-    results = _rounds(record, eqn.params["body_jaxpr"], operands[test:split], operands[split:], [], (*place, "body"))
+    results = _rounds(record, eqn.params["body_jaxpr"], operands[test:split], operands[split:], [], place)
     asked = eqn.params["cond_jaxpr"]
     for x in _walk(record, asked.jaxpr, asked.consts, [*operands[:test], *results], (*place, "test")):
         record.take(x)
@@ -192,10 +205,11 @@ def _rounds(
 ) -> list[Seen]:
     """Walks one round of a loop until what is carried stays the same, and so finds what holds in every round."""
     sites, uses, n = len(record.sites), record.uses.copy(), len(carry)
-    carry = [Seen(x.axes, x.scalar) for x in carry]
+    carry = [Seen(x.axes, x.scalar) for x in record.settled(carry, (*place, "start"))]
     for left in reversed(range(_MOST_ROUNDS)):
         results = _walk(record, body.jaxpr, body.consts, [*consts, *carry, *slices], place)
-        after = [_both(record, a, b) for a, b in zip(carry, results[:n], strict=True)]
+        ends = record.settled(results[:n], (*place, "end"))
+        after = [_both(record, a, b) for a, b in zip(carry, ends, strict=True)]
         if not left or all(map(_same, carry, after)):
             break
         record.forget(sites, uses)
@@ -203,7 +217,7 @@ def _rounds(
         carry = after if left > 1 else [Seen(tuple(a.valued() for a in x.axes)) for x in after]
     for x in results:
         record.take(x)
-    return carry + [x.plain() for x in results[n:]]
+    return carry + [dataclasses.replace(x.plain(), array=None) for x in results[n:]]
 
 
 def _both(record: Record, a: Seen, b: Seen) -> Seen:
@@ -228,12 +242,9 @@ def _cond(record: Record, eqn: Any, operands: list[Seen], place: Place) -> list[
         found = _walk(record, branch.jaxpr, branch.consts, operands[1:], (*place, i))
         for x in found:
             record.take(x)
+        found = record.settled(found, (*place, i, "end"))
         results = [_both(record, a, b) for a, b in zip(results, found, strict=True)] if i else found
-    return [x.plain() for x in results]
-
-
-def _labels(x: Seen) -> list[Ints]:
-    return [a.labels for a in x.axes]
+    return [dataclasses.replace(x.plain(), array=None) for x in results]
 
 
 _LOOPS: dict[str, Callable[[Record, Any, list[Seen], Place], list[Seen]]] = {

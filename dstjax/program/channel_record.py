@@ -48,6 +48,10 @@ class Record:
     sites: list[Site] = dataclasses.field(default_factory=list)
     uses: Counter[str] = dataclasses.field(default_factory=Counter)  # equations that take a leaf as it is
     kept: dict[str, set[str]] = dataclasses.field(default_factory=lambda: defaultdict(set))  # reason -> leaves
+    free_inputs: bool = True  # whether data can be cut along axes that weights contract
+    cuts: dict[Place, list[list[Ints] | None]] = dataclasses.field(default_factory=dict)  # operands held in full
+    looked_into: set[Place] = dataclasses.field(default_factory=set)  # calls, loops and branches
+    ends: dict[Place, list[list[Ints] | None]] = dataclasses.field(default_factory=dict)  # results of loops, likewise
     operands: dict[Place, list[list[Ints]]] = dataclasses.field(default_factory=dict)
     results: dict[Place, list[list[Ints]]] = dataclasses.field(default_factory=dict)
     derivatives: dict[Place, Any] = dataclasses.field(default_factory=dict)  # of functions with one of their own
@@ -74,12 +78,30 @@ class Record:
         return Axis(self.labels.fresh(n), np.broadcast_to(np.asarray(value, np.float64), (n,)))
 
     def constant(self, array: Any) -> Seen:
-        """Describes an array that is a part of the program: it can be cut anywhere."""
-        shape = np.shape(array)
-        axes = [self.fresh(n) for n in shape]
+        """Describes an array that is a part of the program."""
+        axes = [fixed(n) for n in np.shape(array)]
         if not self.valued or not is_numeric(array):
-            return Seen(tuple(axes))
-        return self.known(np.asarray(array), axes)
+            return Seen(tuple(axes), whole="constant")
+        return dataclasses.replace(self.known(np.asarray(array), axes), whole="constant")
+
+    def used(self, x: Seen, free: Sequence[int] = ()) -> Seen:
+        """Describes an array as it is used: one that is held in full is cut for that, to what it is used with.
+
+        A constant can be cut along any axis; data along those that are ``free``, since their others are not units.
+        """
+        if not x.whole:
+            return x
+        axes = [
+            Axis(self.labels.fresh(len(a)), a.value) if x.whole == "constant" or k in free else a
+            for k, a in enumerate(x.axes)
+        ]
+        return dataclasses.replace(x, axes=tuple(axes), whole="")
+
+    def settled(self, found: Sequence[Seen], key: Place) -> list[Seen]:
+        """Describes results of which each is to be cut, even where it is held in full."""
+        used = [self.used(x) for x in found]
+        self.ends[key] = [labels_of(y) if x.whole else None for x, y in zip(found, used, strict=True)]
+        return used
 
     def known(self, array: np.ndarray, axes: Sequence[Axis]) -> Seen:
         """Describes an array whose numbers are known."""
@@ -121,6 +143,11 @@ class Record:
 def plain(var: Any) -> Seen:
     """Describes an array of which nothing is known, and of which nothing can be removed."""
     return Seen(tuple(fixed(n) for n in getattr(var.aval, "shape", ())))
+
+
+def labels_of(x: Seen) -> list[Ints]:
+    """Returns the labels of an array."""
+    return [a.labels for a in x.axes]
 
 
 def is_numeric(x: Any) -> bool:

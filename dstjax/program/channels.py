@@ -105,7 +105,7 @@ def channels(function: Callable[..., Any], params: Tree, *args: Any) -> Channels
     """
     shapes = {path: tuple(np.shape(x)) for path, x in named(params).items()}
     closed, _ = trace(function, params, args)
-    record = read(closed, shapes)
+    record = read(closed, shapes, free_inputs=False)
     roots = {path: [record.labels.roots(a.labels) for a in axes] for path, axes in record.leaves.items()}
     every = np.unique(np.concatenate([np.zeros(1, np.int64), *(r for axes in roots.values() for r in axes)]))
     number = np.full(int(every[-1]) + 1, -1)

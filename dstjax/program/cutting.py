@@ -1,14 +1,14 @@
 """Runs the program of a network on smaller parameters: the same equations, in smaller shapes."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
-from dstjax.program.channel_reader import DERIVED, LOOK_INTO, SOURCES
+from dstjax.program.channel_reader import DERIVED
 from dstjax.program.channel_record import Place, Record
 from dstjax.program.labels import Ints
 from dstjax.program.primitives import scan_sizes
@@ -29,55 +29,55 @@ class Cutter:
 
     def run(self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Any], path: Place) -> list[Any]:
         """Returns the results of a jaxpr at a call path."""
-        axes = self._record.results[*path, "consts"]
-        constants = [self._cut(x, a) for x, a in zip(consts, axes, strict=True)]
-        number = iter(range(len(jaxpr.eqns)))
+        number = itertools.count()
 
         def equation(eqn: Any, operands: list[Any]) -> list[Any]:
-            place = (*path, next(number))
-            axes = self._record.operands[place]
-            given = [
-                self._cut(x, a) if isinstance(v, core.Literal) else x
-                for x, a, v in zip(operands, axes, eqn.invars, strict=True)
-            ]
-            return self._equation(eqn, given, place)
+            return self._equation(eqn, operands, (*path, next(number)))
 
-        return walk(jaxpr, inputs, constants, equation, lambda atom: atom.val)
+        return walk(jaxpr, inputs, consts, equation, lambda atom: atom.val)
 
-    def _cut(self, x: Any, axes: Sequence[Ints]) -> Any:
-        for k, labels in enumerate(axes):
+    def _cut(self, x: Any, axes: Sequence[Ints] | None) -> Any:
+        for k, labels in enumerate(axes or ()):
             keep = self.keep(labels)
             if not keep.all():
-                x = jnp.take(x, np.flatnonzero(keep), axis=k)
+                x = jnp.take(jnp.asarray(x), np.flatnonzero(keep), axis=k)
         return x
+
+    def _all_cut(self, found: Sequence[Any], key: Place) -> list[Any]:
+        """Cuts those of some results that are held in full, where all of them are to be cut."""
+        return [self._cut(x, axes) for x, axes in zip(found, self._record.ends[key], strict=True)]
 
     def _equation(self, eqn: Any, operands: list[Any], place: Place) -> list[Any]:
         name, inner = eqn.primitive.name.replace("-", "_"), programs(eqn)
-        if name in LOOK_INTO and len(inner) == 1 and len(inner[0][0].invars) == len(operands):
+        if place in self._record.cuts:
+            cuts = self._record.cuts[place]
+            operands = [self._cut(x, axes) for x, axes in zip(operands, cuts, strict=True)]
+        if place in self._record.looked_into:
+            if name in _LOOPS:
+                return _LOOPS[name](self, eqn, operands, place)
             return self._call(eqn, inner[0], operands, place)
-        if name in _LOOPS:
-            return _LOOPS[name](self, eqn, operands, place)
+        if place not in self._record.results:  # it does not depend on the parameters
+            return apply(eqn, operands)
         sizes = [tuple(int(self.keep(a).sum()) for a in axes) for axes in self._record.results[place]]
-        if name in SOURCES:
-            made = zip(apply(eqn, operands), self._record.results[place], strict=True)
-            return [self._cut(x, axes) for x, axes in made]
-        if all(s == getattr(v.aval, "shape", ()) for s, v in zip(sizes, eqn.outvars, strict=True)) and all(
-            np.shape(x) == getattr(v.aval, "shape", ()) for x, v in zip(operands, eqn.invars, strict=True)
+        if name == "slice":
+            return [self._slice(eqn, operands[0], self._record.operands[place][0])]
+        if all(np.shape(x) == v.aval.shape for x, v in zip(operands, eqn.invars, strict=True)) and all(
+            s == getattr(v.aval, "shape", ()) for s, v in zip(sizes, eqn.outvars, strict=True)
         ):
             return apply(eqn, operands)
         change = _CHANGES.get(name)
-        if name == "slice":
-            return [self._slice(eqn, operands[0], self._record.operands[place][0])]
         params = dict(eqn.params) if change is None else change(eqn, operands, sizes)
         found = eqn.primitive.bind(*operands, **params)
         return list(found) if eqn.primitive.multiple_results else [found]
 
     def _call(self, eqn: Any, inner: tuple[Any, Sequence[Any]], operands: list[Any], place: Place) -> list[Any]:
-        def run(*given: Any) -> list[Any]:
-            return self.run(*inner, given, place)
-
         name = eqn.primitive.name
-        if name in DERIVED and place in self._record.derivatives:
+
+        def run(*given: Any) -> list[Any]:
+            found = self.run(*inner, given, place)
+            return self._all_cut(found, place) if name in DERIVED else found
+
+        if place in self._record.derivatives:
             return self._derived(eqn, run, operands, place)
         if name in ("checkpoint", "remat", "remat2"):
             options = {n: eqn.params[n] for n in ("prevent_cse", "policy") if n in eqn.params}
@@ -91,7 +91,8 @@ class Cutter:
         results = [i for i, v in enumerate(eqn.outvars) if jnp.issubdtype(v.aval.dtype, jnp.inexact)]
 
         def slopes(values: Sequence[Any], given: Sequence[Any]) -> list[Any]:
-            return self.run(closed.jaxpr, closed.consts, [*values, *given], (*place, "derivative"))
+            path = (*place, "derivative")
+            return self._all_cut(self.run(closed.jaxpr, closed.consts, [*values, *given], path), path)
 
         def filled(found: Sequence[Any], at: Sequence[int], like: Sequence[Any]) -> list[Any]:
             whole: list[Any] = [np.zeros(np.shape(x), jax.dtypes.float0) for x in like]
@@ -134,10 +135,11 @@ class Cutter:
 
         def round_of(carry: list[Any], slices: list[Any]) -> tuple[list[Any], list[Any]]:
             found = self.run(body.jaxpr, body.consts, [*operands[:consts], *carry, *slices], place)
-            return found[:carried], found[carried:]
+            return self._all_cut(found[:carried], (*place, "end")), found[carried:]
 
         options = {n: eqn.params[n] for n in ("length", "reverse", "unroll")}
-        carry, stacked = jax.lax.scan(round_of, operands[consts:split], operands[split:], **options)
+        start = self._all_cut(operands[consts:split], (*place, "start"))
+        carry, stacked = jax.lax.scan(round_of, start, operands[split:], **options)
         return [*carry, *stacked]
 
     def _while(self, eqn: Any, operands: list[Any], place: Place) -> list[Any]:
@@ -149,13 +151,18 @@ class Cutter:
 
         def round_of(carry: list[Any]) -> list[Any]:
             given = [*operands[test : test + consts], *carry]
-            return self.run(body.jaxpr, body.consts, given, (*place, "body"))
+            return self._all_cut(self.run(body.jaxpr, body.consts, given, place), (*place, "end"))
 
-        return list(jax.lax.while_loop(goes_on, round_of, operands[test + consts :]))
+        start = self._all_cut(operands[test + consts :], (*place, "start"))
+        return list(jax.lax.while_loop(goes_on, round_of, start))
 
     def _cond(self, eqn: Any, operands: list[Any], place: Place) -> list[Any]:
         def branch(i: int, closed: Any) -> Callable[..., list[Any]]:
-            return lambda *given: self.run(closed.jaxpr, closed.consts, given, (*place, i))
+            def run(*given: Any) -> list[Any]:
+                found = self.run(closed.jaxpr, closed.consts, given, (*place, i))
+                return self._all_cut(found, (*place, i, "end"))
+
+            return run
 
         ways = [branch(i, closed) for i, closed in enumerate(eqn.params["branches"])]
         return list(jax.lax.switch(operands[0], ways, *operands[1:]))

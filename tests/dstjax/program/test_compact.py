@@ -143,7 +143,7 @@ def test_a_layer_that_is_dead_keeps_one_unit():
     masks = masks_without([("c", np.s_[:])])
     x = normal(3, 4)
     smaller, fewer, report = dstjax.compact(mlp, PARAMS, masks, x)
-    assert sizes(fewer) == {"a": (4, 1), "b": (1,), "c": (1, 1), "d": (1,), "e": (1, 2), "f": (2,)}
+    assert sizes(fewer) == {"a": (1, 1), "b": (1,), "c": (1, 1), "d": (1,), "e": (1, 2), "f": (2,)}
     assert "an axis keeps one index at least" in report.kept
     assert relative(mlp(masks_lib.apply(PARAMS, masks), x), smaller(fewer, x)) < 1e-6
 
