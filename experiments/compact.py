@@ -27,6 +27,7 @@ from experiments.training import configuration, finished, inputs, run, sealed
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.trainer import Trainer
 
+_NUMBERS = (("batch_size", "256"), ("round_to", "1"))
 _ROUNDS, _SECONDS = 30, 0.02  # of each network in turn, each about so long
 
 
@@ -80,8 +81,8 @@ def measure(trainer: Trainer, index: int, batch_size: int, round_to: int) -> Mea
     smaller, fewer, report = dstjax.compact(forward, variables, state.opt_state, example, round_to=round_to)
     masked = jax.jit(forward)
     predicted = [np.asarray(tasks.answers(f(p, x))) for f, p in ((masked, variables), (smaller, fewer))]
-    rows = jnp.asarray(np.resize(np.arange(len(x)), batch_size))
-    times = _timed([lambda: masked(variables, x[rows]), lambda: smaller(fewer, x[rows])])
+    batch = x[np.resize(np.arange(len(x)), batch_size)]
+    times = _timed([lambda: masked(variables, batch), lambda: smaller(fewer, batch)])
     return Measured(trainer.seeds[index], report, int((predicted[0] != predicted[1]).sum()), len(x), *times)
 
 
@@ -145,17 +146,18 @@ def _main(arguments: Sequence[str]) -> int:
     options = command_line.read(arguments, ["workdir", "batch_size", "round_to"])
     if not options.get("workdir"):
         raise ValueError("option --workdir is missing; expected the directory of a finished run.")
-    numbers = {}
-    for name, default in (("batch_size", "256"), ("round_to", "1")):
-        text = options.get(name, default)
-        numbers[name] = int(text) if text.isdecimal() else text
-        check_integer(name, numbers[name], 1)
+    batch_size, round_to = (_number(name, options.get(name, default)) for name, default in _NUMBERS)
     trainer, _ = load(Path(options["workdir"]))
-    found = [measure(trainer, i, **numbers) for i in range(len(trainer.seeds))]
+    found = [measure(trainer, i, batch_size, round_to) for i in range(len(trainer.seeds))]
     print(found[0].report)
     print()
-    print(table(found, numbers["batch_size"]))
+    print(table(found, batch_size))
     return 0
+
+
+def _number(name: str, text: str) -> int:
+    check_integer(name, int(text) if text.isdecimal() else text, 1)
+    return int(text)
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def _over_windows(
     """Returns the pattern of a kernel as [in, out], and its sums over the window where each output sees all of it."""
     order = (numbers.rhs_spec[1], numbers.rhs_spec[0], *window)
     ends = tuple(range(2, len(order)))
-    pattern = None if kernel.pattern is None else np.transpose(kernel.pattern, order).any(axis=ends)
+    pattern = None if kernel.pattern is None else np.asarray(np.transpose(kernel.pattern, order).any(axis=ends))
     if kernel.array is None or not inside:
         return pattern, None
     return pattern, np.transpose(kernel.array, order).sum(axis=ends, dtype=np.float64)

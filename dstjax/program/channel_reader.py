@@ -185,7 +185,7 @@ def _slice(x: Seen) -> Seen:
     if len(x.axes) == 1 and len(x.axes[0]) and (x.axes[0].value == x.axes[0].value[0]).all():
         scalar = float(x.axes[0].value[0])
     pattern = x.pattern
-    return Seen(x.axes[1:], scalar, nonzero=None if pattern is None else pattern.any(axis=0), whole=x.whole)
+    return Seen(x.axes[1:], scalar, nonzero=None if pattern is None else np.asarray(pattern.any(axis=0)), whole=x.whole)
 
 
 def _while(record: Record, eqn: Any, operands: list[Seen], place: Place) -> list[Seen]:

@@ -50,14 +50,17 @@ def _added(record: Record, eqn: Any, operands: Sequence[Seen]) -> None:
     name = eqn.primitive.name
     if name not in ("add", "sub") or len(operands) != 2:
         return
-    for product, leaf, sign in ((*operands, 1 if name == "add" else -1), (*operands[::-1], 1)):
-        if product.product is None or leaf.leaf is None or (sign == 1 and name == "sub"):
+    first, second = operands
+    pairs = [(first, second, 1 if name == "add" else -1)]
+    pairs += [(second, first, 1)] if name == "add" else []
+    for product, leaf, sign in pairs:
+        if product.product is None or leaf.leaf is None:
             continue
         long = [n for n, a in zip(leaf.leaf.axes, leaf.axes, strict=True) if len(a) > 1]
         places = [k for k, n in enumerate(product.product.axes) if n is not None and len(product.axes[k]) > 1]
         mine = [k for k, a in enumerate(leaf.axes) if len(a) > 1]
-        inputs = [product.product.axes[k] for k in places]
-        if mine == places and None not in long and long == sorted(long) and inputs == sorted(inputs):
+        inputs = [n for k in places if (n := product.product.axes[k]) is not None]
+        if mine == places and long == sorted(n for n in long if n is not None) and inputs == sorted(inputs):
             record.sites[int(product.product.of)].target = (str(leaf.leaf.of), sign)
 
 
@@ -105,16 +108,15 @@ def _arranged(x: Seen, axes: Sequence[Axis], places: Sequence[int | None]) -> li
 def _broadcast(record: Record, eqn: Any, operands: list[Seen]) -> list[Seen]:
     shape, (x, *_) = eqn.params["shape"], operands
     places: list[int | None] = [None] * len(shape)
-    values: list[Floats] = [np.asarray(x.scalar)] * len(shape)
     axes = []
     for axis, place in enumerate(eqn.params["broadcast_dimensions"]):
         places[place] = axis
     for k, n in enumerate(shape):
-        axis = places[k]
-        if axis is not None and len(x.axes[axis]) == n:
-            axes.append(x.axes[axis])
-            continue
-        axes.append(record.fresh(n, values[k] if axis is None else x.axes[axis].value))
+        old = None if (place := places[k]) is None else x.axes[place]
+        if old is not None and len(old) == n:
+            axes.append(old)
+        else:
+            axes.append(record.fresh(n, x.scalar if old is None else old.value))
     return _arranged(x, axes, places)
 
 

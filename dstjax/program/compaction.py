@@ -222,7 +222,7 @@ def _report(
             numbers = [int(np.isin(record.labels.roots(a.labels), list(groups)).sum()) for a in axes]
             if max(numbers, default=0):
                 kept[why][path] = max(numbers)
-    other = tuple(None if f is None else f.other for f in (before, after))
+    other = (None if before is None else before.other, None if after is None else after.other)
     fixed = {why: tuple(sorted(found)) for why, found in record.kept.items()}
     return Compaction(tuple(rows), other, widths, dict(kept), fixed, cuts)
 

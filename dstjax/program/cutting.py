@@ -146,10 +146,10 @@ class Cutter:
         test, consts = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
         asked, body = eqn.params["cond_jaxpr"], eqn.params["body_jaxpr"]
 
-        def goes_on(carry: list[Any]) -> Any:
+        def goes_on(carry: Any) -> Any:
             return self.run(asked.jaxpr, asked.consts, [*operands[:test], *carry], (*place, "test"))[0]
 
-        def round_of(carry: list[Any]) -> list[Any]:
+        def round_of(carry: Any) -> Any:
             given = [*operands[test : test + consts], *carry]
             return self._all_cut(self.run(body.jaxpr, body.consts, given, place), (*place, "end"))
 

@@ -123,7 +123,7 @@ def _terms(
 
     def by_axis(where: np.ndarray) -> list[tuple[Ints, np.ndarray]]:
         others = range(len(axes))
-        return [(a, where.any(axis=tuple(i for i in others if i != k))) for k, a in enumerate(axes)]
+        return [(a, np.asarray(where.any(axis=tuple(i for i in others if i != k)))) for k, a in enumerate(axes)]
 
     return by_axis(active & ~constant), by_axis(constant)
 
@@ -147,7 +147,7 @@ def _reached(side: Side, roots: Ints, needed: np.ndarray, shape: tuple[int, ...]
     for k, some in enumerate(kept):
         if not some.all():
             where = np.compress(some, where, axis=len(shape) + k)
-    return where.any(axis=tuple(range(len(shape), where.ndim)))
+    return np.asarray(where.any(axis=tuple(range(len(shape), where.ndim))))
 
 
 def _to_keep(axes: list[Ints], needed: np.ndarray, padding: Collection[int], round_to: int) -> list[int]:
