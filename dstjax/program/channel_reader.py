@@ -15,9 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dstjax.program.channel_pointwise import fits, pointwise
 from dstjax.program.channel_products import PRODUCTS
 from dstjax.program.channel_record import Place, Record, is_numeric, labels_of, plain
-from dstjax.program.channel_rules import RULES, fits, pointwise
+from dstjax.program.channel_rules import RULES
 from dstjax.program.primitives import CALLS, SAME, scan_sizes
 from dstjax.program.seen import UNKNOWN, Seen, Tag, agreed, fixed
 from dstjax.program.walking import apply, programs, walk
