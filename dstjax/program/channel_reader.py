@@ -19,7 +19,7 @@ from dstjax.program.channel_pointwise import fits, pointwise
 from dstjax.program.channel_products import PRODUCTS
 from dstjax.program.channel_record import Place, Record, is_numeric, labels_of, plain
 from dstjax.program.channel_rules import RULES
-from dstjax.program.primitives import CALLS, SAME, scan_sizes
+from dstjax.program.primitives import CALLS, POINTWISE, SAME, scan_sizes
 from dstjax.program.seen import UNKNOWN, Seen, Tag, agreed, fixed
 from dstjax.program.walking import apply, programs, walk
 
@@ -72,14 +72,17 @@ def _walk(record: Record, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Se
 
 def _equation(record: Record, eqn: Any, operands: list[Seen], place: Place) -> list[Seen]:
     name, inner = eqn.primitive.name.replace("-", "_"), programs(eqn)
+    calls = name in LOOK_INTO and len(inner) == 1 and len(inner[0][0].invars) == len(operands)
+    if calls and name not in DERIVED:
+        record.looked_into.add(place)
+        return _walk(record, *inner[0], operands, place)
     if all(x.whole for x in operands):
-        whole = "data" if any(x.whole == "data" for x in operands) else "constant"
+        noise = name.startswith(("random", "rng", "threefry"))  # drawn in full and cut, whatever the key comes from
+        whole = "data" if any(x.whole == "data" for x in operands) and not noise else "constant"
         results = [dataclasses.replace(plain(v), whole=whole) for v in eqn.outvars]
         return _computed(record, eqn, operands, results)
-    if name in LOOK_INTO and len(inner) == 1 and len(inner[0][0].invars) == len(operands):
+    if calls:
         record.looked_into.add(place)
-        if name not in DERIVED:
-            return _walk(record, *inner[0], operands, place)
         given = _given(record, name, eqn, operands, place)
         if not record.derives:  # the derivative of a derivative is that of its own equations
             _derivative(record, eqn, given, place)
@@ -106,6 +109,12 @@ def _equation(record: Record, eqn: Any, operands: list[Seen], place: Place) -> l
 
 def _given(record: Record, name: str, eqn: Any, operands: Sequence[Seen], place: Place) -> list[Seen]:
     """Returns operands as they are used, and notes which of them are cut for that."""
+    if name in POINTWISE:
+        shape = eqn.outvars[0].aval.shape
+        lengths = {k for x in operands if x.whole == "data" for k, a in enumerate(x.axes) if len(a) == shape[k] > 1}
+        for x in operands:
+            for k in lengths if x.axes and not x.whole else ():
+                record.fix(x.axes[k], "meets data index by index")
     given = []
     for i, x in enumerate(operands):
         free: Sequence[int] = ()

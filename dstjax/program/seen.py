@@ -47,7 +47,9 @@ class Seen:
     nonzero: np.ndarray | None = None  # bool, like it: what may be other than zero; None: all
     leaf: Tag | None = None
     product: Tag | None = None
-    whole: str = ""  # "data" or "constant": does not depend on the parameters, and is held in full until it is used
+    whole: str = (
+        ""  # "data", or "constant" where it is none: held in full, until it is used with what depends on parameters
+    )
 
     @property
     def pattern(self) -> np.ndarray | None:

@@ -264,6 +264,27 @@ def test_a_unit_behind_what_is_unknown_stays():
     assert "not looked into, since an axis goes through the primitive 'fft'" in str(report)
 
 
+def test_noise_is_that_of_the_full_network_and_data_keep_the_units_that_they_meet():
+    def network(p, x, key, gate):
+        h = jnp.tanh(x @ p["a"])
+        h = jnp.where(jax.random.bernoulli(key, 0.5, h.shape), h * 2, 0)
+        return (h @ p["c"]) * gate @ p["e"]
+
+    masks = {**dict.fromkeys("ace"), "a": jnp.ones((4, 6), bool).at[:, :2].set(False)}
+    masks["e"] = jnp.ones((5, 2), bool).at[0].set(False)
+    params, given = {name: PARAMS[name] for name in "ace"}, (normal(3, 4), jax.random.key(1), normal(1, 5))
+    _, fewer, report = dstjax.compact(network, params, masks, *given)  # compares the results
+    assert sizes(fewer) == {"a": (4, 4), "c": (4, 5), "e": (5, 2)}
+    assert report.fixed == {"meets data index by index": ("c",)}
+
+
+def test_inputs_that_no_weight_reads_are_left_out():
+    masks = masks_without([("a", np.s_[1])])
+    smaller, fewer, _ = dstjax.compact(lambda p, x: mlp(p, x.reshape(x.shape[0], -1)), PARAMS, masks, normal(3, 2, 2))
+    assert fewer["a"].shape == (3, 6)
+    assert smaller(fewer, normal(2, 2, 2)).shape == (2, 2)
+
+
 def test_bound_options_are_constants():
     def network(p, x, *, scale):
         return jnp.tanh((x @ p["a"]) * scale) @ p["e"]
