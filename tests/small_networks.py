@@ -177,6 +177,14 @@ def pruned(function, params, x, share, seed=0):
     return found, gone, masks, masks_lib.apply(params, masks)
 
 
+def relative_to_all(a, b):
+    """The largest difference relative to the largest entry of all leaves: some gradients are zero but for noise."""
+    differences = [
+        np.max(np.abs(np.subtract(x, y))) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    ]
+    return float(max(differences) / max(np.max(np.abs(x)) for x in jax.tree.leaves(a)))
+
+
 def relative(a, b):
     """The largest difference of two trees, leaf by leaf relative to the largest entry."""
     pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)

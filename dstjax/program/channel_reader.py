@@ -67,7 +67,7 @@ def _walk(record: Record, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Se
         return _equation(record, eqn, operands, (*path, next(number)))
 
     constants = [record.constant(x) for x in consts]
-    return walk(jaxpr, inputs, constants, equation, lambda atom: record.constant(atom.val))
+    return walk(jaxpr, inputs, constants, equation, lambda atom: record.constant(atom.val), every=False)
 
 
 def _equation(record: Record, eqn: Any, operands: list[Seen], place: Place) -> list[Seen]:

@@ -13,6 +13,8 @@ from dstjax.program.primitives import SAME
 from dstjax.program.reshaping import reshaped
 from dstjax.program.seen import UNKNOWN, Axis, Seen, Tag, fixed
 
+_TAKEN = "has an index that is taken alone"
+
 Rule = Callable[[Record, Any, list[Seen]], list[Seen]]
 
 
@@ -91,6 +93,8 @@ def _concatenate(record: Record, eqn: Any, operands: list[Seen]) -> list[Seen]:
 
 def _split(record: Record, eqn: Any, operands: list[Seen]) -> list[Seen]:
     (x,), along = operands, eqn.params["axis"]
+    if 1 in eqn.params["sizes"]:
+        record.fix(x.axes[along], _TAKEN)
     ends = np.cumsum([0, *eqn.params["sizes"]])
     return [_with(x, along, x.axes[along].take(slice(a, b))) for a, b in itertools.pairwise(ends)]
 
@@ -103,7 +107,13 @@ def _slice(record: Record, eqn: Any, operands: list[Seen]) -> list[Seen]:
     p = eqn.params
     strides = p["strides"] or (1,) * len(p["start_indices"])
     cuts = [slice(*c) for c in zip(p["start_indices"], p["limit_indices"], strides, strict=True)]
-    return [Seen(tuple(a.take(c) for a, c in zip(operands[0].axes, cuts, strict=True)))]
+    axes = []
+    for a, cut in zip(operands[0].axes, cuts, strict=True):
+        part = a.take(cut)
+        if len(part) == 1:  # what has one index cannot lose it
+            record.fix(part, _TAKEN)
+        axes.append(part)
+    return [Seen(tuple(axes))]
 
 
 def _rev(record: Record, eqn: Any, operands: list[Seen]) -> list[Seen]:

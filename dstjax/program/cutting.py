@@ -34,7 +34,7 @@ class Cutter:
         def equation(eqn: Any, operands: list[Any]) -> list[Any]:
             return self._equation(eqn, operands, (*path, next(number)))
 
-        return walk(jaxpr, inputs, consts, equation, lambda atom: atom.val)
+        return walk(jaxpr, inputs, consts, equation, lambda atom: atom.val, every=False)
 
     def _cut(self, x: Any, axes: Sequence[Ints] | None) -> Any:
         for k, labels in enumerate(axes or ()):

@@ -8,7 +8,7 @@ bias that follows.
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from dstjax.program.channel_record import Record, Side, Site
 from dstjax.program.labels import Ints
 from dstjax.program.seen import spread
 
+IN_A_NORM = "it adds to a mean or a norm, though to nothing else"
 NO_BIAS = "a constant is passed on, and no bias of its own follows that could take it"
 
 
@@ -40,11 +41,13 @@ def judge(record: Record, masked: Collection[str], *, round_to: int = 1) -> Verd
     axes = [roots[a.labels] for leaf in record.leaves.values() for a in leaf]
     groups = np.unique(np.concatenate([np.zeros(1, np.int64), *axes]))[1:]
     refused = {id(s): _refusal(record, s, masked) for s in record.sites}
-    ideal, constant = _needed(record, roots, {}, [])
+    products = [site for site in record.sites if len(site.sides) == 2]
+    ideal, _ = _needed(record.sites, roots, {}, [])
+    without_norms, _ = _needed(products, roots, refused, [])
     seeds: list[int] = []
     padding: set[int] = set()
     while True:
-        needed, constant = _needed(record, roots, refused, seeds)
+        needed, constant = _needed(record.sites, roots, refused, seeds)
         more = _to_keep(axes, needed, padding, round_to)
         if not more:
             break
@@ -62,6 +65,7 @@ def judge(record: Record, masked: Collection[str], *, round_to: int = 1) -> Verd
             for axis, some in constants:
                 found = {int(g) for g in np.unique(roots[axis[some]]) if not ideal[g] and needed[g]}
                 kept.setdefault(refused[id(site)], set()).update(found)
+    kept[IN_A_NORM] = {int(g) for g in groups if needed[g] and not without_norms[g]} - {*seeds}
     extra = {int(g) for g in (*padding, *seeds) if g in set(groups.tolist())}
     kept[f"widths are multiples of {round_to}" if round_to > 1 else "an axis keeps one index at least"] = extra
     return Verdict(gone, added, {why: frozenset(found) for why, found in kept.items() if found})
@@ -80,7 +84,7 @@ def _refusal(record: Record, site: Site, masked: Collection[str]) -> str:
 
 
 def _needed(
-    record: Record, roots: Ints, refused: Mapping[int, str], seeds: Collection[int]
+    sites: Sequence[Site], roots: Ints, refused: Mapping[int, str], seeds: Collection[int]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Returns which groups are needed, and which are constant where they are used; bool, by label.
 
@@ -91,7 +95,7 @@ def _needed(
     constant = np.zeros(len(roots), bool)
     while True:
         before = int(needed.sum())
-        for site in reversed(record.sites):
+        for site in reversed(sites):
             terms, constants = _terms(site, roots, needed)
             for axis, some in terms:
                 needed[roots[axis[some]]] = True

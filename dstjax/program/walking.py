@@ -12,6 +12,8 @@ def walk(
     constants: Sequence[Any],
     equation: Callable[[Any, list[Any]], Sequence[Any]],
     literal: Callable[[Any], Any],
+    *,
+    every: bool = True,
 ) -> list[Any]:
     """Describes the results of a jaxpr, one equation after the other.
 
@@ -21,6 +23,7 @@ def walk(
       constants: one of each constant of the jaxpr.
       equation: describes the results of an equation, from those of its operands.
       literal: describes a literal.
+      every: whether to describe equations too whose results nobody uses, as what is only asked for its shape.
     """
     known: dict[Any, Any] = dict(zip(jaxpr.invars, inputs, strict=True))
     known |= zip(jaxpr.constvars, constants, strict=True)
@@ -28,9 +31,20 @@ def walk(
     def read(atom: Any) -> Any:
         return literal(atom) if isinstance(atom, core.Literal) else known[atom]
 
-    for eqn in jaxpr.eqns:
+    for eqn in jaxpr.eqns if every else _used(jaxpr):
         known.update(zip(eqn.outvars, equation(eqn, [read(atom) for atom in eqn.invars]), strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _used(jaxpr: Any) -> list[Any]:
+    """Returns the equations whose results are used, or that do something besides."""
+    needed = {id(atom) for atom in jaxpr.outvars}
+    found = []
+    for eqn in reversed(jaxpr.eqns):
+        if eqn.effects or any(id(v) in needed for v in eqn.outvars):
+            needed |= {id(atom) for atom in eqn.invars}
+            found.append(eqn)
+    return found[::-1]
 
 
 def programs(eqn: Any) -> list[tuple[Any, Sequence[Any]]]:

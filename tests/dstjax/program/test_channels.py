@@ -185,6 +185,19 @@ def test_a_custom_kernel_keeps_its_operands_and_is_named():
     assert "pallas_call" in why
 
 
+def test_an_index_that_is_taken_alone_stays_unless_only_its_shape_is_asked_for():
+    def function(p, x, shape_only):
+        h = x @ p["a"]
+        first = h[:, 0]
+        return jnp.tanh(h) @ p["b"] + (jnp.zeros(first.shape) if shape_only else first)[:, None]
+
+    params = {"a": f32(4, 3), "b": f32(3, 2)}
+    found = program.channels(functools.partial(function, shape_only=False), params, f32(5, 4))
+    assert found.of["a"][1].tolist() == [-1, 0, 1]
+    assert found.fixed == {"has an index that is taken alone": ("a",)}
+    assert program.channels(functools.partial(function, shape_only=True), params, f32(5, 4)).n_groups == 3
+
+
 def test_a_leaf_that_is_not_used_stays():
     found = program.channels(lambda p, x: x @ p["a"], {"a": f32(4, 3), "other": f32(7)}, f32(2, 4))
     assert stays(found, "other", 0)

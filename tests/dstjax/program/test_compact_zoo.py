@@ -17,7 +17,7 @@ import dstjax
 from dstjax._arrays.trees import path_name
 from dstjax.program import flops
 from experiments import models
-from tests.small_networks import NETWORKS, normal, pruned, relative
+from tests.small_networks import NETWORKS, normal, pruned, relative, relative_to_all
 from tests.transformers import WAYS, batch, weights
 
 pytestmark = [pytest.mark.slow, pytest.mark.optimised]
@@ -123,13 +123,14 @@ def check(function, params, x, share, gradients=True):
     kept = {"/".join(path): axes for path, axes in report.cuts.keep.items()}
     for path, axes in found.of.items():
         for groups, keep in zip(axes, kept[path], strict=True):
-            assert not keep[np.isin(groups, list(gone))].any(), f"{path} has units left"
+            left = keep[np.isin(groups, list(gone))].any()
+            assert not left or any(path in leaves for leaves in report.kept.values()), f"{path} has units left"
     if not gradients:
         assert relative(jax.jit(function)(masked, x), smaller(fewer, x)) < 1e-5
     else:
         (expected, results), (mine, found_results) = slopes(function)(masked, x), slopes(smaller)(fewer, x)
         assert relative(results, found_results) < 1e-5
-        assert relative(report.cut_state(expected), mine) < 1e-3, "float32 through some fifty layers"
+        assert relative_to_all(report.cut_state(expected), mine) < 1e-5
     assert report.flops[1] < report.flops[0]
     return report
 
