@@ -122,15 +122,17 @@ def _over_windows(
 
 
 def _convolved(x: Axis, kernel: Side, groups: int) -> Floats:
-    """Returns the numbers that the outputs of a convolution equal, group by group."""
-    inputs, outputs = len(x) // groups, len(kernel.kept[0]) // groups
-    found = []
-    for g in range(groups):
-        own = slice(g * outputs, (g + 1) * outputs)
-        parts = [None if a is None else a[:, own] for a in (kernel.pattern, kernel.array)]
-        data = Side([x.take(slice(g * inputs, (g + 1) * inputs))], [])
-        found += _sums(data, Side(kernel.contracted, [kernel.kept[0].take(own)], *parts))
-    return np.concatenate(found)
+    """Returns the numbers that the outputs of a convolution equal, each of the inputs of its group."""
+    numbers = x.value.reshape(groups, -1)
+    missing = np.isnan(numbers)
+    shape = (numbers.shape[1], groups, len(kernel.kept[0]) // groups)
+    found = np.zeros(shape[1:])
+    if kernel.array is None:
+        missing |= numbers != 0
+    else:
+        found = np.einsum("gi,igo->go", np.where(missing, 0, numbers), kernel.array.reshape(shape))
+    pattern = np.ones(shape, bool) if kernel.pattern is None else kernel.pattern.reshape(shape)
+    return np.where((missing.T[:, :, None] & pattern).any(axis=0), UNKNOWN, found).ravel()
 
 
 def total(record: Record, eqn: Any, operands: list[Seen]) -> list[Seen]:
