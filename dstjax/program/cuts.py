@@ -79,7 +79,7 @@ class Cuts:
             flags = masks_lib.unpack(x) if tuple(x.shape) != shapes[owner] else x
             return _changed(old, full[owner], lambda y: _put(y, flags, keeps[owner]))
 
-        return _with_targets(_mapped(one, state), state, self, like)
+        return _with_targets(_mapped(one, state), state, self)
 
     def _named(self, of: Callable[[Keep], Any]) -> dict[Path, Any]:
         """Returns something by path, and by what an optimiser sees of the path."""
@@ -141,7 +141,7 @@ def _put(x: Any, part: Any, keep: Keep) -> jax.Array:
     return jnp.asarray(x).at[at].set(part) if keep else jnp.asarray(part)
 
 
-def _with_targets(new: Tree, old: Tree, cuts: Cuts, full: Tree = None) -> Tree:
+def _with_targets(new: Tree, old: Tree, cuts: Cuts) -> Tree:
     """Corrects the numbers of weights that are to be active by those that were removed, or that came back."""
     before = [x for x in jax.tree_util.tree_leaves(old, is_leaf=is_state) if is_state(x)]
     states = iter(before)

@@ -66,7 +66,7 @@ def judge(record: Record, masked: Collection[str], *, round_to: int = 1) -> Verd
                 found = {int(g) for g in np.unique(roots[axis[some]]) if not ideal[g] and needed[g]}
                 kept.setdefault(refused[id(site)], set()).update(found)
     kept[IN_A_NORM] = {int(g) for g in groups if needed[g] and not without_norms[g]} - {*seeds}
-    extra = {int(g) for g in (*padding, *seeds) if g in set(groups.tolist())}
+    extra = {*padding, *seeds}
     kept[f"widths are multiples of {round_to}" if round_to > 1 else "an axis keeps one index at least"] = extra
     return Verdict(gone, added, {why: frozenset(found) for why, found in kept.items() if found})
 
