@@ -97,7 +97,7 @@ class Compaction:
         for why, found in self.kept.items():
             lines.append(f"kept, since {why}: {', '.join(f'{n} of {path}' for path, n in found.items())}")
         for why, paths in self.fixed.items():
-            lines.append(f"not looked into, since an axis {why}: {', '.join(paths)}")
+            lines.append(f"kept whole, since an axis {why}: {', '.join(paths)}")
         return "\n".join(lines)
 
 

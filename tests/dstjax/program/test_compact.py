@@ -261,7 +261,7 @@ def test_a_unit_behind_what_is_unknown_stays():
     masks = {"a": jnp.ones((4, 6), bool).at[:, 0].set(False), "b": None}
     _, fewer, report = dstjax.compact(network, {"a": normal(4, 6), "b": normal(6, 2)}, masks, f32(3, 4), check=False)
     assert fewer["a"].shape == (4, 6)
-    assert "not looked into, since an axis goes through the primitive 'fft'" in str(report)
+    assert "kept whole, since an axis goes through the primitive 'fft'" in str(report)
 
 
 def test_noise_is_that_of_the_full_network_and_data_keep_the_units_that_they_meet():
