@@ -91,10 +91,9 @@ def _samples(trainer: Trainer, index: int) -> jax.Array:
     found = []
     group = 0 if trainer.batched else index
     for source, rows, _, counts in trainer.feed.evaluation(group, "test"):
-        if trainer.batched:
-            source, rows = (jax.tree.map(lambda a: a[index], part) for part in (source, rows))
-        x = source.x[rows.reshape(-1)[np.flatnonzero(counts)]]
-        found.append(x - source.mean[None])
+        # Of networks at once the rows and the mean differ, the samples are the same.
+        rows, mean = (rows[index], source.mean[index]) if trainer.batched else (rows, source.mean)
+        found.append(source.x[rows.reshape(-1)[np.flatnonzero(counts)]] - mean[None])
     return jnp.concatenate(found)
 
 

@@ -30,7 +30,7 @@ def test_wrong_arguments_are_one_line(arguments, said, tmp_path, monkeypatch, ca
 def test_every_network_of_a_run_becomes_smaller(mode, tmp_path, capsys):
     config = load("experiments/configs/digits.py")
     with config.unlocked():
-        config.steps, config.model.sizes, config.seeds, config.seeds_mode = 100, (40, 20), "2", mode
+        config.steps, config.model.sizes, config.seeds, config.seeds_mode = 100, (40, 20), "0,1", mode
     train_and_evaluate(config, tmp_path / "run", quiet=True)
     assert compact.main([f"--workdir={tmp_path / 'run'}", "--batch_size=8"]) == 0
     out = capsys.readouterr().out
