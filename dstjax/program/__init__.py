@@ -5,7 +5,21 @@ is one that finds layer collapse and dead units.
 """
 
 from dstjax.program import flops
+from dstjax.program.channels import Channels, Member, channels
+from dstjax.program.compaction import compact
+from dstjax.program.compaction_report import Compaction
 from dstjax.program.connection_reader import Connections, connections
 from dstjax.program.layout_reader import Layouts, layouts
 
-__all__ = ["Connections", "Layouts", "connections", "flops", "layouts"]
+__all__ = [
+    "Channels",
+    "Compaction",
+    "Connections",
+    "Layouts",
+    "Member",
+    "channels",
+    "compact",
+    "connections",
+    "flops",
+    "layouts",
+]

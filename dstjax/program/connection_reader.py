@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend import core
 
 from dstjax import layouts as presets
 from dstjax import masks as masks_lib
@@ -28,6 +27,7 @@ from dstjax.program.layout_reader import layouts
 from dstjax.program.primitives import CALLS, scan_sizes
 from dstjax.program.signal_rules import apply
 from dstjax.program.signals import Notes, Signal, mapped, some
+from dstjax.program.walking import programs, walk
 
 
 @functools.partial(
@@ -185,19 +185,16 @@ def _dead(effective: jax.Array, layout: Layout, groups: int) -> DeadNeurons:
 
 def _walk(jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Signal], notes: Notes) -> list[Signal]:
     """Describes the results of a jaxpr."""
-    known: dict[Any, Signal] = dict(zip(jaxpr.invars, inputs, strict=True))
-    known |= {var: Signal(var.aval.shape, value=x) for var, x in zip(jaxpr.constvars, consts, strict=True)}
+    known = [Signal(var.aval.shape, value=x) for var, x in zip(jaxpr.constvars, consts, strict=True)]
 
-    def read(atom: Any) -> Signal:
-        return Signal(np.shape(atom.val), value=atom.val) if isinstance(atom, core.Literal) else known[atom]
+    def equation(eqn: Any, signals: list[Signal]) -> list[Signal]:
+        return _equation(eqn, signals, notes)
 
-    for eqn in jaxpr.eqns:
-        known.update(zip(eqn.outvars, _equation(eqn, [read(a) for a in eqn.invars], notes), strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+    return walk(jaxpr, inputs, known, equation, lambda atom: Signal(np.shape(atom.val), value=atom.val))
 
 
 def _equation(eqn: Any, signals: list[Signal], notes: Notes) -> list[Signal]:
-    name, inner = eqn.primitive.name, _programs(eqn)
+    name, inner = eqn.primitive.name, programs(eqn)
     if name in CALLS and len(inner) == 1 and [v.aval.shape for v in inner[0][0].invars] == [s.shape for s in signals]:
         return _walk(*inner[0], signals, notes)
     if all(s.level == 0 for s in signals) and not (inner and name in CALLS):
@@ -209,18 +206,6 @@ def _equation(eqn: Any, signals: list[Signal], notes: Notes) -> list[Signal]:
     if name == "cond":
         return _cond(eqn, inner, signals, notes)
     return apply(eqn, signals, notes)
-
-
-def _programs(eqn: Any) -> list[tuple[Any, Sequence[Any]]]:
-    """Returns the programs inside an equation, with their constants."""
-    found = []
-    for param in eqn.params.values():
-        for x in param if isinstance(param, tuple | list) else (param,):
-            if isinstance(x, core.ClosedJaxpr):
-                found.append((x.jaxpr, x.consts))
-            elif isinstance(x, core.Jaxpr):
-                found.append((x, ()))
-    return found
 
 
 def _cond(eqn: Any, branches: list[tuple[Any, Sequence[Any]]], signals: list[Signal], notes: Notes) -> list[Signal]:

@@ -26,6 +26,7 @@ from dstjax._arrays.trees import Tree
 from dstjax.checks import check_number, suggest
 from dstjax.program.origins import Origin, combined, either, joined, picked, strongest
 from dstjax.program.primitives import CALLS, ELEMENTWISE, MOVES, scan_sizes
+from dstjax.program.walking import walk
 
 
 class Flops(NamedTuple):
@@ -102,14 +103,11 @@ _OPAQUE = {"ffi_call", "pure_callback", "scaled_matmul_wrapper"}
 
 def _walk(jaxpr: Any, inputs: Sequence[Origin], counts: _Counts) -> _Result:
     """Adds what a jaxpr multiplies to ``counts`` and returns its results; None stands for no leaf."""
-    known: dict[Any, Origin] = dict(zip(jaxpr.invars, inputs, strict=True))
 
-    def read(atom: Any) -> Origin:
-        return Origin() if isinstance(atom, core.Literal) else known.get(atom, Origin())
+    def equation(eqn: Any, operands: _Result) -> _Result:
+        return _equation(eqn, operands, counts)
 
-    for eqn in jaxpr.eqns:
-        known.update(zip(eqn.outvars, _equation(eqn, [read(a) for a in eqn.invars], counts), strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
+    return walk(jaxpr, inputs, [Origin()] * len(jaxpr.constvars), equation, lambda _: Origin())
 
 
 def _equation(eqn: Any, operands: _Result, counts: _Counts) -> _Result:

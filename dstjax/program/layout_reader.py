@@ -33,6 +33,7 @@ from dstjax.program.axes import (
 from dstjax.program.layout_rules import RULES, apply, unknown
 from dstjax.program.primitives import CALLS, scan_sizes
 from dstjax.program.uses import Record
+from dstjax.program.walking import walk
 
 _MOST_ROUNDS = 20  # what is carried and has not settled by then is no weight
 
@@ -172,19 +173,16 @@ def _leaf(path: str, shape: tuple[int, ...]) -> View:
 
 def _walk(jaxpr: Any, inputs: Sequence[View], record: Record) -> list[View]:
     """Notes what a jaxpr does with the leaves, and returns its results."""
-    known: dict[Any, View] = dict(zip(jaxpr.invars, inputs, strict=True))
 
-    def read(atom: Any) -> View:
-        if isinstance(atom, core.Literal):
-            return plain(np.shape(atom.val), CONSTANT if np.ndim(atom.val) else 0)
-        return known.get(atom) or plain(atom.aval.shape, CONSTANT)
+    def equation(eqn: Any, views: list[View]) -> list[View]:
+        shapes = [getattr(var.aval, "shape", ()) for var in eqn.outvars]
+        results = zip(_equation(eqn, views, record), shapes, strict=True)
+        return [v if v.shape == shape else plain(shape, ACTIVATION, v.uses) for v, shape in results]
 
-    for eqn in jaxpr.eqns:
-        results = _equation(eqn, [read(a) for a in eqn.invars], record)
-        for var, view in zip(eqn.outvars, results, strict=True):
-            shape = getattr(var.aval, "shape", ())
-            known[var] = view if view.shape == shape else plain(shape, ACTIVATION, view.uses)
-    return [read(atom) for atom in jaxpr.outvars]
+    def literal(atom: Any) -> View:
+        return plain(np.shape(atom.val), CONSTANT if np.ndim(atom.val) else 0)
+
+    return walk(jaxpr, inputs, [plain(v.aval.shape, CONSTANT) for v in jaxpr.constvars], equation, literal)
 
 
 def _equation(eqn: Any, views: list[View], record: Record) -> list[View]:

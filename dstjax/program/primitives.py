@@ -9,6 +9,15 @@ ELEMENTWISE = {
     *("neg", "not", "or", "pow", "reduce_precision", "rem", "round", "rsqrt", "select_n", "sign", "sin", "sqrt"),
     *("square", "sub", "tan", "tanh", "xor"),
 }
+POINTWISE = ELEMENTWISE | {  # all functions of each element, with those whose results are no weights
+    *("acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "clz", "complex", "conj", "cosh", "digamma", "eq"),
+    *("eq_to", "erf_inv", "erfc", "ge", "gt", "imag", "is_finite", "le", "le_to", "lgamma", "lt", "lt_to", "ne"),
+    *("nextafter", "population_count", "real", "shift_left", "shift_right_arithmetic", "shift_right_logical", "sinh"),
+}
+SAME = {
+    *("copy", "copy_p", "device_put", "layout_constraint", "mesh_cast", "name", "optimization_barrier", "pcast"),
+    *("pvary", "reshard", "sharding_constraint", "stop_gradient"),
+}
 MOVES = {
     *("all_gather", "all_gather_invariant", "all_to_all", "copy", "copy_p", "device_put", "layout_constraint"),
     *("mesh_cast", "name", "optimization_barrier", "pcast", "ppermute", "pvary", "reshape", "reshard", "rev"),

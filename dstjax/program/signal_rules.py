@@ -8,23 +8,14 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
-from dstjax.program.primitives import ELEMENTWISE
+from dstjax.program.primitives import POINTWISE, SAME
 from dstjax.program.signals import Array, Notes, Signal, elementwise, mapped, over, some
 
 Rule = Callable[[Any, list[Signal], Notes], list[Signal]]
 
-_ELEMENTWISE = ELEMENTWISE | {
-    *("acos", "acosh", "asin", "asinh", "atan", "atan2", "atanh", "clz", "complex", "conj", "cosh", "digamma", "eq"),
-    *("eq_to", "erf_inv", "erfc", "ge", "gt", "imag", "is_finite", "le", "le_to", "lgamma", "lt", "lt_to", "ne"),
-    *("nextafter", "population_count", "real", "shift_left", "shift_right_arithmetic", "shift_right_logical", "sinh"),
-}
 _LINEAR = {
     *("broadcast_in_dim", "concatenate", "cumsum", "expand_dims", "pad", "reduce_sum", "reshape", "rev", "slice"),
     *("split", "squeeze", "tile", "transpose"),
-}
-_SAME = {
-    *("copy", "copy_p", "device_put", "layout_constraint", "mesh_cast", "name", "optimization_barrier", "pcast"),
-    *("pvary", "reshard", "sharding_constraint", "stop_gradient"),
 }
 _ALL_OF_IT = {"random_bits", "random_fold_in", "random_seed", "random_unwrap", "random_wrap", "threefry2x32"}
 
@@ -34,9 +25,9 @@ def apply(eqn: Any, signals: list[Signal], notes: Notes) -> list[Signal]:
     name = eqn.primitive.name.replace("-", "_")
     if name in RULES:
         return RULES[name](eqn, signals, notes)
-    if name in _ELEMENTWISE and all(_fits(s.shape, eqn.outvars[0].aval.shape) for s in signals):
+    if name in POINTWISE and all(_fits(s.shape, eqn.outvars[0].aval.shape) for s in signals):
         return [elementwise(eqn, signals)]
-    if name in _SAME and len(signals) == len(eqn.outvars):
+    if name in SAME and len(signals) == len(eqn.outvars):
         return signals
     if name in _LINEAR:
         return _linear(eqn, signals)

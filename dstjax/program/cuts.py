@@ -1,0 +1,196 @@
+"""Cuts parameters, and whatever is like them, to a smaller network; and puts them back."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dstjax import masks as masks_lib
+from dstjax._arrays.layout import Layout
+from dstjax._arrays.leaves import MaskedLeaves, named
+from dstjax._arrays.selection import count_true
+from dstjax._arrays.trees import Path, Tree, is_array, places
+from dstjax._engine.states import SparseState, batch_axes, is_state, whole
+
+Keep = tuple[np.ndarray, ...]  # of a leaf: which indices of each axis stay, bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cuts:
+    """Says what of each leaf stays, and which constants were added to it."""
+
+    keep: Mapping[Path, Keep]
+    added: Mapping[Path, np.ndarray]
+    prefix: int  # how many keys of a path the masks and the optimiser do not have
+    layouts: Mapping[Path, Layout | None]
+
+    def cut(self, params: Tree) -> Tree:
+        """Returns the smaller parameters: without what is removed, and with its constants added to biases."""
+
+        def one(path: Path, x: Any) -> Any:
+            if path in self.added:
+                x = jnp.asarray(x) + jnp.asarray(self.added[path], x.dtype)
+            return _cut(x, self.keep[path])
+
+        return self._map(one, params, "parameters", smaller=False)
+
+    def expand(self, params: Tree, like: Tree) -> Tree:
+        """Undoes :meth:`cut`: what was removed comes from ``like``, and its constants are subtracted again."""
+        before = {p.path: p.leaf for p in places(like)[0] if not p.is_hole}
+
+        def one(path: Path, x: Any) -> Any:
+            if path in self.added:
+                x = x - _cut(jnp.asarray(self.added[path], x.dtype), self.keep[path])
+            return _put(before[path], x, self.keep[path])
+
+        self._map(lambda path, x: x, like, "full parameters", smaller=False)
+        return self._map(one, params, "parameters", smaller=True)
+
+    def cut_state(self, state: Tree) -> Tree:
+        """Returns masks, gradients or the state of an optimiser as they are in the smaller network.
+
+        Arrays are found by structure: those whose path ends with the path of a leaf and that have its shape, stored
+        masks too. All else stays, but the numbers of weights that ``sparsify`` keeps active: they are less by those
+        that were removed.
+        """
+        shapes = self._named(lambda keep: tuple(len(k) for k in keep))
+        keeps = self._named(lambda keep: keep)
+
+        def one(path: Path, x: Any) -> Any:
+            owner = _owner(path, x, shapes)
+            return x if owner is None else _changed(x, shapes[owner], lambda y: _cut(y, keeps[owner]))
+
+        return _with_targets(_mapped(one, state), state, self)
+
+    def expand_state(self, state: Tree, like: Tree) -> Tree:
+        """Undoes :meth:`cut_state`: what was removed comes from ``like``, the state or masks of the full network."""
+        shapes = self._named(lambda keep: tuple(int(k.sum()) for k in keep))
+        full, keeps = self._named(lambda keep: tuple(len(k) for k in keep)), self._named(lambda keep: keep)
+        before = {p.path: p.leaf for p in places(like)[0] if not p.is_hole}
+
+        def one(path: Path, x: Any) -> Any:
+            owner = _owner(path, x, shapes)
+            old = before.get(path)
+            if owner is None or old is None or _owner(path, old, full) != owner:
+                return x
+            flags = masks_lib.unpack(x) if tuple(x.shape) != shapes[owner] else x
+            return _changed(old, full[owner], lambda y: _put(y, flags, keeps[owner]))
+
+        return _with_targets(_mapped(one, state), state, self)
+
+    def _named(self, of: Callable[[Keep], Any]) -> dict[Path, Any]:
+        """Returns something by path, and by what an optimiser sees of the path."""
+        found = {path: of(keep) for path, keep in self.keep.items()}
+        return found | {path[self.prefix :]: x for path, x in found.items() if self.prefix}
+
+    def _map(self, change: Callable[[Path, Any], Any], params: Tree, what: str, *, smaller: bool) -> Tree:
+        found, treedef = places(params)
+        nodes = []
+        for place in found:
+            if place.is_hole:
+                nodes.append(place.node)
+                continue
+            if place.path not in self.keep:
+                raise ValueError(f"the {what} have a leaf {place.name!r}, which the network did not have.")
+            shape = tuple(int(k.sum()) if smaller else len(k) for k in self.keep[place.path])
+            if np.shape(place.leaf) != shape:
+                raise ValueError(
+                    f"leaf {place.name!r} of the {what} has shape {np.shape(place.leaf)}; expected {shape}."
+                )
+            nodes.append(place.holding(change(place.path, place.leaf)))
+        return treedef.unflatten(nodes)
+
+
+def _owner(path: Path, leaf: Any, shapes: Mapping[Path, tuple[int, ...]]) -> Path | None:
+    """Returns the path of the leaf that an array is like, the longest one that is the end of its own path."""
+    if not is_array(leaf):
+        return None
+    for ending in (path[i:] for i in range(len(path) + 1)):
+        if ending in shapes and shapes[ending] and shapes[ending] in (tuple(leaf.shape), _stored(leaf)):
+            return ending
+    return None
+
+
+def _stored(leaf: Any) -> tuple[int, ...] | None:
+    return masks_lib.shape(leaf) if leaf.dtype in (jnp.uint8, jnp.int8) and leaf.ndim else None
+
+
+def _changed(x: Any, shape: tuple[int, ...], change: Callable[[Any], Any]) -> Any:
+    """Changes an array of this shape, or the mask of this shape that it stores."""
+    return change(x) if tuple(x.shape) == shape else masks_lib.pack(change(masks_lib.unpack(x)))
+
+
+def _mapped(change: Callable[[Path, Any], Any], tree: Tree) -> Tree:
+    found, treedef = places(tree)
+    return treedef.unflatten([p.node if p.is_hole else p.holding(change(p.path, p.leaf)) for p in found])
+
+
+def _cut(x: Any, keep: Keep) -> Any:
+    for axis, some in enumerate(keep):
+        if not some.all():
+            x = jnp.take(jnp.asarray(x), np.flatnonzero(some), axis=axis)
+    return x
+
+
+def _put(x: Any, part: Any, keep: Keep) -> jax.Array:
+    """Returns an array with a part of it replaced."""
+    at = np.ix_(*(np.flatnonzero(some) for some in keep))
+    return jnp.asarray(x).at[at].set(part) if keep else jnp.asarray(part)
+
+
+def _with_targets(new: Tree, old: Tree, cuts: Cuts) -> Tree:
+    """Corrects the numbers of weights that are to be active by those that were removed, or that came back."""
+    before = [x for x in jax.tree_util.tree_leaves(old, is_leaf=is_state) if is_state(x)]
+    states = iter(before)
+
+    def one(state: Any) -> Any:
+        if not is_state(state):
+            return state
+        was: SparseState = whole(next(states))
+        if batch_axes(was):
+            raise ValueError(
+                "the state is of several networks; cut one at a time, as jax.tree.map(lambda x: x[0], ...) gives."
+            )
+        difference = _active(state, cuts) - _active(was, cuts)
+        return state._replace(targets=was.targets + difference)
+
+    return jax.tree_util.tree_map(one, new, is_leaf=is_state)
+
+
+def _active(state: SparseState, cuts: Cuts) -> jax.Array:
+    """Counts the active weights of each layer of a state."""
+    leaves = MaskedLeaves.of(state.masks)
+    layouts = {path[cuts.prefix :]: layout for path, layout in cuts.layouts.items()}
+    found = tuple(layouts.get(path) for path in leaves.pick(leaves.paths))
+    counted = count_true(leaves.read(state.masks), found)
+    if counted.shape == state.targets.shape:
+        return counted
+    return count_true(leaves.read(state.masks))
+
+
+def prefix_of(masks: Tree, params: Tree) -> int:
+    """Returns how many keys the leaves of the parameters have before those of their masks.
+
+    The variables of Flax hold the parameters, which alone are masked, beside running statistics.
+
+    Raises:
+      ValueError: the masks have a leaf that the parameters do not have.
+    """
+    have = [p.path for p in places(params)[0] if not p.is_hole]
+    want = MaskedLeaves.of(masks)
+    paths = want.pick(want.paths)
+    lengths = (
+        sorted({len(h) - len(paths[0]) for h in have if h[len(h) - len(paths[0]) :] == paths[0]}) if paths else [0]
+    )
+    for length in lengths:
+        heads = {h[:length] for h in have if len(h) > length}
+        if any(all((*head, *p) in have for p in paths) for head in heads or {()}):
+            return max(0, length)
+    lost = [n for n, p in zip(want.masked, paths, strict=True) if not any(h[len(h) - len(p) :] == p for h in have)]
+    raise ValueError(
+        f"the masks have {', '.join(lost or want.masked)}, which the parameters do not have: "
+        f"{', '.join(named(params))}. Expected the masks, or the optimiser state, of this network."
+    )

@@ -1,0 +1,44 @@
+"""The command that makes the networks of a finished run smaller, from the command line."""
+
+import pytest
+
+from experiments import compact
+from experiments.command_line import load
+from experiments.training.run import train_and_evaluate
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "option --workdir is missing"),
+        (["--workdir=nowhere"], "summary.json"),
+        (["--workdir=nowhere", "--batch_size=0"], "batch_size=0"),
+        (["--workdir=nowhere", "--round_to=x"], "round_to='x'"),
+        (["--folder=nowhere"], "option '--folder' is not known"),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert compact.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["sequential", "vmap"])
+def test_every_network_of_a_run_becomes_smaller(mode, tmp_path, capsys):
+    config = load("experiments/configs/digits.py")
+    with config.unlocked():
+        config.steps, config.model.sizes, config.seeds, config.seeds_mode = 100, (40, 20), "0,1", mode
+    train_and_evaluate(config, tmp_path / "run", quiet=True)
+    assert compact.main([f"--workdir={tmp_path / 'run'}", "--batch_size=8"]) == 0
+    out = capsys.readouterr().out
+    assert "params/Dense_1/kernel" in out
+    rows = [line for line in out.splitlines() if "of 540" in line]
+    assert len(rows) == 2
+    assert all(" 0 of 540 " in row for row in rows)
+    trainer, _ = compact.load(tmp_path / "run")
+    for i in range(2):
+        before, after = compact.measure(trainer, i, 8, 1).report.parameters
+        assert after < before / 2
