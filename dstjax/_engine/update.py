@@ -93,7 +93,7 @@ def _step_sparse(call: Call, inner_update: InnerUpdate) -> tuple[list[Any], Topo
         moving = [o & n for o, n in zip(old.masks, new.masks, strict=True)]
     # The update of an inactive weight is -w, whatever the optimiser says: adding it gives exactly 0.0.
     sparse = [jnp.where(unpack(m), u, -w) for m, u, w in zip(moving, moved.pick(updates), weights, strict=True)]
-    return moved.put(_settled(call, new, sparse), updates), new, inner_state
+    return moved.put(_settled(call, new, sparse, frozen), updates), new, inner_state
 
 
 def _step_or_skip(call: Call, new: Topology, step: Any) -> tuple[list[Any], Any]:
@@ -195,7 +195,7 @@ def _step_dense(call: Call, inner_update: InnerUpdate) -> tuple[list[Any], Topol
         return call.rewired(optax.apply_updates(call.weights, moved.pick(inner_step()[0])), frozen)
 
     new = _branch(call, rewired)
-    return moved.put(_settled(call, new, moved.pick(updates)), updates), new, inner_state
+    return moved.put(_settled(call, new, moved.pick(updates), frozen), updates), new, inner_state
 
 
 def _frozen(call: Call, step: Callable[[], tuple[list[Any], Any]]) -> list[bool]:
@@ -216,8 +216,8 @@ def _branch(call: Call, rewired: Callable[[], Topology]) -> Topology:
     return lax.cond(call.now, rewired, lambda: call.old)
 
 
-def _settled(call: Call, new: Topology, updates: list[jax.Array]) -> list[jax.Array]:
-    """The updates that bring the weights to where the method puts them after a mask update."""
+def _settled(call: Call, new: Topology, updates: list[jax.Array], frozen: Sequence[bool]) -> list[jax.Array]:
+    """The updates that bring the weights to where the method puts them after a mask update; a frozen leaf stays."""
     rule = None if call.method.updates is None else call.method.updates.new_weights
     if rule is None or call.now is False:
         return updates
@@ -228,7 +228,10 @@ def _settled(call: Call, new: Topology, updates: list[jax.Array]) -> list[jax.Ar
         for leaf, g in zip(call.read(stepped, new, salt=3), grown, strict=True)
     ]
     moves = [v.astype(w.dtype) - w for v, w in zip(wanted, call.weights, strict=True)]
-    return [jnp.where(call.now, m.astype(u.dtype), u) for m, u in zip(moves, updates, strict=True)]
+    return [
+        u if still else jnp.where(call.now, m.astype(u.dtype), u)
+        for m, u, still in zip(moves, updates, frozen, strict=True)
+    ]
 
 
 def _after_step(call: Call, new: Topology, updates: list[Any]) -> Sequence[Any]:

@@ -12,6 +12,7 @@ import dstjax
 TYPES: dict[str, type] = {
     "sparsity": float,
     "epsilon": float,
+    "coefficient": float,
     "end_step": int,
     "prune_step": int,
     "prune_end_step": int,

@@ -34,7 +34,7 @@ NUMBERS = {
     "update_period": (["rigl", "mest"], [0, -5, 1.5, "100", None, True, math.nan]),
     "start_step": (["rigl", "rigl_itop"], [-1, 0.5, "0", None, True]),
     "end_step": (["rigl", "set"], [0, -1, 9.5, "9", True]),
-    "coefficient": (["dst_ee"], [-1e-3, math.nan, math.inf, "0.1", None, True]),
+    "coefficient": (["dst_ee"], [-1e-3, math.nan, math.inf, "0.1", True]),
     "epsilon": (["dst_ee"], [0, -1.0, math.nan, math.inf, "1", None]),
     "lambda_": (["mest"], [-1.0, math.nan, math.inf, "1", None]),
 }

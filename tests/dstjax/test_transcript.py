@@ -131,7 +131,7 @@ METHODS = {
 # Those that are more than a move of as many weights as were dropped; their transcripts are in tests/dstjax/methods.
 ELSEWHERE = {
     *("gmp", "one_shot", "asp", "sis", "granet", "gap", "dpf", "dcil", "admm", "str", "top_kast", "ste", "sr_ste"),
-    *("snfs", "dsr", "deepr", "soft_deepr", "accset", "lset", "dynset", "iee", "srigl"),
+    *("snfs", "balanced_momentum", "dsr", "deepr", "soft_deepr", "accset", "lset", "dynset", "iee", "srigl"),
 }
 
 

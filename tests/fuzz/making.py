@@ -296,3 +296,10 @@ def applied(params: Any, updates: Any) -> Any:
     return jax.tree.map(
         lambda u, p: p if u is None else optax.apply_updates(p, u), updates, params, is_leaf=lambda x: x is None
     )
+
+
+def clipped(c: Configuration, gradients: Any) -> Any:
+    """The gradients that reach the transformation: to clip them makes infinite ones finite."""
+    if c.wrapper not in ("chain", "named_chain"):
+        return gradients
+    return optax.clip(1.0).update(gradients, optax.EmptyState())[0]

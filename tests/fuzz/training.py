@@ -97,7 +97,7 @@ class Training:
         grads, extra = self.arguments(t)
         rewire = self.rewire()
         now = rewire if rewire is not None else self.method.is_update_step(self.last[0].step + 1)
-        finite = invariants.are_finite((grads, extra))
+        finite = invariants.are_finite((making.clipped(self.c, grads), extra))
         before = self.params, self.state
         new = self.step(self.params, self.state, grads, extra, rewire=rewire)
         if self.c.program == "donated":
