@@ -6,12 +6,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+BITS = 28  # behind the point, of a square in units of the largest
+
 
 def root_mean_square(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """Returns the root mean square over some axes, which stay with length one; float32.
 
-    A sum of floats depends on its order, and so on the number of devices. Squares become integers of up to 28 bits
-    here, as multiples of a power of two near the largest entry, and integers have one sum.
+    A sum of floats depends on its order, and so on the number of devices. Squares become integers of 28 bits here, as
+    multiples of a power of two near the largest entry, and integers have one sum. It is kept in digits that are summed
+    over one axis after another, so that it has these bits however many entries there are.
 
     Args:
       x: real numbers; what is not finite counts as 0.
@@ -21,11 +24,28 @@ def root_mean_square(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     size = jnp.where(jnp.isfinite(size), size, 0)
     bits = lax.bitcast_convert_type(jnp.max(size, axis=axes, keepdims=True), jnp.uint32)
     unit = lax.bitcast_convert_type(bits & jnp.uint32(0x7F800000), jnp.float32)  # 0 where all is 0, or subnormal
-    square = jnp.square(jnp.where(unit > 0, size / unit, 0))  # below 4
-    number = math.prod(x.shape[a] for a in axes)
-    digit = min(14, 30 - number.bit_length())  # so that no sum reaches 2**32
-    high = jnp.floor(square * 2**digit)
-    low = jnp.floor((square * 2**digit - high) * 2**digit)
-    sums = [jnp.sum(d.astype(jnp.uint32), axis=axes, keepdims=True, dtype=jnp.uint32) for d in (high, low)]
-    total = sums[0].astype(jnp.float32) + sums[1].astype(jnp.float32) * 2.0**-digit
-    return unit * jnp.sqrt(total * (2.0**-digit / number))
+    rest = jnp.square(jnp.where(unit > 0, size / unit, 0))  # below 4
+    width = min(14, 30 - max(x.shape[a] for a in axes).bit_length())  # so that no sum of digits reaches 2**32
+    digits = [jnp.floor(rest)]
+    places = -(-BITS // width)
+    for place in range(1, places + 1):
+        rest = (rest - digits[-1]) * 2**width
+        # The last is rounded: what is cut off of many small squares would add up.
+        digits.append(jnp.floor(rest) if place < places else jnp.round(rest))
+    numbers = [d.astype(jnp.uint32) for d in reversed(digits)]  # the last digit first
+    for axis in axes:
+        numbers = _carried([jnp.sum(n, axis=axis, keepdims=True, dtype=jnp.uint32) for n in numbers], width)
+    total = jnp.zeros_like(unit)
+    for place, n in reversed(list(enumerate(numbers, 1 - len(digits)))):
+        total = total + n.astype(jnp.float32) * 2.0 ** (place * width)
+    return unit * jnp.sqrt(total / math.prod(x.shape[a] for a in axes))
+
+
+def _carried(sums: list[jax.Array], width: int) -> list[jax.Array]:
+    """Sums of digits as digits, the last first; there may be more of them."""
+    carry, found = jnp.zeros_like(sums[0]), []
+    for n in [*sums, *[carry] * -(-32 // width)]:
+        n = n + carry
+        found.append(n & jnp.uint32(2**width - 1))
+        carry = n >> width
+    return found
