@@ -35,7 +35,7 @@ INNER = {
     "scaled": lambda p: optax.chain(optax.masked(optax.set_to_zero(), marks(p)), optax.scale(-0.05)),
     "freeze": lambda p: optax.chain(optax.adam(0.05), optax.freeze(marks(p))),
 }
-NAMES = ["set", "dst_ee", "snfs", "granet", "gmp", "dpf", "srigl", "iee"]
+NAMES = ["set", "dst_ee", "snfs", "granet", "gmp", "dpf", "srigl", "iee", "soft_deepr"]
 REST = [n for n in conformance.METHODS if n not in NAMES and conformance.make(n).updates is not None]
 
 
