@@ -129,9 +129,15 @@ def connections(
         arrived = [jnp.sum(r.data) for r in results if r.data is not None]
         return some(sum(arrived, jnp.zeros((), jnp.float32))), notes.total()
 
-    (arrived, passed), back = jax.vjp(ways, {path: mask.astype(jnp.float32) for path, mask in flags.items()})
-    (of_results,) = back((jnp.ones_like(arrived), jnp.zeros_like(passed)))
-    (of_products,) = back((jnp.zeros_like(arrived), jnp.ones_like(passed)))
+    # As one program: each operation for itself would be compiled for itself.
+    @jax.jit
+    def reached(masks: Mapping[str, jax.Array]) -> tuple[jax.Array, dict[str, jax.Array], dict[str, jax.Array]]:
+        (arrived, passed), back = jax.vjp(ways, {path: mask.astype(jnp.float32) for path, mask in masks.items()})
+        (of_results,) = back((jnp.ones_like(arrived), jnp.zeros_like(passed)))
+        (of_products,) = back((jnp.zeros_like(arrived), jnp.ones_like(passed)))
+        return arrived, of_results, of_products
+
+    arrived, of_results, of_products = reached(flags)
     given = presets.by_name if layout is None else presets.preset_of(layout)
     assert given is not None  # for None the names tell
     read = presets.read(presets.First((layouts(function, params, *args), given)), leaves)

@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import operator
 
 import flax.linen as nn
 import jax
@@ -33,6 +34,10 @@ def positive(seed, shapes, masks):
     rng = np.random.default_rng(seed)
     found = {n: rng.uniform(0.5, 1.5, s).astype(np.float32) for n, s in shapes.items()}
     return {n: x if masks.get(n) is None else x * masks[n] for n, x in found.items()}
+
+
+def stacked(trees):
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
 def by_derivatives(function, params, x):
@@ -119,19 +124,20 @@ CASES = {
 def test_weights_are_effective_where_derivatives_say_so(name):
     function, data, density, shapes, others = CASES[name]
     x = np.random.default_rng(0).uniform(0.5, 1.5, data).astype(np.float32)
+    drawings = [drawn(seed, density * (1 + seed % 3), **shapes) for seed in range(12)]
+    networks = [positive(seed, shapes | others, masks) for seed, masks in enumerate(drawings)]
+    totals, slopes = jax.jit(jax.vmap(functools.partial(by_derivatives, function), (0, None)))(stacked(networks), x)
+    found = jax.jit(jax.vmap(lambda masks: connections(function, networks[0], masks, x)))(stacked(drawings))
+    assert not found.unread
+    np.testing.assert_array_equal(found.collapsed, totals == 0)
+    for path in shapes:
+        masks = np.stack([one[path] for one in drawings])
+        np.testing.assert_array_equal(found.effective[path], (slopes[path] != 0) & masks, err_msg=path)
     fates = set()
-    derivatives = jax.jit(functools.partial(by_derivatives, function))
     for seed in range(12):
-        masks = drawn(seed, density * (1 + seed % 3), **shapes)
-        params = positive(seed, shapes | others, masks)
-        total, slopes = derivatives(params, x)
-        found = connections(function, params, masks, x)
-        assert not found.unread
-        assert bool(found.collapsed) == bool(total == 0)
-        for path, mask in masks.items():
-            np.testing.assert_array_equal(found.effective[path], (slopes[path] != 0) & mask, err_msg=path)
-        fates.add((bool(found.collapsed), bool(found.idle)))
-        assert found.broken_at or not found.collapsed or name not in ("mlp", "convolution", "experts")
+        one = jax.tree.map(operator.itemgetter(seed), found)
+        fates.add((bool(one.collapsed), bool(one.idle)))
+        assert one.broken_at or not one.collapsed or name not in ("mlp", "convolution", "experts")
     assert len(fates) > 1  # or the cases show nothing
 
 
@@ -258,7 +264,7 @@ def test_layer_collapse(name):
     params, masks = collapsing(name)
     x = np.ones((1, 20), np.float32)
     weights = jax.tree.map(jnp.abs, dstjax.apply_masks(params, masks))
-    outputs, gradients = jax.value_and_grad(lambda p: deep(p, x).sum())(weights)
+    outputs, gradients = jax.jit(jax.value_and_grad(lambda p: deep(p, x).sum()))(weights)
     assert outputs == 0
     assert not any(np.any(g) for g in jax.tree.leaves(gradients))
     found = connections(deep, params, masks, x)
@@ -315,11 +321,12 @@ def test_a_transformer(name):
     layout = dstjax.program.layouts(way.loss, params, (tokens, targets))
     masks = {p: None if layout[p] is None else np.ones(s.shape, bool) for p, s in _named(params).items()}
     tree = jax.tree.unflatten(jax.tree.structure(params), [*masks.values()])
-    found = connections(lambda p, tokens: way.loss(p, (tokens, targets)), params, tree, tokens)
+    both = stacked([tree, jax.tree.map(lambda m: m & False, tree)])
+    found = jax.jit(
+        jax.vmap(lambda tree: connections(lambda p, tokens: way.loss(p, (tokens, targets)), params, tree, tokens))
+    )(both)
     assert not found.unread
-    assert not found.idle
-    tree = jax.tree.map(lambda m: m & False, tree)
-    assert connections(lambda p, tokens: way.loss(p, (tokens, targets)), params, tree, tokens).n_effective
+    assert all(np.all(n[0]) and not np.any(n[1]) for n in found.n_effective.values())
 
 
 def _named(tree):
