@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import dstjax
 from dstjax import distributions, layouts, methods, metrics
 from dstjax.structures import block, fan_in, filters, heads, n_m
+from tests.stepping import compiled
 
 SHAPE = jax.ShapeDtypeStruct
 
@@ -176,7 +177,7 @@ def test_whole_filters_and_heads():
         kernel = dstjax.get_masks(state)["conv"]["kernel"].reshape(-1, 8)
         assert sorted({*kernel.sum(0).tolist()}) == [0, 36]
         grads = jax.tree.map(lambda w, s=seed: jax.random.normal(jax.random.key(s), w.shape), params)
-        updates, state = tx.update(grads, state, params)
+        updates, state = compiled(tx).update(grads, state, params)
         params = optax.apply_updates(params, updates)
     params = {name: {"kernel": jnp.ones(s)} for name, s in {"query": (8, 4, 2), "out": (4, 2, 8)}.items()}
     tx = dstjax.sparsify(optax.sgd(0.1), rigl(sparsity=0.5, structure=heads()))

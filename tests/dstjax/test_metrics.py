@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import dstjax
 from dstjax import masks, methods, metrics
 from tests import trees
+from tests.stepping import compiled
 from tests.trees import CANONICAL
 
 W, G, M, _ = (np.array(x) for x in CANONICAL)
@@ -29,7 +30,7 @@ def after_one_update(method, counter=None):
     else:
         state = state._replace(counters={"w": jnp.asarray(counter, jnp.uint8), "b": None}, step=jnp.int32(999))
     grads = {"w": jnp.asarray(G, jnp.float32), "b": jnp.zeros(3)}
-    _, state = tx.update(grads, state, params, rewire=True)
+    _, state = compiled(tx).update(grads, state, params, rewire=True)
     return state
 
 
@@ -62,7 +63,7 @@ def test_survival_rate():
 
     def rewire(state, params, gradient):
         grads = {"w": jnp.array(gradient), "b": jnp.zeros(2)}
-        updates, state = tx.update(grads, state, params, rewire=True)
+        updates, state = compiled(tx).update(grads, state, params, rewire=True)
         return state, optax.apply_updates(params, updates)
 
     state, params = rewire(state, params, [[0, 0, 1.0], [0, 0, 1.0]])  # 2 of 4 dropped: 0, 1; grown: 2, 5

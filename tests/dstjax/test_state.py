@@ -12,6 +12,7 @@ import pytest
 import dstjax
 from dstjax import methods
 from tests import trees
+from tests.stepping import compiled
 from tests.thorough import slow
 
 EVERY_OTHER = dict(sparsity=0.7, update_period=2, drop_fraction=0.5, drop_schedule="constant")
@@ -41,7 +42,7 @@ def sparse(name="dst_ee", track=TRACK):
 def advance(tx, params, state, first, steps):
     for t in range(first, first + steps):
         grads = jax.tree.map(lambda w, n: w + n, params, trees.like(params, t))
-        updates, state = tx.update(grads, state, params)
+        updates, state = compiled(tx).update(grads, state, params)
         params = optax.apply_updates(params, updates)
     return params, state
 

@@ -16,6 +16,7 @@ from dstjax._engine.drop_and_grow import drop_and_grow_all
 from dstjax.structures import block, fan_in, n_m
 from tests import oracles, trees
 from tests import structure_oracles as plain
+from tests.stepping import compiled
 from tests.thorough import lighter
 
 SHAPES = [(8, 5), (2, 3, 8, 4)]
@@ -206,7 +207,7 @@ def runner(name, structure):
     @jax.jit
     def step(params, state, noise):
         grads = jax.tree.map(jnp.add, dstjax.forward_params(params, state), noise)
-        updates, state = tx.update(grads, state, params)
+        updates, state = compiled(tx).update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
     return method, tx, step

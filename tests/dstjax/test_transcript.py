@@ -15,6 +15,7 @@ import pytest
 import dstjax
 from dstjax import criteria, methods
 from tests import oracles, trees
+from tests.stepping import compiled
 from tests.thorough import lighter, slow
 
 pytestmark = pytest.mark.usefixtures("one_device")
@@ -75,7 +76,7 @@ def follow(method, inner, oracle_inner, *, spies=(), steps=STEPS, track=(), **tr
     for t in range(1, steps + 1):
         before = oracle.m
         by_name = gradients_of(oracle.w, t)
-        updates, opt_state = tx.update(rebuild(params, by_name), opt_state, params)
+        updates, opt_state = compiled(tx).update(rebuild(params, by_name), opt_state, params)
         params = optax.apply_updates(params, updates)
         jax.effects_barrier()  # the spies have heard everything
         oracle.step(by_name)

@@ -14,6 +14,7 @@ from dstjax import methods
 from dstjax.methods.adaptive import sigmoid
 from tests import oracles
 from tests.dstjax.methods import following
+from tests.stepping import compiled
 from tests.thorough import slow
 
 STEPS, UPDATES = 34, 11  # so many until DynSET has paused
@@ -211,7 +212,7 @@ def test_weights_are_trained_in_a_pause():
     params = dstjax.apply_masks(params, state)
     for a in (0.5, 0.6, 0.4):
         before, masks = params, dstjax.get_masks(state)["w"]
-        updates, state = tx.update({"w": jnp.ones((10, 20))}, state, params, metric=a)
+        updates, state = compiled(tx).update({"w": jnp.ones((10, 20))}, state, params, metric=a)
         params = optax.apply_updates(params, updates)
     np.testing.assert_array_equal(masks, dstjax.get_masks(state)["w"])
     np.testing.assert_allclose(params["w"], jnp.where(masks, before["w"] - 0.1, 0), rtol=1e-6)
@@ -280,7 +281,7 @@ def test_metrics_of_a_population():
     def twice(a):
         at = state
         for _ in range(2):
-            _, at = tx.update(params, at, params, metric=a)
+            _, at = compiled(tx).update(params, at, params, metric=a)
         return dstjax.get_masks(at)["w"]
 
     together = np.asarray(jax.jit(jax.vmap(twice))(accuracies))
@@ -293,7 +294,7 @@ def test_metrics_of_a_population():
 def test_the_number_passes_through_a_chain():
     tx = optax.chain(optax.clip_by_global_norm(1.0), dstjax.sparsify(optax.adam(0.1), epochs("accset")))
     params = {"w": jnp.ones((10, 20))}
-    _, state = tx.update(params, tx.init(params), params, metric=0.6)
+    _, state = compiled(tx).update(params, tx.init(params), params, metric=0.6)
     assert following.active(state) == {"w": 82}
 
 
@@ -304,7 +305,7 @@ def test_an_update_after_the_end_is_as_the_last_one(name):
     extra = {GIVEN[name]: 0.5}
     sizes = []
     for _ in range(3):
-        _, state = tx.update(params, state, params, rewire=True, **extra)
+        _, state = compiled(tx).update(params, state, params, rewire=True, **extra)
         sizes.append(following.active(state)["w"])
     assert sizes == [70, 49, 35]
 

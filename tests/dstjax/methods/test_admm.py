@@ -11,6 +11,7 @@ from dstjax import methods
 from tests import dense_oracles as oracles
 from tests import side_by_side, trees
 from tests.side_by_side import MASKED, MODES, active, follow
+from tests.stepping import compiled
 
 
 @pytest.fixture(autouse=True)
@@ -68,21 +69,21 @@ def test_worked_example():
     tx = dstjax.sparsify(optax.sgd(1.0), methods.admm(sparsity=0.5, rho=0.01, update_period=1, end_step=4))
     state = tx.init(params)
     still = {"w": jnp.zeros((1, 4))}
-    _, state = tx.update(still, state, params)  # the first update: Z = P(W), U = 0
+    _, state = compiled(tx).update(still, state, params)  # the first update: Z = P(W), U = 0
     np.testing.assert_allclose(state.memory.leaves.z["w"], [[1, 0, 0.6, 0]], rtol=1e-12)
     assert not np.any(state.memory.leaves.u["w"])
-    updates, state = tx.update(still, state, params)
+    updates, state = compiled(tx).update(still, state, params)
     np.testing.assert_allclose(-updates["w"], [[0, -0.002, 0, 0.001]], rtol=1e-12, atol=1e-18)
     # The second update came after that step, and sees the weights after it.
     state = tx.init(params)
-    _, state = tx.update(still, state, params)
+    _, state = compiled(tx).update(still, state, params)
     gradient = {"w": jnp.array([[0.02, -0.048, -0.02, 0.049]])}  # with the pull: to [.98, -.15, .62, .05]
-    updates, state = tx.update(gradient, state, params)
+    updates, state = compiled(tx).update(gradient, state, params)
     params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(params["w"], [[0.98, -0.15, 0.62, 0.05]], rtol=1e-12)
     np.testing.assert_allclose(state.memory.leaves.z["w"], [[0.98, 0, 0.62, 0]], rtol=1e-12)
     np.testing.assert_allclose(state.memory.leaves.u["w"], [[0, -0.15, 0, 0.05]], rtol=1e-12)
-    updates, state = tx.update(still, state, params)
+    updates, state = compiled(tx).update(still, state, params)
     # That call was the last update: the pull of rho * (W - Z + U), then the two largest.
     params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(params["w"], [[0.98, 0, 0.62, 0]], rtol=1e-12)
@@ -112,7 +113,7 @@ def test_a_layer_of_which_next_to_nothing_is_left():
     state = tx.init(params)
     still = jax.tree.map(jnp.zeros_like, params)
     for _ in range(2):
-        updates, state = tx.update(still, state, params)
+        updates, state = compiled(tx).update(still, state, params)
         params = optax.apply_updates(params, updates)
     assert active(dstjax.get_masks(state)) == {"w": 3}
     assert np.all(np.abs(params["w"])[np.asarray(params["w"]) != 0] > 1.5)

@@ -11,6 +11,7 @@ from dstjax import criteria, methods
 from dstjax._arrays.exact_sums import root_mean_square
 from tests import conformance, oracles, trees
 from tests.dstjax.methods import following
+from tests.stepping import compiled
 from tests.thorough import lighter, slow
 
 SHARED = dict(sparsity=0.6, update_period=3, end_step=following.STEPS)
@@ -232,7 +233,7 @@ def test_a_share_of_the_candidates_is_drawn_anew():
     seen = []
     for _ in range(3):
         before = dstjax.get_masks(state)["kernel"]
-        updates, state = tx.update(grads, state, params)
+        updates, state = compiled(tx).update(grads, state, params)
         params = optax.apply_updates(params, updates)
         seen.append(np.asarray(dstjax.get_masks(state)["kernel"] & ~before))
     assert all(s.any() for s in seen)
@@ -262,7 +263,7 @@ def test_public_parts_make_the_same_masks(steps):
         def step(carry, batch):
             params, state = carry
             loss = lambda p: jnp.mean((jnp.tanh(x[batch] @ p["a"]) @ p["b"] - y[batch, None]) ** 2)  # noqa: E731
-            updates, state = tx.update(jax.grad(loss)(params), state, params)
+            updates, state = compiled(tx).update(jax.grad(loss)(params), state, params)
             return (optax.apply_updates(params, updates), state), None
 
         rows = jax.random.randint(jax.random.key(2), (steps, 16), 0, 64)

@@ -12,6 +12,7 @@ from dstjax.methods import deep_rewiring
 from tests import oracles, trees
 from tests.dstjax.methods import following
 from tests.dstjax.methods.following import LR
+from tests.stepping import compiled
 from tests.thorough import slow
 
 
@@ -132,7 +133,7 @@ def one_deepr_step(theta, gradient, **options):
     w = jnp.asarray(SIGMA * (np.abs(theta) + 0.1), jnp.float32)  # the weights give the signs
     state = dstjax.set_masks(tx.init({"w": w}), {"w": jnp.asarray(theta) > 0})
     params = {"w": jnp.asarray(SIGMA * theta, jnp.float32)}
-    updates, state = tx.update({"w": jnp.asarray(SIGMA * gradient, jnp.float32)}, state, params)
+    updates, state = compiled(tx).update({"w": jnp.asarray(SIGMA * gradient, jnp.float32)}, state, params)
     params = optax.apply_updates(params, updates)
     return SIGMA * np.asarray(params["w"]), np.asarray(dstjax.get_masks(state)["w"])
 
@@ -173,7 +174,7 @@ def test_soft_deepr_keeps_one_connection():
     params = {"w": jnp.arange(1.0, 13).reshape(3, 4)}
     state = tx.init(params)
     mask = np.asarray(dstjax.get_masks(state)["w"])
-    updates, state = tx.update({"w": jnp.full((3, 4), 1e6)}, state, params)
+    updates, state = compiled(tx).update({"w": jnp.full((3, 4), 1e6)}, state, params)
     assert following.active(state) == {"w": 1}
     assert bool(np.asarray(dstjax.get_masks(state)["w"])[~mask].any())  # dormant ones were not pulled
     assert np.isfinite(updates["w"]).all()

@@ -14,6 +14,7 @@ from dstjax import methods
 from tests import dense_oracles as oracles
 from tests import side_by_side, trees
 from tests.side_by_side import EVERY_MODE, MASKED, MODES, active, follow
+from tests.stepping import compiled
 from tests.thorough import slow
 
 
@@ -119,7 +120,7 @@ def test_asp_worked_example():
     """The two largest of four; of four equal ones the first two."""
     params = {"w": jnp.array([[0.4, 0.2], [-0.1, 0.2], [0.3, 0.2], [0.2, 0.2]])}
     tx = dstjax.sparsify(optax.sgd(0.0), methods.asp(prune_step=1))
-    _, state = tx.update(params, tx.init(params), params)
+    _, state = compiled(tx).update(params, tx.init(params), params)
     mask = np.asarray(dstjax.get_masks(state)["w"])
     assert mask.T.astype(int).tolist() == [[1, 0, 1, 0], [1, 1, 0, 0]]
 
@@ -228,7 +229,7 @@ def test_granet_worked_example():
         ([0.0, 0.0, 3.0, 0.0, 0.0, -2.0], [1, 0, 1, 0, 0, 1]),  # what has just been dropped may come back
         ([9.0, 0.0, 0.0, 0.0, 0.0, 0.0], [1, 1, 1, 0, 0, 0]),  # of equals the first; what stays does not compete
     ):
-        updates, state = tx.update({"w": jnp.array([gradient])}, tx.init(params), params)
+        updates, state = compiled(tx).update({"w": jnp.array([gradient])}, tx.init(params), params)
         assert np.asarray(dstjax.get_masks(state)["w"]).astype(int).tolist() == [mask]
         # All were active before, so all that is grown was dropped in the same update, and keeps its value.
         kept = np.where(mask, np.asarray(params["w"]), 0.0)

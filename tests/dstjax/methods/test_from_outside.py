@@ -15,6 +15,7 @@ from dstjax import budgets
 from dstjax.method import Method, rewiring
 from dstjax.methods import catalogued
 from dstjax.rules import Layers, Leaf, Value, value
+from tests.stepping import compiled
 
 PAPER = """@misc{nobody2026,
   author = {Nobody, A.},
@@ -74,7 +75,7 @@ def trained(method, steps=12, jit=True, seed=0):
 
     def step(params, state):
         loss, grads = jax.value_and_grad(lambda p: jnp.mean((x @ p["w"] + p["b"][None] - 1) ** 2))(params)
-        updates, state = tx.update(grads, state, params, value=loss)
+        updates, state = compiled(tx).update(grads, state, params, value=loss)
         return optax.apply_updates(params, updates), state
 
     step = jax.jit(step) if jit else step

@@ -14,6 +14,7 @@ from dstjax import methods
 from dstjax.structures import n_m
 from tests import oracles, trees
 from tests.iee_network import noise, weights_of
+from tests.stepping import compiled
 from tests.structure_oracles import fill_groups
 from tests.thorough import slow
 
@@ -167,7 +168,7 @@ def test_transcript(case):
 
         @jax.jit
         def step(params, state, gradients):
-            updates, state = tx.update(gradients, state, params)
+            updates, state = compiled(tx).update(gradients, state, params)
             params = optax.apply_updates(params, updates)
             return params, state, dstjax.forward_params(params, state)
 
@@ -229,7 +230,7 @@ def hand_made(weights, mask, aims, drop_fraction, **structure):
             grads = {"w": params["w"] - jnp.array(aims)[:, None]}
             if not dstjax.is_exploring(state):
                 grads = jax.tree.map(jnp.zeros_like, grads)
-            updates, state = tx.update(grads, state, params)
+            updates, state = compiled(tx).update(grads, state, params)
             params = optax.apply_updates(params, updates)
             history.append(np.asarray(dstjax.get_masks(state)["w"][:, 0]).astype(int).tolist())
         return history, np.asarray(params["w"][:, 0])

@@ -15,6 +15,7 @@ from dstjax import methods
 from dstjax.structures import n_m
 from tests import trees
 from tests.iee_network import DENSE, SHAPES, noise, weights_of
+from tests.stepping import compiled
 from tests.structure_oracles import groups_of
 
 
@@ -31,7 +32,7 @@ def run(steps, **changes):
     @jax.jit
     def step(params, state, z):
         grads = jax.tree.map(jnp.subtract, dstjax.forward_params(params, state), z)
-        updates, state = tx.update(grads, state, params)
+        updates, state = compiled(tx).update(grads, state, params)
         return optax.apply_updates(params, updates), state
 
     history = [(params, tx.init(params))]
@@ -147,7 +148,7 @@ def test_random_growth_does_not_ask_what_was_learnt():
         state, active = tx.init(params), []
         for _ in range(4):
             active.append(np.asarray(dstjax.get_masks(state)["w"]))
-            _, state = tx.update(params, state, params)
+            _, state = compiled(tx).update(params, state, params)
         assert [m.sum() for m in active] == [32, 31, 31, 32]
         before, after = active[2:]
         size = np.abs(np.asarray(params["w"]))

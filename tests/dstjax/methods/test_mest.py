@@ -12,6 +12,7 @@ import dstjax
 from dstjax import methods
 from tests import oracles, trees
 from tests.dstjax.methods import following
+from tests.stepping import compiled
 from tests.thorough import slow
 
 SHARED = dict(sparsity=0.6, update_period=3, end_step=following.STEPS)
@@ -114,14 +115,14 @@ def test_worked_example(soft_bound, grown, between):
     before = np.asarray(dstjax.get_masks(state)["w"])
     values = np.zeros((1, 10), np.float32)
     values[before] = [0.9, -0.5, 0.3, -0.1]
-    _, state = tx.update(params, state, {"w": jnp.asarray(values)})
+    _, state = compiled(tx).update(params, state, {"w": jnp.asarray(values)})
     after = np.asarray(dstjax.get_masks(state)["w"])
     kept = before if soft_bound else before & (np.abs(values) > 0.2)
     assert (after & kept).sum() == kept.sum()
     assert (after & ~kept).sum() == grown
     assert after.sum() == between
     for expected in [between, 4, 4]:  # the third update is the last
-        _, state = tx.update(params, state, {"w": jnp.asarray(values)})
+        _, state = compiled(tx).update(params, state, {"w": jnp.asarray(values)})
         assert following.active(state) == {"w": expected}
 
 
@@ -134,7 +135,7 @@ def test_the_gradient_counts_in_the_score():
         tx = dstjax.sparsify(optax.sgd(0.0), method)
         w = jnp.array([[0.9, 0.5, 0.3, 0.1, 0.2, 0, 0, 0, 0, 0]])
         state = dstjax.set_masks(tx.init({"w": w}), {"w": w > 0})
-        _, state = tx.update({"w": jnp.where(w == 0.1, 5.0, 0.0)}, state, {"w": w})
+        _, state = compiled(tx).update({"w": jnp.where(w == 0.1, 5.0, 0.0)}, state, {"w": w})
         assert bool(dstjax.get_masks(state)["w"][0, 3]) == stays
 
 
@@ -208,7 +209,7 @@ def test_the_random_starts_have_the_deviation_that_was_asked_for():
     params = {"w": jnp.ones((100, 100)), "v": jnp.ones((100, 100))}
     state = tx.init(params)
     params, before = dstjax.apply_masks(params, state), dstjax.get_masks(state)
-    updates, state = tx.update(params, state, params)
+    updates, state = compiled(tx).update(params, state, params)
     params = optax.apply_updates(params, updates)
     starts = {n: np.asarray(w)[np.asarray(m & ~before[n])] for n, w in params.items()
               for m in [dstjax.get_masks(state)[n]]}  # fmt: skip

@@ -12,6 +12,7 @@ import dstjax
 from dstjax import methods
 from tests import oracles
 from tests.dstjax.methods import following
+from tests.stepping import compiled
 from tests.thorough import slow
 
 SHARED = dict(sparsity=0.6, update_period=3, end_step=following.STEPS)
@@ -102,7 +103,7 @@ def one_update(method, params, grads, seed=0):
     tx = dstjax.sparsify(optax.sgd(0.0), method, seed=seed)
     state = tx.init(params)
     before, params = dstjax.get_masks(state), dstjax.apply_masks(params, state)
-    updates, state = tx.update(grads(before), state, params)
+    updates, state = compiled(tx).update(grads(before), state, params)
     return before, dstjax.get_masks(state), optax.apply_updates(params, updates), state
 
 
@@ -138,7 +139,7 @@ def test_snfs_without_any_gradient_loses_nothing_for_good():
     params, total, found = dstjax.apply_masks(params, state), int(state.targets.sum()), []
     for t in range(12):
         grads = jax.tree.map(lambda w, t=t: 0 * w if t == 0 else 1 + 0 * w, params)
-        updates, state = tx.update(grads, state, params)
+        updates, state = compiled(tx).update(grads, state, params)
         params = optax.apply_updates(params, updates)
         found.append(sum(following.active(state).values()))
     assert found[0] < total
@@ -228,7 +229,7 @@ def test_dsr_worked_example():
     assert following.active(state) == {"a": 14, "b": 24, "c": 34}
     small = {n: oracles.best(np.zeros(m.shape), 4, np.asarray(m)) for n, m in before.items()}
     params = {n: jnp.where(before[n], jnp.where(small[n], 9e-4, 1e-3), 0) for n in params}  # 1e-3 is not below H
-    _, state = tx.update(jax.tree.map(jnp.zeros_like, params), state, params)
+    _, state = compiled(tx).update(jax.tree.map(jnp.zeros_like, params), state, params)
     after = {n: np.asarray(m) for n, m in dstjax.get_masks(state).items()}
     grown = {n: int((after[n] & ~np.asarray(before[n])).sum()) for n in after}
     assert grown == {"a": 2, "b": 4, "c": 6}
@@ -246,7 +247,7 @@ def test_dsr_leaves_the_threshold_within_the_tolerance(dropped, expected):
     mask = np.asarray(dstjax.get_masks(state)["w"])
     small = oracles.best(np.zeros(mask.shape), dropped, mask)
     params = {"w": jnp.where(mask, jnp.where(small, 1e-5, -1.0), 0)}
-    _, state = tx.update(params, state, params)
+    _, state = compiled(tx).update(params, state, params)
     assert float(state.memory.shared) == np.float32(expected)
     assert following.active(state) == {"w": 100}
 

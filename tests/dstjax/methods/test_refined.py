@@ -11,6 +11,7 @@ from dstjax import methods
 from tests import dense_oracles as oracles
 from tests import side_by_side, trees
 from tests.side_by_side import MASKED, MODES, active, follow
+from tests.stepping import compiled
 from tests.thorough import slow
 
 
@@ -56,9 +57,9 @@ def test_all_of_all_is_dense():
     params = other = side_by_side.tree()
     state, inner_state = tx.init(params), inner.init(other)
     for t in range(3):
-        updates, state = tx.update(trees.like(params, t), state, params)
+        updates, state = compiled(tx).update(trees.like(params, t), state, params)
         params = optax.apply_updates(params, updates)
-        updates, inner_state = inner.update(trees.like(other, t), inner_state, other)
+        updates, inner_state = compiled(inner).update(trees.like(other, t), inner_state, other)
         other = optax.apply_updates(other, updates)
         for a, b in zip(jax.tree.leaves(dstjax.forward_params(params, state)), jax.tree.leaves(other), strict=True):
             np.testing.assert_array_equal(a, b)
@@ -74,7 +75,7 @@ def test_worked_example(name, passed):
     tx = dstjax.sparsify(optax.sgd(1.0), methods.get(name))
     state = tx.init(params)
     np.testing.assert_array_equal(dstjax.forward_params(params, state)["w"].T, [[0.4, 0, 0.3, 0]])
-    updates, state = tx.update({"w": jnp.array([[0.1], [0.2], [-0.1], [0.0]])}, state, params)
+    updates, state = compiled(tx).update({"w": jnp.array([[0.1], [0.2], [-0.1], [0.0]])}, state, params)
     np.testing.assert_allclose(-updates["w"].T, [passed], rtol=1e-12)
     # [.3, -.3, .4, .2]: the second comes level with the first (STE), and passes neither; of equals the first stays.
     assert np.asarray(dstjax.get_masks(state)["w"]).T.astype(int).tolist() == [[1, 0, 1, 0]]
@@ -87,7 +88,7 @@ def test_the_decay_is_in_the_gradient():
     state = tx.init(params)
     still = {"w": jnp.zeros((2, 1))}
     for expected in (0.5 * 0.98, 0.5 * 0.98 - 0.1 * (0.9 * 0.2 * 0.5 + 0.2 * 0.5 * 0.98)):
-        updates, state = tx.update(still, state, params)
+        updates, state = compiled(tx).update(still, state, params)
         params = optax.apply_updates(params, updates)
         np.testing.assert_allclose(params["w"].T, [[1.0, expected]], rtol=1e-12)
 

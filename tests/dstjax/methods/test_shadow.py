@@ -13,6 +13,7 @@ from dstjax import methods
 from tests import dense_oracles as oracles
 from tests import side_by_side, trees
 from tests.side_by_side import EVERY_MODE, MASKED, MODES, active, follow, loss
+from tests.stepping import compiled
 from tests.thorough import slow
 
 
@@ -84,7 +85,7 @@ def test_dpf_worked_example():
     tx = dstjax.sparsify(optax.sgd(0.1), methods.dpf(sparsity=0.5, update_period=1, end_step=2))
     state = dstjax.set_masks(tx.init(params), {"w": jnp.array([[1, 0, 1, 0]], bool)})
     np.testing.assert_array_equal(dstjax.forward_params(params, state)["w"], [[0.5, 0, -0.3, 0]])
-    updates, state = tx.update({"w": jnp.array([[0.1, -2.0, 0.0, 0.5]])}, state, params)
+    updates, state = compiled(tx).update({"w": jnp.array([[0.1, -2.0, 0.0, 0.5]])}, state, params)
     params = optax.apply_updates(params, updates)
     np.testing.assert_allclose(params["w"], [[0.49, 0.40, -0.30, 0.05]], rtol=1e-12)
     np.testing.assert_allclose(dstjax.forward_params(params, state)["w"], [[0.49, 0.40, 0, 0]], rtol=1e-12)
@@ -104,7 +105,7 @@ def test_dcil_worked_example():
     state = dstjax.set_masks(tx.init(params), {"w": jnp.array([[True, False]]), "b": None})
     sparse = {"w": jnp.array([[0.2, 0.7]]), "b": jnp.array([1.0, 2.0])}
     dense = {"w": jnp.array([[0.5, -0.4]]), "b": jnp.array([0.5, 0.25])}
-    updates, _ = tx.update(sparse, state, params, full_gradient=dense)
+    updates, _ = compiled(tx).update(sparse, state, params, full_gradient=dense)
     np.testing.assert_allclose(updates["w"], [[-0.2, 0.4]], rtol=1e-12)
     np.testing.assert_allclose(updates["b"], [-1.5, -2.25], rtol=1e-12)  # a leaf without a mask is in both networks
 
@@ -118,7 +119,7 @@ def test_dcil_is_the_gradient_of_both_networks():
     state = dstjax.set_masks(state, chosen)
     sparse = jax.grad(lambda p: loss(dstjax.forward_params(p, state)))(params)
     dense = jax.grad(loss)(params)
-    updates, _ = tx.update(sparse, state, params, full_gradient=dense)
+    updates, _ = compiled(tx).update(sparse, state, params, full_gradient=dense)
     for n, u in trees.names(updates).items():
         g, f = trees.names(sparse)[n], trees.names(dense)[n]
         expected = jnp.where(trees.names(chosen)[n], g, f) if n in MASKED else g + f
@@ -193,11 +194,11 @@ def test_top_kast_worked_example():
     state = tx.init(params)
     seen = dstjax.forward_params(params, state)["w"]
     np.testing.assert_array_equal(seen, [[0.9, -0.8, 0, 0, 0, 0]])
-    updates, _ = tx.update({"w": jnp.zeros((1, 6))}, state, params)
+    updates, _ = compiled(tx).update({"w": jnp.zeros((1, 6))}, state, params)
     pull = -np.asarray(updates["w"]) / 0.01
     np.testing.assert_allclose(pull, [[0.9, -0.8, 0.9, -0.6, 0, 0]], rtol=1e-12)
     assert np.abs(pull).sum() == pytest.approx(3.2)
-    updates, _ = tx.update({"w": jnp.ones((1, 6))}, state, params)
+    updates, _ = compiled(tx).update({"w": jnp.ones((1, 6))}, state, params)
     np.testing.assert_array_equal(np.asarray(updates["w"]) != 0, [[True, True, True, True, False, False]])
 
 
@@ -250,7 +251,7 @@ def test_starts_with_the_weights_as_they_are(name):
     state = tx.init(params)
     assert dstjax.apply_masks(params, state) is params
     full = {"full_gradient": params} if name == "dcil" else {}
-    _, state = tx.update(params, state, params, **full)
+    _, state = compiled(tx).update(params, state, params, **full)
     other = jax.tree.map(lambda w: jnp.abs(w) > 0.4 if w.ndim > 1 else None, params)
     moments = optax.tree.get(dstjax.set_masks(state, other), "trace")
     for a, b in zip(jax.tree.leaves(moments), jax.tree.leaves(optax.tree.get(state, "trace")), strict=True):

@@ -11,6 +11,7 @@ import pytest
 import dstjax
 from dstjax import methods
 from tests import oracles, trees
+from tests.stepping import compiled
 from tests.structure_oracles import fan_in_update
 from tests.thorough import slow
 
@@ -98,7 +99,7 @@ def test_transcript(ablation, order):
 
         @jax.jit
         def step(params, state, gradients):
-            updates, state = tx.update(gradients, state, params)
+            updates, state = compiled(tx).update(gradients, state, params)
             return optax.apply_updates(params, updates), state
 
         changed = 0
@@ -132,7 +133,7 @@ def test_ablated_neurons_have_no_weights_and_the_others_more():
         sparsity=0.5, distribution="uniform", update_period=1, end_step=5, drop_fraction=0.5, drop_schedule="constant"
     )
     tx = dstjax.sparsify(optax.sgd(1.0), method, initial_masks={"w": jnp.asarray(size.T > 0)})
-    updates, state = tx.update({"w": jnp.asarray(gradient.T)}, tx.init(params), params)
+    updates, state = compiled(tx).update({"w": jnp.asarray(gradient.T)}, tx.init(params), params)
     assert dstjax.get_masks(state)["w"].T.astype(int).tolist() == [[1, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 0]]
     after = optax.apply_updates(params, updates)["w"].T
     np.testing.assert_allclose(after, [[0.9, 0.8, 0, 0], [0, 0, 0, 0], [0, 0.7, 0, 0]])  # grown weights are 0
