@@ -101,7 +101,7 @@ def masks_of(processes: int, kind: str, method: str) -> set[str]:
 @pytest.mark.parametrize(
     ("kind", "method"),
     [
-        ("Auto", "dst_ee"),
+        pytest.param("Auto", "dst_ee", marks=pytest.mark.slow),  # by default tests/experiments/training/test_hosts.py
         pytest.param("Explicit", "set", marks=pytest.mark.slow),
         pytest.param("Explicit", "dst_ee", marks=pytest.mark.slow),
     ],

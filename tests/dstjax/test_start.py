@@ -89,7 +89,7 @@ def test_start_of_other_trees():
     assert jax.tree.structure(shapes[1]) == jax.tree.structure(sparsified("rigl").init(trees.few()))
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit], ids=str)
+@pytest.mark.parametrize("kind", [slow(AxisType.Auto), AxisType.Explicit], ids=str)
 def test_start_keeps_shardings(kind):
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind,) * 2)
     specs = {"a": jax.P("data", "model"), "b": jax.P("model"), "c": jax.P(None, "data"), "d": jax.P()}
@@ -181,7 +181,7 @@ def test_a_loop_under_a_transfer_guard(name, order):
         params, _ = step(dstjax.apply_masks(params, state), dstjax.merge_state(moving, still))
 
 
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("kind", [slow(AxisType.Auto), AxisType.Explicit])
 @pytest.mark.parametrize("structure", [dstjax.structures.n_m(2, 4), dstjax.structures.block(2, 2)])
 def test_masks_of_the_caller_are_checked_under_a_trace(kind, structure):
     """Those that are known outside of it; they lie on eight devices."""

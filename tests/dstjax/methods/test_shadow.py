@@ -12,7 +12,7 @@ import dstjax
 from dstjax import methods
 from tests import dense_oracles as oracles
 from tests import side_by_side, trees
-from tests.side_by_side import EVERY_MODE, MASKED, MODES, active, follow, loss
+from tests.side_by_side import MASKED, MODES, active, follow, loss
 from tests.stepping import compiled
 from tests.thorough import slow
 
@@ -91,7 +91,7 @@ def test_dpf_worked_example():
     np.testing.assert_allclose(dstjax.forward_params(params, state)["w"], [[0.49, 0.40, 0, 0]], rtol=1e-12)
 
 
-@pytest.mark.parametrize("mode", EVERY_MODE)
+@pytest.mark.parametrize("mode", MODES)
 def test_dcil(mode):
     method = methods.dcil(sparsity=0.7, prune_end_step=11, **PERIODIC)
     run, params, state, changed = follow(method, of(oracles.DCIL, until=11, **TIMES), mode=mode, full=True)

@@ -43,7 +43,7 @@ MESHES = [
     pytest.param(AxisType.Explicit, P(None, "x"), id="columns", marks=pytest.mark.slow),
     pytest.param(AxisType.Explicit, P("x", "y"), id="both"),
 ]
-QUICK = ("snfs", "deepr", "set")
+QUICK = ("snfs", "deepr")
 
 
 @pytest.mark.parametrize(("kind", "spec"), MESHES)
