@@ -211,7 +211,8 @@ class BalancedBlock(Block):
         for t, k, r, share, some, layout in zip(tiles, flags, rooms, shares, wanted, where, strict=True):
             columns = Neurons.of(layout, t.shape)
             has = columns.counted(k)
-            missing = jnp.where(some, jnp.maximum(share, columns.highest(has)) - has, 0)
+            share = jnp.maximum(jnp.maximum(share, 1), columns.highest(has))  # no column is left without any
+            missing = jnp.where(some, share - has, 0)
             first = best_of_neurons(t, missing, r, layout)
             rest = best_of_neurons(t, missing - columns.counted(first), ~(k | first), layout)
             grown.append(first | rest)
