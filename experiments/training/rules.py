@@ -92,11 +92,12 @@ def _structure(text: str) -> Any:
     makers = {name: getattr(dstjax.structures, name) for name in ("n_m", "block", "fan_in")}
     try:
         call = ast.parse(text.strip(), mode="eval").body
-        assert isinstance(call, ast.Call)
+        if not isinstance(call, ast.Call):
+            raise ValueError(text)
         make = makers[ast.unparse(call.func)]
         values = [ast.literal_eval(a) for a in call.args]
         named = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
-    except (SyntaxError, AssertionError, KeyError, ValueError):
+    except (SyntaxError, KeyError, ValueError):
         raise ValueError(
             f"structure={text!r} is not known; expected n_m(2, 4), block(4, 4), block(32, 32, balanced=True) or "
             "fan_in(0.3)."
