@@ -173,5 +173,5 @@ def n_m_product(
     columns, k = table.shape
     place = (table % m).reshape(columns, k // n, n, 1)
     held = values.reshape(columns, k // n, n, 1)
-    full = jnp.sum(jnp.where(place == jnp.arange(m, dtype=table.dtype), held, 0), axis=2)
+    full = jnp.sum(jnp.where(place == jnp.arange(m, dtype=table.dtype).reshape(1, 1, 1, m), held, 0), axis=2)
     return jnp.matmul(x, full.reshape(columns, -1).T, precision=precision)

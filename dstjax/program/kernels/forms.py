@@ -102,8 +102,14 @@ class Blocks(Form):
         """Returns the blocks of each column, int32[layers, C, k]; columns with fewer than k point past the end.
 
         Raises:
-          ValueError: the mask has blocks that are active in part.
+          ValueError: the leaf is no multiple of blocks, or the mask has some that are active in part.
         """
+        _, inputs, outputs = self.size
+        if inputs % self.h or outputs % self.w:
+            raise ValueError(
+                f"a leaf of shape {self.shape}, of {inputs} inputs and {outputs} outputs, cannot be cut into blocks of "
+                f"{self.h} x {self.w}; expected multiples."
+            )
         flags = self._cut(self.matrices(np.asarray(mask)))
         whole = flags.all(axis=(2, 4))
         if (flags.any(axis=(2, 4)) != whole).any():

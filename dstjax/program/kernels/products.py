@@ -14,7 +14,7 @@ from dstjax.program.kernels.csr import DTYPES, csr_product
 from dstjax.program.kernels.forms import Blocks, Form, Rows, Table, block_of, n_m_of
 
 PRODUCTS = ("dense", "block", "pallas", "fan_in", "n_m", "csr")
-_SECONDS, _ROUNDS = 0.3, 9  # that a product is timed, and how often at least
+_SECONDS, _ROUNDS = 0.2, 9  # that a product is timed, and how often at least
 
 
 @dataclasses.dataclass(frozen=True)
