@@ -42,17 +42,24 @@ class Form:
         """Undoes :meth:`values`: an array like the leaf, zero where nothing is active."""
         raise NotImplementedError
 
+    def stored_shape(self, table: Table) -> tuple[int, ...]:
+        """Returns the shape of values in the number of axes of the leaf."""
+        layout, values = self.layout, self.value_shape(table)
+        shape = [n if a in layout.stack else 1 for a, n in enumerate(self.shape)]
+        shape[layout.inputs[0]] = math.prod(values[:-1]) // max(1, layout.layers(self.shape))
+        shape[layout.outputs[-1]] = values[-1]
+        return tuple(shape)
+
     def stored(self, values: jax.Array) -> jax.Array:
         """Returns values in the number of axes of the leaf."""
-        layout, layers = self.layout, math.prod(self.shape[a] for a in self.layout.stack)
-        width = values.shape[-1]
+        layout, layers, width = self.layout, self.layout.layers(self.shape), values.shape[-1]
         rest = [a for a in range(len(self.shape)) if a not in layout.stack]
         shape = [1] * len(rest)
         shape[rest.index(layout.inputs[0])] = values.size // max(layers * width, 1)
         shape[rest.index(layout.outputs[-1])] = width
-        flat = values.reshape(-1, width)
+        flat = values.reshape(layers, -1, width)
         if layout.outputs[-1] < layout.inputs[0]:
-            flat = flat.reshape(layers, -1, width).swapaxes(1, 2)
+            flat = flat.swapaxes(1, 2)
         found = flat.reshape([self.shape[a] for a in layout.stack] + shape)
         return found.transpose(np.argsort([*layout.stack, *rest]))
 
@@ -63,8 +70,7 @@ class Form:
         flat = stored.transpose([*layout.stack, *rest])
         shape = self.value_shape(table)
         if layout.outputs[-1] < layout.inputs[0]:
-            layers = math.prod(self.shape[a] for a in layout.stack)
-            flat = flat.reshape(layers, shape[-1], -1).swapaxes(1, 2)
+            flat = flat.reshape(layout.layers(self.shape), shape[-1], -1).swapaxes(1, 2)
         return flat.reshape(shape)
 
     def value_shape(self, table: Table) -> tuple[int, ...]:

@@ -105,7 +105,7 @@ class Rewritten:
         """Undoes :meth:`pack_state`; ``like`` is the state that was packed, which has what is not active."""
         forms = self._by_path()
         full = {path: form.shape for path, (form, _) in forms.items()}
-        held = {p: jax.eval_shape(f.pack, jax.ShapeDtypeStruct(f.shape, bool), t).shape for p, (f, t) in forms.items()}
+        held = {path: form.stored_shape(table) for path, (form, table) in forms.items()}
         before = {p.path: p.leaf for p in places(like)[0] if not p.is_hole}
 
         def one(path: Path, x: Any) -> Any:
@@ -152,11 +152,7 @@ class Rewritten:
         chosen = dict(self.products)
         given = {name: tuple(np.shape(x)) for name, x in named(packed).items()}
         for name, _, shape in self.leaves:
-            if name in chosen:
-                form, table = chosen[name].form, self.tables[name]
-                want = jax.eval_shape(form.pack, jax.ShapeDtypeStruct(form.shape, bool), table).shape
-            else:
-                want = shape
+            want = chosen[name].form.stored_shape(self.tables[name]) if name in chosen else shape
             if given.get(name) != want:
                 raise ValueError(
                     f"leaf {name!r} of the packed parameters has shape {given.get(name)}; expected {want}, as pack() "
