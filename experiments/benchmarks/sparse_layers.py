@@ -1,6 +1,7 @@
 """Products that read active weights alone, against the dense product with zeros: one layer, and a training step."""
 
 import functools
+import importlib.util
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -99,10 +100,9 @@ def _run(work: Callable[..., Any], *operands: Any) -> Run:
 
 def _torch(weight: jax.Array, x: jax.Array) -> Run | None:
     """The product of PyTorch with a CSR matrix, where PyTorch is installed."""
-    try:
-        import torch
-    except ImportError:
+    if importlib.util.find_spec("torch") is None:
         return None
+    torch = importlib.import_module("torch")
     matrix, turned = torch.tensor(np.asarray(weight).T).to_sparse_csr(), torch.tensor(np.asarray(x).T)
     return lambda: np.asarray(matrix @ turned)
 

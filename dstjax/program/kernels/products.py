@@ -56,7 +56,7 @@ def possible(
     flat = matrices.reshape(-1, matrices.shape[-1])
     h, w = block or (int(np.gcd(block_of(flat)[0], matrices.shape[1])), block_of(flat)[1])
     found = {"fan_in": Product("fan_in", Blocks(shape, layout, 1, 1))}
-    refused = {}
+    refused: dict[str, str] = {}
     if h * w == 1:
         refused |= dict.fromkeys(("block", "pallas"), "the mask has no blocks of more than one weight")
     else:

@@ -255,11 +255,12 @@ def rewrite(
     options: dict[str, dict[str, Product]] = {}
     refused: dict[str, dict[str, str]] = {}
     for name, mask in masked.items():
-        said = _no_matrix(leaves[name], known.get(name))
-        if said:
+        found_layout = known.get(name)
+        said = _no_matrix(leaves[name], found_layout)
+        if said or not isinstance(found_layout, Layout):
             why[name] = said
             continue
-        form = Form(tuple(leaves[name].shape), known[name])
+        form = Form(tuple(leaves[name].shape), found_layout)
         options[name], refused[name] = choices.possible(form, mask, leaves[name].dtype, block)
     places_of = tuple((p.name, p.path, tuple(np.shape(p.leaf))) for p in found)
 
