@@ -1,5 +1,6 @@
 """Programs in files: a fresh process, without the code that made them, computes the same."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -99,3 +100,35 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "flatbuffers", None)
     with pytest.raises(ValueError, match="needs flatbuffers"):
         exchange.save_program(tmp_path / "p.npz", lambda p: p, jnp.ones(3))
+
+
+# It runs nothing of ours: onnxruntime alone.
+RUNTIME = """
+import sys, numpy as np, onnxruntime
+x = np.load(sys.argv[1])
+for path in sys.argv[2:]:
+    session = onnxruntime.InferenceSession(path)
+    np.save(path, session.run(None, {session.get_inputs()[0].name: x})[0])
+"""
+
+
+@pytest.mark.slow
+def test_onnx_by_jax2onnx(tmp_path):
+    """As docs/faster.md says; where jax2onnx and onnxruntime are installed, which nothing else here needs."""
+    jax2onnx = pytest.importorskip("jax2onnx")
+    pytest.importorskip("onnxruntime")
+    params, masks = masked()
+    smaller, fewer, _ = dstjax.compact(network, params, masks, X)
+    fast, packed, _ = kernels.rewrite(network, params, masks, X, product="block")
+    np.save(tmp_path / "x.npy", X)
+    files = [tmp_path / "compact.onnx", tmp_path / "blocks.onnx"]
+    for file, function, leaves in zip(files, (smaller, fast), (fewer, packed), strict=True):
+        whole = functools.partial(function, leaves)
+        shape = jax.ShapeDtypeStruct(X.shape, X.dtype)
+        jax2onnx.to_onnx(lambda x, f=whole: f(x), [shape], return_mode="file", output_path=str(file))
+    done = subprocess.run(
+        [sys.executable, "-c", RUNTIME, str(tmp_path / "x.npy"), *map(str, files)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    for file in files:
+        np.testing.assert_allclose(np.load(f"{file}.npy"), network(params, X), rtol=1e-4, atol=1e-5)
