@@ -231,10 +231,10 @@ def rewrite(
         results that differ.
 
     >>> params = {"w": jnp.arange(32.0).reshape(8, 4)}
-    >>> masks = {"w": jnp.kron(jnp.array([[1, 0], [0, 1]], bool), jnp.ones((4, 2), bool))}
+    >>> masks = {"w": jnp.kron(jnp.array([[1, 0], [0, 1]]), jnp.ones((4, 2), int)) == 1}
     >>> fast, packed, report = rewrite(lambda p, x: x @ p["w"], params, masks, jnp.ones((1, 8)), product="block")
     >>> packed["w"].shape, fast(packed, jnp.ones((1, 8)))
-    ((8, 2), Array([[ 24.,  28.,  88.,  92.]], dtype=float32))
+    ((8, 2), Array([[ 24.,  28.,  96., 100.]], dtype=float32))
     """
     check_bool("derivative", derivative)
     check_bool("check", check)
