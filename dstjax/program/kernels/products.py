@@ -78,9 +78,20 @@ def possible(
 def candidates(possible: Mapping[str, Product], *, derivative: bool) -> dict[str, Product]:
     """Returns those worth measuring here: pallas where it is compiled, csr on a CPU and without a derivative."""
     here = jax.default_backend()
-    skipped = {"pallas"} if here == "cpu" else {"csr"}
-    skipped |= {"csr"} if derivative else set()
-    return {name: product for name, product in possible.items() if name not in skipped}
+    found = dict(possible)
+    if "pallas" in found and not _compiles(found["pallas"].form, here):
+        del found["pallas"]
+    if derivative or here != "cpu":
+        found.pop("csr", None)
+    return found
+
+
+def _compiles(form: Form, platform: str) -> bool:
+    """Returns whether the kernel of Pallas can be compiled for blocks of this form."""
+    sizes = (form.h, form.w) if isinstance(form, Blocks) else ()
+    if platform == "tpu":
+        return all(n % 128 == 0 for n in sizes)
+    return platform != "cpu" and all(n >= 16 and n & (n - 1) == 0 for n in sizes)
 
 
 def race(

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import topologies
 
 from dstjax import kernels
 from dstjax._arrays.layout import Layout
@@ -13,6 +14,7 @@ from dstjax.program.kernels import blocks as blocks_lib
 from dstjax.program.kernels import csr
 from dstjax.program.kernels.forms import Blocks, Rows, block_of, n_m_of
 from dstjax.program.kernels.pallas import kernel
+from dstjax.program.kernels.products import Product, candidates
 from tests.structure_oracles import balanced_best
 from tests.thorough import slow
 
@@ -102,6 +104,37 @@ def test_the_kernels_lower_for_their_accelerators(platform, size):
     unchecked = [jax.export.DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")]
     exported = jax.export.export(function, platforms=[platform], disabled_checks=unchecked)(x, values, table)
     assert "custom_call" in exported.mlir_module()
+
+
+@pytest.mark.slow
+def test_the_kernel_compiles_for_a_tpu(monkeypatch):
+    """By libtpu, where it is installed; no chip is needed."""
+    pytest.importorskip("libtpu")
+    monkeypatch.setenv("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # nothing is run
+    chip = jax.sharding.SingleDeviceSharding(topologies.get_topology_desc("v5e:2x2", "tpu").devices[0])
+    shapes = [((32, 512), jnp.float32), ((4, 2, 128, 128), jnp.float32), ((4, 2), jnp.int32)]
+    operands = [jax.ShapeDtypeStruct(*s, sharding=chip) for s in shapes]
+    lowered = jax.jit(functools.partial(kernel, platform="tpu")).lower(*operands)
+    assert "tpu_custom_call" in lowered.compile().as_text()
+
+
+@pytest.mark.parametrize(
+    ("platform", "h", "w", "compiles"),
+    [
+        ("cpu", 128, 128, False),
+        ("tpu", 128, 256, True),
+        ("tpu", 64, 128, False),
+        ("gpu", 32, 64, True),
+        ("gpu", 48, 64, False),
+    ],
+)
+def test_auto_measures_the_kernel_where_it_compiles(platform, h, w, compiles, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    form = Blocks((512, 512), Layout(("in", "out")), h, w)
+    given = {name: Product(name, form) for name in ("block", "pallas", "csr")}
+    assert ("pallas" in candidates(given, derivative=False)) == compiles
+    assert ("csr" in candidates(given, derivative=False)) == (platform == "cpu")
+    assert "csr" not in candidates(given, derivative=True)
 
 
 def test_a_large_copy_is_made_in_parts(monkeypatch):
