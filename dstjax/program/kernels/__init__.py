@@ -17,7 +17,8 @@ from typing import Any
 
 from dstjax.program.kernels.blocks import block_product, fan_in_product, n_m_product
 from dstjax.program.kernels.csr import csr_product
-from dstjax.program.kernels.rewrite import Rewriting, Rewritten, rewrite
+from dstjax.program.kernels.rewrite import Rewriting, rewrite
+from dstjax.program.kernels.rewritten import Rewritten
 
 __all__ = [
     "Rewriting",
