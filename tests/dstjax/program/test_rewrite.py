@@ -65,7 +65,7 @@ PROGRAMS = {
     branching: ((8, 12), "in out"),
     in_bfloat16: ((8, 12), "in out"),
 }
-QUICK = (einsum, transposed, heads, scanned, branching)
+QUICK = (einsum, heads, scanned)
 
 
 def mask_of(shape, layout):
