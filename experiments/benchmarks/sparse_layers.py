@@ -129,7 +129,7 @@ def _training(settings: Settings) -> Iterator[records.Row]:
     accuracy: dict[str, float] = {}
     for name, method in arms.items():
         accuracy[name], steps_of = _trained(
-            method, width, images[train], labels[train], images[test], labels[test], steps
+            method, width, block, images[train], labels[train], images[test], labels[test], steps
         )
         runs |= {name if how == "dense" else f"{name}, {how}": step for how, step in steps_of.items()}
     times = settings.race(runs, rounds=settings.pick(15, 2), warmup=2)
@@ -147,7 +147,14 @@ def mlp(params: Any, x: jax.Array) -> jax.Array:
 
 
 def _trained(
-    method: Any, width: int, images: jax.Array, labels: jax.Array, others: jax.Array, answers: jax.Array, steps: int
+    method: Any,
+    width: int,
+    block: int,
+    images: jax.Array,
+    labels: jax.Array,
+    others: jax.Array,
+    answers: jax.Array,
+    steps: int,
 ) -> tuple[float, dict[str, Run]]:
     """Test accuracy after training, blocks in the place of dense weights where there are some; and steps to time."""
     sizes = {"first": (64, width), "hidden_1": (width, width), "hidden_2": (width, width), "last": (width, 10)}
@@ -177,7 +184,7 @@ def _trained(
     packed_step = jax.jit(functools.partial(step, False), donate_argnums=(1, 2))
     fast: Any = mlp
     if is_sparse:
-        fast, params, _ = kernels.rewrite(mlp, params, opt_state, images[:128], product="block")
+        fast, params, _ = kernels.rewrite(mlp, params, opt_state, images[:128], product="block", block=(block, block))
         full_state, opt_state = opt_state, fast.pack_state(opt_state)
     for t in range(1, steps + 1):
         at = draw.integers(0, len(images), 128)

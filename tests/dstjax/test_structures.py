@@ -168,6 +168,25 @@ def blocks_of_columns(mask, h, w):
     return {sum(column) // (h * w) for column in found}
 
 
+def test_given_masks_must_be_balanced():
+    """As many blocks in another arrangement are refused; the others are taken."""
+    good = plain.balanced_best(np.random.default_rng(0).standard_normal((16, 8)), 2, 4, 2)
+    bad = good.copy()
+    bad[:, :4], bad[:, 4:] = False, False
+    bad[:6, :4], bad[:2, 4:] = True, True
+    assert bad.sum() == good.sum()
+    structure = block(2, 4, balanced=True)
+    assert [bool(x) for x in structure.holds([jnp.asarray(good), jnp.asarray(bad)])] == [True, False]
+    method = methods.rigl(sparsity=0.75, distribution="uniform", end_step=200, structure=structure)
+    for mask in (good, bad):
+        tx = dstjax.sparsify(optax.sgd(0.1), method, layout="in out", initial_masks={"w": jnp.asarray(mask)})
+        if mask is good:
+            np.testing.assert_array_equal(dstjax.get_masks(tx.init({"w": jnp.ones((16, 8))}))["w"], good)
+        else:
+            with pytest.raises(ValueError, match="structure=BalancedBlock"):
+                tx.init({"w": jnp.ones((16, 8))})
+
+
 STORED = {  # of one layer of 16 inputs and 8 outputs, or a window of 2 with 8: how a leaf holds it
     "in out": lambda m: m,
     "out in": lambda m: m.T,
