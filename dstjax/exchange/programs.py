@@ -51,7 +51,7 @@ def save_program(
     leaves, treedef = jax.tree_util.tree_flatten(params)
 
     def flat(leaves: list[Any], *args: Any) -> Any:
-        return function(treedef.unflatten(leaves), *args)
+        return function(jax.tree_util.tree_unflatten(treedef, leaves), *args)
 
     try:
         exported = jax.export.export(jax.jit(flat), platforms=platforms)(leaves, *args)
