@@ -42,6 +42,57 @@ def best_blocks(score, h, w, k, where=None):
     return mask
 
 
+def columns_of(shape, h, w):
+    """The blocks of each column of blocks: all that lead to the same w outputs, in row-major order."""
+    found = {}
+    for at in blocks_of(shape, h, w):
+        found.setdefault(at[-1].start, []).append(at)
+    return list(found.values())
+
+
+def balanced_best(score, h, w, each, where=None):
+    """The best blocks of every column, as many as ``each``; with ``where`` only among blocks that it marks."""
+    mask = np.zeros(score.shape, bool)
+    for column in columns_of(score.shape, h, w):
+        chosen = best(
+            np.array([score[b].sum() for b in column]),
+            each,
+            None if where is None else np.array([where[b].all() for b in column]),
+        )
+        for b, c in zip(column, chosen, strict=True):
+            mask[b] = c
+    return mask
+
+
+def balanced_update(size, gradient, mask, h, w, keep, target, returns=True):
+    """One update of balanced blocks: what stays, and the new mask.
+
+    Args:
+      size: the drop score.
+      gradient: the growth score.
+      mask: active now.
+      h: inputs of a block.
+      w: outputs of a block.
+      keep: weights that stay.
+      target: active weights after the update, equally many blocks for each column.
+      returns: whether what was just dropped may be grown again.
+    """
+    columns = columns_of(mask.shape, h, w)
+    each = target // (h * w * len(columns))
+    stays = balanced_best(size, h, w, each, best_blocks(size, h, w, -(-keep // (h * w)), mask))
+    new = stays.copy()
+    for column in columns:
+        missing = each - sum(stays[b].all() for b in column)
+        sums = np.array([gradient[b].sum() for b in column])
+        dropped = np.array([mask[b].all() and not stays[b].all() for b in column])
+        free = np.array([not stays[b].all() for b in column])
+        first = best(sums, missing, free if returns else free & ~dropped)
+        rest = best(sums, missing - first.sum(), free & ~first)
+        for b, c in zip(column, first | rest, strict=True):
+            new[b] |= c
+    return stays, new
+
+
 def fan_in_update(size, gradient, mask, move, budget, ablation):
     """One update of constant fan-in with ablation; neurons are the entries of the last axis.
 

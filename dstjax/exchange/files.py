@@ -5,7 +5,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,8 +42,15 @@ def save_npz(path: str | os.PathLike[str], params: Tree, opt_state_or_masks: Tre
       ValueError: a leaf is no array, a mask does not fit, or a weight outside its mask is not zero.
       OSError: the file cannot be written.
     """
+    write_npz(path, params, opt_state_or_masks, {})
+
+
+def write_npz(
+    path: str | os.PathLike[str], params: Tree, opt_state_or_masks: Tree | None, more: Mapping[str, np.ndarray]
+) -> None:
+    """Writes the file of :func:`save_npz` with more arrays in it."""
     header: dict[str, Any] = {"version": 1, "leaves": {}}
-    arrays: dict[str, np.ndarray] = {}
+    arrays: dict[str, np.ndarray] = {**more}
     for name, (values, mask) in weights_of(params, opt_state_or_masks).items():
         header["leaves"][name] = {"shape": values.shape, "dtype": values.dtype.name, "masked": mask is not None}
         if mask is None:

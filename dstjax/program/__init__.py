@@ -4,7 +4,7 @@
 is one that finds layer collapse and dead units.
 """
 
-from dstjax.program import flops
+from dstjax.program import flops, kernels
 from dstjax.program.channels import Channels, Member, channels
 from dstjax.program.compaction import compact
 from dstjax.program.compaction_report import Compaction
@@ -21,5 +21,6 @@ __all__ = [
     "compact",
     "connections",
     "flops",
+    "kernels",
     "layouts",
 ]

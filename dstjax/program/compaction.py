@@ -84,7 +84,7 @@ def compact(
         )
     found = [p for p in places(params)[0] if not p.is_hole]
     paths = {p.name: p.path for p in found}
-    flags, prefix = _masks(params, masks)
+    flags, prefix = masks_like(params, masks)
     if flags is not None:
         params = masks_lib.apply(params, flags)
     leaves = named(params)
@@ -97,7 +97,7 @@ def compact(
     masked = {} if flags is None else named_masks(flags)
     verdict = judge(record, masked, round_to=round_to)
     keep = _keeps(record, verdict.gone)
-    written = _layouts(function, params, args, leaves)
+    written = read_layouts(function, params, args, leaves)
     cuts = Cuts(
         {paths[name]: keep[name] for name in leaves},
         {paths[name]: np.reshape(x, shapes[name]) for name, x in verdict.added.items()},
@@ -107,11 +107,11 @@ def compact(
     smaller = _smaller(function, params, keep)
     fewer = cuts.cut(params)
     if check and not any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree_util.tree_leaves(args)):
-        _compare(jax.jit(function)(params, *args), smaller(fewer, *args))
+        compare(jax.jit(function)(params, *args), smaller(fewer, *args))
     return smaller, fewer, _report(function, smaller, params, fewer, args, record, verdict, cuts, written)
 
 
-def _masks(params: Tree, masks: Tree) -> tuple[Tree | None, int]:
+def masks_like(params: Tree, masks: Tree) -> tuple[Tree | None, int]:
     """Returns the masks as a tree of the parameters, None where there are none, and how much longer its paths are."""
     if masks is None:
         return None, 0
@@ -166,7 +166,7 @@ def _smaller(function: Callable[..., Any], params: Tree, keep: Mapping[str, Keep
     return jax.jit(smaller)
 
 
-def _compare(expected: Any, found: Any) -> None:
+def compare(expected: Any, found: Any) -> None:
     """Refuses results that differ by more than rounding."""
     for x, y in zip(jax.tree_util.tree_leaves(expected), jax.tree_util.tree_leaves(found), strict=True):
         if not jnp.issubdtype(x.dtype, jnp.inexact):
@@ -178,13 +178,13 @@ def _compare(expected: Any, found: Any) -> None:
         )
         if not np.allclose(a, b, rtol=0, atol=tolerance, equal_nan=True):
             raise ValueError(
-                f"the smaller network computes something else: results differ by {np.abs(a - b).max():.3g}, where the "
+                f"the new network computes something else: results differ by {np.abs(a - b).max():.3g}, where the "
                 f"largest is {np.abs(a[finite]).max(initial=0):.3g}. Is a number in the program not finite, so that 0 "
                 "times it is not 0? Otherwise this is a fault of dstjax."
             )
 
 
-def _layouts(
+def read_layouts(
     function: Callable[..., Any], params: Tree, args: Sequence[Any], leaves: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns the layout of each leaf, from the program and else from its name."""

@@ -60,10 +60,10 @@ class Cuts:
         keeps = self._named(lambda keep: keep)
 
         def one(path: Path, x: Any) -> Any:
-            owner = _owner(path, x, shapes)
-            return x if owner is None else _changed(x, shapes[owner], lambda y: _cut(y, keeps[owner]))
+            of = owner(path, x, shapes)
+            return x if of is None else changed(x, shapes[of], lambda y: _cut(y, keeps[of]))
 
-        return _with_targets(_mapped(one, state), state, self)
+        return _with_targets(mapped(one, state), state, self)
 
     def expand_state(self, state: Tree, like: Tree) -> Tree:
         """Undoes :meth:`cut_state`: what was removed comes from ``like``, the state or masks of the full network."""
@@ -72,14 +72,14 @@ class Cuts:
         before = {p.path: p.leaf for p in places(like)[0] if not p.is_hole}
 
         def one(path: Path, x: Any) -> Any:
-            owner = _owner(path, x, shapes)
+            of = owner(path, x, shapes)
             old = before.get(path)
-            if owner is None or old is None or _owner(path, old, full) != owner:
+            if of is None or old is None or owner(path, old, full) != of:
                 return x
-            flags = masks_lib.unpack(x) if tuple(x.shape) != shapes[owner] else x
-            return _changed(old, full[owner], lambda y: _put(y, flags, keeps[owner]))
+            flags = masks_lib.unpack(x) if tuple(x.shape) != shapes[of] else x
+            return changed(old, full[of], lambda y: _put(y, flags, keeps[of]))
 
-        return _with_targets(_mapped(one, state), state, self)
+        return _with_targets(mapped(one, state), state, self)
 
     def _named(self, of: Callable[[Keep], Any]) -> dict[Path, Any]:
         """Returns something by path, and by what an optimiser sees of the path."""
@@ -104,7 +104,7 @@ class Cuts:
         return treedef.unflatten(nodes)
 
 
-def _owner(path: Path, leaf: Any, shapes: Mapping[Path, tuple[int, ...]]) -> Path | None:
+def owner(path: Path, leaf: Any, shapes: Mapping[Path, tuple[int, ...]]) -> Path | None:
     """Returns the path of the leaf that an array is like, the longest one that is the end of its own path."""
     if not is_array(leaf):
         return None
@@ -118,12 +118,13 @@ def _stored(leaf: Any) -> tuple[int, ...] | None:
     return masks_lib.shape(leaf) if leaf.dtype in (jnp.uint8, jnp.int8) and leaf.ndim else None
 
 
-def _changed(x: Any, shape: tuple[int, ...], change: Callable[[Any], Any]) -> Any:
+def changed(x: Any, shape: tuple[int, ...], change: Callable[[Any], Any]) -> Any:
     """Changes an array of this shape, or the mask of this shape that it stores."""
     return change(x) if tuple(x.shape) == shape else masks_lib.pack(change(masks_lib.unpack(x)))
 
 
-def _mapped(change: Callable[[Path, Any], Any], tree: Tree) -> Tree:
+def mapped(change: Callable[[Path, Any], Any], tree: Tree) -> Tree:
+    """Changes the leaves of a tree, boxes and holes left as they are."""
     found, treedef = places(tree)
     return treedef.unflatten([p.node if p.is_hole else p.holding(change(p.path, p.leaf)) for p in found])
 

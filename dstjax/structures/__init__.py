@@ -16,7 +16,7 @@ leaf what its axes mean (:mod:`dstjax.layouts`); where it is left out a leaf is 
 the first in the order of the layer wins.
 """
 
-from dstjax.structures.blocks import Block, Units, block, filters, heads
+from dstjax.structures.blocks import BalancedBlock, Block, Units, block, filters, heads
 from dstjax.structures.groups import NM, n_m
 from dstjax.structures.neurons import FanIn, fan_in
 from dstjax.structures.weights import WEIGHT, Structure, Weight
@@ -24,6 +24,7 @@ from dstjax.structures.weights import WEIGHT, Structure, Weight
 __all__ = [
     "NM",
     "WEIGHT",
+    "BalancedBlock",
     "Block",
     "FanIn",
     "Structure",

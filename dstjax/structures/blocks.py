@@ -10,12 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dstjax._arrays.lanes import layer_counts
+from dstjax._arrays.lanes import layer_counts, of_each
 from dstjax._arrays.layout import Layout, assumed
 from dstjax._arrays.shards import join_axes, split_axis
 from dstjax._arrays.widening import wide_dtype
-from dstjax.checks import check_choice, check_integer
-from dstjax.selection import count_true
+from dstjax.checks import check_bool, check_choice, check_integer
+from dstjax.selection import count_true, top_k_masks
+from dstjax.structures.neurons import Neurons, best_of_neurons
 from dstjax.structures.weights import (
     Array,
     Arrays,
@@ -151,6 +152,80 @@ class Block(Tiles):
 
 
 @dataclasses.dataclass(frozen=True)
+class BalancedBlock(Block):
+    """Switches blocks of h inputs by w outputs, equally many in each column of blocks: for every w outputs.
+
+    Such a layer is one batched product of dense blocks (:mod:`dstjax.kernels`), without padding to the fullest column.
+    Of a convolution a column has the blocks of the whole window. An update that grows ranks all blocks of a layer to
+    drop, so that columns lose different numbers, and then fills each one up again; where what was just dropped must not
+    return it does in a column that has no other room. An update that only prunes below the number of the end, as IEE's,
+    leaves columns short until the next growth; any other pruning takes equally many from each.
+    """
+
+    ranks_together: ClassVar[bool] = False
+
+    def counts(self, shapes: Shapes, counts: Mapping[str, Any], stored: Stored | None = None) -> dict[str, Any]:
+        """Returns whole blocks, equally many for each column."""
+        found = {}
+        for path, n in super().counts(shapes, counts, stored).items():
+            row = self.h * shapes[path][-1]  # the weights of one block in each column
+            if isinstance(n, int) and n < row:
+                raise ValueError(
+                    f"leaf {path!r} of shape {shapes[path]} would have {counts[path]} active weights, fewer than the "
+                    f"{row} of one block of {self.h} x {self.w} in each column; expected a lower sparsity, smaller "
+                    "blocks, or leave the leaf dense with maskable."
+                )
+            found[path] = _whole(n, row)
+        return found
+
+    def best(self, scores: Sequence[jax.Array], counts: Any, layouts: Layouts = None) -> Arrays:
+        """Marks the best blocks of each column."""
+        where = known(layouts, scores)
+        tiles = self._scores(scores, where)
+        wanted = self._of_each(numbers(counts), tiles, where)
+        chosen = [best_of_neurons(t, n, None, layout) for t, n, layout in zip(tiles, wanted, where, strict=True)]
+        return self._fine(chosen, scores, where)
+
+    def drop(
+        self, scores: Arrays, masks: Arrays, keep: Array, salient: Scores, target: Array, layouts: Layouts = None
+    ) -> Kept:
+        """Keeps the best blocks of the layer, or of each column where nothing needs to be grown to fill it."""
+        where = known(layouts, scores)
+        flags = self._corners(masks, where)
+        active = [jnp.where(m, s, jnp.zeros((), s.dtype)) for m, s in zip(masks, scores, strict=True)]
+        tiles = self._scores(active, where)
+        best = top_k_masks(tiles, -(-keep // self._areas(scores, where)), where=flags, layouts=tuple(where))
+        most = self._of_each(jnp.maximum(keep, target), tiles, where, up=True)
+        refilled = of_each(keep < target, [t.shape for t in tiles], where)
+        each = zip(tiles, most, refilled, best, flags, where, strict=True)
+        kept = [best_of_neurons(t, n, jnp.where(r, b, m), layout) for t, n, r, b, m, layout in each]
+        return self._fine(kept, scores, where), self._fine([~k for k in kept], scores, where)
+
+    def grow(self, scores: Arrays, kept: Arrays, room: Arrays, n: jax.Array, layouts: Layouts = None) -> Arrays:
+        """Fills each column up with its best blocks; grows nothing where nothing is to be grown."""
+        where = known(layouts, scores)
+        tiles, flags, rooms = self._scores(scores, where), self._corners(kept, where), self._corners(room, where)
+        shares = self._of_each(count_true(kept, tuple(where)) + n, tiles, where)
+        wanted = of_each(n > 0, [t.shape for t in tiles], where)
+        grown = []
+        for t, k, r, share, some, layout in zip(tiles, flags, rooms, shares, wanted, where, strict=True):
+            columns = Neurons.of(layout, t.shape)
+            has = columns.counted(k)
+            share = jnp.maximum(jnp.maximum(share, 1), columns.highest(has))  # no column is left without any
+            missing = jnp.where(some, share - has, 0)
+            first = best_of_neurons(t, missing, r, layout)
+            rest = best_of_neurons(t, missing - columns.counted(first), ~(k | first), layout)
+            grown.append(first | rest)
+        return self._fine(grown, scores, where)
+
+    def _of_each(self, n: jax.Array, tiles: Arrays, where: Sequence[Layout], *, up: bool = False) -> Arrays:
+        """Returns how many blocks of each column so many weights of a layer are, for each leaf."""
+        shares = of_each(n, [t.shape for t in tiles], where)
+        rows = [self.h * self.w * Neurons.of(layout, t.shape).number for t, layout in zip(tiles, where, strict=True)]
+        return [-(-share // row) if up else share // row for share, row in zip(shares, rows, strict=True)]
+
+
+@dataclasses.dataclass(frozen=True)
 class Units(Tiles):
     """Switches whole units of a layer: a filter with all its weights, or a head."""
 
@@ -207,9 +282,21 @@ def _sum(x: jax.Array, axes: tuple[int, ...], *, keepdims: bool = False) -> jax.
     return jnp.sum(x, axis=axes, dtype=wide_dtype(x.dtype), keepdims=keepdims)
 
 
-def block(h: int, w: int) -> Block:
-    """Returns blocks of h inputs by w outputs."""
-    return Block(h, w)
+def block(h: int, w: int, *, balanced: bool = False) -> Block:
+    """Returns blocks of h inputs by w outputs.
+
+    Args:
+      h: inputs of a block.
+      w: outputs of a block.
+      balanced: whether all columns of blocks, of w outputs each, have equally many, as fast products ask for
+        (:mod:`dstjax.kernels`).
+
+    >>> scores = jnp.array([[9.0, 1.0], [8.0, 2.0], [7.0, 3.0]])
+    >>> block(1, 1, balanced=True).best([scores], [2])[0].astype(int).tolist()
+    [[1, 0], [0, 0], [0, 1]]
+    """
+    check_bool("balanced", balanced)
+    return BalancedBlock(h, w) if balanced else Block(h, w)
 
 
 def filters() -> Units:

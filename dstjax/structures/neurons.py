@@ -56,7 +56,7 @@ class FanIn(Weight):
         where = known(layouts, scores)
         wanted = of_each(numbers(counts), [s.shape for s in scores], where)
         return [
-            _best_of_neurons(s, n // Neurons.of(layout, s.shape).number, None, layout)
+            best_of_neurons(s, n // Neurons.of(layout, s.shape).number, None, layout)
             for s, n, layout in zip(scores, wanted, where, strict=True)
         ]
 
@@ -90,7 +90,7 @@ class FanIn(Weight):
             alive = found >= threshold
             fan_in = goal // jnp.maximum(neurons.summed(alive), 1)
             stays = b & jnp.broadcast_to(alive, b.shape)
-            kept.append(_best_of_neurons(score, fan_in, stays, layout))
+            kept.append(best_of_neurons(score, fan_in, stays, layout))
             room.append(jnp.broadcast_to(alive, b.shape) & ~kept[-1])
         return kept, room
 
@@ -105,7 +105,7 @@ class FanIn(Weight):
             has = neurons.counted(k)
             # Where fewer are to be grown than would make the neurons equal, they become equal all the same.
             fan_in = jnp.maximum(budget // jnp.maximum(neurons.summed(alive), 1), neurons.highest(has))
-            grown.append(_best_of_neurons(score, jnp.where(alive, fan_in - has, 0), r, layout))
+            grown.append(best_of_neurons(score, jnp.where(alive, fan_in - has, 0), r, layout))
         return grown
 
 
@@ -145,12 +145,12 @@ class Neurons:
         return spread(found, self.layout.stack, (*self.shape,)) if self.layout.stack else found[0]
 
 
-def _best_of_neurons(score: jax.Array, k: jax.Array, where: jax.Array | None, layout: Layout) -> jax.Array:
+def best_of_neurons(score: jax.Array, k: jax.Array, where: jax.Array | None, layout: Layout) -> jax.Array:
     """Marks the best inputs of every neuron, as many as ``k``, which can be compared with the score."""
     if any(mesh_axes(score) or ()):
         raise ValueError(
-            f"structure=fan_in(...) is not accepted for a leaf of shape {score.shape} that is sharded over Explicit "
-            "axes of a mesh; expected a replicated leaf, or Auto axes."
+            f"a structure that ranks the inputs of each output by themselves is not accepted for a leaf of shape "
+            f"{score.shape} that is sharded over Explicit axes of a mesh; expected a replicated leaf, or Auto axes."
         )
     # To the selection every neuron is a layer of its own.
     by_neuron = Layout(tuple("stack" if word == "out" else word for word in layout.axes))

@@ -26,6 +26,12 @@ CHARTS: dict[str, tuple[str, Callable[[Sequence[Row]], str | None], str]] = {
         "may set them aside meanwhile.",
     ),
     "seeds": ("Many seeds in one program", charts.seeds, "vmap over seeds inside a scan."),
+    "sparse_layers": (
+        "Sparse layers",
+        lambda rows: None,
+        "One layer with random weights of each structure, against the dense product with zeros, which runs beside; and "
+        "a training step between mask updates, with parameters and moments held as blocks.",
+    ),
     "collectives": (
         "Communication",
         charts.collectives,

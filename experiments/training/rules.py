@@ -1,5 +1,6 @@
 """Methods and rules by name, from the catalogue or from a file of the user's own."""
 
+import ast
 import functools
 import importlib
 import inspect
@@ -88,13 +89,21 @@ def resolved(field: str, value: Any) -> Any:
 
 def _structure(text: str) -> Any:
     """'n_m(2, 4)' -> dstjax.structures.n_m(2, 4)."""
-    found = re.fullmatch(r"\s*(\w+)\s*\(([\d.,\s]*)\)\s*", text)
     makers = {name: getattr(dstjax.structures, name) for name in ("n_m", "block", "fan_in")}
-    if found is None or found[1] not in makers:
-        raise ValueError(f"structure={text!r} is not known; expected n_m(2, 4), block(4, 4) or fan_in(0.3).")
-    numbers = [float(n) if "." in n else int(n) for n in found[2].split(",") if n.strip()]
     try:
-        return makers[found[1]](*numbers)
+        call = ast.parse(text.strip(), mode="eval").body
+        if not isinstance(call, ast.Call):
+            raise ValueError(text)
+        make = makers[ast.unparse(call.func)]
+        values = [ast.literal_eval(a) for a in call.args]
+        named = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+    except (SyntaxError, KeyError, ValueError):
+        raise ValueError(
+            f"structure={text!r} is not known; expected n_m(2, 4), block(4, 4), block(32, 32, balanced=True) or "
+            "fan_in(0.3)."
+        ) from None
+    try:
+        return make(*values, **named)
     except TypeError as error:
         raise ValueError(f"structure={text!r} is not accepted: {error}.") from None
 

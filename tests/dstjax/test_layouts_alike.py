@@ -22,6 +22,7 @@ METHODS = {
     "er": methods.dst_ee(sparsity=0.7, distribution="er", update_period=1, end_step=4),
     "2:4": rigl(sparsity=0.5, structure=n_m(2, 4)),
     "block": rigl(sparsity=0.5, structure=block(2, 2)),
+    "balanced": rigl(sparsity=0.5, structure=block(2, 2, balanced=True)),
     "fan_in": rigl(sparsity=0.5, structure=fan_in(0.3)),
     "filters": rigl(sparsity=0.5, structure=filters()),
     "global": rigl(sparsity=0.7, scope="global"),

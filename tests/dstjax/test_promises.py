@@ -17,6 +17,7 @@ STRUCTURES = {
     "weight": structures.WEIGHT,
     "n_m": structures.n_m(2, 4),
     "block": structures.block(2, 2),
+    "balanced": structures.block(2, 2, balanced=True),
     "fan_in": structures.fan_in(0.5),
     "filters": structures.filters(),
 }
@@ -25,7 +26,9 @@ FOUND = {("set", "fan_in"), ("mest", "fan_in"), ("str", "block")}
 ONE_DENSITY = ("gmp", "str", "granet", "gap", "dpf", "dcil", "top_kast", "admm")
 REFUSED = {
     *((name, "n_m") for name in ONE_DENSITY),
-    *((name, structure) for name in ("dpf", "dcil") for structure in ("fan_in", "filters")),  # they rank all leaves
+    *(
+        (name, structure) for name in ("dpf", "dcil") for structure in ("balanced", "fan_in", "filters")
+    ),  # they rank all leaves
     *(("srigl", structure) for structure in STRUCTURES),  # it has its own
 }
 STEPS = 12

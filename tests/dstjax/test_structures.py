@@ -1,6 +1,7 @@
 """N of every M, blocks, constant fan-in: against NumPy written group by group, and in methods."""
 
 import functools
+import itertools
 
 import hypothesis.strategies as st
 import jax
@@ -17,7 +18,7 @@ from dstjax.structures import block, fan_in, n_m
 from tests import oracles, trees
 from tests import structure_oracles as plain
 from tests.stepping import compiled
-from tests.thorough import lighter
+from tests.thorough import lighter, slow
 
 SHAPES = [(8, 5), (2, 3, 8, 4)]
 # Scores with many ties, infinities and NaN.
@@ -119,6 +120,136 @@ def test_integer_scores_of_blocks_do_not_wrap_around():
     s[:2, 0] = 2**31  # the sum is 2**32
     s[2:, 1] = 5
     assert block(2, 1).best([jnp.asarray(s)], [2])[0].astype(int).tolist() == [[1, 0], [1, 0], [0, 0], [0, 0]]
+
+
+# --- Equally many blocks in each column -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(16, 12), (2, 3, 8, 4)])
+@pytest.mark.parametrize("returns", [True, False])
+@settings(max_examples=lighter(4, 15))
+@given(seed=seeds)
+def test_updates_of_balanced_blocks(shape, returns, seed):
+    """Scores are whole numbers, so that sums are exact and often equal."""
+    h, w = 2, 4
+    rng = np.random.default_rng(seed)
+    row = h * shape[-1]
+    rows = int(np.prod(shape)) // row
+    each = int(rng.integers(1, rows + 1))
+    size, gradient = (rng.integers(0, 5, shape).astype(np.float32) for _ in range(2))
+    mask = plain.balanced_best(rng.integers(0, 9, shape).astype(np.float32), h, w, each)
+    keep = int(rng.integers(1, each * row))
+    stays, new = balanced_step(jnp.asarray(size), jnp.asarray(gradient), jnp.asarray(mask), keep, returns)
+    expected_stays, expected = plain.balanced_update(size, gradient, mask, h, w, keep, each * row, returns)
+    np.testing.assert_array_equal(stays, expected_stays)
+    np.testing.assert_array_equal(new, expected)
+    assert blocks_of_columns(new, h, w) == {each}
+
+
+@functools.partial(jax.jit, static_argnums=4)
+def balanced_step(size, gradient, mask, keep, returns):
+    leaf = trees.leaf_of(size, gradient, mask, budget=0)
+    update = drop_and_grow_all(
+        [leaf],
+        [jax.random.key(0)],
+        drop=lambda leaf: leaf.weight,
+        grow=lambda leaf: leaf.gradient,
+        n_kept=jnp.reshape(keep, 1),
+        structure=block(2, 4, balanced=True),
+        regrow_dropped=returns,
+    )[0]
+    return update.kept, update.mask
+
+
+def blocks_of_columns(mask, h, w):
+    """How many active blocks the columns have; all blocks are whole."""
+    columns = plain.columns_of(mask.shape, h, w)
+    found = [[int(np.asarray(mask)[b].sum()) for b in column] for column in columns]
+    assert {n for column in found for n in column} <= {0, h * w}
+    return {sum(column) // (h * w) for column in found}
+
+
+def test_given_masks_must_be_balanced():
+    """As many blocks in another arrangement are refused; the others are taken."""
+    good = plain.balanced_best(np.random.default_rng(0).standard_normal((16, 8)), 2, 4, 2)
+    bad = good.copy()
+    bad[:, :4], bad[:, 4:] = False, False
+    bad[:6, :4], bad[:2, 4:] = True, True
+    assert bad.sum() == good.sum()
+    structure = block(2, 4, balanced=True)
+    assert [bool(x) for x in structure.holds([jnp.asarray(good), jnp.asarray(bad)])] == [True, False]
+    method = methods.rigl(sparsity=0.75, distribution="uniform", end_step=200, structure=structure)
+    for mask in (good, bad):
+        tx = dstjax.sparsify(optax.sgd(0.1), method, layout="in out", initial_masks={"w": jnp.asarray(mask)})
+        if mask is good:
+            np.testing.assert_array_equal(dstjax.get_masks(tx.init({"w": jnp.ones((16, 8))}))["w"], good)
+        else:
+            with pytest.raises(ValueError, match="structure=BalancedBlock"):
+                tx.init({"w": jnp.ones((16, 8))})
+
+
+STORED = {  # of one layer of 16 inputs and 8 outputs, or a window of 2 with 8: how a leaf holds it
+    "in out": lambda m: m,
+    "out in": lambda m: m.T,
+    "window in out": lambda m: m.reshape(2, 8, 8),
+    "out in window": lambda m: m.reshape(2, 8, 8).transpose(2, 1, 0),
+    "in out out": lambda m: m.reshape(16, 2, 4),
+    "stack out in": lambda m: np.stack([m, m[::-1]]).transpose(0, 2, 1),
+}
+
+
+@pytest.mark.parametrize("layout", ["in out", "stack out in", *map(slow, [*STORED][1:5])])
+def test_columns_stay_equal_for_twenty_updates(layout):
+    """Masks move, and every column of every layer keeps its number, from the first mask on."""
+    stored = STORED[layout](np.random.default_rng(0).standard_normal((16, 8)).astype(np.float32))
+    method = methods.rigl(
+        sparsity=0.7,
+        distribution="uniform",
+        drop_fraction=0.5,
+        drop_schedule="constant",
+        update_period=1,
+        end_step=21,
+        structure=block(2, 4, balanced=True),
+    )
+    tx = dstjax.sparsify(optax.sgd(0.1), method, layout=layout)
+    params, state = dstjax.start(tx, {"w": jnp.asarray(stored)})
+    step = jax.jit(tx.update)
+    seen = []
+    for t in range(21):
+        mask = np.asarray(dstjax.get_masks(state)["w"])
+        for layer in layers_of(mask, layout):
+            assert blocks_of_columns(layer, 2, 4) == {2}
+        seen.append(mask)
+        grads = {"w": jnp.asarray(np.random.default_rng(t).standard_normal(stored.shape), jnp.float32)}
+        updates, state = step(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    assert sum((a != b).any() for a, b in itertools.pairwise(seen)) >= 15
+
+
+def layers_of(mask, layout):
+    """The layers of a mask as (window..., in, out)."""
+    words = layout.split()
+    turned = mask.transpose(np.argsort([["stack", "window", "in", "out"].index(w) for w in words], kind="stable"))
+    if "stack" in words:
+        return list(turned)
+    return [turned.reshape(16, 8) if words.count("out") == 2 else turned]
+
+
+def test_pruning_takes_equally_many_blocks_from_each_column():
+    method = methods.gmp(sparsity=0.75, update_period=1, end_step=6, structure=block(2, 2, balanced=True))
+    tx = dstjax.sparsify(optax.sgd(0.1), method, layout="in out")
+    params, state = dstjax.start(tx, {"w": jnp.asarray(np.random.default_rng(0).standard_normal((16, 8)), jnp.float32)})
+    step = jax.jit(tx.update)
+    found = []
+    for _ in range(7):
+        (each,) = blocks_of_columns(np.asarray(dstjax.get_masks(state)["w"]), 2, 2)
+        found.append(each)
+        updates, state = step(params, state, params)
+        params = optax.apply_updates(params, updates)
+    assert found[0] == 8
+    assert found[-1] == 2
+    assert found == sorted(found, reverse=True)
+    assert len({*found}) > 3
 
 
 # --- Constant fan-in --------------------------------------------------------------------------------------------------
@@ -290,6 +421,7 @@ def test_one_fan_in_after_every_update(name, seed):
         (lambda: n_m(5, 4), "n=5 of m=4 is not accepted; expected n <= m"),
         (lambda: block(0, 4), "h=0 is not accepted"),
         (lambda: block(4, None), "w=None is not accepted"),
+        (lambda: block(4, 4, balanced=1), "balanced=1 is not accepted"),
         (lambda: fan_in(1.0), r"ablation=1.0 is not accepted; expected a number in \[0, 1\)"),
         (lambda: fan_in(-0.1), "ablation=-0.1 is not accepted"),
         (
@@ -318,6 +450,11 @@ def test_arguments(make, pattern):
             (8, 8),
             r"leaf 'w' of shape \(8, 8\) cannot be cut into blocks of 16 x 16 .*expected multiples",
         ),
+        (
+            block(2, 2, balanced=True),
+            (2, 8),
+            r"leaf 'w' of shape \(2, 8\) would have 8 active weights, fewer than the 16 of one block of 2 x 2 in each",
+        ),
         (fan_in(), (2, 8), r"leaf 'w' of shape \(2, 8\) would have 4 active weights for 8 neurons, a fan-in below one"),
     ],
 )
@@ -330,10 +467,16 @@ def test_leaves_that_do_not_fit(structure, shape, pattern):
         dstjax.sparsify(optax.sgd(0.1), method).init({"w": jnp.ones(shape), "b": jnp.ones(8)})
 
 
-@pytest.mark.parametrize("name", ["srigl", "dpf"])
-def test_a_common_ranking_has_no_fan_in(name):
-    extra = {} if name == "srigl" else {"structure": fan_in()}
-    with pytest.raises(ValueError, match="scope='global' is not accepted with structure=FanIn"):
+@pytest.mark.parametrize(
+    ("name", "extra", "shown"),
+    [
+        ("srigl", {}, "FanIn"),
+        ("dpf", {"structure": fan_in()}, "FanIn"),
+        ("dpf", {"structure": block(2, 2, balanced=True)}, "BalancedBlock"),
+    ],
+)
+def test_a_common_ranking_has_no_place_of_its_own(name, extra, shown):
+    with pytest.raises(ValueError, match=f"scope='global' is not accepted with structure={shown}"):
         methods.get(name, sparsity=0.5, update_period=2, end_step=9, scope="global", **extra)
 
 
@@ -343,6 +486,8 @@ def test_counts_are_those_that_the_structure_can_have():
     assert block(4, 2).counts(shapes, asked) == {"w": 24}
     assert block(4, 2).counts(shapes, {"w": 3}) == {"w": 8}  # one block at least
     assert fan_in().counts(shapes, asked) == {"w": 24}
+    assert block(2, 3, balanced=True).counts(shapes, asked) == {"w": 24}
+    assert block(1, 3, balanced=True).counts(shapes, {"w": jnp.int32(2)})["w"] == 6  # one block for each column
     assert block(4, 2).counts(shapes, {"w": jnp.int32(25)})["w"] == 24
 
 

@@ -10,7 +10,7 @@ import pytest
 import dstjax
 from experiments import train
 from experiments.configs import digits
-from experiments.training import configuration, sealed
+from experiments.training import configuration, rules, sealed
 from experiments.training.run import train_and_evaluate
 from experiments.training.trainer import Trainer
 from tests.thorough import slow
@@ -142,6 +142,8 @@ def test_epochs_warm_up_and_steps_of_the_learning_rate(small):
         (dict(devices=2, seeds_mode="vmap"), "seeds_mode='vmap' is not accepted"),
         (dict(label_smoothing=1.0), "label_smoothing=1.0 is not accepted"),
         (dict(structure="n_m(2"), "structure='n_m"),
+        (dict(structure="block(2, 2, even=True)"), "structure='block.*is not accepted.*'even'"),
+        (dict(structure="block(2, size)"), r"structure='block\(2, size\)' is not known"),
         (dict(maskable="(Dense"), "maskable='\\(Dense' is not accepted; as a regular expression of paths it fails"),
         (dict(optimizer__warmup_steps=48), "warmup_steps=48 is not accepted"),
     ],
@@ -149,6 +151,11 @@ def test_epochs_warm_up_and_steps_of_the_learning_rate(small):
 def test_what_is_wrong_with_a_config_of_the_loop(fields, message, small):
     with pytest.raises(ValueError, match=message):
         configuration.plan(small(**fields))
+
+
+def test_structures_are_written_as_calls():
+    assert rules.resolved("structure", "block(4, 2, balanced=True)") == dstjax.structures.block(4, 2, balanced=True)
+    assert rules.resolved("structure", " n_m(2, 4) ") == dstjax.structures.n_m(2, 4)
 
 
 def test_maskable_is_a_pattern_of_paths(small):
