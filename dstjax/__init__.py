@@ -15,6 +15,7 @@ from dstjax import (
     structures,
 )
 from dstjax._engine.drop_and_grow import drop_and_grow
+from dstjax.costs import latency
 from dstjax.loops import merge_state, split_state, vmap_axes
 from dstjax.method import Method
 from dstjax.program import compact
@@ -45,6 +46,7 @@ __all__ = [
     "get_masks",
     "initial_masks",
     "is_exploring",
+    "latency",
     "masks",
     "merge_state",
     "methods",

@@ -1,0 +1,145 @@
+"""What a network costs as a function of its widths: the sum of its layers, each a table over its inputs and outputs."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """Says how many inputs, or outputs, a layer has: some that stay, and some of each pool."""
+
+    stay: int
+    pools: tuple[tuple[int, int], ...] = ()  # pool, and how many indices each of its groups has here
+
+    def of(self, widths: Sequence[int]) -> int:
+        """Returns the number at some widths."""
+        return self.stay + sum(n * int(widths[pool]) for pool, n in self.pools)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """Holds what a layer costs at some numbers of inputs and outputs; between them it is interpolated."""
+
+    name: str
+    inputs: Side
+    outputs: Side
+    at_inputs: tuple[int, ...]  # rising, from 0
+    at_outputs: tuple[int, ...]
+    costs: tuple[tuple[float, ...], ...]  # [inputs][outputs]
+
+    def __post_init__(self) -> None:
+        shape = (len(self.at_inputs), len(self.at_outputs))
+        table = np.asarray(self.costs, np.float64)
+        rising = all(at[:1] == (0,) and (np.diff(at) > 0).all() for at in (self.at_inputs, self.at_outputs))
+        if min(shape) < 2 or table.shape != shape or not rising:
+            raise ValueError(
+                f"the table of {self.name!r} has the shape {table.shape} at {shape} numbers of channels; expected one "
+                "cost for each pair of numbers that rise from 0."
+            )
+        if not (np.isfinite(table).all() and (table >= 0).all()):
+            raise ValueError(f"the table of {self.name!r} is not accepted; expected finite costs >= 0.")
+
+
+class _Arrays(NamedTuple):
+    """All layers at once; tables are padded."""
+
+    stay: np.ndarray  # [2, layers], inputs and outputs
+    per: np.ndarray  # [2, pools, layers]
+    at: np.ndarray  # [2, layers, points], inf after the last
+    costs: np.ndarray  # [layers, points, points]
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Holds the cost of a network; ``unit`` says what of: 'weights', 'FLOPs' or 'seconds'."""
+
+    unit: str
+    layers: tuple[Layer, ...]
+    full: tuple[int, ...]  # the widths of the dense network
+    constant: float = 0.0  # what no width changes
+
+    def __post_init__(self) -> None:
+        for layer in self.layers:
+            if any(not 0 <= pool < len(self.full) for pool, _ in layer.inputs.pools + layer.outputs.pools):
+                raise ValueError(f"the layer {layer.name!r} names a pool that is not there; expected another table.")
+            ends = layer.inputs.of(self.full), layer.outputs.of(self.full)
+            if ends != (layer.at_inputs[-1], layer.at_outputs[-1]):
+                raise ValueError(
+                    f"the table of {layer.name!r} ends at {layer.at_inputs[-1]} x {layer.at_outputs[-1]} channels; the "
+                    f"layer has {ends[0]} x {ends[1]}."
+                )
+        if not self.layers or not 0 < self.dense < float("inf"):
+            raise ValueError("the network costs nothing; expected layers with a cost above 0.")
+
+    @functools.cached_property
+    def _arrays(self) -> _Arrays:
+        n, points = len(self.layers), max(len(at) for x in self.layers for at in (x.at_inputs, x.at_outputs))
+        stay, per = np.zeros((2, n)), np.zeros((2, len(self.full), n))
+        at, costs = np.full((2, n, points), np.inf), np.zeros((n, points, points))
+        for i, x in enumerate(self.layers):
+            for k, (side, known) in enumerate(((x.inputs, x.at_inputs), (x.outputs, x.at_outputs))):
+                stay[k, i], at[k, i, : len(known)] = side.stay, known
+                for pool, number in side.pools:
+                    per[k, pool, i] = number
+            costs[i, : len(x.at_inputs), : len(x.at_outputs)] = x.costs
+        return _Arrays(stay, per, at, costs)
+
+    def total(self, widths: Any, xp: Any = np) -> Any:
+        """Returns the cost at some widths, [..., pools]; float64 in NumPy, float32 in ``jax.numpy``."""
+        widths = xp.asarray(widths, _real(xp))
+        inputs, outputs = (self._number(widths, k, xp) for k in range(2))
+        return self.constant + xp.sum(self._costs(inputs, outputs, xp), axis=-1)
+
+    @property
+    def dense(self) -> float:
+        """Returns the cost of the dense network."""
+        return float(self.total(self.full))
+
+    def options(self, now: Any, widths: Any, xp: Any = np) -> Any:
+        """Returns for each pool what the layers that end in it cost at other widths of it.
+
+        Inputs are as many as now: what fewer outputs save in the layers that read them is not counted.
+
+        Args:
+          now: the widths, [pools].
+          widths: those to try, one pool at a time, [pools, options].
+          xp: ``numpy`` or ``jax.numpy``.
+
+        Reference: Shen et al., "Structural pruning via latency-saliency knapsack", NeurIPS 2022, Section 3.
+        """
+        now, widths = (xp.asarray(x, _real(xp)) for x in (now, widths))
+        ends = xp.asarray(self._arrays.per[1], _real(xp))[:, None, :]  # [pools, 1, layers]
+        outputs = self._number(now, 1, xp) + (widths - now[:, None])[:, :, None] * ends
+        return xp.sum(xp.where(ends > 0, self._costs(self._number(now, 0, xp), outputs, xp), 0), axis=-1)
+
+    def _number(self, widths: Any, k: int, xp: Any) -> Any:
+        stay, per = (xp.asarray(x[k], _real(xp)) for x in (self._arrays.stay, self._arrays.per))
+        return stay + xp.sum(widths[..., :, None] * per, axis=-2)
+
+    def _costs(self, inputs: Any, outputs: Any, xp: Any) -> Any:
+        """Returns the cost of each layer, [..., layers]: linear between the points of its table."""
+        (row, above), (column, right) = self._place(0, inputs, xp), self._place(1, outputs, xp)
+        table, layer = xp.asarray(self._arrays.costs, _real(xp)), np.arange(len(self.layers))
+        low = table[layer, row, column] * (1 - right) + table[layer, row, column + 1] * right
+        high = table[layer, row + 1, column] * (1 - right) + table[layer, row + 1, column + 1] * right
+        return low * (1 - above) + high * above
+
+    def _place(self, k: int, number: Any, xp: Any) -> tuple[Any, Any]:
+        """Returns the interval of each table that a number lies in, and how far along."""
+        known, layer = xp.asarray(self._arrays.at[k], _real(xp)), np.arange(len(self.layers))
+        last = np.isfinite(self._arrays.at[k]).sum(axis=-1) - 2
+        i = xp.clip(xp.sum(known <= number[..., None], axis=-1) - 1, 0, last)
+        return i, (number - known[layer, i]) / (known[layer, i + 1] - known[layer, i])
+
+
+def _real(xp: Any) -> str:
+    return "float64" if xp is np else "float32"
+
+
+def product(name: str, inputs: Side, outputs: Side, full: Sequence[int], cost: float) -> Layer:
+    """Returns a layer whose cost is that of the dense one by the shares of its inputs and of its outputs."""
+    return Layer(name, inputs, outputs, (0, inputs.of(full)), (0, outputs.of(full)), ((0.0, 0.0), (0.0, float(cost))))
