@@ -28,6 +28,8 @@ Formula = Callable[..., float]
 
 # What is no method of the catalogue of its own.
 _BESIDE: dict[str, Formula] = {
+    "halp": formulas.dense_then_sparse,
+    "iee_structured": formulas.explore_channels,
     "interspace": formulas.shared_basis,
 }
 
@@ -55,7 +57,7 @@ def _formula(name: str | methods.Entry, *, recorded: bool = False) -> Formula:
 
 
 def names() -> list[str]:
-    """Returns the methods whose cost is known: the catalogue, and interspace pruning."""
+    """Returns the methods whose cost is known: the catalogue, those of channels, and interspace pruning."""
     return sorted([*methods.CATALOGUE, *_BESIDE])
 
 

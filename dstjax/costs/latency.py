@@ -1,7 +1,7 @@
 """How long the layers of a network take at any number of channels: tables measured, or made from FLOPs and bytes.
 
 A table is a sum over the layers of a program, the products with a leaf of its parameters. Each layer has a cost at some
-numbers of inputs and outputs, and is interpolated between them. ``structures.channels(found, costs=table, budget=0.55)``
+numbers of inputs and outputs, and is interpolated between. ``structures.channels(found, costs=table, budget=0.55)``
 decides by it which channels a network can afford; :meth:`Table.predict` says what some widths cost.
 
 >>> import jax, jax.numpy as jnp
@@ -16,7 +16,6 @@ import datetime
 import json
 import math
 import os
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -63,6 +62,35 @@ class Table:
         ):
             raise ValueError(f"widths={tuple(widths)} are not accepted; expected at most {self.work.full}.")
         return float(self.work.total(np.asarray(widths)))
+
+    def fitted(self, measured: Sequence[tuple[Sequence[int], float]]) -> "Table":
+        """Returns the table with a constant and a factor, such that it comes closest to the whole network as measured.
+
+        What lies between the layers (norms, pooling, calls) is in no table of a layer. Two measurements, of the dense
+        network and of a narrow one, tell how much it is, and how much of it goes with the layers.
+
+        Args:
+          measured: widths, as ``Channels.widths`` says them, and the cost of the whole network there.
+
+        Raises:
+          ValueError: fewer than two measurements of different cost, or costs that are not positive.
+        """
+        from_layers = dataclasses.replace(self.work, constant=0.0)
+        x = np.asarray([from_layers.total(np.asarray(widths)) for widths, _ in measured])
+        y = np.asarray([cost for _, cost in measured], np.float64)
+        if len(x) < 2 or x.max() - x.min() <= 1e-9 * x.max() or not (np.isfinite(y).all() and (y > 0).all()):
+            raise ValueError(f"measured={measured!r} is not accepted; expected positive costs at two widths or more.")
+        factor = max(float(np.polyfit(x, y, 1)[0]), 0.0)
+        constant = float(np.mean(y - factor * x))
+        if constant < 0 or factor == 0:  # through zero, or all of it constant
+            factor, constant = float(x @ y / (x @ x)), 0.0
+        entries = tuple(
+            dataclasses.replace(a, costs=tuple(tuple(c * factor for c in row) for row in a.costs))
+            for a in self.work.layers
+        )
+        return Table(
+            dataclasses.replace(self.work, layers=entries, constant=constant), {**self.about, "fitted": len(x)}
+        )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the table as JSON."""
@@ -159,7 +187,7 @@ def measure(
     """Measures a table on the machine at hand: each layer at some of its widths, each compiled by itself.
 
     A layer is its product, with the scale, shift and ReLU that usually follow. Layers of equal shapes are measured
-    once. At four fractions a layer has up to sixteen points, which takes a second or two each time that one is compiled.
+    once. At four fractions a layer has up to sixteen points; most of the time that takes goes into compiling them.
 
     Args:
       function: as in :func:`analytic`, and so are the other arguments.
@@ -241,7 +269,7 @@ def _run(product: Product, shapes: Sequence[tuple[int, ...]], given: dict[str, A
 
 
 def _timed(call: Callable[..., Any], *operands: Any) -> float:
-    """Returns the seconds of a call: the median of rounds of many."""
+    """Returns the seconds of a call: the best of rounds of many, which other programs on the machine disturb least."""
     jax.block_until_ready(call(*operands))
     start = time.perf_counter()
     jax.block_until_ready(call(*operands))
@@ -253,7 +281,7 @@ def _timed(call: Callable[..., Any], *operands: Any) -> float:
             result = call(*operands)
         jax.block_until_ready(result)
         found.append((time.perf_counter() - start) / number)
-    return statistics.median(found)
+    return min(found)
 
 
 def _device() -> str:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dstjax._arrays.knapsack import solve
+from dstjax._arrays.leaves import named_masks
 from dstjax.checks import check_bool, check_integer
 from dstjax.structures.pools import Groups, Pools
 from dstjax.structures.weights import Array, Arrays, Kept, Layouts, Scores, Shapes, Stored, Weight
@@ -47,6 +48,21 @@ class Channels(Weight):
     def widths(self, masks: Sequence[jax.Array]) -> jax.Array:
         """Returns how many channels of each pool are active, int32[pools]."""
         return self.pools.widths(self.pools.active(masks))
+
+    def widths_of(self, masks: Any) -> tuple[int, ...]:
+        """Returns the same of a tree of masks, as :func:`dstjax.get_masks` returns it.
+
+        Raises:
+          ValueError: masks of another network.
+        """
+        known = named_masks(masks)
+        if missing := [path for path in self.pools.paths if known.get(path) is None]:
+            raise ValueError(
+                f"there is no mask of {', '.join(map(repr, missing))}; expected the masks of this network."
+            )
+        found = [jnp.asarray(known[path]) for path in self.pools.paths]
+        self._check(found)
+        return tuple(np.asarray(self.widths(found)).tolist())
 
     def cost(self, masks: Sequence[jax.Array]) -> jax.Array:
         """Returns what the network costs with some masks of its leaves, float32[], in the unit of its table."""
@@ -159,7 +175,7 @@ class Channels(Weight):
         full, r = np.asarray(self.work.full), self.round_to
         shares = np.arange(_PARTS + 1)[:, None] / _PARTS
         table = np.clip(np.floor(shares * full / r + 1e-9) * r, np.minimum(r, full), full).astype(np.int32)
-        widths = jnp.clip(table, least, most)
+        widths = jnp.clip(table, least[None, :], most[None, :])
         fits = self.work.total(widths, jnp) <= goal * (1 + 1e-6)
         return widths[jnp.argmax(jnp.where(fits, jnp.arange(_PARTS + 1), 0))]
 

@@ -113,31 +113,37 @@ class Work:
         """
         now, widths = (xp.asarray(x, _real(xp)) for x in (now, widths))
         ends = xp.asarray(self._arrays.per[1], _real(xp))[:, None, :]  # [pools, 1, layers]
-        outputs = self._number(now, 1, xp) + (widths - now[:, None])[:, :, None] * ends
-        return xp.sum(xp.where(ends > 0, self._costs(self._number(now, 0, xp), outputs, xp), 0), axis=-1)
+        inputs, outputs = (self._number(now, k, xp)[None, None, :] for k in range(2))
+        outputs = outputs + (widths - now[:, None])[:, :, None] * ends
+        return xp.sum(xp.where(ends > 0, self._costs(inputs, outputs, xp), 0), axis=-1)
 
     def _number(self, widths: Any, k: int, xp: Any) -> Any:
-        stay, per = (xp.asarray(x[k], _real(xp)) for x in (self._arrays.stay, self._arrays.per))
+        stay, per = (_wide(xp.asarray(x[k], _real(xp)), widths.ndim + i) for i, x in enumerate(self._arrays[:2]))
         return stay + xp.sum(widths[..., :, None] * per, axis=-2)
 
     def _costs(self, inputs: Any, outputs: Any, xp: Any) -> Any:
         """Returns the cost of each layer, [..., layers]: linear between the points of its table."""
         (row, above), (column, right) = self._place(0, inputs, xp), self._place(1, outputs, xp)
-        table, layer = xp.asarray(self._arrays.costs, _real(xp)), np.arange(len(self.layers))
+        table, layer = xp.asarray(self._arrays.costs, _real(xp)), _wide(np.arange(len(self.layers)), inputs.ndim)
         low = table[layer, row, column] * (1 - right) + table[layer, row, column + 1] * right
         high = table[layer, row + 1, column] * (1 - right) + table[layer, row + 1, column + 1] * right
         return low * (1 - above) + high * above
 
     def _place(self, k: int, number: Any, xp: Any) -> tuple[Any, Any]:
         """Returns the interval of each table that a number lies in, and how far along."""
-        known, layer = xp.asarray(self._arrays.at[k], _real(xp)), np.arange(len(self.layers))
-        last = np.isfinite(self._arrays.at[k]).sum(axis=-1) - 2
-        i = xp.clip(xp.sum(known <= number[..., None], axis=-1) - 1, 0, last)
+        known, layer = xp.asarray(self._arrays.at[k], _real(xp)), _wide(np.arange(len(self.layers)), number.ndim)
+        last = _wide(np.isfinite(self._arrays.at[k]).sum(axis=-1) - 2, number.ndim)
+        i = xp.clip(xp.sum(_wide(known, number.ndim + 1) <= number[..., None], axis=-1) - 1, 0, last)
         return i, (number - known[layer, i]) / (known[layer, i + 1] - known[layer, i])
 
 
 def _real(xp: Any) -> str:
     return "float64" if xp is np else "float32"
+
+
+def _wide(x: Any, ndim: int) -> Any:
+    """Returns an array with axes of length one in front."""
+    return x.reshape((1,) * (ndim - x.ndim) + x.shape)
 
 
 def product(name: str, inputs: Side, outputs: Side, full: Sequence[int], cost: float) -> Layer:
