@@ -1,6 +1,6 @@
 """Trains a small network under a budget of latency, makes it really smaller, and measures it.
 
-    python -m experiments.latency --workdir runs/latency [--budgets 0.55,0.3] [--seeds 10] [--steps 600]
+    python -m experiments.latency --workdir runs/latency [--budgets 0.55,0.3] [--seeds 10] [--steps 400]
                                   [--sizes 16,32,64]
 
 The convolutional network of the digits, from scratch. First a table is measured on the machine at hand: each layer at
@@ -31,8 +31,8 @@ from experiments import command_line, data, models
 from experiments.report.statistics import paired
 
 _BATCH, _TIMED_BATCH = 64, 256
-_PERIOD, _STAGES = 30, (10, 10, 10)
-_ROUNDS, _SECONDS = 15, 0.01
+_PERIOD, _STAGES = 15, (5, 5, 5)
+_ROUNDS, _SECONDS = 100, 0.001  # short ones, so that other programs leave some of them alone
 
 
 class Row(NamedTuple):
@@ -71,7 +71,7 @@ class Setting(NamedTuple):
 def methods_of(setting: Setting, found: Any, table: Any, budget: float) -> dict[str, Any]:
     """The methods that are compared at a budget."""
     structure = structures.channels(found, costs=table, budget=budget)
-    end = max(_PERIOD, setting.steps // 2 // _PERIOD * _PERIOD)
+    end = _end(setting.steps)
     return {
         "iee_structured": methods.iee_structured(
             structure=structure, update_period=_PERIOD, stages=_STAGES, end_step=end
@@ -79,6 +79,11 @@ def methods_of(setting: Setting, found: Any, table: Any, budget: float) -> dict[
         "halp, once": methods.halp(structure=structure, update_period=_PERIOD, start_step=end, updates=1),
         "random": methods.static(sparsity=1 - budget, distribution="uniform", structure=structure),
     }
+
+
+def _end(steps: int) -> int:
+    """Where the channels stop to change: after a quarter of training, in whole cycles."""
+    return max(_PERIOD, steps // 4 // _PERIOD * _PERIOD)
 
 
 def trainer(setting: Setting, method: Any) -> Callable[[int], tuple[Any, Any, Any]]:
@@ -175,7 +180,7 @@ def _main(arguments: Sequence[str]) -> int:
     if not options.get("workdir"):
         raise ValueError("option --workdir is missing; expected a directory.")
     workdir = Path(options["workdir"])
-    seeds, steps = (_number(name, options.get(name, default)) for name, default in (("seeds", "10"), ("steps", "600")))
+    seeds, steps = (_number(name, options.get(name, default)) for name, default in (("seeds", "10"), ("steps", "400")))
     budgets = [_share(text) for text in options.get("budgets", "0.55,0.3").split(",")]
     sizes = [_number("sizes", text) for text in options.get("sizes", "16,32,64").split(",")]
     fields = data.load("digits")
@@ -186,8 +191,10 @@ def _main(arguments: Sequence[str]) -> int:
     workdir.mkdir(parents=True, exist_ok=True)
     table = measured_table(setting, found, x)
     table.save(workdir / "table.json")
-    rows = list(_rows(setting, found, table, budgets, seeds, x))
-    (workdir / "results.json").write_text(json.dumps([row._asdict() for row in rows], indent=1) + "\n")
+    rows: list[Row] = []
+    for row in _rows(setting, found, table, budgets, seeds, x):
+        rows.append(row)
+        (workdir / "results.json").write_text(json.dumps([r._asdict() for r in rows], indent=1) + "\n")
     print(report(rows))
     return 0
 
@@ -196,11 +203,10 @@ def _rows(setting: Setting, found: Any, table: Any, budgets: Sequence[float], se
     full = {(("dense"), 1.0): methods.dense()}
     for budget in budgets:
         full |= {(name, budget): method for name, method in methods_of(setting, found, table, budget).items()}
-    whole = 0.0
-    for (name, budget), method in full.items():
-        run = trainer(setting, method)
-        for seed in range(seeds):
-            params, model_state, opt_state = run(seed)
+    whole, trainers = 0.0, {key: trainer(setting, method) for key, method in full.items()}
+    for seed in range(seeds):
+        for (name, budget), method in full.items():
+            params, model_state, opt_state = trainers[name, budget](seed)
             top1, top5 = evaluate(setting, seed, params, model_state)
             if name == "dense":
                 whole = program.flops.count(setting.forward, params, model_state, x).dense() / 2
@@ -219,7 +225,7 @@ def _rows(setting: Setting, found: Any, table: Any, budgets: Sequence[float], se
 
 def _training(name: str, steps: int, share: float) -> float:
     """The cost of training relative to dense, as the papers count."""
-    end = max(_PERIOD, steps // 2 // _PERIOD * _PERIOD) / steps
+    end = _end(steps) / steps
     given: Mapping[str, Any] = {}
     entry, sparse = {"iee_structured": "iee_structured", "halp, once": "halp"}.get(name, "static"), min(share, 1.0)
     if entry == "iee_structured":

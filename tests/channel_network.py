@@ -27,9 +27,7 @@ def params(seed=0):
 
 def network(p, x):
     def conv(leaf, x):
-        y = jax.lax.conv_general_dilated(
-            x, leaf["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+        y = jax.lax.conv_general_dilated(x, leaf["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
         return y + leaf["bias"][None, None, None] if "bias" in leaf else y
 
     h = jax.nn.relu(conv(p["a"], x))

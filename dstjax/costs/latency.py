@@ -36,7 +36,7 @@ from dstjax.structures.work import Layer, Side, Work
 FORMAT = "dstjax.latency 1"
 Timer = Callable[..., float]
 _FRACTIONS = (0.125, 0.25, 0.5, 1.0)
-_SECONDS, _ROUNDS = 0.002, 9  # each round, and how many of a product
+_SECONDS, _ROUNDS = 0.0003, 40  # each round, and how many of a product
 
 
 @dataclasses.dataclass(frozen=True)
