@@ -15,10 +15,9 @@ from dstjax import (
     structures,
 )
 from dstjax._engine.drop_and_grow import drop_and_grow
-from dstjax.costs import latency
 from dstjax.loops import merge_state, split_state, vmap_axes
 from dstjax.method import Method
-from dstjax.program import compact
+from dstjax.program import compact, latency
 from dstjax.rules import Layers, Leaf
 from dstjax.starting import adopt, start
 from dstjax.state import SparseState, apply_masks, check_sparse, forward_params, get_masks, is_exploring, set_masks

@@ -27,7 +27,7 @@ import numpy as np
 
 from dstjax._arrays.trees import Tree
 from dstjax.checks import check_number
-from dstjax.program import channels as read_channels
+from dstjax.program.channels import channels as read_channels
 from dstjax.program.layers import Product, layers, resized
 from dstjax.structures.channels import without
 from dstjax.structures.pools import Pools
