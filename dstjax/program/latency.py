@@ -29,8 +29,7 @@ from dstjax._arrays.trees import Tree
 from dstjax.checks import check_number
 from dstjax.program.channels import channels as read_channels
 from dstjax.program.layers import Product, layers, resized
-from dstjax.structures.channels import without
-from dstjax.structures.pools import Pools
+from dstjax.structures.pools import Pools, without
 from dstjax.structures.work import Layer, Side, Work
 
 FORMAT = "dstjax.latency 1"

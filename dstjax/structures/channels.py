@@ -1,7 +1,6 @@
 """Whole channels of a network, over all leaves that have them, under one budget."""
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -12,9 +11,9 @@ import numpy as np
 from dstjax._arrays.knapsack import solve
 from dstjax._arrays.leaves import named_masks
 from dstjax.checks import check_bool, check_integer
-from dstjax.structures.pools import Groups, Pools
+from dstjax.structures.pools import Pools, without
 from dstjax.structures.weights import Array, Arrays, Kept, Layouts, Scores, Shapes, Stored, Weight
-from dstjax.structures.work import Side, Work, product
+from dstjax.structures.work import Work, weights
 
 _PARTS = 1000  # of the capacity of the knapsack
 _HALVINGS = 12  # in the search of the capacity
@@ -290,55 +289,3 @@ def channels(
                 f"{'s' * (round_to > 1)} of each pool; expected more."
             )
     return Channels(pools, work, None if budget is None else float(budget), round_to, together)
-
-
-def without(groups: Groups, whole: Sequence[str]) -> dict[str, tuple[np.ndarray, ...]]:
-    """Returns groups without those of leaves whose paths contain one of some regular expressions.
-
-    Raises:
-      ValueError: an expression is in no path.
-    """
-    gone: set[int] = set()
-    for pattern in whole:
-        paths = [path for path in groups if re.search(pattern, path)]
-        if not paths:
-            known = ", ".join(map(repr, groups))
-            raise ValueError(f"whole={pattern!r} is in no path of {known}; expected one that is.")
-        gone |= {int(g) for path in paths for a in groups[path] for g in np.unique(np.asarray(a)) if g >= 0}
-    taken = np.asarray(sorted(gone), np.int64)
-    return {
-        path: tuple(np.where(np.isin(np.asarray(a), taken), -1, np.asarray(a)) for a in axes)
-        for path, axes in groups.items()
-    }
-
-
-def side(pools: Pools, leaf: int, axes: Sequence[int]) -> Side:
-    """Returns the number of inputs, or outputs, of a leaf along some axes.
-
-    Raises:
-      ValueError: channels stand in two of them.
-    """
-    found = Side(1)
-    for k in axes:
-        counts, length = pools.counts[leaf][k], pools.shape(leaf)[k]
-        here = tuple((pool, n) for pool, n in enumerate(counts) if n)
-        stay = length - sum(n * pools.sizes[pool] for pool, n in here)
-        if here and found.pools:
-            raise ValueError(f"two axes of {pools.paths[leaf]!r} have channels on one side; expected one.")
-        if here:
-            found = Side(stay * found.stay, tuple((pool, n * found.stay) for pool, n in here))
-        else:
-            found = Side(found.stay * length, tuple((pool, n * length) for pool, n in found.pools))
-    return found
-
-
-def weights(pools: Pools) -> Work:
-    """Returns the number of weights of the leaves that have channels; the last axis with any is that of the outputs."""
-    layers = []
-    for leaf, path in enumerate(pools.paths):
-        axes = range(len(pools.axes[leaf]))
-        last = max(k for k in axes if any(pools.counts[leaf][k]))
-        ends = side(pools, leaf, [k for k in axes if k != last]), side(pools, leaf, [last])
-        size = float(np.prod(pools.shape(leaf)))
-        layers.append(product(path, *ends, pools.sizes, size))
-    return Work("weights", tuple(layers), pools.sizes)

@@ -1,6 +1,7 @@
 """Groups of indices of many leaves that are switched together, and the pools of groups that are alike."""
 
 import dataclasses
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -185,3 +186,23 @@ class Pools:
         order = jnp.lexsort((index, -scores, ~where, self.pool_of))
         at = index - self.starts[self.pool_of]
         return jnp.zeros(self.number, jnp.int32).at[order].set(at)
+
+
+def without(groups: Groups, whole: Sequence[str]) -> dict[str, tuple[np.ndarray, ...]]:
+    """Returns groups without those of leaves whose paths contain one of some regular expressions.
+
+    Raises:
+      ValueError: an expression is in no path.
+    """
+    gone: set[int] = set()
+    for pattern in whole:
+        paths = [path for path in groups if re.search(pattern, path)]
+        if not paths:
+            known = ", ".join(map(repr, groups))
+            raise ValueError(f"whole={pattern!r} is in no path of {known}; expected one that is.")
+        gone |= {int(g) for path in paths for a in groups[path] for g in np.unique(np.asarray(a)) if g >= 0}
+    taken = np.asarray(sorted(gone), np.int64)
+    return {
+        path: tuple(np.where(np.isin(np.asarray(a), taken), -1, np.asarray(a)) for a in axes)
+        for path, axes in groups.items()
+    }

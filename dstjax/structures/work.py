@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dstjax.structures.pools import Pools
+
 
 @dataclasses.dataclass(frozen=True)
 class Side:
@@ -149,3 +151,35 @@ def _wide(x: Any, ndim: int) -> Any:
 def product(name: str, inputs: Side, outputs: Side, full: Sequence[int], cost: float) -> Layer:
     """Returns a layer whose cost is that of the dense one by the shares of its inputs and of its outputs."""
     return Layer(name, inputs, outputs, (0, inputs.of(full)), (0, outputs.of(full)), ((0.0, 0.0), (0.0, float(cost))))
+
+
+def side(pools: Pools, leaf: int, axes: Sequence[int]) -> Side:
+    """Returns the number of inputs, or outputs, of a leaf along some axes.
+
+    Raises:
+      ValueError: channels stand in two of them.
+    """
+    found = Side(1)
+    for k in axes:
+        counts, length = pools.counts[leaf][k], pools.shape(leaf)[k]
+        here = tuple((pool, n) for pool, n in enumerate(counts) if n)
+        stay = length - sum(n * pools.sizes[pool] for pool, n in here)
+        if here and found.pools:
+            raise ValueError(f"two axes of {pools.paths[leaf]!r} have channels on one side; expected one.")
+        if here:
+            found = Side(stay * found.stay, tuple((pool, n * found.stay) for pool, n in here))
+        else:
+            found = Side(found.stay * length, tuple((pool, n * length) for pool, n in found.pools))
+    return found
+
+
+def weights(pools: Pools) -> Work:
+    """Returns the number of weights of the leaves that have channels; the last axis with any is that of the outputs."""
+    layers = []
+    for leaf, path in enumerate(pools.paths):
+        axes = range(len(pools.axes[leaf]))
+        last = max(k for k in axes if any(pools.counts[leaf][k]))
+        ends = side(pools, leaf, [k for k in axes if k != last]), side(pools, leaf, [last])
+        size = float(np.prod(pools.shape(leaf)))
+        layers.append(product(path, *ends, pools.sizes, size))
+    return Work("weights", tuple(layers), pools.sizes)
