@@ -96,31 +96,49 @@ class Pools:
         return tuple(a.shape[0] for a in self.axes[leaf])
 
     def owners(self, layouts: Sequence[Layout | None]) -> list[int | None]:
-        """Returns for each leaf the axis whose groups it scores: that of its outputs; None where no group is there.
+        """Returns for each leaf the axis whose groups it scores: one of its outputs; None where no group is there.
 
         The importance of a channel is what the weights that make it add up to; those that read it would count it twice.
+        Of several axes of outputs, as of heads, it is the first with groups that no leaf before has. Where nothing else
+        has a group, a leaf that others can do without scores it, by whatever axis.
 
         Raises:
-          ValueError: a group is in no axis of outputs.
+          ValueError: there are more axes with groups than leaves to score them.
         """
-        found: list[int | None] = []
-        for axes, layout in zip(self.axes, layouts, strict=True):
+        owned = np.zeros(self.number, np.int64)  # by how many leaves
+        found: list[int | None] = [None] * len(self.axes)
+
+        def take(leaf: int, axis: int) -> None:
+            for k, n in ((found[leaf], -1), (axis, 1)):
+                if k is not None:
+                    owned[self._groups(leaf, k)] += n
+            found[leaf] = axis
+
+        for leaf, (axes, layout) in enumerate(zip(self.axes, layouts, strict=True)):
             outputs = (len(axes) - 1,) if layout is None else layout.outputs
-            grouped = [k for k in outputs if (np.asarray(axes[k]) >= 0).any()]
-            found.append(grouped[0] if grouped else None)
-        owned = np.zeros(self.number, bool)
-        for axes, k in zip(self.axes, found, strict=True):
-            if k is not None:
-                ids = np.asarray(axes[k])
-                owned[ids[ids >= 0]] = True
+            grouped = [k for k in outputs if self._groups(leaf, k).size]
+            fresh = [k for k in grouped if not owned[self._groups(leaf, k)].all()]
+            if grouped:
+                take(leaf, (fresh or grouped)[0])
+        for leaf, axes in enumerate(self.axes):
+            for k in range(len(axes)):
+                last = found[leaf]
+                if not owned[self._groups(leaf, k)].all() and (
+                    last is None or (owned[self._groups(leaf, last)] > 1).all()
+                ):
+                    take(leaf, k)
         if not owned.all():
-            pool = int(self.pool_of[np.flatnonzero(~owned)[0]])
+            pool = int(self.pool_of[np.flatnonzero(owned == 0)[0]])
             told = [p for p, c in zip(self.paths, self.counts, strict=True) if any(n[pool] for n in c)]
             raise ValueError(
-                f"no leaf makes the channels that {', '.join(map(repr, told))} have in common; expected layout=, which "
-                "says which axes are outputs (dstjax.program.layouts reads it)."
+                f"no leaf can score the channels that {', '.join(map(repr, told))} have in common; expected layout=, "
+                "which says which axes are outputs (dstjax.program.layouts reads it)."
             )
         return found
+
+    def _groups(self, leaf: int, axis: int) -> np.ndarray:
+        ids = np.asarray(self.axes[leaf][axis])
+        return np.unique(ids[ids >= 0])
 
     def sums(self, arrays: Sequence[jax.Array], owners: Sequence[int | None]) -> jax.Array:
         """Adds up the entries of each group along the axes of outputs, float32[groups]."""
