@@ -30,7 +30,7 @@ from dstjax.checks import check_number
 from dstjax.program.channels import channels as read_channels
 from dstjax.program.layers import Product, layers, resized
 from dstjax.structures.pools import Pools, without
-from dstjax.structures.work import Layer, Side, Work
+from dstjax.structures.work import Layer, Side, Work, side
 
 FORMAT = "dstjax.latency 1"
 Timer = Callable[..., float]
@@ -205,8 +205,8 @@ def measure(
 
     def table(product: Product, name: str, inputs: Side, outputs: Side, full: Sequence[int]) -> Layer:
         points = [
-            sorted({0, side.of(full), *(max(1, round(f * side.of(full))) for f in fractions if side.pools)})
-            for side in (inputs, outputs)
+            sorted({0, end.of(full), *(max(1, round(f * end.of(full))) for f in fractions if end.pools)})
+            for end in (inputs, outputs)
         ]
         rows = [[0.0] * len(points[1])]
         for n in points[0][1:]:
@@ -237,24 +237,11 @@ def _tables(
             number[np.asarray(old)[there]] = pools.pool_of[np.asarray(new)[there]]
     made = []
     for product in layers(function, params, *args):
-        sides = [_side(axes, number, pools.sizes) for axes in (product.inputs, product.outputs)]
+        sides = [side([number[a] for a in axes], pools.sizes) for axes in (product.inputs, product.outputs)]
         made.append(table(product, product.leaf, *sides, pools.sizes))
     if not made:
         raise ValueError("the program has no product with a leaf of its parameters; expected the forward pass.")
     return tuple(made), pools.sizes
-
-
-def _side(axes: Sequence[np.ndarray], number: np.ndarray, sizes: Sequence[int]) -> Side:
-    """Returns how a number of inputs, or outputs, depends on the pools."""
-    found = Side(1)
-    for groups in axes:
-        counts = np.bincount(number[groups] + 1, minlength=len(sizes) + 1)
-        here = tuple((p, int(n) // sizes[p]) for p, n in enumerate(counts[1:]) if n)
-        if found.pools or not here:  # of two axes with channels, such as heads and their dimensions, the first
-            found = Side(found.stay * len(groups), tuple((p, n * len(groups)) for p, n in found.pools))
-        else:
-            found = Side(int(counts[0]) * found.stay, tuple((p, n * found.stay) for p, n in here))
-    return found
 
 
 def _run(product: Product, shapes: Sequence[tuple[int, ...]], given: dict[str, Any], clock: Timer) -> float:
@@ -300,8 +287,8 @@ def _circumstances(args: Sequence[Any]) -> dict[str, Any]:
 
 def _layer(entry: dict[str, Any]) -> Layer:
     sides = (
-        Side(side["stay"], tuple((int(p), int(n)) for p, n in side["pools"]))
-        for side in (entry.pop("inputs"), entry.pop("outputs"))
+        Side(tuple((int(stay), tuple((int(p), int(n)) for p, n in pools)) for stay, pools in entry.pop(k)["axes"]))
+        for k in ("inputs", "outputs")
     )
     name, at, to = entry.pop("name"), tuple(entry.pop("at_inputs")), tuple(entry.pop("at_outputs"))
     return Layer(name, *sides, at, to, tuple(tuple(map(float, row)) for row in entry.pop("costs")))

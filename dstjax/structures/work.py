@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -9,17 +10,23 @@ import numpy as np
 
 from dstjax.structures.pools import Pools
 
+Axis = tuple[int, tuple[tuple[int, int], ...]]  # indices that stay, and pools with how many each of their groups has
+
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """Says how many inputs, or outputs, a layer has: some that stay, and some of each pool."""
+    """Says how many inputs, or outputs, a layer has: the product of its axes, each a sum over pools."""
 
-    stay: int
-    pools: tuple[tuple[int, int], ...] = ()  # pool, and how many indices each of its groups has here
+    axes: tuple[Axis, ...] = ()
+
+    @property
+    def pools(self) -> tuple[int, ...]:
+        """Returns the pools that it depends on."""
+        return tuple(pool for _, pools in self.axes for pool, _ in pools)
 
     def of(self, widths: Sequence[int]) -> int:
         """Returns the number at some widths."""
-        return self.stay + sum(n * int(widths[pool]) for pool, n in self.pools)
+        return math.prod(stay + sum(n * int(widths[pool]) for pool, n in pools) for stay, pools in self.axes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,8 +56,8 @@ class Layer:
 class _Arrays(NamedTuple):
     """All layers at once; tables are padded."""
 
-    stay: np.ndarray  # [2, layers], inputs and outputs
-    per: np.ndarray  # [2, pools, layers]
+    stay: np.ndarray  # [2, axes, layers], inputs and outputs
+    per: np.ndarray  # [2, axes, pools, layers]
     at: np.ndarray  # [2, layers, points], inf after the last
     costs: np.ndarray  # [layers, points, points]
 
@@ -66,7 +73,7 @@ class Work:
 
     def __post_init__(self) -> None:
         for layer in self.layers:
-            if any(not 0 <= pool < len(self.full) for pool, _ in layer.inputs.pools + layer.outputs.pools):
+            if any(not 0 <= pool < len(self.full) for pool in layer.inputs.pools + layer.outputs.pools):
                 raise ValueError(f"the layer {layer.name!r} names a pool that is not there; expected another table.")
             ends = layer.inputs.of(self.full), layer.outputs.of(self.full)
             if ends != (layer.at_inputs[-1], layer.at_outputs[-1]):
@@ -80,20 +87,23 @@ class Work:
     @functools.cached_property
     def _arrays(self) -> _Arrays:
         n, points = len(self.layers), max(len(at) for x in self.layers for at in (x.at_inputs, x.at_outputs))
-        stay, per = np.zeros((2, n)), np.zeros((2, len(self.full), n))
+        axes = max(len(side.axes) for x in self.layers for side in (x.inputs, x.outputs))
+        stay, per = np.ones((2, axes, n)), np.zeros((2, axes, len(self.full), n))
         at, costs = np.full((2, n, points), np.inf), np.zeros((n, points, points))
         for i, x in enumerate(self.layers):
             for k, (side, known) in enumerate(((x.inputs, x.at_inputs), (x.outputs, x.at_outputs))):
-                stay[k, i], at[k, i, : len(known)] = side.stay, known
-                for pool, number in side.pools:
-                    per[k, pool, i] = number
+                at[k, i, : len(known)] = known
+                for axis, (number, pools) in enumerate(side.axes):
+                    stay[k, axis, i] = number
+                    for pool, each in pools:
+                        per[k, axis, pool, i] = each
             costs[i, : len(x.at_inputs), : len(x.at_outputs)] = x.costs
         return _Arrays(stay, per, at, costs)
 
     def total(self, widths: Any, xp: Any = np) -> Any:
         """Returns the cost at some widths, [..., pools]; float64 in NumPy, float32 in ``jax.numpy``."""
         widths = xp.asarray(widths, _real(xp))
-        inputs, outputs = (self._number(widths, k, xp) for k in range(2))
+        inputs, outputs = (xp.prod(self._lengths(widths, k, xp), axis=0) for k in range(2))
         return self.constant + xp.sum(self._costs(inputs, outputs, xp), axis=-1)
 
     @property
@@ -114,14 +124,19 @@ class Work:
         Reference: Shen et al., "Structural pruning via latency-saliency knapsack", NeurIPS 2022, Section 3.
         """
         now, widths = (xp.asarray(x, _real(xp)) for x in (now, widths))
-        ends = xp.asarray(self._arrays.per[1], _real(xp))[:, None, :]  # [pools, 1, layers]
-        inputs, outputs = (self._number(now, k, xp)[None, None, :] for k in range(2))
-        outputs = outputs + (widths - now[:, None])[:, :, None] * ends
-        return xp.sum(xp.where(ends > 0, self._costs(inputs, outputs, xp), 0), axis=-1)
+        per = xp.asarray(self._arrays.per[1], _real(xp))[:, :, None, :]  # [axes, pools, 1, layers]
+        inputs, lengths = (self._lengths(now, k, xp)[:, None, None, :] for k in range(2))
+        outputs = xp.prod(lengths + (widths - now[:, None])[None, :, :, None] * per, axis=0)
+        found = self._costs(xp.prod(inputs, axis=0), outputs, xp)
+        return xp.sum(xp.where(xp.max(per, axis=0) > 0, found, 0), axis=-1)
 
-    def _number(self, widths: Any, k: int, xp: Any) -> Any:
-        stay, per = (_wide(xp.asarray(x[k], _real(xp)), widths.ndim + i) for i, x in enumerate(self._arrays[:2]))
-        return stay + xp.sum(widths[..., :, None] * per, axis=-2)
+    def _lengths(self, widths: Any, k: int, xp: Any) -> Any:
+        """Returns the lengths of the axes of each layer, [axes, ..., layers]."""
+        stay, per = (xp.asarray(x[k], _real(xp)) for x in self._arrays[:2])
+        middle = (1,) * (widths.ndim - 1)
+        stay = stay.reshape(stay.shape[0], *middle, stay.shape[-1])
+        per = per.reshape(per.shape[0], *middle, *per.shape[1:])
+        return stay + xp.sum(widths[None, ..., :, None] * per, axis=-2)
 
     def _costs(self, inputs: Any, outputs: Any, xp: Any) -> Any:
         """Returns the cost of each layer, [..., layers]: linear between the points of its table."""
@@ -153,33 +168,21 @@ def product(name: str, inputs: Side, outputs: Side, full: Sequence[int], cost: f
     return Layer(name, inputs, outputs, (0, inputs.of(full)), (0, outputs.of(full)), ((0.0, 0.0), (0.0, float(cost))))
 
 
-def side(pools: Pools, leaf: int, axes: Sequence[int]) -> Side:
-    """Returns the number of inputs, or outputs, of a leaf along some axes.
-
-    Raises:
-      ValueError: channels stand in two of them.
-    """
-    found = Side(1)
-    for k in axes:
-        counts, length = pools.counts[leaf][k], pools.shape(leaf)[k]
-        here = tuple((pool, n) for pool, n in enumerate(counts) if n)
-        stay = length - sum(n * pools.sizes[pool] for pool, n in here)
-        if here and found.pools:
-            raise ValueError(f"two axes of {pools.paths[leaf]!r} have channels on one side; expected one.")
-        if here:
-            found = Side(stay * found.stay, tuple((pool, n * found.stay) for pool, n in here))
-        else:
-            found = Side(found.stay * length, tuple((pool, n * length) for pool, n in found.pools))
-    return found
+def side(axes: Sequence[np.ndarray], sizes: Sequence[int]) -> Side:
+    """Returns the number of inputs, or outputs, along some axes, from the pool of each index (-1: it stays)."""
+    found: list[Axis] = []
+    for pools in axes:
+        counts = np.bincount(np.asarray(pools) + 1, minlength=len(sizes) + 1).tolist()
+        found.append((counts[0], tuple((pool, n // sizes[pool]) for pool, n in enumerate(counts[1:]) if n)))
+    return Side(tuple(found))
 
 
 def weights(pools: Pools) -> Work:
     """Returns the number of weights of the leaves that have channels; the last axis with any is that of the outputs."""
-    layers = []
+    number, layers = np.append(pools.pool_of, -1), []  # the last entry is that of -1
     for leaf, path in enumerate(pools.paths):
-        axes = range(len(pools.axes[leaf]))
-        last = max(k for k in axes if any(pools.counts[leaf][k]))
-        ends = side(pools, leaf, [k for k in axes if k != last]), side(pools, leaf, [last])
-        size = float(np.prod(pools.shape(leaf)))
-        layers.append(product(path, *ends, pools.sizes, size))
+        axes = [number[np.asarray(a)] for a in pools.axes[leaf]]
+        last = max(k for k, a in enumerate(axes) if (a >= 0).any())
+        inputs, outputs = side([*axes[:last], *axes[last + 1 :]], pools.sizes), side([axes[last]], pools.sizes)
+        layers.append(product(path, inputs, outputs, pools.sizes, math.prod(pools.shape(leaf))))
     return Work("weights", tuple(layers), pools.sizes)
