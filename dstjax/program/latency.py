@@ -237,8 +237,8 @@ def _tables(
             number[np.asarray(old)[there]] = pools.pool_of[np.asarray(new)[there]]
     made = []
     for product in layers(function, params, *args):
-        sides = [side([number[a] for a in axes], pools.sizes) for axes in (product.inputs, product.outputs)]
-        made.append(table(product, product.leaf, *sides, pools.sizes))
+        ends = [side([number[a] for a in axes], pools.sizes) for axes in (product.inputs, product.outputs)]
+        made.append(table(product, product.leaf, *ends, pools.sizes))
     if not made:
         raise ValueError("the program has no product with a leaf of its parameters; expected the forward pass.")
     return tuple(made), pools.sizes
@@ -286,9 +286,9 @@ def _circumstances(args: Sequence[Any]) -> dict[str, Any]:
 
 
 def _layer(entry: dict[str, Any]) -> Layer:
-    sides = (
+    inputs, outputs = (
         Side(tuple((int(stay), tuple((int(p), int(n)) for p, n in pools)) for stay, pools in entry.pop(k)["axes"]))
         for k in ("inputs", "outputs")
     )
     name, at, to = entry.pop("name"), tuple(entry.pop("at_inputs")), tuple(entry.pop("at_outputs"))
-    return Layer(name, *sides, at, to, tuple(tuple(map(float, row)) for row in entry.pop("costs")))
+    return Layer(name, inputs, outputs, at, to, tuple(tuple(map(float, row)) for row in entry.pop("costs")))

@@ -62,8 +62,8 @@ def layers(function: Callable[..., Any], params: Tree, *args: Any) -> list[Produ
                     w = weights[0]
                     axes = [number[roots[labels]] for labels in record.operands[place][w]]
                     contracted, kept = _ENDS[name](eqn, w)
-                    sides = (tuple(axes[a] for a in side) for side in (contracted, kept))
-                    found.append(Product(operands[w], eqn, w, *sides, times))
+                    inward, outward = (tuple(axes[a] for a in side) for side in (contracted, kept))
+                    found.append(Product(operands[w], eqn, w, inward, outward, times))
             if name in _MOVES and len(operands) == 1:
                 return operands
             return [None] * len(eqn.outvars)

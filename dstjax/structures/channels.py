@@ -85,9 +85,8 @@ class Channels(Weight):
         values = self._values(scores, layouts)
         everywhere = jnp.ones(self.pools.number, bool)
         if self.budget is None:
-            asked = sum(jnp.sum(jnp.asarray(n), dtype=jnp.float32) for n in counts)
-            size = float(sum(float(np.prod(s.shape)) for s in scores))
-            goal = self.work.dense * (asked / size)
+            asked = jnp.sum(jnp.stack([_total(n) for n in counts]))
+            goal = asked * (self.work.dense / sum(float(np.prod(s.shape)) for s in scores))
         else:
             goal = jnp.float32(self.budget * self.work.dense)
         widths = self._even(jnp.zeros(len(self.pools.sizes), jnp.int32), jnp.asarray(self.work.full), goal)
@@ -107,7 +106,7 @@ class Channels(Weight):
         del salient, target
         values, active = self._values(scores, layouts), self.pools.active(masks)
         widths = self.pools.widths(active)
-        share = _total(keep) / jnp.maximum(sum(_total(m) for m in masks), 1.0)
+        share = _total(keep) / jnp.maximum(jnp.sum(jnp.stack([_total(m) for m in masks])), 1.0)
         goal = self.work.total(widths, jnp) * share
         least = jnp.minimum(widths, self.round_to)
         if self.together:
@@ -125,7 +124,7 @@ class Channels(Weight):
         now, more = self.pools.widths(active), self.pools.widths(free)
         cost = self.work.total(now, jnp)
         if self.budget is None:
-            before = jnp.maximum(sum(_total(m) for m in kept), 1.0)
+            before = jnp.maximum(jnp.sum(jnp.stack([_total(m) for m in kept])), 1.0)
             goal = cost * (1 + _total(n) / before)
         else:
             goal = jnp.float32(self.budget * self.work.dense)
