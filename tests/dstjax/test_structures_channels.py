@@ -11,6 +11,7 @@ import pytest
 import dstjax
 from dstjax import latency, methods, program, structures
 from tests import channel_network as small
+from tests import transformers
 
 
 def structure_of(**options):
@@ -137,3 +138,25 @@ def test_what_is_of_another_network_is_refused():
             make(structure=structure_of(), **options)
         with pytest.raises(ValueError, match="importance='size'"):
             make(structure=structure, importance="size", **options)
+
+
+@pytest.mark.slow
+def test_heads_and_their_dimensions_are_channels_of_all_that_have_them():
+    way = transformers.WAYS["linen"]
+    params, batch = way.params(transformers.weights()), transformers.batch()
+    found = program.channels(way.loss, params, batch)
+    table = latency.analytic(way.loss, params, batch)
+    structure = structures.channels(found, costs=table, budget=0.6)
+    method = methods.static(sparsity=0.4, distribution="uniform", structure=structure)
+    tx = dstjax.sparsify(optax.sgd(0.1), method, layout=program.layouts(way.loss, params, batch))
+    state = tx.init(params)
+    masks = dstjax.get_masks(state)
+    heads, dimensions = (np.asarray(masks["block_0"]["attention"]["query"]["bias"]).any(axis=a) for a in (1, 0))
+    query = np.asarray(masks["block_0"]["attention"]["query"]["kernel"])
+    assert 0 < heads.sum() < len(heads)
+    assert 0 < dimensions.sum() < len(dimensions)
+    assert (query.any(axis=0) == (heads[:, None] & dimensions)).all()
+    _, _, report = dstjax.compact(way.loss, dstjax.apply_masks(params, state), state, batch, check=False)
+    both = heads.sum() * dimensions.sum() / (heads.size * dimensions.size)
+    among_data = program.flops.count(way.loss, params, batch).other * 2  # what attention multiplies is in no table
+    assert report.flops[1] == table.predict(structure.widths_of(masks)) + both * among_data

@@ -8,7 +8,9 @@ import pytest
 
 import dstjax
 from dstjax import latency, methods, structures
+from dstjax.rules import Layers
 from tests import channel_network as small
+from tests.trees import leaf_of
 
 RATE = 0.05
 
@@ -75,7 +77,20 @@ def structure_of(budget):
     return structures.channels(small.found(), costs=table, budget=budget)
 
 
-@pytest.mark.parametrize("importance", ["taylor", pytest.param("batch_norm", marks=pytest.mark.slow)])
+def test_halp_keeps_a_geometric_share():
+    structure = structure_of(0.4)
+    rule = methods.halp(structure=structure, updates=3).moving.n_kept
+    masks = structure.pools.masks(jnp.ones(11, bool))
+    leaves = [leaf_of(np.ones(m.shape), np.ones(m.shape), m, 0) for m in masks]
+    active = jnp.asarray([m.size for m in masks], jnp.int32)
+    for i in range(3):
+        layers = Layers(leaves, active, active, active, active, jnp.int32(1), jnp.int32(i))
+        share = int(rule(layers).sum()) / int(active.sum())
+        assert share == pytest.approx(0.4 ** ((i + 1) / 3), abs=1 / int(active.sum()))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("importance", ["taylor", "batch_norm"])
 def test_halp_prunes_along_a_geometric_path(importance):
     structure, params = structure_of(0.4), small.params()
     method = methods.halp(structure=structure, update_period=3, updates=3, importance=importance)
