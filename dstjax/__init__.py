@@ -17,7 +17,7 @@ from dstjax import (
 from dstjax._engine.drop_and_grow import drop_and_grow
 from dstjax.loops import merge_state, split_state, vmap_axes
 from dstjax.method import Method
-from dstjax.program import compact, kernels
+from dstjax.program import compact, kernels, latency
 from dstjax.rules import Layers, Leaf
 from dstjax.starting import adopt, start
 from dstjax.state import SparseState, apply_masks, check_sparse, forward_params, get_masks, is_exploring, set_masks
@@ -46,6 +46,7 @@ __all__ = [
     "initial_masks",
     "is_exploring",
     "kernels",
+    "latency",
     "masks",
     "merge_state",
     "methods",

@@ -125,7 +125,8 @@ class Call:
         self.remembered = self.before
         if method.remembered.before_step is not None:
             rule = method.remembered.before_step
-            new = [rule(leaf) for leaf in self.read(self.weights, self.old)]
+            read, together = self.read(self.weights, self.old), getattr(rule, "of_all", None)
+            new = [rule(leaf) for leaf in read] if together is None else together(read)
             self.remembered = [self.learnt(rule, "before_step", n, b) for n, b in zip(new, self.before, strict=True)]
         if method.remembered.measure == "value" and signals.value is not None:
             measured: Any = measures.added(self.old.measured, signals.value)

@@ -29,7 +29,8 @@ def masked_leaves(masking: Masking, leaves: Mapping[str, Any]) -> Layouts:
     """
     arrays = {n: x for n, x in leaves.items() if is_array(x)}
     known = layouts.read(masking.layout, arrays)
-    rule = masking.maskable or (lambda path, leaf: _is_default(leaf, known[path]))
+    covers = getattr(masking.structure, "covers", None)  # a structure over several leaves says which
+    rule = masking.maskable or covers or (lambda path, leaf: _is_default(leaf, known[path]))
     chosen = [name for name, leaf in arrays.items() if is_weight(leaf) and rule(name, leaf)]
     if not chosen and masking.maskable is not None:
         chosen = [name for name, leaf in arrays.items() if not is_weight(leaf) and rule(name, leaf)]
@@ -137,7 +138,7 @@ def announce(method: Method, masked: Layouts, leaves: Mapping[str, Any]) -> None
     left = ", ".join(f"{n} {why}" for why, n in dense.items()) or "none"
     _log.info("masks %d of %d leaves; dense: %s", len(masked), len(leaves), left)
     doubtful = [name for name, layout in masked.items() if layout is None]
-    if doubtful and masking.maskable is None:
+    if doubtful and masking.maskable is None and not hasattr(masking.structure, "covers"):
         _log.warning(
             "masks %s, of which neither name nor layout says that %s; give layout= (dstjax.layouts), or leave out what "
             "is no weight with maskable=",

@@ -93,7 +93,8 @@ def drop_and_grow_all(
     together: Any = jnp.clip(jnp.sum(n_kept), 0, jnp.sum(active))
     if scope == "global" and wide.is_large([leaf.weight.size for leaf in leaves]):
         together = in_all(n_kept, leaves, structure)
-    keep = jnp.clip(n_kept, 0, active)
+    # What spans leaves deals out the sum: a leaf that has fewer than its share already takes nothing from others.
+    keep = n_kept if getattr(structure, "across_leaves", False) else jnp.clip(n_kept, 0, active)
     target = active if target is None else target
     leaves = [leaf._replace(budget=n) for leaf, n in zip(leaves, _by_leaf(active - keep, shapes, layouts), strict=True)]
     scores = _scored("drop", drop, leaves)

@@ -149,6 +149,8 @@ def _given(
     if method.masking is None:
         return masks, counts
     _check_structure(method, leaves, layouts, found)
+    if getattr(method.masking.structure, "across_leaves", False):  # it has its own budget
+        return masks, counts if starts_at_end else ends
     size, sparsity, wanted = sum(math.prod(shape) for shape in shapes), method.masking.sparsity, {sum(begins.values())}
     if isinstance(sparsity, int | float) and starts_at_end:
         wanted.add(size - floor_share(size, sparsity))
@@ -245,7 +247,8 @@ def _remembered(
             for w, m, k, layout in zip(arrays, masks, keys, layouts, strict=True)
         ]
         if rules.leaf is not None:
-            memory = memory._replace(leaves=[rules.leaf(leaf) for leaf in read])
+            together = getattr(rules.leaf, "of_all", None)
+            memory = memory._replace(leaves=[rules.leaf(leaf) for leaf in read] if together is None else together(read))
             read = [leaf._replace(memory=m) for leaf, m in zip(read, memory.leaves, strict=True)]
         if rules.second_mask is not None:
             sizes, active = layer_sizes([w.shape for w in arrays], layouts), count_true(masks, layouts)

@@ -47,7 +47,9 @@ def rewire(
       The topology after, of the same structure, shapes, dtypes and shardings.
     """
     leaves, before = layers.leaves, [leaf.mask for leaf in layers.leaves]
-    still = _standing_still(layers, frozen, dense)
+    still, across = _standing_still(layers, frozen, dense), getattr(masking.structure, "across_leaves", False)
+    if across:  # a channel is whole in all its leaves
+        still = jnp.broadcast_to(jnp.any(still), still.shape)
     layers = layers._replace(still=still)
     of_leaf = lanes.of_each(still, [m.shape for m in before], layers.layouts)
     n_kept = returned.counts(updates.n_kept, "n_kept", updates.n_kept(layers), layers.active.size)
@@ -61,7 +63,8 @@ def rewire(
         if isinstance(rule, budgets.Pooled):
             return in_all(jnp.where(still, 0, rule.n_grown(layers, kept)), leaves, masking.structure)
         pooled = getattr(masking.structure, "ranks_together", True)
-        n = jnp.maximum(returned.counts(rule, "n_grown", rule(layers, kept), layers.active.size, pooled=pooled), 0)
+        n = returned.counts(rule, "n_grown", rule(layers, kept), layers.active.size, pooled=pooled)
+        n = n if across else jnp.maximum(n, 0)  # only the sum counts there
         return jnp.where(still, 0, n) if n.ndim else n
 
     moves = drop_and_grow_all(

@@ -23,6 +23,7 @@ from dstjax.methods.catalogue import FAMILIES as FAMILIES
 from dstjax.methods.catalogue import About as About
 from dstjax.methods.catalogue import Entry as Entry
 from dstjax.methods.catalogue import catalogued as catalogued
+from dstjax.methods.channels import *  # noqa: F403
 from dstjax.methods.deep_rewiring import *  # noqa: F403
 from dstjax.methods.dense_to_sparse import *  # noqa: F403
 from dstjax.methods.dynamic import *  # noqa: F403

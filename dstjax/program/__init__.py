@@ -1,10 +1,10 @@
 """Reads the program of a model: its FLOPs by leaf, what each axis of a leaf means, and what leads to its results.
 
-``flops`` is a module; ``layouts`` is a function, whose result ``dstjax.sparsify(..., layout=)`` takes; ``connections``
-is one that finds layer collapse and dead units.
+``flops`` and ``latency`` are modules; ``layouts`` is a function, whose result ``dstjax.sparsify(..., layout=)`` takes;
+``connections`` is one that finds layer collapse and dead units.
 """
 
-from dstjax.program import flops, kernels
+from dstjax.program import flops, kernels, latency
 from dstjax.program.channels import Channels, Member, channels
 from dstjax.program.compaction import compact
 from dstjax.program.compaction_report import Compaction
@@ -22,5 +22,6 @@ __all__ = [
     "connections",
     "flops",
     "kernels",
+    "latency",
     "layouts",
 ]

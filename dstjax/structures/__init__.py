@@ -1,4 +1,4 @@
-"""What is switched as one unit: single weights, N of every M, blocks, filters, heads, the inputs of a neuron.
+"""What is switched as one unit: single weights, N of every M, blocks, filters, heads, a neuron's inputs, channels.
 
 A structure turns scores into masks. It counts in weights, so that a method says the same numbers whatever the
 structure. Each one has these functions, on lists of leaves:
@@ -17,6 +17,7 @@ the first in the order of the layer wins.
 """
 
 from dstjax.structures.blocks import BalancedBlock, Block, Units, block, filters, heads
+from dstjax.structures.channels import Channels, channels
 from dstjax.structures.groups import NM, n_m
 from dstjax.structures.neurons import FanIn, fan_in
 from dstjax.structures.weights import WEIGHT, Structure, Weight
@@ -26,11 +27,13 @@ __all__ = [
     "WEIGHT",
     "BalancedBlock",
     "Block",
+    "Channels",
     "FanIn",
     "Structure",
     "Units",
     "Weight",
     "block",
+    "channels",
     "fan_in",
     "filters",
     "heads",

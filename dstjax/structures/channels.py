@@ -1,0 +1,290 @@
+"""Whole channels of a network, over all leaves that have them, under one budget."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dstjax._arrays.knapsack import solve
+from dstjax._arrays.leaves import named_masks
+from dstjax.checks import check_bool, check_integer
+from dstjax.structures.pools import Pools, without
+from dstjax.structures.weights import Array, Arrays, Kept, Layouts, Scores, Shapes, Stored, Weight
+from dstjax.structures.work import Work, weights
+
+_PARTS = 1000  # of the capacity of the knapsack
+_HALVINGS = 12  # in the search of the capacity
+
+
+@dataclasses.dataclass(frozen=True)
+class Channels(Weight):
+    """Switches channels: all weights of all leaves that belong to one; made by :func:`channels`."""
+
+    pools: Pools
+    work: Work
+    budget: float | None = None  # share of the dense cost that growth fills; None: what the method counts
+    round_to: int = 1
+    together: bool = True
+    exact: ClassVar[bool] = False
+    refills: ClassVar[bool] = True
+    keeps_counts: ClassVar[bool] = False
+    across_leaves: ClassVar[bool] = True
+
+    def __repr__(self) -> str:
+        share = "" if self.budget is None else f", budget={self.budget}"
+        return f"channels({self.pools.number} in {len(self.pools.sizes)} pools, {self.work.unit}{share})"
+
+    def covers(self, path: str, leaf: Any) -> bool:
+        """Whether a leaf has channels, and so is masked; biases and norms too."""
+        del leaf
+        return path in self.pools.paths
+
+    # --- Costs ---
+
+    def widths(self, masks: Sequence[jax.Array]) -> jax.Array:
+        """Returns how many channels of each pool are active, int32[pools]."""
+        return self.pools.widths(self.pools.active(masks))
+
+    def widths_of(self, masks: Any) -> tuple[int, ...]:
+        """Returns the same of a tree of masks, as :func:`dstjax.get_masks` returns it.
+
+        Raises:
+          ValueError: masks of another network.
+        """
+        known = named_masks(masks)
+        if missing := [path for path in self.pools.paths if known.get(path) is None]:
+            raise ValueError(
+                f"there is no mask of {', '.join(map(repr, missing))}; expected the masks of this network."
+            )
+        found = [jnp.asarray(known[path]) for path in self.pools.paths]
+        self._check(found)
+        return tuple(np.asarray(self.widths(found)).tolist())
+
+    def cost(self, masks: Sequence[jax.Array]) -> jax.Array:
+        """Returns what the network costs with some masks of its leaves, float32[], in the unit of its table."""
+        return self.work.total(self.widths(masks), jnp)
+
+    # --- Masks ---
+
+    def counts(self, shapes: Shapes, counts: Mapping[str, Any], stored: Stored | None = None) -> dict[str, Any]:
+        """Returns the numbers asked for: what a layer gets is decided for all together."""
+        wrong = [path for path in self.pools.paths if path not in shapes]
+        if wrong or len(shapes) != len(self.pools.paths):
+            told = wrong or [path for path in shapes if path not in self.pools.paths]
+            raise ValueError(
+                f"structure={self} is of another network, or masks other leaves: {', '.join(map(repr, told))}; "
+                "expected all leaves that have channels, which it masks by default."
+            )
+        return dict(counts)
+
+    def best(self, scores: Sequence[jax.Array], counts: Any, layouts: Layouts = None) -> Arrays:
+        """Marks the best channels, the same share of each pool, as many as the budget has."""
+        values = self._values(scores, layouts)
+        everywhere = jnp.ones(self.pools.number, bool)
+        if self.budget is None:
+            asked = jnp.sum(jnp.stack([_total(n) for n in counts]))
+            goal = asked * (self.work.dense / sum(float(np.prod(s.shape)) for s in scores))
+        else:
+            goal = jnp.float32(self.budget * self.work.dense)
+        widths = self._even(jnp.zeros(len(self.pools.sizes), jnp.int32), jnp.asarray(self.work.full), goal)
+        return self.pools.masks(self._chosen(values, everywhere, widths))
+
+    def holds(self, masks: Arrays, prunes: bool = False, layouts: Layouts = None) -> Arrays:
+        """Returns whether all channels are whole."""
+        del prunes, layouts
+        self._check(masks)
+        whole = self.pools.masks(self.pools.active(masks))
+        return [jnp.all(m == w) for m, w in zip(masks, whole, strict=True)]
+
+    def drop(
+        self, scores: Arrays, masks: Arrays, keep: Array, salient: Scores, target: Array, layouts: Layouts = None
+    ) -> Kept:
+        """Keeps the channels worth most under a budget: the share of the cost that the method keeps of the weights."""
+        del salient, target
+        values, active = self._values(scores, layouts), self.pools.active(masks)
+        widths = self.pools.widths(active)
+        share = _total(keep) / jnp.maximum(jnp.sum(jnp.stack([_total(m) for m in masks])), 1.0)
+        goal = self.work.total(widths, jnp) * share
+        least = jnp.minimum(widths, self.round_to)
+        if self.together:
+            kept = self._solved(values, active, jnp.zeros_like(widths), widths, widths, least, goal)
+        else:
+            kept = self._even(least, widths, goal)
+        stays = self._chosen(values, active, jnp.where(share >= 1, widths, kept))
+        found = self.pools.masks(stays)
+        return found, [~m for m in found]
+
+    def grow(self, scores: Arrays, kept: Arrays, room: Arrays, n: jax.Array, layouts: Layouts = None) -> Arrays:
+        """Grows the channels worth most, until the cost is that of the budget."""
+        values, active = self._values(scores, layouts), self.pools.active(kept)
+        free = self.pools.active(room) & ~active
+        now, more = self.pools.widths(active), self.pools.widths(free)
+        cost = self.work.total(now, jnp)
+        if self.budget is None:
+            before = jnp.maximum(jnp.sum(jnp.stack([_total(m) for m in kept])), 1.0)
+            goal = cost * (1 + _total(n) / before)
+        else:
+            goal = jnp.float32(self.budget * self.work.dense)
+        if self.together:
+            added = self._solved(values, free, now, more, now, jnp.zeros_like(more), goal)
+        else:
+            added = jnp.maximum(self._even(now, now + more, goal) - now, 0)
+        grows = (_total(n) > 0) & (cost <= goal)
+        new = self._chosen(values, free, jnp.where(grows, added, 0)) | active
+        return [m & ~k for m, k in zip(self.pools.masks(new), kept, strict=True)]
+
+    # --- Scores of channels, for rules that pool them -----------------------------------------------------------------
+
+    def pooled(self, arrays: Sequence[jax.Array], layouts: Sequence[Any]) -> jax.Array:
+        """Adds up an array of each leaf over each channel, along the axes of outputs; float32[channels]."""
+        return self.pools.sums(arrays, self.pools.owners(layouts))
+
+    def placed(self, values: jax.Array, layouts: Sequence[Any]) -> list[jax.Array]:
+        """Writes a number of each channel into an array of each leaf, so that :meth:`pooled` gives it back."""
+        return self.pools.placed(values, self.pools.owners(layouts))
+
+    # --- Inside ---
+
+    def _check(self, arrays: Sequence[jax.Array]) -> None:
+        shapes = [tuple(x.shape) for x in arrays]
+        known = [self.pools.shape(i) for i in range(len(self.pools.paths))]
+        if shapes != known:
+            raise ValueError(
+                f"structure={self} is of leaves of shapes {known}, not {shapes}; expected its own network."
+            )
+
+    def _values(self, scores: Sequence[jax.Array], layouts: Layouts) -> jax.Array:
+        """Returns the scores of the channels; all alike where none has any."""
+        self._check(scores)
+        given = (None,) * len(scores) if layouts is None else layouts
+        found = self.pooled([s.astype(jnp.float32) for s in scores], given)
+        found = jnp.nan_to_num(found, nan=0.0, posinf=3e38, neginf=-3e38)
+        return jnp.where(jnp.any(found != 0), found, 1.0)
+
+    def _chosen(self, values: jax.Array, where: jax.Array, number: jax.Array) -> jax.Array:
+        """Returns the best of each pool among some, bool[channels]."""
+        return where & (self.pools.ranks(values, where) < number[self.pools.pool_of])
+
+    def _even(self, least: jax.Array, most: jax.Array, goal: jax.Array) -> jax.Array:
+        """Returns the same share of each pool, the largest whose cost is within a goal, between some widths."""
+        full, r = np.asarray(self.work.full), self.round_to
+        shares = np.arange(_PARTS + 1)[:, None] / _PARTS
+        table = np.clip(np.floor(shares * full / r + 1e-9) * r, np.minimum(r, full), full).astype(np.int32)
+        widths = jnp.clip(table, least[None, :], most[None, :])
+        fits = self.work.total(widths, jnp) <= goal * (1 + 1e-6)
+        return widths[jnp.argmax(jnp.where(fits, jnp.arange(_PARTS + 1), 0))]
+
+    def _solved(
+        self,
+        values: jax.Array,
+        where: jax.Array,
+        base: jax.Array,
+        more: jax.Array,
+        now: jax.Array,
+        least: jax.Array,
+        goal: jax.Array,
+    ) -> jax.Array:
+        """Returns how many of some channels to have beside a base, int32[pools]: most value within a goal.
+
+        The knapsack counts the inputs of a layer as they are now; so the capacity with which the cost comes closest to
+        the goal, all widths as they would be, is found by halving.
+
+        Args:
+          values: float32[channels].
+          where: those to choose from, bool[channels].
+          base: widths of what stays anyway, int32[pools].
+          more: how many there are to choose from.
+          now: widths before.
+          least: how many to choose at least.
+          goal: what all may cost.
+        """
+        steps = max(-(-size // self.round_to) for size in self.pools.sizes) + 1
+        options = jnp.minimum(np.arange(steps)[None, :] * self.round_to, more[:, None])
+        table = jnp.zeros((len(more), max(self.pools.sizes) + 1), jnp.float32)
+        at = self.pools.ranks(values, where) + 1
+        table = table.at[self.pools.pool_of, jnp.where(where, at, 0)].add(jnp.where(where, values, 0.0))
+        table = table.at[:, 0].set(0.0)
+        worth = jnp.take_along_axis(jnp.cumsum(table, axis=1), options, axis=1)
+        above = self.work.options(now, base[:, None] + options, jnp)
+        price = jnp.maximum(above - self.work.options(now, base[:, None], jnp), 0)
+        limit = jnp.maximum(jnp.sum(jnp.max(price, axis=1)), 1e-30)
+        allowed = options >= least[:, None]
+
+        def try_one(i: Any, found: Any) -> Any:
+            low, high, best = found
+            x = jnp.where(i == 0, 1.0, (low + high) / 2)
+            whole = jnp.ceil(price / (x * limit) * _PARTS - 1e-3)
+            whole = jnp.where(allowed & (whole <= _PARTS), whole, _PARTS + 1).astype(jnp.int32)
+            picked = jnp.take_along_axis(options, solve(worth, whole, _PARTS)[:, None], axis=1)[:, 0]
+            picked = jnp.maximum(picked, least)
+            cost = self.work.total(base + picked, jnp)
+            fits = cost <= goal * (1 + 1e-6)
+            better = fits & (cost >= self.work.total(base + best, jnp))
+            return jnp.where(fits, x, low), jnp.where(fits, high, x), jnp.where(better, picked, best)
+
+        return jax.lax.fori_loop(0, _HALVINGS, try_one, (jnp.float32(0), jnp.float32(1), least))[2]
+
+
+def _total(x: Any) -> jax.Array:
+    """Returns a sum as float32[], which no number of weights overflows."""
+    return jnp.sum(x, dtype=jnp.float32)
+
+
+def channels(
+    found: Any,
+    *,
+    costs: Work | None = None,
+    budget: float | None = None,
+    whole: Sequence[str] = (),
+    round_to: int = 1,
+    together: bool = True,
+) -> Channels:
+    """Returns the channels of a network as a structure: a unit, head or channel is switched in all leaves that have it.
+
+    All leaves that have channels are masked, biases and norms too, so that the output of a channel is zero and
+    :func:`dstjax.compact` removes it. Scores are added up over the leaves that make a channel. Which channels stay is
+    decided for all layers together, by the exact knapsack over what each layer costs at each width: the most score
+    within the budget. Each pool of channels that stand in the same leaves keeps one at least.
+
+    A channel that was zeroed everywhere has no gradient and never learns: for growth take a method that keeps values
+    behind its masks (``iee``, ``iee_structured``). Pruning (``gmp``, ``one_shot``, ``halp``) and masks that stay
+    (``static``) go with any. While a leaf stands still because the optimiser never moves it, all channels stay as
+    they are.
+
+    Args:
+      found: what :func:`dstjax.program.channels` returns for the same parameters.
+      costs: a table of :mod:`dstjax.latency`, made of the same channels; by default the number of weights.
+      budget: the share of the dense cost, in (0, 1], that the masks begin with and that growth fills. By default the
+        counts of the method decide: its sparsity is one of the cost.
+      whole: regular expressions; channels of a leaf whose path contains one of them all stay, as those of a first
+        layer.
+      round_to: widths are multiples of this, or full.
+      together: False keeps the same share of each pool in place of the knapsack.
+
+    Raises:
+      ValueError: a budget out of range or below one channel of each pool; a table of other channels.
+    """
+    check_integer("round_to", round_to, 1)
+    check_bool("together", together)
+    pools = Pools.of(without(found.of, whole))
+    if not pools.sizes:
+        raise ValueError("the network has no channels that could be removed; expected some (dstjax.program.channels).")
+    work = weights(pools) if costs is None else getattr(costs, "work", costs)
+    if work.full != pools.sizes:
+        raise ValueError(
+            f"the table of costs is of {len(work.full)} pools of {sum(work.full)} channels, the network has "
+            f"{len(pools.sizes)} of {pools.number}; expected one made of the same channels, and with the same whole=."
+        )
+    if budget is not None:
+        if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget <= 1:
+            raise ValueError(f"budget={budget!r} is not accepted; expected a share of the dense cost in (0, 1].")
+        least = float(work.total(np.minimum(work.full, round_to))) / work.dense
+        if least > budget:
+            raise ValueError(
+                f"budget={budget} is below {least:.3g} of the dense cost, that of {round_to} channel"
+                f"{'s' * (round_to > 1)} of each pool; expected more."
+            )
+    return Channels(pools, work, None if budget is None else float(budget), round_to, together)

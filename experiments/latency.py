@@ -1,0 +1,295 @@
+"""Trains a small network under a budget of latency, makes it really smaller, and measures it.
+
+    python -m experiments.latency --workdir runs/latency [--budgets 0.55,0.3] [--seeds 10] [--steps 300]
+                                  [--sizes 16,32,64] [--table FILE] [--timed 3]
+
+The convolutional network of the digits, from scratch. First a table is measured on the machine at hand: each layer at
+some of its widths, for a batch of 256, fitted to the whole network with all, 40 and 10 % of its weights. Then for each
+budget, seed by seed: structured IEE; HALP, dense at first and pruned once, where the cycles of IEE end; and random
+channels that stay. All take as many steps. The networks of the first ``timed`` seeds are compacted and timed beside the
+dense one. Prints a table, and writes table.json and results.json into the directory; ``table`` takes one of before.
+"""
+
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import dstjax
+from dstjax import costs, latency, methods, program, structures
+from dstjax.checks import check_integer
+from experiments import command_line, data, models
+from experiments.report.statistics import paired
+
+_BATCH, _TIMED_BATCH = 64, 256
+_PERIOD, _STAGES = 15, (5, 5, 5)
+_ROUNDS, _SECONDS = 100, 0.001  # short ones, so that other programs leave some of them alone
+
+
+class Row(NamedTuple):
+    """What one network came to."""
+
+    method: str
+    budget: float
+    seed: int
+    top1: float  # of the test samples
+    top5: float
+    predicted: float  # share of the dense latency
+    measured: float  # likewise; NaN where it was not timed, and so are the next two
+    frames: float  # test images a second
+    multiply_adds: float  # of one image
+    training: float  # cost relative to dense training
+
+
+class Setting(NamedTuple):
+    """What all networks have in common."""
+
+    model: Any
+    fields: Any  # of the data
+    steps: int
+
+    def forward(self, params: Any, model_state: Any, x: jax.Array) -> jax.Array:
+        """The logits, in evaluation."""
+        logits: jax.Array = self.model.apply({"params": params, **model_state}, x, train=False)
+        return logits
+
+    def start(self, seed: int) -> tuple[Any, Any]:
+        """The initial parameters and running statistics."""
+        variables = self.model.init(jax.random.key(seed), jnp.zeros((1, *self.fields.x.shape[1:])), train=False)
+        return variables["params"], {"batch_stats": variables["batch_stats"]}
+
+
+def methods_of(setting: Setting, found: Any, table: Any, budget: float) -> dict[str, Any]:
+    """The methods that are compared at a budget."""
+    structure = structures.channels(found, costs=table, budget=budget)
+    end = _end(setting.steps)
+    return {
+        "iee_structured": methods.iee_structured(
+            structure=structure, update_period=_PERIOD, stages=_STAGES, end_step=end
+        ),
+        "halp, once": methods.halp(structure=structure, update_period=_PERIOD, start_step=end, updates=1),
+        "random": methods.static(sparsity=1 - budget, distribution="uniform", structure=structure),
+    }
+
+
+def _end(steps: int) -> int:
+    """Where the channels stop to change: after a quarter of training, in whole cycles."""
+    return max(_PERIOD, steps // 4 // _PERIOD * _PERIOD)
+
+
+def trainer(setting: Setting, method: Any) -> Callable[[int], tuple[Any, Any, Any]]:
+    """Returns a function of the seed that trains a network: parameters, running statistics, optimiser state."""
+    rate = optax.cosine_decay_schedule(0.1, setting.steps)
+    inner = optax.chain(optax.add_decayed_weights(5e-4), optax.sgd(rate, momentum=0.9))
+    updates = dstjax.sparsify(inner, method, seed=0)
+    x, y = (jnp.asarray(a) for a in (setting.fields.x, setting.fields.y))
+
+    @jax.jit
+    def step(carry: Any, rows: jax.Array) -> Any:
+        params, model_state, opt_state = carry
+
+        def loss(seen: Any) -> Any:
+            logits, new = setting.model.apply({"params": seen, **model_state}, x[rows], train=True, mutable=True)
+            new = {"batch_stats": new["batch_stats"]}
+            return optax.softmax_cross_entropy_with_integer_labels(logits, y[rows]).mean(), new
+
+        exploring = dstjax.is_exploring(opt_state)
+        gradients, new = jax.grad(loss, has_aux=True)(dstjax.forward_params(params, opt_state))
+        model_state = jax.tree.map(lambda a, b: jnp.where(exploring, a, b), model_state, new)
+        moves, opt_state = updates.update(gradients, opt_state, params)
+        return optax.apply_updates(params, moves), model_state, opt_state
+
+    def run(seed: int) -> tuple[Any, Any, Any]:
+        train, rng = setting.fields.split(seed).train, np.random.default_rng(seed)
+        params, model_state = setting.start(seed)
+        opt_state = dstjax.sparsify(inner, method, seed=seed).init(params)
+        carry = dstjax.apply_masks(params, opt_state), model_state, opt_state
+        for _ in range(setting.steps):
+            carry = step(carry, train[rng.integers(0, len(train), _BATCH)])
+        params, model_state, opt_state = jax.block_until_ready(carry)
+        return dstjax.forward_params(params, opt_state, training=False), model_state, opt_state
+
+    return run
+
+
+def evaluate(setting: Setting, seed: int, params: Any, model_state: Any) -> tuple[float, float]:
+    """The shares of test samples whose class is the first, and among the first five."""
+    rows = setting.fields.split(seed).test
+    logits = np.asarray(jax.jit(setting.forward)(params, model_state, setting.fields.x[rows]))
+    ranks = (logits > np.take_along_axis(logits, setting.fields.y[rows][:, None], axis=1)).sum(axis=1)
+    return float((ranks < 1).mean()), float((ranks < 5).mean())
+
+
+def timed(calls: Sequence[Callable[[], Any]]) -> list[float]:
+    """Seconds of each call: the best of rounds in which they take turns."""
+    found: list[list[float]] = [[] for _ in calls]
+    numbers = []
+    for call in calls:
+        jax.block_until_ready(call())
+        start = time.perf_counter()
+        jax.block_until_ready(call())
+        numbers.append(max(1, round(_SECONDS / max(time.perf_counter() - start, 1e-6))))
+    for _ in range(_ROUNDS):
+        for call, number, times in zip(calls, numbers, found, strict=True):
+            start = time.perf_counter()
+            for _ in range(number):
+                result = call()
+            jax.block_until_ready(result)
+            times.append((time.perf_counter() - start) / number)
+    return [min(times) for times in found]
+
+
+def compared(setting: Setting, params: Any, model_state: Any, masks: Any, x: jax.Array) -> tuple[float, float, float]:
+    """Seconds of a batch in the dense shapes and in the compacted ones, and multiply-adds of a smaller batch."""
+    variables = {"params": params, **model_state}
+    forward = functools.partial(setting.model.apply, train=False)
+    smaller, fewer, _ = dstjax.compact(forward, variables, masks, x)
+    dense = jax.jit(forward)
+    before, after = timed([lambda: dense(variables, x), lambda: smaller(fewer, x)])
+    return before, after, program.flops.count(smaller, fewer, x).dense() / 2
+
+
+def measured_table(setting: Setting, found: Any, x: jax.Array) -> Any:
+    """The table of the machine at hand, fitted to the whole network with all, 40 and 10 % of its weights."""
+    params, model_state = setting.start(0)
+    table = latency.measure(lambda p, x: setting.forward(p, model_state, x), params, x)
+    known = []
+    for budget in (1.0, 0.4, 0.1):  # of the weights
+        structure = structures.channels(found, budget=budget)
+        method = methods.static(sparsity=1 - budget, distribution="uniform", structure=structure)
+        masks = dstjax.get_masks(dstjax.sparsify(optax.sgd(0.1), method).init(params))
+        _, seconds, _ = compared(setting, dstjax.apply_masks(params, masks), model_state, masks, x)
+        known.append((structure.widths_of(masks), seconds))
+    return table.fitted(known)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command."""
+    given = sys.argv[1:] if arguments is None else arguments
+    return command_line.run(given, __doc__, _main, "nothing was changed")
+
+
+def _main(arguments: Sequence[str]) -> int:
+    options = command_line.read(arguments, ["workdir", "budgets", "seeds", "steps", "sizes", "table", "timed"])
+    if not options.get("workdir"):
+        raise ValueError("option --workdir is missing; expected a directory.")
+    workdir = Path(options["workdir"])
+    usual = (("seeds", "10"), ("steps", "300"), ("timed", "3"))
+    seeds, steps, number = (_number(name, options.get(name, default)) for name, default in usual)
+    budgets = [_share(text) for text in options.get("budgets", "0.55,0.3").split(",")]
+    sizes = [_number("sizes", text) for text in options.get("sizes", "16,32,64").split(",")]
+    fields = data.load("digits")
+    setting = Setting(models.make("conv", classes=10, sizes=sizes), fields, steps)
+    x = jnp.asarray(fields.x[:_TIMED_BATCH])
+    params, model_state = setting.start(0)
+    found = program.channels(lambda p, x: setting.forward(p, model_state, x), params, x)
+    workdir.mkdir(parents=True, exist_ok=True)
+    table = latency.load(options["table"]) if "table" in options else measured_table(setting, found, x)
+    table.save(workdir / "table.json")
+    rows: list[Row] = []
+    for row in _rows(setting, found, table, budgets, seeds, number, x):
+        rows.append(row)
+        (workdir / "results.json").write_text(json.dumps([r._asdict() for r in rows], indent=1) + "\n")
+    print(report(rows))
+    return 0
+
+
+def _rows(
+    setting: Setting, found: Any, table: Any, budgets: Sequence[float], seeds: int, number: int, x: jax.Array
+) -> Any:
+    full: dict[tuple[str, float], Any] = {("dense", 1.0): methods.dense()}
+    for budget in budgets:
+        full |= {(name, budget): method for name, method in methods_of(setting, found, table, budget).items()}
+    whole, trainers = 0.0, {key: trainer(setting, method) for key, method in full.items()}
+    for seed in range(seeds):
+        for (name, budget), method in full.items():
+            params, model_state, opt_state = trainers[name, budget](seed)
+            top1, top5 = evaluate(setting, seed, params, model_state)
+            if name == "dense":
+                whole = program.flops.count(setting.forward, params, model_state, x).dense() / 2
+                dense = functools.partial(jax.jit(setting.forward), params, model_state, x)
+                row = Row(name, budget, seed, top1, top5, 1.0, 1.0, len(x) / timed([dense])[0], whole / len(x), 1.0)
+            else:
+                masks = dstjax.get_masks(opt_state)
+                before, after, work = (float("nan"),) * 3
+                if seed < number:
+                    before, after, work = compared(setting, params, model_state, masks, x)
+                predicted = table.predict(method.masking.structure.widths_of(masks)) / table.dense
+                share, frames, each = after / before, len(x) / after, work / len(x)
+                cost = _training(name, setting.steps, work / whole)
+                row = Row(name, budget, seed, top1, top5, predicted, share, frames, each, cost)
+            print(f"{name} {budget:g} seed {seed}: {top1:.4f}, {row.measured:.3f} of the latency", file=sys.stderr)
+            yield row
+
+
+def _training(name: str, steps: int, share: float) -> float:
+    """The cost of training relative to dense, as the papers count."""
+    end = _end(steps) / steps
+    given: Mapping[str, Any] = {}
+    if np.isnan(share):
+        return share
+    entry, sparse = {"iee_structured": "iee_structured", "halp, once": "halp"}.get(name, "static"), min(share, 1.0)
+    if entry == "iee_structured":
+        given = dict(zip(("estimation", "improvement", "exploration"), _STAGES, strict=True)) | {"update_share": end}
+    elif entry == "halp":
+        given = {"dense_share": end}
+    flops = costs.training_flops(entry, sparse=sparse, dense=1.0, convention="paper", **given)
+    return costs.relative(flops, dense=1.0)
+
+
+def report(rows: Sequence[Row]) -> str:
+    """The table: means over the seeds, and differences in pairs of seeds."""
+    lines = [
+        "| budget | method | top-1 | top-5 | predicted | measured | frames/s | multiply-adds | training | "
+        "top-1 - dense |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    by_cell: dict[tuple[float, str], list[Row]] = {}
+    for row in rows:
+        by_cell.setdefault((row.budget, row.method), []).append(row)
+    dense = by_cell[1.0, "dense"]
+    for (budget, method), found in by_cell.items():
+
+        def mean(name: str, found: list[Row] = found) -> float:
+            return float(np.nanmean([getattr(row, name) for row in found]))
+
+        text = [f"{budget:g}", method, f"{mean('top1'):.2%}", f"{mean('top5'):.2%}"]
+        text += [f"{mean('predicted'):.3f}", f"{mean('measured'):.3f}", f"{mean('frames'):,.0f}"]
+        text += [f"{mean('multiply_adds'):,.0f}", f"{mean('training'):.2f}", _difference(found, dense)]
+        lines.append(f"| {' | '.join(text)} |")
+    for budget, method in by_cell:
+        if method != "iee_structured":
+            continue
+        for other in ("halp, once", "random"):
+            gap = _difference(by_cell[budget, method], by_cell[budget, other])
+            lines.append(f"at {budget:g}: iee_structured - {other}: {gap} points of top-1")
+    return "\n".join(lines)
+
+
+def _difference(found: Sequence[Row], other: Sequence[Row]) -> str:
+    difference = paired(*(np.asarray([100 * row.top1 for row in cell]) for cell in (found, other)))
+    return f"{difference.mean:+.2f} ({difference.interval[0]:+.2f} to {difference.interval[1]:+.2f})"
+
+
+def _number(name: str, text: str) -> int:
+    check_integer(name, int(text) if text.isdecimal() else text, 1)
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"budgets has {text!r}; expected shares of the dense latency, such as 0.55,0.3.") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

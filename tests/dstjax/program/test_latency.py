@@ -1,0 +1,161 @@
+"""Tables of latency: exact where they are made from FLOPs, and interpolated between what a clock said."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dstjax import latency, program
+from tests import channel_network as small
+
+
+def sizes(call, *operands):
+    """A clock that counts: how many numbers go in, times a thousandth."""
+    del call
+    return sum(x.size for x in operands) / 1000
+
+
+def test_flops_are_those_of_the_program():
+    table = latency.analytic(small.network, small.params(), small.X)
+    assert table.dense == program.flops.count(small.network, small.params(), small.X).dense()
+    assert [x.name for x in table.work.layers] == ["a/kernel", "b/kernel", "c/kernel", "out/kernel"]
+    pixels = 2 * 2 * 16
+    stream, inside = 4, 3
+    wanted = pixels * (9 * stream + 9 * stream * inside + inside * stream) + 2 * 2 * stream * 3
+    assert table.predict((stream, inside)) == wanted
+
+
+def test_seconds_are_arithmetic_and_traffic():
+    params = {"a": jnp.zeros((4, 8)), "b": jnp.zeros((8, 2))}
+
+    def network(p, x):
+        return jax.nn.relu(x @ p["a"]) @ p["b"]
+
+    table = latency.analytic(network, params, jnp.zeros((3, 4)), flops_per_second=10.0, bytes_per_second=40.0)
+    for h in (8, 5, 1):
+        work, numbers = 2 * 3 * (4 * h + h * 2), (12 + 4 * h + 3 * h) + (3 * h + 2 * h + 6)
+        assert table.predict((h,)) == pytest.approx(work / 10 + numbers / 10)
+
+
+def test_depthwise_and_looped_and_flattened_layers():
+    params = {"depth": jnp.zeros((3, 3, 1, 8)), "first": jnp.zeros((1, 8)), "loop": jnp.zeros((8, 8)),
+              "out": jnp.zeros((32, 3))}  # fmt: skip
+    x = jnp.zeros((2, 2, 2, 1))
+
+    def network(p, x):
+        h = jax.lax.conv_general_dilated(
+            x @ p["first"],
+            p["depth"],
+            (1, 1),
+            "SAME",
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=8,
+        )
+        h = jax.lax.scan(lambda h, _: (jax.nn.relu(h @ p["loop"]), None), h, length=3)[0]
+        return h.reshape(2, -1) @ p["out"]
+
+    table = latency.analytic(network, params, x)
+    assert table.dense == program.flops.count(network, params, x).dense()
+    assert table.work.full == (8,)
+    assert table.predict((4,)) == 2 * 8 * (4 + 9 * 4 + 3 * 16) + 2 * 2 * 16 * 3
+    measured = latency.measure(network, params, x, timer=sizes, fractions=(0.5, 1))
+    for n in (8, 4):  # operands of each product: data and weights
+        counted = (8 + n) + (8 * n + 9 * n) + 3 * (8 * n + n * n) + (2 * 4 * n + 4 * n * 3)
+        assert measured.predict((n,)) == pytest.approx(counted / 1000)
+
+
+def test_measured_layers_are_interpolated():
+    table = latency.measure(small.network, small.params(), small.X, timer=sizes, fractions=(0.5, 1))
+    layer = table.work.layers[1]
+    assert (layer.at_inputs, layer.at_outputs) == ((0, 3, 6), (0, 2, 5))
+    assert layer.costs[1][1] == (2 * 16 * 3 + 9 * 3 * 2) / 1000
+    assert layer.costs[0] == (0.0, 0.0, 0.0)
+    corners = [table.predict(w) for w in ((3, 2), (6, 2), (3, 5), (6, 5))]
+    assert min(corners) == corners[0]
+    assert max(corners) == corners[3]
+    middle = latency.Table(dataclasses.replace(table.work, layers=(layer,))).predict((4, 3))
+    cell = np.array(layer.costs)[1:, 1:]
+    assert middle == pytest.approx(np.array([2 / 3, 1 / 3]) @ cell @ np.array([2 / 3, 1 / 3]))
+    assert table.predict((3, 2)) < table.predict((4, 2)) < table.predict((6, 2))
+
+
+def test_each_shape_is_measured_once_and_really_runs():
+    calls = []
+
+    def clock(call, *operands):
+        y = call(*operands)
+        calls.append((y.shape, *(x.shape for x in operands)))
+        return 1.0
+
+    params = {"a": jnp.zeros((4, 4)), "b": jnp.zeros((4, 4)), "c": jnp.zeros((4, 4)), "d": jnp.zeros((4, 4))}
+
+    def network(p, x):
+        for name in "abcd":
+            x = jnp.tanh(x @ p[name])
+        return x
+
+    table = latency.measure(network, params, jnp.zeros((2, 4)), timer=clock, fractions=(0.5, 1))
+    assert sorted(calls) == sorted(((2, m), (2, n), (n, m)) for n in (2, 4) for m in (2, 4))
+    assert table.dense == 4.0
+
+
+def test_a_network_as_measured_shifts_and_scales():
+    table = latency.measure(small.network, small.params(), small.X, timer=sizes)
+    known = [((6, 5), 2 * table.predict((6, 5)) + 0.3), ((2, 2), 2 * table.predict((2, 2)) + 0.3)]
+    fitted = table.fitted(known)
+    assert fitted.predict((4, 3)) == pytest.approx(2 * table.predict((4, 3)) + 0.3)
+    through_zero = table.fitted([((6, 5), 3.0), ((2, 2), 3.0 * table.predict((2, 2)) / table.predict((6, 5)) * 0.5)])
+    assert through_zero.work.constant == 0
+    for wrong in (known[:1], known[:1] * 2, [((6, 5), -1.0), ((2, 2), 1.0)]):
+        with pytest.raises(ValueError, match="expected positive costs at two widths"):
+            table.fitted(wrong)
+
+
+def test_files_and_devices(tmp_path):
+    table = latency.measure(small.network, small.params(), small.X, timer=sizes)
+    table.save(tmp_path / "table.json")
+    again = latency.load(tmp_path / "table.json")
+    assert again == table
+    assert again.about["versions"]["jax"] == jax.__version__
+    assert {"device", "date", "arguments"} <= again.about.keys()
+    entry = json.loads((tmp_path / "table.json").read_text())
+    (tmp_path / "other.json").write_text(json.dumps({**entry, "device": "gpu: Imaginary"}))
+    with pytest.raises(ValueError, match="was measured on 'gpu: Imaginary'"):
+        latency.load(tmp_path / "other.json")
+    assert latency.load(tmp_path / "other.json", any_device=True).work == table.work
+    del entry["layers"][0]["costs"]
+    for text in ("", "{}", json.dumps(entry)):
+        (tmp_path / "bad.json").write_text(text)
+        with pytest.raises(ValueError, match="is no table of latencies") as error:
+            latency.load(tmp_path / "bad.json")
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="is no table of latencies"):
+        latency.load(tmp_path / "none.json")
+
+
+def test_bad_input():
+    params, x = small.params(), small.X
+    for options, said in (
+        (dict(flops_per_second=0), "flops_per_second=0"),
+        (dict(bytes_per_second=1.0), "without flops_per_second"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            latency.analytic(small.network, params, x, **options)
+    with pytest.raises(ValueError, match="fractions="):
+        latency.measure(small.network, params, x, fractions=(0.5,), timer=sizes)
+    with pytest.raises(ValueError, match="no product with a leaf"):
+        latency.analytic(lambda p, x: x * p["a"], {"a": jnp.zeros(3)}, jnp.zeros((3,)))
+    table = latency.analytic(small.network, params, x)
+    for widths in ((6,), (7, 5), (-1, 5)):
+        with pytest.raises(ValueError, match="expected at most"):
+            table.predict(widths)
+    layer = table.work.layers[0]
+    with pytest.raises(ValueError, match="expected one cost for each pair"):
+        dataclasses.replace(layer, at_outputs=(0, 3, 6))
+    with pytest.raises(ValueError, match="expected finite costs"):
+        dataclasses.replace(layer, costs=((0.0, 0.0), (0.0, float(np.nan))))
+    with pytest.raises(ValueError, match="the layer has 1 x 5"):
+        dataclasses.replace(table.work, full=(5, 5))
