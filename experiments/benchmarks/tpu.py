@@ -1,0 +1,202 @@
+"""Compiles what users run for TPUs, on a CPU, and says what the programs hold, read, send and cost to compile.
+
+    make tpu                                                      # everything: some hours on two cores, resumable
+    .venv-tpu/bin/python -m experiments.benchmarks.tpu --topologies v5e --only network --methods rigl,set
+
+  --topologies NAMES  v5e, v5p or v6e for one chip, or a slice such as v5e:16x16, whose mesh has Explicit axes
+                      (default: v5e,v5p,v6e,v5e:16x16)
+  --only GROUPS       from network, selection, frameworks, layouts, scaling (default: all)
+  --methods NAMES     of the network group (default: the whole catalogue, and RigL with two structures)
+  --programs NAMES    of the network group, from update, between, branch (default: all)
+  --out DIR           where tpu.jsonl, tpu.md, results.json and index.html go (default: runs/bench)
+  --again             compile anew what DIR already has figures of; without it a run goes on where the last one ended
+  --list              print what would be compiled, and compile nothing
+  --report            compile nothing; print the table of the figures that DIR has
+
+Nothing is run, and no TPU is needed: the compiler comes with libtpu, which `make tpu` installs into .venv-tpu.
+
+Exit status: 0; 1 where a program does not compile (the others do); 2 for wrong arguments, or without libtpu.
+"""
+
+import importlib.util
+import os
+import sys
+import time
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+from jax.sharding import Mesh
+
+from dstjax.checks import suggest
+from experiments import command_line
+from experiments.benchmarks import hlo, layouts, machine, page, records, tpu_table
+from experiments.benchmarks.compilation import uncached
+from experiments.benchmarks.tpu_programs import GROUPS, STEPS, Program, names, programs
+from experiments.benchmarks.traffic import traffic
+
+CHIPS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}  # the smallest topology that has such a chip
+SLICES = ("v5e:16x16",)
+# What libtpu would otherwise ask a machine that has TPUs.
+ENVIRONMENT = {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_SKIP_MDS_QUERY": "1"}
+FILE = "tpu.jsonl"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = command_line.parser("benchmarks.tpu", __doc__)
+    parser.add_argument("--topologies", default=",".join([*CHIPS, *SLICES]))
+    parser.add_argument("--only", default=",".join(GROUPS))
+    parser.add_argument("--methods", default="")
+    parser.add_argument("--programs", default=",".join(STEPS))
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    for flag in ("again", "list", "report"):
+        parser.add_argument(f"--{flag}", action="store_true")
+    given = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        groups = _chosen("only", given.only, GROUPS)
+        methods = _methods(given.methods)
+        steps = _chosen("programs", given.programs, STEPS)
+        whole = True
+        if not given.report:
+            jax.config.update("jax_platforms", "cpu")  # a TPU that is here is left alone
+            meshes = {name: mesh(name) for name in given.topologies.split(",") if name}
+            found = [
+                (name, on, p)
+                for name, on in meshes.items()
+                for p in programs(on.size, methods, groups)
+                if p.group != "network" or p.case["program"] in (*steps, "step")
+            ]
+            if given.list:
+                print("\n".join(_title(name, p) for name, _, p in found))
+                return 0
+            command = " ".join(["python -m experiments.benchmarks.tpu", *words])
+            whole = _compile(found, given.out / FILE, command, again=given.again)
+        if not (given.out / FILE).is_file():
+            raise ValueError(f"{given.out} has no {FILE}; run without --report first, or name another --out.")
+    except ValueError as error:
+        return command_line.failed(error, 2)
+    table = tpu_table.markdown([row for row in records.read(given.out) if row.get("benchmark") == "tpu"])
+    (given.out / "tpu.md").write_text(table + "\n")
+    page.write(given.out)
+    print(f"\n{table}\n\nWritten to {given.out}: {FILE}, tpu.md, results.json, index.html.")
+    return int(not whole)
+
+
+def mesh(name: str) -> Mesh:
+    """One chip as a mesh of Auto axes, or all of a slice as one of Explicit axes.
+
+    Raises:
+      ValueError: libtpu is not there, or does not know the topology.
+    """
+    if importlib.util.find_spec("libtpu") is None:
+        raise ValueError("libtpu, the compiler for TPUs, is not installed here; `make tpu` installs it into .venv-tpu.")
+    for variable, value in ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    from jax.experimental import topologies
+
+    if ":" not in name and name not in CHIPS:
+        raise ValueError(f"topology {name!r} is not known; expected {', '.join(CHIPS)}, or a slice such as v5e:16x16.")
+    try:
+        found = topologies.get_topology_desc(platform="tpu", topology_name=CHIPS.get(name, name)).devices
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"topology {name!r} is not accepted by libtpu {version('libtpu')}: {error}.") from error
+    if name in CHIPS:
+        return layouts.mesh(1, "auto", found[:1])
+    return layouts.mesh(len(found), "explicit", found)
+
+
+def measured(program: Program, on: Mesh) -> dict[str, Any]:
+    """Compiles one program and reads what it holds and does on each device."""
+    jax.clear_caches()
+    # What a process with TPUs would be told: the width of a counting pass depends on it.
+    with uncached(), jax.set_mesh(on), mock.patch.object(jax, "default_backend", return_value="tpu"):
+        start = time.process_time()
+        lowered = program.lower(on)
+        middle = time.process_time()
+        done = lowered.compile()
+        end = time.process_time()
+    text, memory = done.as_text() or "", done.memory_analysis()
+    cost = done.cost_analysis()
+    return {
+        "trace_cpu_seconds": round(middle - start, 2),
+        "compile_cpu_seconds": round(end - middle, 2),
+        "bytes": traffic(text, branches=False),
+        "bytes_with_branches": traffic(text),
+        "bytes_by_compiler": int((cost or {}).get("bytes accessed", 0)),
+        "temporary_bytes": memory.temp_size_in_bytes,
+        "temporary_bytes_per_weight": memory.temp_size_in_bytes * on.size / program.weights,
+        "argument_bytes": memory.argument_size_in_bytes,
+        "branches": hlo.branches(text),
+        "sorts": hlo.sorts(text),
+        **{f"collective_{name}": x for name, x in hlo.collectives(text).values().items()},
+        "commit": machine.commit(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+
+
+def _compile(found: list[tuple[str, Mesh, Program]], path: Path, command: str, *, again: bool) -> bool:
+    """Compiles what is not in the file yet, one after the other, and writes after each; whether all went well."""
+    known = [] if not path.is_file() else [r for r in records.read(path.parent) if r.get("benchmark") == "tpu"]
+    rows = {_key(row["case"]): row for row in known if row["kind"] == "value"}
+    header = machine.facts(jax.devices("cpu")[0], command) | {"benchmark": "tpu"}
+    header["device"] = {"platform": "tpu", "kind": "TPU, compiled for on a CPU"}
+    header["versions"] |= {"libtpu": version("libtpu")}
+    missing = [x for x in found if again or _key(_case(x[0], x[2])) not in rows]
+    print(f"{len(found) - len(missing)} of {len(found)} programs are in {path}; {len(missing)} to compile.", flush=True)
+    whole = True
+    for number, (name, on, program) in enumerate(missing, 1):
+        case = _case(name, program)
+        try:
+            row = records.value("tpu", case, **measured(program, on))
+        except Exception as error:  # one that fails must not cost the figures of the others
+            whole = False
+            row = records.skipped("tpu", case, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+        rows[_key(case)] = row
+        records.write(path, header, rows.values())
+        print(f"[{number}/{len(missing)}] {records.line(row)}", flush=True)
+    return whole
+
+
+def _case(topology: str, program: Program) -> dict[str, Any]:
+    return {"topology": topology, "group": program.group, **program.case}
+
+
+def _key(case: dict[str, Any]) -> str:
+    return repr(sorted(case.items()))
+
+
+def _title(topology: str, program: Program) -> str:
+    return ", ".join(str(x) for x in _case(topology, program).values())
+
+
+def _chosen(option: str, given: str, known: Sequence[str] | dict[str, Any]) -> list[str]:
+    """The names of a list, in commas.
+
+    Raises:
+      ValueError: one is not known.
+    """
+    found = [name.strip() for name in given.split(",") if name.strip()]
+    for name in found:
+        if name not in known:
+            raise ValueError(f"--{option} {name} is not known; {suggest(name, list(known))}")
+    return found
+
+
+def _methods(given: str) -> list[str]:
+    """The methods of a list in commas, some of whose names hold one."""
+    known, rest, found = names(), given.strip(), []
+    while rest:
+        longest = max((n for n in known if rest.startswith(n) and rest[len(n) :][:1] in ("", ",")), key=len, default="")
+        if not longest:
+            raise ValueError(f"--methods {rest} is not known; {suggest(rest.split(',')[0], known)}")
+        found.append(longest)
+        rest = rest[len(longest) :].lstrip(", ")
+    return found or known
+
+
+if __name__ == "__main__":
+    sys.exit(main())
