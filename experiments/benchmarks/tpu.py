@@ -9,6 +9,7 @@
   --methods NAMES     of the network group (default: the whole catalogue, and RigL with two structures)
   --programs NAMES    of the network group, from update, between, branch (default: all)
   --out DIR           where tpu.jsonl, tpu.md, results.json and index.html go (default: runs/bench)
+  --texts DIR         write the texts of the compiled programs there
   --again             compile anew what DIR already has figures of; without it a run goes on where the last one ended
   --list              print what would be compiled, and compile nothing
   --report            compile nothing; print the table of the figures that DIR has
@@ -20,6 +21,7 @@ Exit status: 0; 1 where a program does not compile (the others do); 2 for wrong 
 
 import importlib.util
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -52,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--methods", default="")
     parser.add_argument("--programs", default=",".join(STEPS))
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    parser.add_argument("--texts", type=Path)
     for flag in ("again", "list", "report"):
         parser.add_argument(f"--{flag}", action="store_true")
     given = parser.parse_args(arguments)
@@ -74,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print("\n".join(_title(name, p) for name, _, p in found))
                 return 0
             command = " ".join(["python -m experiments.benchmarks.tpu", *words])
-            whole = _compile(found, given.out / FILE, command, again=given.again)
+            whole = _compile(found, given.out / FILE, command, given.texts, again=given.again)
         if not (given.out / FILE).is_file():
             raise ValueError(f"{given.out} has no {FILE}; run without --report first, or name another --out.")
     except ValueError as error:
@@ -109,8 +112,8 @@ def mesh(name: str) -> Mesh:
     return layouts.mesh(len(found), "explicit", found)
 
 
-def measured(program: Program, on: Mesh) -> dict[str, Any]:
-    """Compiles one program and reads what it holds and does on each device."""
+def measured(program: Program, on: Mesh) -> tuple[dict[str, Any], str]:
+    """Compiles one program and reads what it holds and does on each device; the text comes with it."""
     jax.clear_caches()
     # What a process with TPUs would be told: the width of a counting pass depends on it.
     with uncached(), jax.set_mesh(on), mock.patch.object(jax, "default_backend", return_value="tpu"):
@@ -121,11 +124,13 @@ def measured(program: Program, on: Mesh) -> dict[str, Any]:
         end = time.process_time()
     text, memory = done.as_text() or "", done.memory_analysis()
     cost = done.cost_analysis()
-    return {
+    values = {
         "trace_cpu_seconds": round(middle - start, 2),
         "compile_cpu_seconds": round(end - middle, 2),
-        "bytes": traffic(text, branches=False),
-        "bytes_with_branches": traffic(text),
+        "bytes": traffic(text, branches=False, main=True),
+        "bytes_with_branches": traffic(text, main=True),
+        "bytes_of_all_memories": traffic(text, branches=False),
+        "bytes_of_all_memories_with_branches": traffic(text),
         "bytes_by_compiler": int((cost or {}).get("bytes accessed", 0)),
         "temporary_bytes": memory.temp_size_in_bytes,
         "temporary_bytes_per_weight": memory.temp_size_in_bytes * on.size / program.weights,
@@ -136,9 +141,12 @@ def measured(program: Program, on: Mesh) -> dict[str, Any]:
         "commit": machine.commit(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
+    return values, text
 
 
-def _compile(found: list[tuple[str, Mesh, Program]], path: Path, command: str, *, again: bool) -> bool:
+def _compile(
+    found: list[tuple[str, Mesh, Program]], path: Path, command: str, texts: Path | None, *, again: bool
+) -> bool:
     """Compiles what is not in the file yet, one after the other, and writes after each; whether all went well."""
     known = [] if not path.is_file() else [r for r in records.read(path.parent) if r.get("benchmark") == "tpu"]
     rows = {_key(row["case"]): row for row in known if row["kind"] == "value"}
@@ -151,7 +159,11 @@ def _compile(found: list[tuple[str, Mesh, Program]], path: Path, command: str, *
     for number, (name, on, program) in enumerate(missing, 1):
         case = _case(name, program)
         try:
-            row = records.value("tpu", case, **measured(program, on))
+            values, text = measured(program, on)
+            row = records.value("tpu", case, **values)
+            if texts is not None:
+                texts.mkdir(parents=True, exist_ok=True)
+                (texts / f"{re.sub(r'[^A-Za-z0-9.]+', '-', _title(name, program))}.txt").write_text(text)
         except Exception as error:  # one that fails must not cost the figures of the others
             whole = False
             row = records.skipped("tpu", case, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")

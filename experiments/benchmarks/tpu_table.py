@@ -31,13 +31,14 @@ def _place(row: Row) -> tuple[str, ...]:
 
 def _cells(row: Row, dense: dict[str, float] | None) -> dict[str, str]:
     case, values = row["case"], row["values"]
-    moved = moved_bytes(row)
+    moved, anywhere = (_bytes(row, name) for name in ("bytes", "bytes_of_all_memories"))
     base = None if dense is None or dense is values else dense
     return {
         "for": case["topology"],
         "program": ", ".join(str(case[name]) for name in OF_CASE if name in case),
         "compile": _beside(f"{values['compile_cpu_seconds']:.1f} s", values, base, "compile_cpu_seconds"),
-        "bytes": f"{moved / 1e9:.3g} GB" + ("" if base is None else f" ({moved / max(base['bytes'], 1):.1f}x)"),
+        "main memory": _moved(moved, base, "bytes"),
+        "all memories": _moved(anywhere, base, "bytes_of_all_memories"),
         "temporaries": f"{values['temporary_bytes_per_weight']:.2f} B/weight",
         "branches": str(values["branches"]),
         "sorts": str(values["sorts"]),
@@ -46,13 +47,17 @@ def _cells(row: Row, dense: dict[str, float] | None) -> dict[str, str]:
     }
 
 
-def moved_bytes(row: Row) -> float:
+def _bytes(row: Row, name: str) -> float:
     """Bytes read and written with loops as often as they run; where the update is a branch, that is among them.
 
     Elsewhere branches are left out: they search among equal scores, which few weights have.
     """
-    chosen = "bytes_with_branches" if row["case"].get("program") in ("branch", "training step") else "bytes"
-    return float(row["values"][chosen])
+    inside = row["case"].get("program") in ("branch", "training step")
+    return float(row["values"][f"{name}_with_branches" if inside else name])
+
+
+def _moved(moved: float, base: dict[str, float] | None, name: str) -> str:
+    return f"{moved / 1e6:,.0f} MB" + ("" if base is None else f" ({moved / max(base[name], 1):.1f}x)")
 
 
 def _beside(shown: str, values: dict[str, float], base: dict[str, float] | None, name: str) -> str:

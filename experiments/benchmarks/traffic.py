@@ -11,15 +11,15 @@ _INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.
 _OPERAND = re.compile(r"%([\w.\-]+)")
 
 
-def traffic(text: str | None, *, branches: bool = True) -> int:
+def traffic(text: str | None, *, branches: bool = True, main: bool = False) -> int:
     """Every instruction reads its operands and writes its result, and loops count as often as they run.
 
-    A fusion is one instruction. What stays in a cache between instructions is counted all the same; what the compiler
-    itself puts into another memory (``S(1)``, the vector memory of a TPU) is not.
+    A fusion is one instruction. What stays in a cache between instructions is counted all the same.
 
     Args:
       text: of a compiled program.
       branches: count both sides of every branch, else neither.
+      main: count the main memory alone. The compiler of a TPU itself keeps what fits in vector memory, ``S(1)``.
 
     Raises:
       ValueError: a loop does not say how often it runs.
@@ -36,7 +36,7 @@ def traffic(text: str | None, *, branches: bool = True) -> int:
             if found is None:
                 continue
             result, kind, rest = found[2], found[3], found[4]
-            sizes[found[1]] = result_bytes(result, kind, main=True)
+            sizes[found[1]] = result_bytes(result, kind, main=main)
             if kind in FREE or kind.endswith("-done"):
                 continue
             operands = rest.split("), ")[0]
