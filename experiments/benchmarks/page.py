@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from experiments.benchmarks import charts, records, scaling, targets, tpu_table
+from experiments.benchmarks import accelerator_table, charts, records, scaling, targets
 from experiments.benchmarks.records import Row, duration, line
 from experiments.report.document import document, escaped, table
 
@@ -40,13 +40,16 @@ CHARTS: dict[str, tuple[str, Callable[[Sequence[Row]], str | None], str]] = {
         lambda rows: None,
         "Compiled for that many devices, not run; the times are predicted, see docs/scaling.md.",
     ),
-    "tpu": (
-        "Compiled for TPUs",
+    "accelerators": (
+        "Compiled for accelerators",
         lambda rows: None,
         "Compiled on a CPU and not run; bytes with loops as often as they run, in brackets against the dense step.",
     ),
 }
-TABLES: dict[str, Callable[[Sequence[Row]], list[dict[str, str]]]] = {"scaling": scaling.cells, "tpu": tpu_table.cells}
+TABLES: dict[str, Callable[[Sequence[Row]], list[dict[str, str]]]] = {
+    "scaling": scaling.cells,
+    "accelerators": accelerator_table.cells,
+}
 
 
 def write(out: Path) -> list[Row]:

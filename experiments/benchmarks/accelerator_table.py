@@ -1,4 +1,4 @@
-"""The table of what was compiled for TPUs."""
+"""The table of what was compiled for accelerators."""
 
 from collections.abc import Sequence
 

@@ -1,55 +1,50 @@
-"""Compiles what users run for TPUs, on a CPU, and says what the programs hold, read, send and cost to compile.
+"""Compiles what users run for TPUs and GPUs, on a CPU, and says what the programs hold, read, send and cost to compile.
 
     make tpu                                                      # everything: some hours on two cores, resumable
-    .venv-tpu/bin/python -m experiments.benchmarks.tpu --topologies v5e --only network --methods rigl,set
+    make cuda
+    .venv-tpu/bin/python -m experiments.benchmarks.accelerators --topologies v5e --only network --methods rigl,set
 
-  --topologies NAMES  v5e, v5p or v6e for one chip, or a slice such as v5e:16x16, whose mesh has Explicit axes
-                      (default: v5e,v5p,v6e,v5e:16x16)
+  --topologies NAMES  v5e, v5p or v6e for one TPU; a slice such as v5e:16x16, whose mesh has Explicit axes; h100 for one
+                      GPU, h100:8 for eight (default: v5e,v5p,v6e,v5e:16x16)
   --only GROUPS       from network, selection, frameworks, layouts, scaling (default: all)
   --methods NAMES     of the network group (default: the whole catalogue, and RigL with two structures)
   --programs NAMES    of the network group, from update, between, branch (default: all)
-  --out DIR           where tpu.jsonl, tpu.md, results.json and index.html go (default: runs/bench)
+  --out DIR           where accelerators.jsonl, accelerators.md, results.json and index.html go (default: runs/bench)
   --texts DIR         write the texts of the compiled programs there
   --again             compile anew what DIR already has figures of; without it a run goes on where the last one ended
   --list              print what would be compiled, and compile nothing
   --report            compile nothing; print the table of the figures that DIR has
 
-Nothing is run, and no TPU is needed: the compiler comes with libtpu, which `make tpu` installs into .venv-tpu.
+Nothing is run, and no accelerator is needed: the compilers come with libtpu, which `make tpu` installs into .venv-tpu,
+and with jax's CUDA plugin, which `make cuda` installs into .venv-cuda.
 
-Exit status: 0; 1 where a program does not compile (the others do); 2 for wrong arguments, or without libtpu.
+Exit status: 0; 1 where a program does not compile (the others do); 2 for wrong arguments, or without a compiler.
 """
 
-import importlib.util
-import os
 import re
 import sys
 import time
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import jax
-from jax.sharding import Mesh
 
 from dstjax.checks import suggest
 from experiments import command_line
-from experiments.benchmarks import hlo, layouts, machine, page, records, tpu_table
+from experiments.benchmarks import accelerator_table, chips, hlo, machine, page, records
+from experiments.benchmarks.accelerator_programs import GROUPS, STEPS, Program, names, programs
 from experiments.benchmarks.compilation import uncached
-from experiments.benchmarks.tpu_programs import GROUPS, STEPS, Program, names, programs
 from experiments.benchmarks.traffic import traffic
 
-CHIPS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}  # the smallest topology that has such a chip
-SLICES = ("v5e:16x16",)
-# What libtpu would otherwise ask a machine that has TPUs.
-ENVIRONMENT = {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_SKIP_MDS_QUERY": "1"}
-FILE = "tpu.jsonl"
+FILE = "accelerators.jsonl"
+NAME = "accelerators"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = command_line.parser("benchmarks.tpu", __doc__)
-    parser.add_argument("--topologies", default=",".join([*CHIPS, *SLICES]))
+    parser = command_line.parser("benchmarks.accelerators", __doc__)
+    parser.add_argument("--topologies", default=",".join(chips.USUAL))
     parser.add_argument("--only", default=",".join(GROUPS))
     parser.add_argument("--methods", default="")
     parser.add_argument("--programs", default=",".join(STEPS))
@@ -65,60 +60,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         steps = _chosen("programs", given.programs, STEPS)
         whole = True
         if not given.report:
-            jax.config.update("jax_platforms", "cpu")  # a TPU that is here is left alone
-            meshes = {name: mesh(name) for name in given.topologies.split(",") if name}
+            jax.config.update("jax_platforms", "cpu")  # an accelerator that is here is left alone
             found = [
-                (name, on, p)
-                for name, on in meshes.items()
-                for p in programs(on.size, methods, groups)
+                (on, p)
+                for on in [chips.target(name) for name in given.topologies.split(",") if name]
+                for p in programs(on.mesh.size, methods, groups)
                 if p.group != "network" or p.case["program"] in (*steps, "step")
             ]
             if given.list:
-                print("\n".join(_title(name, p) for name, _, p in found))
+                print("\n".join(_title(on, p) for on, p in found))
                 return 0
-            command = " ".join(["python -m experiments.benchmarks.tpu", *words])
+            command = " ".join(["python -m experiments.benchmarks.accelerators", *words])
             whole = _compile(found, given.out / FILE, command, given.texts, again=given.again)
         if not (given.out / FILE).is_file():
             raise ValueError(f"{given.out} has no {FILE}; run without --report first, or name another --out.")
     except ValueError as error:
         return command_line.failed(error, 2)
-    table = tpu_table.markdown([row for row in records.read(given.out) if row.get("benchmark") == "tpu"])
-    (given.out / "tpu.md").write_text(table + "\n")
+    table = accelerator_table.markdown([row for row in records.read(given.out) if row.get("benchmark") == NAME])
+    (given.out / f"{NAME}.md").write_text(table + "\n")
     page.write(given.out)
-    print(f"\n{table}\n\nWritten to {given.out}: {FILE}, tpu.md, results.json, index.html.")
+    print(f"\n{table}\n\nWritten to {given.out}: {FILE}, {NAME}.md, results.json, index.html.")
     return int(not whole)
 
 
-def mesh(name: str) -> Mesh:
-    """One chip as a mesh of Auto axes, or all of a slice as one of Explicit axes.
-
-    Raises:
-      ValueError: libtpu is not there, or does not know the topology.
-    """
-    if importlib.util.find_spec("libtpu") is None:
-        raise ValueError("libtpu, the compiler for TPUs, is not installed here; `make tpu` installs it into .venv-tpu.")
-    for variable, value in ENVIRONMENT.items():
-        os.environ.setdefault(variable, value)
-    from jax.experimental import topologies
-
-    if ":" not in name and name not in CHIPS:
-        raise ValueError(f"topology {name!r} is not known; expected {', '.join(CHIPS)}, or a slice such as v5e:16x16.")
-    try:
-        found = topologies.get_topology_desc(platform="tpu", topology_name=CHIPS.get(name, name)).devices
-    except (RuntimeError, ValueError) as error:
-        raise ValueError(f"topology {name!r} is not accepted by libtpu {version('libtpu')}: {error}.") from error
-    if name in CHIPS:
-        return layouts.mesh(1, "auto", found[:1])
-    return layouts.mesh(len(found), "explicit", found)
-
-
-def measured(program: Program, on: Mesh) -> tuple[dict[str, Any], str]:
+def measured(program: Program, on: chips.Target) -> tuple[dict[str, Any], str]:
     """Compiles one program and reads what it holds and does on each device; the text comes with it."""
     jax.clear_caches()
-    # What a process with TPUs would be told: the width of a counting pass depends on it.
-    with uncached(), jax.set_mesh(on), mock.patch.object(jax, "default_backend", return_value="tpu"):
+    # What a process with such a device would be told: the width of a counting pass depends on it.
+    told = mock.patch.object(jax, "default_backend", return_value=on.platform)
+    with uncached(), jax.set_mesh(on.mesh), told:
         start = time.process_time()
-        lowered = program.lower(on)
+        lowered = program.lower(on.mesh)
         middle = time.process_time()
         done = lowered.compile()
         end = time.process_time()
@@ -133,11 +105,12 @@ def measured(program: Program, on: Mesh) -> tuple[dict[str, Any], str]:
         "bytes_of_all_memories_with_branches": traffic(text),
         "bytes_by_compiler": int((cost or {}).get("bytes accessed", 0)),
         "temporary_bytes": memory.temp_size_in_bytes,
-        "temporary_bytes_per_weight": memory.temp_size_in_bytes * on.size / program.weights,
+        "temporary_bytes_per_weight": memory.temp_size_in_bytes * on.mesh.size / program.weights,
         "argument_bytes": memory.argument_size_in_bytes,
         "branches": hlo.branches(text),
         "sorts": hlo.sorts(text),
         **{f"collective_{name}": x for name, x in hlo.collectives(text).values().items()},
+        "compiler": " ".join(on.compiler),
         "commit": machine.commit(),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
@@ -145,44 +118,44 @@ def measured(program: Program, on: Mesh) -> tuple[dict[str, Any], str]:
 
 
 def _compile(
-    found: list[tuple[str, Mesh, Program]], path: Path, command: str, texts: Path | None, *, again: bool
+    found: list[tuple[chips.Target, Program]], path: Path, command: str, texts: Path | None, *, again: bool
 ) -> bool:
     """Compiles what is not in the file yet, one after the other, and writes after each; whether all went well."""
-    known = [] if not path.is_file() else [r for r in records.read(path.parent) if r.get("benchmark") == "tpu"]
+    known = [] if not path.is_file() else [r for r in records.read(path.parent) if r.get("benchmark") == NAME]
     rows = {_key(row["case"]): row for row in known if row["kind"] == "value"}
-    header = machine.facts(jax.devices("cpu")[0], command) | {"benchmark": "tpu"}
-    header["device"] = {"platform": "tpu", "kind": "TPU, compiled for on a CPU"}
-    header["versions"] |= {"libtpu": version("libtpu")}
-    missing = [x for x in found if again or _key(_case(x[0], x[2])) not in rows]
+    header = machine.facts(jax.devices("cpu")[0], command) | {"benchmark": NAME}
+    header["device"] = {"platform": "none", "kind": "compiled for on a CPU"}
+    header["versions"] |= dict(on.compiler for on, _ in found)
+    missing = [x for x in found if again or _key(_case(*x)) not in rows]
     print(f"{len(found) - len(missing)} of {len(found)} programs are in {path}; {len(missing)} to compile.", flush=True)
     whole = True
-    for number, (name, on, program) in enumerate(missing, 1):
-        case = _case(name, program)
+    for number, (on, program) in enumerate(missing, 1):
+        case = _case(on, program)
         try:
             values, text = measured(program, on)
-            row = records.value("tpu", case, **values)
+            row = records.value(NAME, case, **values)
             if texts is not None:
                 texts.mkdir(parents=True, exist_ok=True)
-                (texts / f"{re.sub(r'[^A-Za-z0-9.]+', '-', _title(name, program))}.txt").write_text(text)
+                (texts / f"{re.sub(r'[^A-Za-z0-9.]+', '-', _title(on, program))}.txt").write_text(text)
         except Exception as error:  # one that fails must not cost the figures of the others
             whole = False
-            row = records.skipped("tpu", case, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
+            row = records.skipped(NAME, case, f"{type(error).__name__}: {' '.join(str(error).split())[:500]}")
         rows[_key(case)] = row
         records.write(path, header, rows.values())
         print(f"[{number}/{len(missing)}] {records.line(row)}", flush=True)
     return whole
 
 
-def _case(topology: str, program: Program) -> dict[str, Any]:
-    return {"topology": topology, "group": program.group, **program.case}
+def _case(on: chips.Target, program: Program) -> dict[str, Any]:
+    return {"topology": on.name, "group": program.group, **program.case}
 
 
 def _key(case: dict[str, Any]) -> str:
     return repr(sorted(case.items()))
 
 
-def _title(topology: str, program: Program) -> str:
-    return ", ".join(str(x) for x in _case(topology, program).values())
+def _title(on: chips.Target, program: Program) -> str:
+    return ", ".join(str(x) for x in _case(on, program).values())
 
 
 def _chosen(option: str, given: str, known: Sequence[str] | dict[str, Any]) -> list[str]:
