@@ -40,6 +40,7 @@ CHOSEN: dict[str, Any] = {
     "maskable": shapes.maskable,
 }
 TWO_OF_FOUR = ("asp", "ste", "sr_ste")
+AXES = {2: "in out", 4: "window window in out"}  # of all trees here, by rank
 
 
 class Program(NamedTuple):
@@ -120,9 +121,10 @@ def _step(
 
     def lower(mesh: Mesh) -> Any:
         of = None if name == "dense" else method(name)
-        tx = (
-            optax.with_extra_args_support(inner) if of is None else dstjax.sparsify(inner, of, initial_masks=_given(of))
-        )
+        tx = optax.with_extra_args_support(inner)
+        if of is not None:
+            axes = [AXES[rank] for rank in sorted({len(shape) for shape in of_tree.values()} & AXES.keys())]
+            tx = dstjax.sparsify(inner, of, initial_masks=_given(of), layout=axes)
         structs = {n: jax.ShapeDtypeStruct(shape, jnp.float32) for n, shape in of_tree.items()}
         params = layouts.placed(mesh, structs, layout)
         options = STEPS.get(step, {})
