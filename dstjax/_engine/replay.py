@@ -49,8 +49,8 @@ class Replay:
 
     @property
     def state(self) -> Tree:
-        """A tree like the state that it returns, of the numbers of its leaves."""
-        return jax.tree_util.tree_unflatten(self.treedef, range(self.treedef.num_leaves))[1]
+        """A tree like the state that it returns, of the types of its leaves."""
+        return jax.tree_util.tree_unflatten(self.treedef, self.closed.out_avals)[1]
 
     @property
     def early(self) -> set[Any]:
