@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 NEWEST ?= python3.13
+NEWEST_TESTS ?= tests/dstjax/_engine tests/dstjax/program $(addprefix tests/dstjax/test_,$(addsuffix .py, \
+  conformance frameworks transform sharding))
 BIN := .venv/bin
 JAX := $(shell sed -n 's/^jax==//p' requirements.txt)
 # Fails with one line where the interpreter is not there, or too old; $(1) is what was to be made.
@@ -52,8 +54,7 @@ newest:  ## engine, frameworks, programs and a training with the newest Python, 
 	.venv-newest/bin/python -c 'import sys; from importlib.metadata import version; \
 	  print("Python", sys.version.split()[0], *(f"{n} {version(n)}" for n in ("jax", "flax", "optax")), sep=", ")'
 	.venv-newest/bin/python -m pytest -n 2 --dist worksteal -o cache_dir=.pytest_cache/newest \
-	  tests/dstjax/_engine tests/dstjax/program $(addprefix tests/dstjax/test_,$(addsuffix .py, \
-	  conformance frameworks transform sharding))
+	  $(NEWEST_TESTS)
 	workdir=$$(mktemp -d) && .venv-newest/bin/python -m experiments.train --config experiments/configs/digits.py \
 	  --workdir $$workdir --config.method=dst_ee --config.steps=200 && rm -r $$workdir
 

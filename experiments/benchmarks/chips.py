@@ -13,8 +13,13 @@ from experiments.benchmarks import layouts
 
 # One chip: the smallest topology that has such a chip, whose first device is taken.
 TPUS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
-# What libtpu would otherwise ask a machine that has TPUs.
-ENVIRONMENT = {"TPU_ACCELERATOR_TYPE": "v5litepod-4", "TPU_WORKER_HOSTNAMES": "localhost", "TPU_SKIP_MDS_QUERY": "1"}
+# What libtpu would otherwise ask a machine that has TPUs; and that several processes may compile at once.
+ENVIRONMENT = {
+    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_SKIP_MDS_QUERY": "1",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
 # A GPU as XLA describes one, from the data sheet of NVIDIA's H100 (SXM, 80 GB).
 GPUS: dict[str, Mapping[str, object]] = {
     "h100": {

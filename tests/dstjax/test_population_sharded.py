@@ -115,5 +115,5 @@ def test_when_vmap_over_explicit_axes_becomes_possible():
         x = jax.device_put(np.ones((8, 4), np.float32), NamedSharding(mesh, P("seed")))
         looped = lambda x: jax.lax.fori_loop(0, 3, lambda _, total: total + jnp.sum(x), jnp.zeros(()))  # noqa: E731
         for function in (looped, lambda x: dstjax.selection.top_k_mask(x, 2)):
-            with pytest.raises(ValueError, match="Resource axis: seed of .* is not found in mesh"):
+            with pytest.raises(ValueError, match=r"Resource axis: seed of .* is not found in mesh"):
                 jax.eval_shape(jax.vmap(function), x)
