@@ -3,10 +3,17 @@
 
 PYTHON ?= python3
 NEWEST ?= python3.13
+NEWEST_TESTS ?= tests/dstjax/_engine tests/dstjax/program $(addprefix tests/dstjax/test_,$(addsuffix .py, \
+  conformance frameworks transform sharding))
 BIN := .venv/bin
+JAX := $(shell sed -n 's/^jax==//p' requirements.txt)
+# Fails with one line where the interpreter is not there, or too old; $(1) is what was to be made.
+suitable = command -v $(PYTHON) >/dev/null && $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+  echo "dstjax needs Python 3.11 or newer, and $(PYTHON) is not that:" \
+    "name one that is, as in PYTHON=python3.12 make $(1)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test slow newest lint types bench colabs wheel wheel-test clean
+.PHONY: help env demo test slow newest lint types bench tpu cuda colabs wheel wheel-test clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' Makefile
@@ -16,10 +23,7 @@ env: .venv/.stamp  ## make .venv with the pinned dependencies and dstjax itself
 # The stamp goes first and comes back last: without it the environment counts as half-made,
 # and is made anew.
 .venv/.stamp: requirements.txt pyproject.toml
-	@command -v $(PYTHON) >/dev/null && \
-	  $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "dstjax needs Python 3.11 or newer, and $(PYTHON) is not that:" \
-	    "name one that is, as in PYTHON=python3.12 make env" >&2; exit 1; }
+	@$(call suitable,env)
 	@[ -e $@ ] || $(PYTHON) -m venv --clear .venv
 	@rm -f $@
 	$(BIN)/python -m pip install --quiet -r requirements.txt
@@ -43,15 +47,14 @@ slow: env  ## the thorough tests
 
 # NEWEST names the interpreter; where it does not run, $(PYTHON) takes its place, and the output says so.
 newest:  ## engine, frameworks, programs and a training with the newest Python, jax, flax and optax
-	@python=$(NEWEST); $$python -c '' 2>/dev/null || { python=$(PYTHON); \
+	@python=$(NEWEST); $$python -c '' 2>/dev/null || { python=$(PYTHON); $(call suitable,newest); \
 	  echo "$(NEWEST) does not run here: $$($(PYTHON) --version) in its place" >&2; }; \
 	$$python -m venv --clear .venv-newest
 	.venv-newest/bin/python -m pip install --quiet --upgrade -e '.[test]'
 	.venv-newest/bin/python -c 'import sys; from importlib.metadata import version; \
 	  print("Python", sys.version.split()[0], *(f"{n} {version(n)}" for n in ("jax", "flax", "optax")), sep=", ")'
 	.venv-newest/bin/python -m pytest -n 2 --dist worksteal -o cache_dir=.pytest_cache/newest \
-	  tests/dstjax/_engine tests/dstjax/program $(addprefix tests/dstjax/test_,$(addsuffix .py, \
-	  conformance frameworks transform sharding))
+	  $(NEWEST_TESTS)
 	workdir=$$(mktemp -d) && .venv-newest/bin/python -m experiments.train --config experiments/configs/digits.py \
 	  --workdir $$workdir --config.method=dst_ee --config.steps=200 && rm -r $$workdir
 
@@ -64,6 +67,23 @@ types: env  ## static types
 
 bench: env  ## the benchmarks
 	$(BIN)/python -m experiments.benchmarks
+
+# Environments of their own, since the compilers are large: nothing else needs them.
+.venv-tpu/.stamp: COMPILER := "jax[tpu]==$(JAX)"
+.venv-cuda/.stamp: COMPILER := jax-cuda12-plugin==$(JAX) jax-cuda12-pjrt==$(JAX)
+.venv-tpu/.stamp .venv-cuda/.stamp: requirements.txt pyproject.toml
+	@$(call suitable,$(patsubst .venv-%/,%,$(@D)/))
+	@[ -e $@ ] || $(PYTHON) -m venv --clear $(@D)
+	@rm -f $@
+	$(@D)/bin/python -m pip install --quiet -r requirements.txt $(COMPILER)
+	$(@D)/bin/python -m pip install --quiet --no-deps -e .
+	@touch $@
+
+tpu: .venv-tpu/.stamp  ## compile for TPUs on a CPU, hours of it; a run goes on where the last one ended
+	.venv-tpu/bin/python -m experiments.benchmarks.accelerators
+
+cuda: .venv-cuda/.stamp  ## compile for CUDA without a GPU, likewise
+	.venv-cuda/bin/python -m experiments.benchmarks.accelerators --topologies h100,h100:8
 
 colabs: env  ## run every notebook
 	$(BIN)/python -m experiments.run_colabs
@@ -78,5 +98,5 @@ wheel-test: wheel  ## try the wheel in an empty folder, with what it brings itse
 	folder=$$(mktemp -d) && cd $$folder && $(CURDIR)/build/wheel/bin/python -I $(CURDIR)/.ci/wheel.py && rmdir $$folder
 
 clean:  ## remove .venv, caches and builds (runs/ stays)
-	rm -rf .venv .venv-newest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-newest .venv-tpu .venv-cuda build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -146,9 +146,17 @@ def _key_data(seed: Any) -> Callable[[], jax.Array]:
     """A function that makes the key data, so that no array is made before init and each init has a fresh buffer."""
     if isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key) and not seed.shape:
         bits = jax.random.bits(seed, (), jnp.uint32)
-        return lambda: jax.random.key_data(jax.random.key(bits, impl="threefry2x32"))
+        return lambda: _data_of(bits)
     integer = isinstance(seed, numbers.Integral | jax.Array | np.ndarray) and not isinstance(seed, bool)
     if not integer or not jnp.issubdtype(jnp.result_type(seed), jnp.integer) or jnp.ndim(seed):
         shown = f"<{seed.dtype}{list(seed.shape)}>" if isinstance(seed, jax.Array) else repr(seed)
         raise ValueError(f"seed={shown} is not accepted; expected an integer or a PRNG key.")
-    return lambda: jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))
+    return lambda: _data_of(seed)
+
+
+def _data_of(seed: Any) -> jax.Array:
+    """The data of the threefry key of an integer, uint32[2]."""
+    data = jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))
+    # Zeros have the type of the mesh in use. Without them a jitted init leaves the key without one, the first step
+    # returns it with one, and the second step is traced anew.
+    return data | jnp.zeros_like(data)

@@ -12,7 +12,7 @@ _LINEAR = frozenset({
     "abs", "add", "add_any", "bitcast_convert_type", "broadcast_in_dim", "cbrt", "concatenate", "convert_element_type",
     "copy", "copy_p", "dynamic_slice", "expand_dims", "expm1", "gather", "log1p", "max", "min", "neg",
     "optimization_barrier", "pad", "reduce_sum", "reshape", "rev", "sharding_constraint", "sign", "sin", "slice",
-    "sqrt", "square", "squeeze", "sub", "tan", "tanh", "transpose",
+    "split", "sqrt", "square", "squeeze", "stack", "sub", "tan", "tanh", "transpose", "unstack",
 })
 # fmt: on
 _CALLS = dict.fromkeys(("jit", "pjit", "remat", "checkpoint"), "jaxpr")

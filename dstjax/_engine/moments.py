@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dstjax._arrays.bits import shape
 from dstjax._arrays.trees import Path, Tree, is_array, places
@@ -49,24 +50,30 @@ def _owner(path: Path, leaf: Any, shapes: Shapes) -> Path | None:
 
 
 def map_both(change: Callable[[Path, Any, Any], Any], shapes: Shapes, inner_state: Tree, other: Tree) -> Tree:
-    """Maps ``change(path, moment, moment of the other)`` over the moments that two states of one optimiser have."""
-    others = {place.name: place.leaf for place in places(other)[0] if not place.is_hole}
+    """Maps ``change(path, moment, moment of the other)`` over the moments that two states of one optimiser have.
+
+    A moment that has another shape in the other state is none of theirs.
+    """
+    others = {(p.name, np.shape(p.leaf)): p.leaf for p in places(other)[0] if not p.is_hole}
     found, treedef = places(inner_state)
     nodes = []
     for place in found:
-        owner = None if place.is_hole or place.name not in others else _owner(place.path, place.leaf, shapes)
-        nodes.append(place.node if owner is None else place.holding(change(owner, place.leaf, others[place.name])))
+        at = (place.name, () if place.is_hole else np.shape(place.leaf))
+        owner = None if place.is_hole or at not in others else _owner(place.path, place.leaf, shapes)
+        nodes.append(place.node if owner is None else place.holding(change(owner, place.leaf, others[at])))
     return treedef.unflatten(nodes)
 
 
 def aligned(values: Sequence[Any], old: Tree, new: Tree, other: Any) -> list[Any]:
     """What belongs to the leaves of an optimiser's old state, for each leaf of its new one.
 
-    An optimiser may add to its state at its first update, as ``optax.monitor`` does; what is new gets ``other``.
+    An optimiser may add to its state at its first update, as ``optax.monitor`` does, or lengthen a history. What is
+    new, or of another shape than before, gets ``other``.
     """
     flat = jax.tree_util.tree_flatten_with_path
-    by_path = {keys: x for (keys, _), x in zip(flat(old)[0], values, strict=True)}
-    return [by_path.get(keys, other) for keys, _ in flat(new)[0]]
+    by_path = {keys: (np.shape(leaf), x) for (keys, leaf), x in zip(flat(old)[0], values, strict=True)}
+    found = [(by_path.get(keys), np.shape(leaf)) for keys, leaf in flat(new)[0]]
+    return [known[1] if known is not None and known[0] == shape else other for known, shape in found]
 
 
 def owners(shapes: Shapes, inner_state: Tree) -> list[Path | None]:

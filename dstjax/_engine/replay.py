@@ -17,8 +17,9 @@ Change = Callable[[Any], Any]
 ENTRYWISE = frozenset({
     "abs", "add", "add_any", "and", "cbrt", "ceil", "clamp", "convert_element_type", "copy", "copy_p", "cos", "div",
     "eq", "erf", "exp", "exp2", "expm1", "floor", "ge", "gt", "integer_pow", "is_finite", "le", "log", "log1p",
-    "logistic", "lt", "max", "min", "mul", "ne", "neg", "nextafter", "not", "or", "pow", "reduce_precision", "rem",
-    "round", "rsqrt", "select_n", "sign", "sin", "sqrt", "square", "sub", "tan", "tanh", "xor",
+    "log2", "logistic", "lt", "max", "min", "mul", "ne", "neg", "nextafter", "not", "one_minus_square", "or",
+    "polynomial", "pow", "reduce_precision", "rem", "round", "rsqrt", "select_n", "sign", "sin", "sqrt", "square",
+    "sub", "tan", "tanh", "xor",
 })
 # fmt: on
 CALLS = frozenset(("jit", "pjit", "closed_call"))  # of a jaxpr that the parameter of that name holds
@@ -48,8 +49,8 @@ class Replay:
 
     @property
     def state(self) -> Tree:
-        """A tree like the state that it returns, of the numbers of its leaves."""
-        return jax.tree_util.tree_unflatten(self.treedef, range(self.treedef.num_leaves))[1]
+        """A tree like the state that it returns, of the types of its leaves."""
+        return jax.tree_util.tree_unflatten(self.treedef, self.closed.out_avals)[1]
 
     @property
     def early(self) -> set[Any]:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dstjax._arrays.trees import path_name
+from dstjax._arrays.trees import Tree, path_difference, path_name
 from dstjax.rules import described
 
 
@@ -57,6 +57,22 @@ def masks(rule: Any, what: str, found: Any, old: list[jax.Array]) -> list[jax.Ar
     if len(new) != len(old):
         raise ValueError(f"the rule {_shown(what, rule)} returned {len(new)} masks; expected {len(old)}.")
     return [like_weight(rule, what, n, o, jnp.bool_) for n, o in zip(new, old, strict=True)]
+
+
+def step(found: Any, gradients: Tree) -> tuple[list[Any], Any]:
+    """What an inner optimiser returned: its updates, in the order of the gradients that it was given, and its state."""
+    if not isinstance(found, tuple) or len(found) != 2:
+        shown = f"{len(found)} things" if isinstance(found, tuple) else f"a {type(found).__name__}"
+        raise ValueError(f"the inner optimiser returned {shown}; expected a pair, of the updates and its new state.")
+    updates, state = found
+    try:
+        treedef: Any = jax.tree_util.tree_structure(gradients)
+        return treedef.flatten_up_to(updates), state
+    except ValueError as error:
+        raise ValueError(
+            "the inner optimiser returned updates for another tree than that of its gradients; "
+            f"{path_difference(gradients, updates)}. Expected an update for each gradient."
+        ) from error
 
 
 def _shown(what: str, rule: Callable[..., Any]) -> str:

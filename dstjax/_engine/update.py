@@ -61,8 +61,7 @@ def _step_sparse(call: Call, inner_update: InnerUpdate) -> tuple[list[Any], Topo
 
     def inner_step(active: list[StoredMask], weights: list[Any], inner_state: Any) -> tuple[list[Any], Any]:
         sparse = moved.tree([_within(m, g) for m, g in zip(active, gradients, strict=True)], call.dense_updates)
-        updates, inner_state = inner_update(sparse, inner_state, call.leaves.tree(weights, call.params))
-        return moved.treedef.flatten_up_to(updates), inner_state
+        return returned.step(inner_update(sparse, inner_state, call.leaves.tree(weights, call.params)), sparse)
 
     frozen = _frozen(call, lambda: inner_step(old.masks, weights, state.inner_state))
 
@@ -161,8 +160,8 @@ def _step_dense(call: Call, inner_update: InnerUpdate) -> tuple[list[Any], Topol
         if trainable is not None:
             masked = [zero_outside(g, t) for g, t in zip(gradients, trainable, strict=True)]
         tree = moved.tree(masked, call.dense_updates)
-        updates, inner_state = inner_update(tree, state.inner_state, call.leaves.tree(call.weights, call.params))
-        updates = moved.treedef.flatten_up_to(updates)
+        found = inner_update(tree, state.inner_state, call.leaves.tree(call.weights, call.params))
+        updates, inner_state = returned.step(found, tree)
         if trainable is not None:
             moves = [zero_outside(u, t) for u, t in zip(moved.pick(updates), trainable, strict=True)]
             updates = moved.put(moves, updates)

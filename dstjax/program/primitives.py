@@ -5,8 +5,9 @@ from typing import Any
 
 ELEMENTWISE = {
     *("abs", "add", "add_any", "and", "bitcast_convert_type", "cbrt", "ceil", "clamp", "convert_element_type", "cos"),
-    *("div", "erf", "exp", "exp2", "expm1", "floor", "integer_pow", "log", "log1p", "logistic", "max", "min", "mul"),
-    *("neg", "not", "or", "pow", "reduce_precision", "rem", "round", "rsqrt", "select_n", "sign", "sin", "sqrt"),
+    *("div", "erf", "exp", "exp2", "expm1", "floor", "integer_pow", "log", "log1p", "log2", "logistic", "max", "min"),
+    *("mul", "neg", "not", "one_minus_square", "or", "polynomial", "pow", "reduce_precision", "rem", "round", "rsqrt"),
+    *("select_n", "sign", "sin", "sqrt"),
     *("square", "sub", "tan", "tanh", "xor"),
 }
 POINTWISE = ELEMENTWISE | {  # all functions of each element, with those whose results are no weights
@@ -16,16 +17,16 @@ POINTWISE = ELEMENTWISE | {  # all functions of each element, with those whose r
 }
 SAME = {
     *("copy", "copy_p", "device_put", "layout_constraint", "mesh_cast", "name", "optimization_barrier", "pcast"),
-    *("pvary", "reshard", "sharding_constraint", "stop_gradient"),
+    *("pvary", "relayout", "reshard", "sharding_constraint", "stop_gradient", "with_memory_space_constraint"),
 }
 MOVES = {
     *("all_gather", "all_gather_invariant", "all_to_all", "copy", "copy_p", "device_put", "layout_constraint"),
-    *("mesh_cast", "name", "optimization_barrier", "pcast", "ppermute", "pvary", "reshape", "reshard", "rev"),
-    *("sharding_constraint", "squeeze", "transpose"),
+    *("mesh_cast", "name", "optimization_barrier", "pcast", "ppermute", "pvary", "relayout", "reshape", "reshard"),
+    *("rev", "sharding_constraint", "squeeze", "transpose", "with_memory_space_constraint"),
 }
 CALLS = {
     *("checkpoint", "closed_call", "composite", "core_call", "custom_jvp_call", "custom_vjp_call"),
-    *("custom_vjp_call_jaxpr", "custom_vmap_call", "jit", "pjit", "remat", "remat2", "shard_map"),
+    *("custom_vjp_call_jaxpr", "custom_vmap_call", "eval_jaxpr", "jit", "pjit", "remat", "remat2", "shard_map"),
 }
 
 

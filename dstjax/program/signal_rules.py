@@ -15,7 +15,7 @@ Rule = Callable[[Any, list[Signal], Notes], list[Signal]]
 
 _LINEAR = {
     *("broadcast_in_dim", "concatenate", "cumsum", "expand_dims", "pad", "reduce_sum", "reshape", "rev", "slice"),
-    *("split", "squeeze", "tile", "transpose"),
+    *("split", "squeeze", "stack", "tile", "transpose", "unstack"),
 }
 _ALL_OF_IT = {"random_bits", "random_fold_in", "random_seed", "random_unwrap", "random_wrap", "threefry2x32"}
 

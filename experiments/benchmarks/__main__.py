@@ -17,7 +17,6 @@ Exit status: 0; 1 where a benchmark failed (the others are run and reported); 2 
 """
 
 import argparse
-import json
 import shlex
 import sys
 import traceback
@@ -109,12 +108,10 @@ def _measure(device: jax.Device, names: list[str], given: argparse.Namespace, co
 
 
 def _report(out: Path) -> None:
-    rows = list(records.read(out))
+    rows = page.write(out)
     quick = any(row.get("quick") for row in rows if row["kind"] == "run")
     table = targets.markdown([row for row in rows if row["kind"] != "run"], quick=quick)
-    (out / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
     (out / "targets.md").write_text(table + "\n")
-    (out / "index.html").write_text(page.page(rows))
     print(f"\n{table}\n\nWritten to {out}: index.html, targets.md, results.json.")
 
 

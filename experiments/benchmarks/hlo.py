@@ -4,17 +4,23 @@ import dataclasses
 import math
 import re
 from collections import Counter, defaultdict
+from typing import NamedTuple
 
 KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter", "collective-broadcast")
 BITS = {"pred": 8, "bf16": 16, "c64": 64, "c128": 128}  # the others end with their number of bits
 
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\{$")
 _COLLECTIVE = re.compile(rf"= (.*?) ({'|'.join(KINDS)})(-start)?\(")
-_ARRAY = re.compile(r"\b([a-z]+\d*(?:e\dm\d\w*)?)\[([\d,]*)\]")
+_ARRAY = re.compile(r"\b([a-z]+\d*(?:e\dm\d\w*)?)\[([\d,]*)\](\{[^}]*\})?")
+_ELSEWHERE = re.compile(r"S\([1-9]")  # in a layout: not in the main memory of the device
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 _CALLED = re.compile(r"(?:body|condition|true_computation|false_computation)=%?([\w.\-]+)")
 _FUSED = re.compile(r"(?:calls|to_apply)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_DEFINED = re.compile(r"^\s*(ROOT )?%?([\w.\-]+) = .*? ([a-z][\w\-]*)\(([^)]*)\)(.*)$")
+_NAME = re.compile(r"%([\w.\-]+)")
+_CONDITION = re.compile(r"condition=%?([\w.\-]+)")
+_BODY = re.compile(r"body=%?([\w.\-]+)")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +77,11 @@ def branches(text: str) -> int:
     return text.count(" conditional(")
 
 
+def sorts(text: str) -> int:
+    """How many ``sort`` instructions there are."""
+    return text.count(" sort(")
+
+
 def computations(text: str) -> tuple[dict[str, list[str]], str]:
     """The lines of each computation by name, and the name of the one that the program starts with."""
     bodies: dict[str, list[str]] = {}
@@ -108,8 +119,7 @@ def executions(
                 called += _FUSED.findall(line)
             for listed in _BRANCHES.findall(line):
                 called += [c.strip().lstrip("%") for c in listed.split(",")]
-            trips = _TRIPS.search(line)
-            each = (float(trips[1]) if trips else math.inf) if " while(" in line else 1.0
+            each = _runs(line, lines, bodies) if " while(" in line else 1.0
             calls[name] += [(c, each) for c in called if c in bodies]
     times: dict[str, float] = defaultdict(float)
 
@@ -122,10 +132,81 @@ def executions(
     return times
 
 
-def result_bytes(result: str, kind: str) -> int:
-    """Bytes of a result type; an asynchronous start returns its operand too, which is left out."""
-    sizes = [
-        math.prod(int(d) for d in dims.split(",") if d) * BITS.get(name, int(re.sub(r"\D.*", "", name[1:]) or 32)) // 8
-        for name, dims in _ARRAY.findall(result)
+class _Instruction(NamedTuple):
+    kind: str
+    operands: list[str]
+    inside: str  # of the parentheses
+    after: str  # the attributes
+
+
+def _runs(line: str, around: list[str], bodies: dict[str, list[str]]) -> float:
+    """How often the body of a ``while`` runs, infinite where that is not known.
+
+    CPU's compiler writes it down. TPU's does not; there a counter tells that begins with a constant, grows by one, and
+    is compared with another.
+    """
+    if told := _TRIPS.search(line):
+        return float(told[1])
+    condition, body = (
+        bodies.get(found[1], []) if found else [] for found in (_CONDITION.search(line), _BODY.search(line))
+    )
+    outside, asked, done = (_instructions(lines) for lines in (around, condition, body))
+    carried = re.search(r" while\(%?([\w.\-]+)\)", line)
+    test, after = asked.get("ROOT"), done.get("ROOT")
+    start = outside.get(carried[1]) if carried else None
+    if test is None or after is None or start is None or test.kind != "compare" or "direction=LT" not in test.after:
+        return math.inf
+    counter, end = asked.get(test.operands[0]), _constant(asked, test.operands[1])
+    place = re.search(r"index=(\d+)", counter.after) if counter and counter.kind == "get-tuple-element" else None
+    if place is None or end is None or "tuple" not in (start.kind, after.kind):
+        return math.inf
+    begin, step = _constant(outside, start.operands[int(place[1])]), done.get(after.operands[int(place[1])])
+    if begin is None or step is None or step.kind != "add" or 1 not in (_constant(done, o) for o in step.operands):
+        return math.inf
+    return float(max(end - begin, 0))
+
+
+def _instructions(lines: list[str]) -> dict[str, _Instruction]:
+    """Those of a computation by name, the last one as ``ROOT`` besides."""
+    found = {}
+    for line in lines:
+        if parts := _DEFINED.match(line):
+            root, name, kind, inside, after = parts.groups()
+            found[name] = _Instruction(kind, _NAME.findall(inside), inside, after)
+            if root:
+                found["ROOT"] = found[name]
+    return found
+
+
+def _constant(known: dict[str, _Instruction], name: str) -> int | None:
+    """The integer that an instruction holds, through copies; None where it is no constant."""
+    at = known.get(name)
+    while at is not None and at.kind in ("copy", "bitcast"):
+        at = known.get(at.operands[0])
+    if at is None or at.kind != "constant" or not re.fullmatch(r"-?\d+", at.inside):
+        return None
+    return int(at.inside)
+
+
+def result_bytes(result: str, kind: str, *, main: bool = False) -> int:
+    """Bytes of a result type; an asynchronous start returns its operand too, which is left out.
+
+    Args:
+      result: the type, of one array or of a tuple.
+      kind: the instruction.
+      main: only what lies in the main memory of the device; a layout names another memory by ``S(1)`` and higher.
+    """
+    arrays = [
+        (
+            math.prod(int(d) for d in dims.split(",") if d)
+            * BITS.get(name, int(re.sub(r"\D.*", "", name[1:]) or 32))
+            // 8,
+            at,
+        )
+        for name, dims, at in _ARRAY.findall(result)
+        if not (kind.endswith("-start") and not dims and _ELSEWHERE.search(at))  # a flag to wait for
     ]
-    return sum(sizes[len(sizes) // 2 :] if kind.endswith("-start") and len(sizes) > 1 else sizes)
+    if kind.endswith("-start") and len(arrays) > 1:
+        half = len(arrays) // 2
+        arrays = arrays[:half] if kind == "copy-start" else arrays[half:]
+    return sum(size for size, at in arrays if not (main and _ELSEWHERE.search(at)))

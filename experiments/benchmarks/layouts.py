@@ -1,5 +1,6 @@
 """Parameters that are spread over many devices, and the shapes and shardings of their sparse state."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,8 +20,8 @@ LAYOUTS: dict[str, tuple[Any, Any]] = {
 MESHES = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
 
 
-def mesh(devices: int, kind: str) -> Mesh:
-    """A mesh of two axes, x and y, as square as powers of two allow.
+def mesh(devices: int, kind: str, of: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of two axes, x and y, as square as powers of two allow; of the devices of the process, or of others.
 
     Raises:
       ValueError: ``devices`` is not a power of two.
@@ -28,7 +29,7 @@ def mesh(devices: int, kind: str) -> Mesh:
     if devices < 1 or devices & (devices - 1):
         raise ValueError(f"devices={devices} is not accepted; expected a power of two.")
     y = 1 << (devices.bit_length() - 1) // 2
-    return jax.make_mesh((devices // y, y), ("x", "y"), axis_types=(MESHES[kind],) * 2)
+    return jax.make_mesh((devices // y, y), ("x", "y"), axis_types=(MESHES[kind],) * 2, devices=of)
 
 
 def spec(layout: str, ndim: int) -> P:

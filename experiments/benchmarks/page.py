@@ -1,8 +1,10 @@
 """The page of charts."""
 
+import json
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from experiments.benchmarks import charts, scaling, targets
+from experiments.benchmarks import accelerator_table, charts, records, scaling, targets
 from experiments.benchmarks.records import Row, duration, line
 from experiments.report.document import document, escaped, table
 
@@ -44,7 +46,24 @@ CHARTS: dict[str, tuple[str, Callable[[Sequence[Row]], str | None], str]] = {
         lambda rows: None,
         "Compiled for that many devices, not run; the times are predicted, see docs/scaling.md.",
     ),
+    "accelerators": (
+        "Compiled for accelerators",
+        lambda rows: None,
+        "Compiled on a CPU and not run; bytes with loops as often as they run, in brackets against the dense step.",
+    ),
 }
+TABLES: dict[str, Callable[[Sequence[Row]], list[dict[str, str]]]] = {
+    "scaling": scaling.cells,
+    "accelerators": accelerator_table.cells,
+}
+
+
+def write(out: Path) -> list[Row]:
+    """Writes the page and one file of all figures beside the files that a folder holds; returns their rows."""
+    rows = list(records.read(out))
+    (out / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (out / "index.html").write_text(page(rows))
+    return rows
 
 
 def page(rows: Sequence[Row]) -> str:
@@ -104,12 +123,11 @@ def _section(name: str, found: list[tuple[Row, list[Row]]], runs: list[tuple[Row
             parts.append(f"<figure>{svg}<figcaption>{escaped(note)}</figcaption></figure>")
         elif note:
             parts.append(f'<p class="note">{escaped(note)}</p>')
-        if name == "scaling":
-            lines = scaling.cells(rows)
+        if lines := TABLES[name](rows) if name in TABLES else []:
             body = "".join("<tr>" + "".join(f"<td>{escaped(v)}</td>" for v in x.values()) + "</tr>" for x in lines)
             parts.append(table(lines[0], body))
         listed = "\n".join(escaped(line(row)) for row in rows)
-        opened = "" if svg or name == "scaling" else " open"
+        opened = "" if svg or lines else " open"
         parts.append(f"<details{opened}><summary>{len(rows)} figures</summary><pre>{listed}</pre></details>")
         parts.append(f'<p class="note">{escaped(_provenance(run, rows))}</p>')
     return "".join([*parts, "</section>"])

@@ -1,4 +1,4 @@
-"""Optimisers that add to their state at the first update, as ``optax.monitor`` does."""
+"""Optimisers whose state changes its structure, as that of ``optax.monitor`` does; and updates of another tree."""
 
 import jax
 import jax.numpy as jnp
@@ -59,3 +59,63 @@ def test_when_the_host_decides():
     method = dstjax.methods.rigl(sparsity=0.5, update_period=2, end_step=4)
     _, state = follow(dstjax.sparsify(monitored(), method), steps=2, rewire=True)
     assert int(optax.tree.get(state, "count")) == 2
+
+
+def like(params):
+    return jax.tree.map(jnp.zeros_like, params)
+
+
+def optimiser(init, update):
+    """Updates are the gradients; ``update(gradients, state)`` gives the new state."""
+    return optax.GradientTransformation(init, lambda g, state, params=None: (g, update(g, state)))
+
+
+# What a state becomes at its first update.
+CHANGING = {
+    "grows": optimiser(lambda p: {}, lambda g, s: {"m": g}),
+    "shrinks": optimiser(lambda p: {"m": like(p), "once": jnp.ones(3)}, lambda g, s: {"m": g}),
+    "nothing becomes something": optimiser(lambda p: {"m": None}, lambda g, s: {"m": g}),
+    "something becomes nothing": optimiser(lambda p: {"m": like(p)}, lambda g, s: {"m": None}),
+    "sums become moments": optimiser(lambda p: {"m": jax.tree.map(jnp.sum, p)}, lambda g, s: {"m": g}),
+    "moments become sums": optimiser(lambda p: {"m": like(p)}, lambda g, s: {"m": jax.tree.map(jnp.sum, g)}),
+    "a history": optimiser(
+        lambda p: {"h": jnp.zeros((0, 6, 4))}, lambda g, s: {"h": jnp.concatenate([s["h"], g["w"][None]])}
+    ),
+    "another container": optimiser(lambda p: {"m": (like(p),)}, lambda g, s: {"m": [g]}),
+    "another name": optimiser(lambda p: {"m": like(p)}, lambda g, s: {"n": g}),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGING)
+@pytest.mark.parametrize("method", ["rigl", slow("dpf"), slow("top_kast")])
+@pytest.mark.parametrize("guard", ["pass", slow("skip")])
+def test_a_state_may_change_its_structure(kind, method, guard):
+    """Two traced steps leave the state that the optimiser itself would leave, leaf by leaf."""
+    chosen = dstjax.methods.get(method, sparsity=0.5, update_period=2, end_step=8)
+    tx = dstjax.sparsify(CHANGING[kind], chosen, on_nonfinite=guard)
+    state = jax.eval_shape(tx.init, PARAMS)
+    alone = jax.eval_shape(CHANGING[kind].init, PARAMS)
+    for _ in range(2):
+        updates, state = jax.eval_shape(tx.update, PARAMS, state, PARAMS)
+        alone = jax.eval_shape(CHANGING[kind].update, PARAMS, alone, PARAMS)[1]
+        assert jax.tree.map(jnp.shape, updates) == jax.tree.map(jnp.shape, PARAMS)
+        assert jax.tree.map(jnp.shape, state.inner_state) == jax.tree.map(jnp.shape, alone)
+
+
+@pytest.mark.parametrize(
+    ("returned", "expected"),
+    [
+        (lambda g: ({"w": g["w"]}, ()), "updates for another tree than that of its gradients; missing: b"),
+        (lambda g: (list(g.values()), ()), "another tree than that of its gradients; missing: b, w; unexpected: 0, 1"),
+        (lambda g: (None, ()), "another tree than that of its gradients; missing: b, w"),
+        (lambda g: g, "returned a dict; expected a pair, of the updates and its new state"),
+        (lambda g: (g, (), ()), "returned 3 things; expected a pair"),
+    ],
+)
+@pytest.mark.parametrize("method", ["rigl", "dpf"])
+def test_updates_of_another_tree_are_refused(returned, expected, method):
+    inner = optax.GradientTransformation(lambda params: (), lambda g, state, params=None: returned(g))
+    tx = dstjax.sparsify(inner, dstjax.methods.get(method, sparsity=0.5, update_period=2, end_step=8))
+    state = jax.eval_shape(tx.init, PARAMS)
+    with pytest.raises(ValueError, match=expected):
+        jax.eval_shape(tx.update, PARAMS, state, PARAMS)

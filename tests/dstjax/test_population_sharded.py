@@ -103,3 +103,17 @@ def test_seeds_of_a_vmap_over_devices():
     assert len(re.findall(r" conditional\(", text)) == 1
     for a, b in zip(jax.tree.leaves(masks), jax.tree.leaves(run(jnp.asarray(SEEDS))[0]), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_when_vmap_over_explicit_axes_becomes_possible():
+    """Fails as soon as jax batches a loop that begins with a number over an Explicit axis.
+
+    Then docs/scaling.md need no longer send populations to Auto axes, and the test above can have both kinds.
+    """
+    mesh = jax.make_mesh((8,), ("seed",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        x = jax.device_put(np.ones((8, 4), np.float32), NamedSharding(mesh, P("seed")))
+        looped = lambda x: jax.lax.fori_loop(0, 3, lambda _, total: total + jnp.sum(x), jnp.zeros(()))  # noqa: E731
+        for function in (looped, lambda x: dstjax.selection.top_k_mask(x, 2)):
+            with pytest.raises(ValueError, match=r"Resource axis: seed of .* is not found in mesh"):
+                jax.eval_shape(jax.vmap(function), x)
