@@ -3,7 +3,7 @@
     python -m experiments.reproduce --list
     python -m experiments.reproduce --summary [--proxy] [--workdir DIR]
     python -m experiments.reproduce --coverage
-    python -m experiments.reproduce --table NAME [--proxy] [--workdir DIR] [--seeds N] [--only TEXT]
+    python -m experiments.reproduce --table NAME [--proxy [--whole]] [--workdir DIR] [--seeds N] [--only TEXT]
     python -m experiments.reproduce --fairness [--table NAME] [--proxy]
     python -m experiments.reproduce --proxies [--workdir DIR] [--seeds N] [--only TEXT]
 
@@ -19,6 +19,7 @@
                  are run once
   --seeds N      seeds 0 to N-1 (default: as many as the paper; 8 or 16 for a proxy)
   --only TEXT    only cells whose title has this text
+  --whole        all cells of a proxy, those too that are left out by default since they take long
   --path steps   trains every cell step by step, with checkpoints (default: fast, many cells by one program, each from
                  its first step to its last; what cannot be trained so is named)
 
@@ -65,6 +66,7 @@ class Options:
     seeds: int | None = None
     only: str = ""
     path: str = "fast"
+    whole: bool = False
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -103,10 +105,10 @@ def parse(arguments: Sequence[str]) -> Options:
     given = command_line.read(
         arguments,
         ("table", "workdir", "seeds", "only", "path"),
-        ("list", "proxy", "proxies", "summary", "fairness", "coverage"),
+        ("list", "proxy", "proxies", "summary", "fairness", "coverage", "whole"),
     )
     options = Options("list" in given, "summary" in given, "fairness" in given, "coverage" in given, "proxies" in given)
-    options.proxy = "proxy" in given
+    options.proxy, options.whole = "proxy" in given, "whole" in given
     if options.listed or options.covered:
         return options
     default = "runs/reproduce-proxy" if options.proxy or options.proxies else "runs/reproduce"
@@ -135,9 +137,13 @@ def listing() -> str:
     lines = []
     for table in tables().values():
         small = len(table.cells(True))
+        usual = sum(map(table.usual, table.cells(True)))
+        kept = "" if usual == small else f" ({usual} without --whole)"
         full = "proxy only" if table.proxy_only else f"{len(table.cells(False))} cells x {table.seeds} seed(s)"
         lines.append(f"{table.name:<20} {table.paper}, {table.printed}: {table.title}")
-        lines.append(f"{'':<20} {full}; proxy {small} cells x {of_proxy(table)} seeds; {len(table.claims)} claims")
+        lines.append(
+            f"{'':<20} {full}; proxy {small} cells{kept} x {of_proxy(table)} seeds; {len(table.claims)} claims"
+        )
     return "\n".join(lines)
 
 
@@ -203,7 +209,7 @@ def reproduce(table: Table, options: Options) -> bool:
     if table.proxy_only and not options.proxy:
         raise ValueError(f"table {table.name!r} has no full run: {table.proxy_only}; give --proxy.")
     start = time.perf_counter()
-    every = table.cells(options.proxy)
+    every = [c for c in table.cells(options.proxy) if not options.proxy or options.whole or table.usual(c)]
     cells = [c for c in every if options.only in c.title]
     if not cells:
         raise ValueError(f"--only={options.only!r} fits no cell of {table.name!r}; expected a part of a title.")
@@ -235,6 +241,7 @@ def _command(table: Table, options: Options) -> str:
     parts = ["python -m experiments.reproduce --table", table.name, *(["--proxy"] if options.proxy else [])]
     parts += [f"--seeds {options.seeds}"] if options.seeds else []
     parts += [f"--only {shlex.quote(options.only)}"] if options.only else []
+    parts += ["--whole"] if options.whole else []
     return " ".join(parts)
 
 

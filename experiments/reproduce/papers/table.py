@@ -32,6 +32,7 @@ class Table:
     ranks: bool = False  # whether average ranks and a critical distance are made
     note: str = ""  # what our cells leave out, or do in another way
     proxy_only: str = ""  # why there is no full run
+    usual: Callable[[Cell], bool] = lambda cell: True  # which cells of the proxy are run without --whole
     # Fields in which rows differ because the table is about them, and how: see experiments.reproduce.fairness.
     varies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     derive: Callable[[Sequence[Measured]], Sequence[Measured]] = as_they_are  # adds what follows from several cells
