@@ -93,8 +93,11 @@ def against(found: Outcome, name: str) -> str | None:
         return style.to_svg(figure, f"against-{name.replace(' ', '-')}", f"{metric_of(metric).label} by cost")
 
 
-def curves(found: Outcome, name: str, since: float = 0.0) -> str | None:
-    """The metric over training, mean over the seeds, a line for each method or x; ``since`` a share of training."""
+def curves(found: Outcome, name: str, since: float = 0.0, axis: str = "training step") -> str | None:
+    """The metric over training or another axis, mean over the seeds, a line for each method or x.
+
+    ``since``: a share of the axis.
+    """
     groups = _grouped([m for m in found.cells if name in m.curves])
     if not groups:
         return None
@@ -114,12 +117,12 @@ def curves(found: Outcome, name: str, since: float = 0.0) -> str | None:
                     axes.plot(
                         steps[part], values[part].mean(axis=1), color=of, ls=("-", ":")[i], label=_label(m) + ending
                     )
-            axes.set_xlabel("training step")
+            axes.set_xlabel(axis)
             axes.set_ylabel(metric_of(name).label)
             axes.set_title(title)
         _legend(figure, panels)
         of_what = f"curve-{name.replace(' ', '-')}{'-late' if since else ''}"
-        return style.to_svg(figure, of_what, f"{metric_of(name).label} over training")
+        return style.to_svg(figure, of_what, f"{metric_of(name).label} by {axis}")
 
 
 def _grouped(cells: list[Measured]) -> dict[str, list[Measured]]:

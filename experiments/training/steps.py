@@ -212,7 +212,7 @@ def rewire(
 
 def _by_counters(rule: dstjax.criteria.DstEE, opt_state: Any, gradients: Tree) -> Any:
     """Of each masked leaf, whether its growth was by the counters alone, bool[leaves]."""
-    by_name = dstjax.masks.by_name(gradients)
+    by_name: Any = dstjax.masks.by_name(gradients)
     found = [
         rule.outweighs(jnp.where(mask, 0, by_name[name]), opt_state.step + 1)
         for name, mask in masked_leaves(opt_state).items()
