@@ -220,7 +220,10 @@ def momentum(leaf: Leaf) -> jax.Array:
       ValueError: the method does not.
     """
     if not isinstance(leaf.memory, jax.Array):
-        raise ValueError("the growth rule 'momentum' needs an average of the gradients; the method 'snfs' keeps one.")
+        raise ValueError(
+            "the growth rule 'momentum' needs an average of the gradients; the methods 'balanced_momentum' and 'snfs' "
+            "keep one."
+        )
     return jnp.abs(leaf.memory)
 
 

@@ -80,6 +80,7 @@ def balanced_momentum(
     Reference: dstjax, "Balanced momentum: growth by averaged gradients", 2026, docs/balanced-growth.md.
     """
     check_choice("memory", memory, ("bfloat16", "float32"))
+    check_number("candidates", candidates, "a share in (0, 1]", lambda s: 0 < s <= 1)
     grow = criteria.resolve("grow", shared["grow"])
     if shared.get("counters") is None:
         shared["counters"] = criteria.reads_counter(grow)

@@ -1,14 +1,15 @@
 """Reproduces tables and figures of the papers.
 
     python -m experiments.reproduce --list
-    python -m experiments.reproduce --summary [--proxy] [--workdir DIR]
+    python -m experiments.reproduce --summary [--table NAME] [--proxy] [--workdir DIR]
     python -m experiments.reproduce --coverage
     python -m experiments.reproduce --table NAME [--proxy [--whole]] [--workdir DIR] [--seeds N] [--only TEXT]
     python -m experiments.reproduce --fairness [--table NAME] [--proxy]
     python -m experiments.reproduce --proxies [--workdir DIR] [--seeds N] [--only TEXT]
 
   --list         the tables, what they need, and what their proxies train
-  --summary      the claims of all tables that DIR holds, and what became of them, as Markdown
+  --summary      the claims of all tables that DIR holds, and what became of them, as Markdown; with
+                 --table the numbers of these tables, methods by settings
   --coverage     the tables, figures and statements of the papers, and which of them are here, as Markdown
   --proxies      trains static and dynamic masks on each task that the proxies run on, and says whether it tells them
                  apart: DIR/proxies.json
@@ -40,7 +41,7 @@ from pathlib import Path
 from dstjax.checks import check_choice
 from experiments import command_line, queue
 from experiments.configs.tasks import TASKS
-from experiments.reproduce import acceptance, coverage, fairness, outcome, page, planning
+from experiments.reproduce import acceptance, coverage, fairness, grids, outcome, page, planning
 from experiments.reproduce.claims import Verdict
 from experiments.reproduce.papers.catalogue import get, tables
 from experiments.reproduce.papers.table import Table
@@ -84,7 +85,7 @@ def _reproduce(arguments: Sequence[str]) -> int:
         print("\n".join([coverage.summary(), *wrong]))
         return 1 if wrong else 0
     if options.summary:
-        print(summary(options.workdir))
+        print("\n\n".join(numbers(options.workdir, name) for name in options.names) or summary(options.workdir))
         return 0
     if options.fairness:
         text, fair = fairness.listing(map(get, options.names), proxy=options.proxy)
@@ -115,7 +116,7 @@ def parse(arguments: Sequence[str]) -> Options:
     options.workdir, options.only = Path(given.get("workdir", default)), given.get("only", "")
     options.path = given.get("path", options.path)
     check_choice("path", options.path, queue.PATHS)
-    if options.summary:
+    if options.summary and "table" not in given:
         return options
     if options.fairness:
         given = {"table": "all", **given}
@@ -171,6 +172,18 @@ def summary(workdir: Path) -> str:
     if len(lines) == 2:
         raise ValueError(f"workdir {workdir} holds no results; run --table NAME first.")
     return "\n".join(lines)
+
+
+def numbers(workdir: Path, name: str) -> str:
+    """The numbers of a table that a folder holds, as Markdown.
+
+    Raises:
+      ValueError: it does not hold it.
+    """
+    path = workdir / name / "results.json"
+    if not path.exists():
+        raise ValueError(f"workdir {workdir} holds no results of {name!r}; run --table {name} first.")
+    return grids.markdown(get(name), sealed.read(path)["rows"])
 
 
 def _verdicts(path: Path) -> list[Verdict]:

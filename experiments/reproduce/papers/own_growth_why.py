@@ -151,6 +151,7 @@ TABLES = (
         seeds=SEEDS,
         proxy_seeds=SEEDS,
         first_seed=FIRST_SEED,
+        reference="RigL",
         proxy_only="it is about the tasks of the proxies",
         note="Rows of validation gradients grow by a batch of validation samples, which they so learn from.",
         varies=VARIES,

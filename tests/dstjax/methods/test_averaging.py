@@ -213,14 +213,24 @@ def test_a_coefficient_outweighs_gradients_where_their_order_no_longer_counts():
         (dict(window=4), "window=4 is longer than update_period=3"),
         (dict(window="some"), "window='some'"),
         (dict(decay=1.0), "decay=1.0"),
+        (dict(window=True), "window=True"),
+        (dict(window=2.0), "window=2.0"),
         (dict(decay=-0.1), "decay=-0.1"),
+        (dict(decay=float("nan")), "decay=nan"),
+        (dict(decay=True), "decay=True"),
         (dict(memory="float16"), "memory='float16'"),
         (dict(candidates=0.0), "candidates=0.0"),
+        (dict(candidates=True), "candidates=True"),
     ],
 )
 def test_what_contradicts_is_refused(given, message):
     with pytest.raises(ValueError, match=message):
         methods.balanced_momentum(**SHARED, **given)
+
+
+def test_a_score_without_a_gradient_is_refused():
+    with pytest.raises(ValueError, match="'balanced' needs a gradient"):
+        criteria.balanced(leaf_of(jnp.ones((2, 3)))._replace(gradient=None))
 
 
 def test_an_average_never_holds_what_is_not_finite():
