@@ -21,6 +21,7 @@
   --seeds N      seeds 0 to N-1 (default: as many as the paper; 8 or 16 for a proxy)
   --only TEXT    only cells whose title has this text
   --whole        all cells of a proxy, those too that are left out by default since they take long
+  --finished     trains nothing: judges the cells that are finished
   --path steps   trains every cell step by step, with checkpoints (default: fast, many cells by one program, each from
                  its first step to its last; what cannot be trained so is named)
 
@@ -68,6 +69,7 @@ class Options:
     only: str = ""
     path: str = "fast"
     whole: bool = False
+    finished: bool = False
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -106,10 +108,10 @@ def parse(arguments: Sequence[str]) -> Options:
     given = command_line.read(
         arguments,
         ("table", "workdir", "seeds", "only", "path"),
-        ("list", "proxy", "proxies", "summary", "fairness", "coverage", "whole"),
+        ("list", "proxy", "proxies", "summary", "fairness", "coverage", "whole", "finished"),
     )
     options = Options("list" in given, "summary" in given, "fairness" in given, "coverage" in given, "proxies" in given)
-    options.proxy, options.whole = "proxy" in given, "whole" in given
+    options.proxy, options.whole, options.finished = "proxy" in given, "whole" in given, "finished" in given
     if options.listed or options.covered:
         return options
     default = "runs/reproduce-proxy" if options.proxy or options.proxies else "runs/reproduce"
@@ -230,11 +232,11 @@ def reproduce(table: Table, options: Options) -> bool:
     seeds = tuple(range(table.first_seed, table.first_seed + number)) if table.first_seed else number
     print(f"{table.name}: {table.title}", flush=True)
     jobs = planning.plan(cells, options.workdir, seeds=seeds, proxy=options.proxy)
-    failures = queue.run(jobs, failed="diverged", path=options.path)
+    failures = {} if options.finished else queue.run(jobs, failed="diverged", path=options.path)
     measured = [read(cell, job.folder) for cell, job in zip(cells, jobs, strict=True) if job.finished]
     why = {job.folder: failures[job.title] for job in jobs if job.title in failures}
     lost = [(c, "left out by --only") for c in every if options.only not in c.title]
-    lost += [(c, f"failed ({why[job.folder]})") for c, job in zip(cells, jobs, strict=True) if not job.finished]
+    lost += [(c, _lost(why.get(job.folder))) for c, job in zip(cells, jobs, strict=True) if not job.finished]
     found = outcome.outcome(table, measured, failures, proxy=options.proxy, command=_command(table, options), lost=lost)
     folder = options.workdir / table.name
     try:
@@ -250,11 +252,15 @@ def reproduce(table: Table, options: Options) -> bool:
     return bool(failures)
 
 
+def _lost(failure: str | None) -> str:
+    return "not run" if failure is None else f"failed ({failure})"
+
+
 def _command(table: Table, options: Options) -> str:
     parts = ["python -m experiments.reproduce --table", table.name, *(["--proxy"] if options.proxy else [])]
     parts += [f"--seeds {options.seeds}"] if options.seeds else []
     parts += [f"--only {shlex.quote(options.only)}"] if options.only else []
-    parts += ["--whole"] if options.whole else []
+    parts += ["--whole"] * options.whole + ["--finished"] * options.finished
     return " ".join(parts)
 
 

@@ -236,6 +236,10 @@ def test_a_claim_whose_cells_failed_or_were_left_out_says_so(finished, tmp_path,
     (gone,) = own.workdir.glob("cells/*-set-*")
     shutil.rmtree(gone)
 
+    assert command.reproduce(table, dataclasses.replace(own, finished=True)) is False
+    (claim,) = json.loads((own.workdir / "tiny" / "results.json").read_text())["claims"]
+    assert "without 1 cell(s), not run: VGG-19, CIFAR-10, SET" in claim["evidence"]
+
     lost = DivergedError("the loss of seed 1 is not finite")
     monkeypatch.setattr(fast, "train", lambda cells: enumerate([lost] * len(cells)))
     assert command.reproduce(table, own) is True
@@ -317,7 +321,7 @@ def test_missing_data_are_named_before_anything_runs(tmp_path, monkeypatch, caps
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("probe", ["scores_of_8_batches", "fine_tuned", "from_scratch"])
+@pytest.mark.parametrize("probe", ["scores_of_8_batches", "scores_of_validation", "fine_tuned", "from_scratch"])
 def test_other_probes_train(probe):
     cell = Cell("criteria_large_mlp_cifar10", "x", {**TINY, "update_order": "skip"})
     found = planning.PROBES[probe](config_of(cell, seeds=2, proxy=True))
