@@ -152,6 +152,7 @@ TABLES = (
         proxy_seeds=SEEDS,
         first_seed=FIRST_SEED,
         reference="RigL",
+        axis="",
         proxy_only="it is about the tasks of the proxies",
         note="Rows of validation gradients grow by a batch of validation samples, which they so learn from.",
         varies=VARIES,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.reproduce import __main__ as command
-from experiments.reproduce import grids, outcome, planning, probes, published, ranks
+from experiments.reproduce import charts, grids, outcome, planning, probes, published, ranks
 from experiments.reproduce.cells import Cell, config_of, folder_of
 from experiments.reproduce.claims import VERDICTS, Claim, judge
 from experiments.reproduce.papers.catalogue import get, tables
@@ -341,6 +341,14 @@ def test_proxies_of_a_table_run_to_their_end(name, tmp_path):
     found = json.loads((tmp_path / name / "results.json").read_text())
     assert not found["failures"]
     assert found["rows"]
+
+
+def test_panels_of_a_chart_are_told_apart_by_their_data_where_networks_are_the_same():
+    def of(dataset, **names):
+        return dataclasses.replace(measured("RigL", [1.0]), cell=Cell("any", "RigL", {}, dataset=dataset, **names))
+
+    assert [*charts._grouped([of("a", model="net"), of("b", model="net")])] == ["net, a", "net, b"]
+    assert [*charts._grouped([of("a", model="net"), of("a", model="other")])] == ["net", "other"]
 
 
 def test_numbers_of_a_table_as_markdown():
