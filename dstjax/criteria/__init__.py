@@ -174,6 +174,18 @@ class DstEE(Value):
         bonus = self.coefficient * jnp.log(leaf.step.astype(g.dtype)) / (leaf.counter.astype(g.dtype) + self.epsilon)
         return jnp.abs(g + bonus) if self.signed else jnp.abs(g) + bonus
 
+    def outweighs(self, gradients: jax.Array, step: Any) -> jax.Array:
+        """Tells whether c is so large beside these gradients that growth is by the counters alone, bool[].
+
+        Then a weight that was never active has at call ``step`` a bonus that is larger than the bonus of a weight that
+        was, by more than the largest of the gradients. Never with scale='gradient', or in place of another score.
+        """
+        if self.scale == "gradient" or self.of is not None:
+            return jnp.zeros((), bool)
+        g = jnp.max(jnp.abs(wide(gradients)))
+        gap = self.coefficient * jnp.log(jnp.asarray(step, g.dtype))
+        return gap * (1 / self.epsilon - 1 / (1 + self.epsilon)) > g
+
 
 def dst_ee(
     coefficient: float | None = None,
@@ -208,7 +220,10 @@ def momentum(leaf: Leaf) -> jax.Array:
       ValueError: the method does not.
     """
     if not isinstance(leaf.memory, jax.Array):
-        raise ValueError("the growth rule 'momentum' needs an average of the gradients; the method 'snfs' keeps one.")
+        raise ValueError(
+            "the growth rule 'momentum' needs an average of the gradients; the methods 'balanced_momentum' and 'snfs' "
+            "keep one."
+        )
     return jnp.abs(leaf.memory)
 
 

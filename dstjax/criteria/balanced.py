@@ -29,9 +29,14 @@ def balanced(leaf: Leaf) -> jax.Array:
     axes they are. A layer without rows or columns is ranked by abs(m), and zeros score 0. The score has no unit, and is
     the same on every number of devices.
 
+    Raises:
+      ValueError: there is no gradient at hand, as where a method makes its memory.
+
     Reference: docs/balanced-growth.md.
     """
     remembered = leaf.memory if isinstance(leaf.memory, jax.Array) else leaf.gradient
+    if remembered is None:
+        raise ValueError("the score 'balanced' needs a gradient, and there is none yet; take it at a mask update.")
     m = jnp.abs(remembered.astype(jnp.float32))
     rows, columns = _axes(leaf)
     if not rows or not columns:

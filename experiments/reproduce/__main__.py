@@ -1,14 +1,15 @@
 """Reproduces tables and figures of the papers.
 
     python -m experiments.reproduce --list
-    python -m experiments.reproduce --summary [--proxy] [--workdir DIR]
+    python -m experiments.reproduce --summary [--table NAME] [--proxy] [--workdir DIR]
     python -m experiments.reproduce --coverage
-    python -m experiments.reproduce --table NAME [--proxy] [--workdir DIR] [--seeds N] [--only TEXT]
+    python -m experiments.reproduce --table NAME [--proxy [--whole]] [--workdir DIR] [--seeds N] [--only TEXT]
     python -m experiments.reproduce --fairness [--table NAME] [--proxy]
     python -m experiments.reproduce --proxies [--workdir DIR] [--seeds N] [--only TEXT]
 
   --list         the tables, what they need, and what their proxies train
-  --summary      the claims of all tables that DIR holds, and what became of them, as Markdown
+  --summary      the claims of all tables that DIR holds, and what became of them, as Markdown; with
+                 --table the numbers of these tables, methods by settings
   --coverage     the tables, figures and statements of the papers, and which of them are here, as Markdown
   --proxies      trains static and dynamic masks on each task that the proxies run on, and says whether it tells them
                  apart: DIR/proxies.json
@@ -19,6 +20,8 @@
                  are run once
   --seeds N      seeds 0 to N-1 (default: as many as the paper; 8 or 16 for a proxy)
   --only TEXT    only cells whose title has this text
+  --whole        all cells of a proxy, those too that are left out by default since they take long
+  --finished     trains nothing: judges the cells that are finished
   --path steps   trains every cell step by step, with checkpoints (default: fast, many cells by one program, each from
                  its first step to its last; what cannot be trained so is named)
 
@@ -39,7 +42,7 @@ from pathlib import Path
 from dstjax.checks import check_choice
 from experiments import command_line, queue
 from experiments.configs.tasks import TASKS
-from experiments.reproduce import acceptance, coverage, fairness, outcome, page, planning
+from experiments.reproduce import acceptance, coverage, fairness, grids, outcome, page, planning
 from experiments.reproduce.claims import Verdict
 from experiments.reproduce.papers.catalogue import get, tables
 from experiments.reproduce.papers.table import Table
@@ -65,6 +68,8 @@ class Options:
     seeds: int | None = None
     only: str = ""
     path: str = "fast"
+    whole: bool = False
+    finished: bool = False
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -82,7 +87,7 @@ def _reproduce(arguments: Sequence[str]) -> int:
         print("\n".join([coverage.summary(), *wrong]))
         return 1 if wrong else 0
     if options.summary:
-        print(summary(options.workdir))
+        print("\n\n".join(numbers(options.workdir, name) for name in options.names) or summary(options.workdir))
         return 0
     if options.fairness:
         text, fair = fairness.listing(map(get, options.names), proxy=options.proxy)
@@ -103,17 +108,17 @@ def parse(arguments: Sequence[str]) -> Options:
     given = command_line.read(
         arguments,
         ("table", "workdir", "seeds", "only", "path"),
-        ("list", "proxy", "proxies", "summary", "fairness", "coverage"),
+        ("list", "proxy", "proxies", "summary", "fairness", "coverage", "whole", "finished"),
     )
     options = Options("list" in given, "summary" in given, "fairness" in given, "coverage" in given, "proxies" in given)
-    options.proxy = "proxy" in given
+    options.proxy, options.whole, options.finished = "proxy" in given, "whole" in given, "finished" in given
     if options.listed or options.covered:
         return options
     default = "runs/reproduce-proxy" if options.proxy or options.proxies else "runs/reproduce"
     options.workdir, options.only = Path(given.get("workdir", default)), given.get("only", "")
     options.path = given.get("path", options.path)
     check_choice("path", options.path, queue.PATHS)
-    if options.summary:
+    if options.summary and "table" not in given:
         return options
     if options.fairness:
         given = {"table": "all", **given}
@@ -135,9 +140,13 @@ def listing() -> str:
     lines = []
     for table in tables().values():
         small = len(table.cells(True))
+        usual = sum(map(table.usual, table.cells(True)))
+        kept = "" if usual == small else f" ({usual} without --whole)"
         full = "proxy only" if table.proxy_only else f"{len(table.cells(False))} cells x {table.seeds} seed(s)"
         lines.append(f"{table.name:<20} {table.paper}, {table.printed}: {table.title}")
-        lines.append(f"{'':<20} {full}; proxy {small} cells x {of_proxy(table)} seeds; {len(table.claims)} claims")
+        lines.append(
+            f"{'':<20} {full}; proxy {small} cells{kept} x {of_proxy(table)} seeds; {len(table.claims)} claims"
+        )
     return "\n".join(lines)
 
 
@@ -165,6 +174,18 @@ def summary(workdir: Path) -> str:
     if len(lines) == 2:
         raise ValueError(f"workdir {workdir} holds no results; run --table NAME first.")
     return "\n".join(lines)
+
+
+def numbers(workdir: Path, name: str) -> str:
+    """The numbers of a table that a folder holds, as Markdown.
+
+    Raises:
+      ValueError: it does not hold it.
+    """
+    path = workdir / name / "results.json"
+    if not path.exists():
+        raise ValueError(f"workdir {workdir} holds no results of {name!r}; run --table {name} first.")
+    return grids.markdown(get(name), sealed.read(path)["rows"])
 
 
 def _verdicts(path: Path) -> list[Verdict]:
@@ -203,7 +224,7 @@ def reproduce(table: Table, options: Options) -> bool:
     if table.proxy_only and not options.proxy:
         raise ValueError(f"table {table.name!r} has no full run: {table.proxy_only}; give --proxy.")
     start = time.perf_counter()
-    every = table.cells(options.proxy)
+    every = [c for c in table.cells(options.proxy) if not options.proxy or options.whole or table.usual(c)]
     cells = [c for c in every if options.only in c.title]
     if not cells:
         raise ValueError(f"--only={options.only!r} fits no cell of {table.name!r}; expected a part of a title.")
@@ -211,11 +232,11 @@ def reproduce(table: Table, options: Options) -> bool:
     seeds = tuple(range(table.first_seed, table.first_seed + number)) if table.first_seed else number
     print(f"{table.name}: {table.title}", flush=True)
     jobs = planning.plan(cells, options.workdir, seeds=seeds, proxy=options.proxy)
-    failures = queue.run(jobs, failed="diverged", path=options.path)
+    failures = {} if options.finished else queue.run(jobs, failed="diverged", path=options.path)
     measured = [read(cell, job.folder) for cell, job in zip(cells, jobs, strict=True) if job.finished]
     why = {job.folder: failures[job.title] for job in jobs if job.title in failures}
     lost = [(c, "left out by --only") for c in every if options.only not in c.title]
-    lost += [(c, f"failed ({why[job.folder]})") for c, job in zip(cells, jobs, strict=True) if not job.finished]
+    lost += [(c, _lost(why.get(job.folder))) for c, job in zip(cells, jobs, strict=True) if not job.finished]
     found = outcome.outcome(table, measured, failures, proxy=options.proxy, command=_command(table, options), lost=lost)
     folder = options.workdir / table.name
     try:
@@ -231,10 +252,15 @@ def reproduce(table: Table, options: Options) -> bool:
     return bool(failures)
 
 
+def _lost(failure: str | None) -> str:
+    return "not run" if failure is None else f"failed ({failure})"
+
+
 def _command(table: Table, options: Options) -> str:
     parts = ["python -m experiments.reproduce --table", table.name, *(["--proxy"] if options.proxy else [])]
     parts += [f"--seeds {options.seeds}"] if options.seeds else []
     parts += [f"--only {shlex.quote(options.only)}"] if options.only else []
+    parts += ["--whole"] * options.whole + ["--finished"] * options.finished
     return " ".join(parts)
 
 

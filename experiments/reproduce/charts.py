@@ -64,7 +64,8 @@ def _dots(found: Outcome, name: str) -> str:
                 marker="o",
                 capsize=3,
             )
-        axes.set_yticks(range(len(cells)), [_short(m) for m in cells])
+        several = len({m.cell.dataset for m in cells}) > 1
+        axes.set_yticks(range(len(cells)), [_short(m, several) for m in cells])
         axes.invert_yaxis()
         axes.grid(axis="x")
         axes.grid(visible=False, axis="y")
@@ -93,8 +94,11 @@ def against(found: Outcome, name: str) -> str | None:
         return style.to_svg(figure, f"against-{name.replace(' ', '-')}", f"{metric_of(metric).label} by cost")
 
 
-def curves(found: Outcome, name: str, since: float = 0.0) -> str | None:
-    """The metric over training, mean over the seeds, a line for each method or x; ``since`` a share of training."""
+def curves(found: Outcome, name: str, since: float = 0.0, axis: str = "training step") -> str | None:
+    """The metric over training or another axis, mean over the seeds, a line for each method or x.
+
+    ``since``: a share of the axis.
+    """
     groups = _grouped([m for m in found.cells if name in m.curves])
     if not groups:
         return None
@@ -114,12 +118,12 @@ def curves(found: Outcome, name: str, since: float = 0.0) -> str | None:
                     axes.plot(
                         steps[part], values[part].mean(axis=1), color=of, ls=("-", ":")[i], label=_label(m) + ending
                     )
-            axes.set_xlabel("training step")
+            axes.set_xlabel(axis)
             axes.set_ylabel(metric_of(name).label)
             axes.set_title(title)
         _legend(figure, panels)
         of_what = f"curve-{name.replace(' ', '-')}{'-late' if since else ''}"
-        return style.to_svg(figure, of_what, f"{metric_of(name).label} over training")
+        return style.to_svg(figure, of_what, f"{metric_of(name).label} by {axis}")
 
 
 def _grouped(cells: list[Measured]) -> dict[str, list[Measured]]:
@@ -127,13 +131,16 @@ def _grouped(cells: list[Measured]) -> dict[str, list[Measured]]:
     groups: dict[tuple[str, str, str], list[Measured]] = {}
     for m in cells:
         groups.setdefault((m.cell.model, m.cell.dataset, m.cell.group), []).append(m)
-    result = {}
+    result: dict[tuple[str, str, str], list[Measured]] = {}
     for (model, dataset, group), own in groups.items():
         if not group and any((model, dataset) == key[:2] and key[2] for key in groups):
             continue
         shared = groups.get((model, dataset, ""), []) if group else []
-        result[", ".join(p for p in (model, group) if p)] = [*shared, *own]
-    return result
+        result[model, dataset, group] = [*shared, *own]
+    short = {key: ", ".join(p for p in (key[0], key[2]) if p) for key in result}
+    if len({*short.values()}) < len(short):  # networks alone do not tell them apart
+        short = {key: ", ".join(p for p in key if p) for key in result}
+    return {short[key]: own for key, own in result.items()}
 
 
 def _panels(n: int) -> tuple[Figure, list[Any]]:
@@ -166,6 +173,6 @@ def _label(m: Measured) -> str:
     return m.cell.method + at + (f", {100 * m.cell.sparsity:g} %" if m.cell.sparsity else "")
 
 
-def _short(m: Measured) -> str:
-    text = m.cell.method + (f", {m.cell.group}" if m.cell.group else "")
+def _short(m: Measured, with_data: bool) -> str:
+    text = ", ".join(p for p in (m.cell.dataset if with_data else "", m.cell.method, m.cell.group) if p)
     return text if len(text) < 70 else text[:67] + "..."

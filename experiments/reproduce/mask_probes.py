@@ -1,11 +1,9 @@
 """Probes of what growth ignores and of what criteria share in time, and a count of parameters."""
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -64,10 +62,10 @@ def ignored(config: ConfigDict) -> Found:
             count, candidates = int(grown.sum()), int((~mask).sum())
             if not count:
                 continue
-            important = _largest(gradients[name], ~mask, count)
+            important = largest(gradients[name], ~mask, count)
             shares.append(100 * (1 - float((important & grown).sum()) / count))
             chances.append(100 * (1 - count / candidates))
-            against.append(100 * (1 - float((_largest(then[name], ~mask, count) & grown).sum()) / count))
+            against.append(100 * (1 - float((largest(then[name], ~mask, count) & grown).sum()) / count))
             layers.setdefault(name, []).append(shares[-1])
         values["ignored"].append(float(np.mean(shares)))
         values["layers above 90 %"].append(100 * float(np.mean(np.array(shares) > 90)))
@@ -138,13 +136,9 @@ def _updates(config: ConfigDict, trainer: Any) -> list[int]:
     return [t for t in range(1, steps + 1) if trainer.method.is_update_step(t)]
 
 
-@functools.partial(jax.jit, static_argnums=2)
-def _mask_of_largest(values: jax.Array, where: jax.Array, count: int) -> jax.Array:
-    size = jax.numpy.where(where, abs(values), -1.0).ravel()
-    _, places = jax.lax.top_k(size, count)
-    return jax.numpy.zeros(size.shape, bool).at[places].set(True).reshape(values.shape)
-
-
-def _largest(values: Any, where: np.ndarray, count: int) -> np.ndarray:
-    """The mask of the largest magnitudes within ``where``."""
-    return np.asarray(_mask_of_largest(values, where, count))
+def largest(values: Any, where: np.ndarray, count: int) -> np.ndarray:
+    """The mask of the largest magnitudes within ``where``; of equals the first wins."""
+    size = np.where(where, np.abs(np.asarray(values)), -1.0).ravel()
+    found = np.zeros(size.shape, bool)
+    found[np.argsort(-size, kind="stable")[:count]] = True
+    return found.reshape(where.shape)

@@ -71,9 +71,10 @@ def _ranks(found: Outcome) -> list[str]:
 
 
 def _figures(found: Outcome) -> list[str]:
-    drawn = [(metric_of(m).label, charts.metric(found, m)) for m in found.table.metrics[:3]]
+    drawn = [(metric_of(m).label, charts.metric(found, m)) for m in found.table.metrics[: found.table.drawn]]
     if found.table.curve:
         drawn.append((f"{metric_of(found.table.curve).label} over training", charts.curves(found, found.table.curve)))
+    drawn += [(metric_of(n).label, charts.curves(found, n, axis=axis)) for n, axis in found.table.curves.items()]
     if found.table.zoom:
         late = f"{metric_of(found.table.zoom).label} over the last tenth of training"
         drawn.append((late, charts.curves(found, found.table.zoom, since=0.9)))

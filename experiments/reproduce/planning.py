@@ -8,13 +8,13 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from experiments.queue import Job, Training, training
-from experiments.reproduce import mask_probes, probes, theory
+from experiments.reproduce import growth_probes, mask_probes, probes, theory
 from experiments.reproduce.cells import Cell, config_of, folder_of, stands_for
 from experiments.training import configuration, inputs, sealed
 from experiments.training.recording import to_json
 from experiments.training.workdir import look
 
-PROBES = {**probes.PROBES, **mask_probes.PROBES, **theory.PROBES}
+PROBES = {**probes.PROBES, **mask_probes.PROBES, **theory.PROBES, **growth_probes.PROBES}
 
 
 def plan(cells: Sequence[Cell], workdir: Path, *, seeds: int | tuple[int, ...], proxy: bool) -> list[Job]:

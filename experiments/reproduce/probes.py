@@ -118,13 +118,13 @@ def final_masks(config: ConfigDict) -> Found:
     return found_of(config, trainer, values, {})
 
 
-def scores_of(config: ConfigDict, batches: int) -> Found:
-    """Training whose mask updates read the gradient of several batches, and take no step of their own."""
+def scores_of(config: ConfigDict, batches: int, split: str = "train") -> Found:
+    """Training whose mask updates read the gradient of several batches of a split, and take no step of their own."""
     data = _in_memory(config)
 
     def hook(network: int, step: int, program: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         state, sums, source, _, _, metric = arguments
-        rows = data.split(trainer.seeds[network]).train
+        rows = getattr(data.split(trainer.seeds[network]), split)
         drawn = np.random.default_rng((4, trainer.seeds[network], step)).permutation(rows)
         order = jnp.array(np.resize(drawn, batches * config.batch_size)[None])
         return program(state, sums, source, order, np.int32(0), metric)
@@ -169,6 +169,7 @@ PROBES: dict[str, Callable[[ConfigDict], Found]] = {
     "final_masks": final_masks,
     "scores_of_1_batch": functools.partial(scores_of, batches=1),
     "scores_of_8_batches": functools.partial(scores_of, batches=8),
+    "scores_of_validation": functools.partial(scores_of, batches=1, split="validation"),
     "fine_tuned": fine_tuned,
     "from_scratch": from_scratch,
 }

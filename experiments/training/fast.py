@@ -280,14 +280,15 @@ def _write(cell: Planned, trainer: Trainer, found: lane.Found, read: inputs.Inpu
     sizes = [len(split.validation)] * (number - 1) + [len(split.test)]
     losses, right = found.evaluations
     *validation, test = [_means(losses[:, i], right[:, i], size) for i, size in enumerate(sizes)]
+    watch = Watch(trainer)
     if table.masked:
-        watch = Watch(trainer)
         watch.look(0)
         if any(epoch.updates for _, _, epoch in epochs):
             watch.look(plan.steps, [{n: m[i] for n, m in found.masks.items()} for i in range(len(plan.seeds))])
     metrics, updates, evaluations = Metrics(folder, 0, "", 0, False, plan.seeds), 0, iter(validation)
     try:
         for number, last, epoch in epochs:
+            watch.growth(epoch, [row.path for row in table.masked])
             results.record_epoch(metrics, epoch, last, batches, updates, plan, table)
             updates += epoch.updates
             if last == plan.steps or (number + 1) % config.eval_every_epochs == 0:

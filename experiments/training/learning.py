@@ -1,4 +1,7 @@
-"""Warns of networks that cannot learn, because no active weights lead from their inputs to their outputs."""
+"""Warns of networks that cannot learn, because no active weights lead from their inputs to their outputs.
+
+And of growth that does not read the gradients, because the coefficient of DST-EE is far above them.
+"""
 
 import sys
 from typing import Any
@@ -8,7 +11,7 @@ import numpy as np
 
 import dstjax
 from experiments.training import hosts
-from experiments.training.trainer import Trainer
+from experiments.training.trainer import Epoch, Trainer
 
 
 class Watch:
@@ -17,6 +20,7 @@ class Watch:
     def __init__(self, trainer: Trainer) -> None:
         self.trainer = trainer
         self.warned: set[int] = set()
+        self.counted = False
 
     def look(self, step: int, masks: list[dict[str, Any]] | None = None) -> list[str]:
         """Prints a line for each reason why networks cannot learn after a step; returns these lines.
@@ -39,6 +43,23 @@ class Watch:
         for line in lines:
             print(line, file=sys.stderr, flush=True)
         return lines
+
+    def growth(self, epoch: Epoch, names: list[str]) -> str:
+        """Prints a line, once in a run, where growth by DST-EE was by the counters alone; returns it, or ''."""
+        for step, after in () if self.counted or not hosts.is_first() else epoch.mask_updates:
+            layers = np.any(after.get("by_counters", np.zeros((1, len(names)), bool)), axis=0)
+            if not layers.any():
+                continue
+            self.counted = True
+            first, more = names[int(np.argmax(layers))], int(layers.sum()) - 1
+            which = f"layer {first!r}" + (f" and {more} more" if more else "")
+            line = (
+                f"warning: step {step}, {which}: the coefficient of DST-EE outweighs every gradient, so that growth is "
+                "by the counters alone; take a smaller one, or scale='gradient', which takes the gradients as its unit."
+            )
+            print(line, file=sys.stderr, flush=True)
+            return line
+        return ""
 
     def _connections(self, masks: dict[str, Any]) -> dstjax.program.Connections:
         trainer, network = self.trainer, self.trainer.network(0)

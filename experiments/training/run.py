@@ -117,6 +117,7 @@ def _train_and_evaluate(config: ConfigDict, workdir: Path, defaults: ConfigDict 
             step, begun = number * trainer.batches + batches, None
             check_gradients(epoch, config.on_nonfinite, plan.seeds, trainer.leaves())
             check(epoch, first, step, plan.seeds, table, plan.method.promises, ended=step == plan.steps)
+            watch.growth(epoch, [row.path for row in table.masked])
             results.record_epoch(metrics, epoch, step, trainer.batches, updates, plan, table)
             updates += epoch.updates
             if masks:

@@ -83,6 +83,13 @@ def step(
     recipe: Recipe, rewire: bool | None, state: TrainState, sums: Sums, source: Source, rows: Any, metric: Any = None
 ) -> tuple[TrainState, Sums]:
     """One step on the samples ``rows``; ``metric`` is the validation performance, for the methods that read it."""
+    return _step(recipe, rewire, state, sums, source, rows, metric)[:2]
+
+
+def _step(
+    recipe: Recipe, rewire: bool | None, state: TrainState, sums: Sums, source: Source, rows: Any, metric: Any
+) -> tuple[TrainState, Sums, Tree]:
+    """A step, and the gradients that it took."""
     call, needs = state.opt_state.step, recipe.method.needs
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(source.seed), 3), call)
     view = dstjax.forward_params(state.params, state.opt_state)
@@ -118,6 +125,7 @@ def step(
     extra = {}
     if "full_gradient" in needs:
         gradients, extra["full_gradient"] = gradients
+    gradients = _needed(recipe.method, state.opt_state, gradients)
     if "metric" in needs and metric is not None:
         extra["metric"] = metric
     updates, opt_state = recipe.tx.update(
@@ -132,7 +140,17 @@ def step(
         lost = _lost(lost, opt_state.step, gradients)
         if recipe.on_nonfinite == "skip":
             counted = jnp.where(lost.number > sums.lost.number, 0, loss)
-    return TrainState(params, opt_state, model_state), Sums(sums.loss + counted, sums.correct + correct, lost)
+    after = TrainState(params, opt_state, model_state), Sums(sums.loss + counted, sums.correct + correct, lost)
+    return *after, gradients
+
+
+def _needed(method: dstjax.Method, opt_state: Any, gradients: Tree) -> Tree:
+    """What a host that takes sparse gradients has: at inactive weights 0, but at calls whose dense ones are read."""
+    dense = method.needs_dense_gradient(opt_state.step + 1)
+    if dense is True:
+        return gradients
+    sparse = dstjax.apply_masks(gradients, opt_state)
+    return sparse if dense is False else jax.tree.map(lambda g, s: jnp.where(dense, g, s), gradients, sparse)
 
 
 def _lost(before: Lost, step: Any, gradients: Tree) -> Lost:
@@ -181,11 +199,25 @@ def rewire(
     recipe: Recipe, state: TrainState, sums: Sums, source: Source, order: Any, i: Any, metric: Any
 ) -> tuple[TrainState, Sums, dict[str, Any]]:
     """The step of a mask update, and the topology after it."""
-    state, sums = step(recipe, True, state, sums, source, order[i], metric)
+    before = state.opt_state
+    state, sums, gradients = _step(recipe, True, state, sums, source, order[i], metric)
     after = inspect(state)
+    updates = recipe.method.updates
+    if updates is not None and isinstance(updates.grow_score, dstjax.criteria.DstEE):
+        after["by_counters"] = _by_counters(updates.grow_score, before, gradients)
     after["survival_rate"] = dstjax.metrics.survival_rate(state.opt_state)
     after["mask_error"] = dstjax.metrics.last_mask_error(state.opt_state)
     return state, sums, after
+
+
+def _by_counters(rule: dstjax.criteria.DstEE, opt_state: Any, gradients: Tree) -> Any:
+    """Of each masked leaf, whether its growth was by the counters alone, bool[leaves]."""
+    by_name: Any = dstjax.masks.by_name(gradients)
+    found = [
+        rule.outweighs(jnp.where(mask, 0, by_name[name]), opt_state.step + 1)
+        for name, mask in masked_leaves(opt_state).items()
+    ]
+    return jnp.stack(found)
 
 
 def evaluate(model: nn.Module, state: TrainState, source: Source, rows: Any, stop: Any) -> tuple[Any, Any]:

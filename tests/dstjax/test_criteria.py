@@ -146,13 +146,16 @@ def test_a_virtual_step_of_length_zero_is_magnitude():
 
 
 def test_momentum_needs_a_method_that_keeps_one():
-    with pytest.raises(ValueError, match="'momentum' needs an average of the gradients; the method 'snfs' keeps one"):
+    with pytest.raises(
+        ValueError,
+        match="'momentum' needs an average of the gradients; the methods 'balanced_momentum' and 'snfs' keep one",
+    ):
         criteria.momentum(leaf_of(*CANONICAL))
     tx = dstjax.sparsify(
         optax.sgd(0.1), dstjax.methods.rigl(sparsity=0.5, update_period=1, end_step=5, grow="momentum")
     )
     params = {"w": jnp.ones((4, 4))}
-    with pytest.raises(ValueError, match="the method 'snfs' keeps one"):
+    with pytest.raises(ValueError, match="the methods 'balanced_momentum' and 'snfs' keep one"):
         tx.update(params, tx.init(params), params)
 
 

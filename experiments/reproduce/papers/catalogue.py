@@ -11,6 +11,7 @@ from experiments.reproduce.papers import (
     iee_more,
     overlap,
     own_growth,
+    own_growth_why,
     regrowing,
     statements,
 )
@@ -28,6 +29,7 @@ MODULES = (
     regrowing,
     statements,
     own_growth,
+    own_growth_why,
 )
 
 

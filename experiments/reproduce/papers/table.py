@@ -32,6 +32,10 @@ class Table:
     ranks: bool = False  # whether average ranks and a critical distance are made
     note: str = ""  # what our cells leave out, or do in another way
     proxy_only: str = ""  # why there is no full run
+    drawn: int = 3  # how many of the metrics have a chart of their own
+    curves: Mapping[str, str] = dataclasses.field(default_factory=dict)  # metrics that charts show over other axes
+    reference: str = ""  # the method that --summary compares the others with
+    usual: Callable[[Cell], bool] = lambda cell: True  # which cells of the proxy are run without --whole
     # Fields in which rows differ because the table is about them, and how: see experiments.reproduce.fairness.
     varies: Mapping[str, str] = dataclasses.field(default_factory=dict)
     derive: Callable[[Sequence[Measured]], Sequence[Measured]] = as_they_are  # adds what follows from several cells

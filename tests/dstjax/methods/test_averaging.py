@@ -192,6 +192,21 @@ def test_dst_ee_in_units_of_the_gradient_does_not_depend_on_its_scale():
     np.testing.assert_allclose(of_balanced, balanced(np.asarray(g)), rtol=1e-5)
 
 
+def test_a_coefficient_outweighs_gradients_where_their_order_no_longer_counts():
+    gradients = jnp.array([[0.5, -2.0], [1.0, 0.25]])
+    for coefficient in (0.1, 0.5, 0.9, 2.0):
+        rule = criteria.dst_ee(coefficient)
+        counter = jnp.array([[0, 1], [1, 0]], jnp.uint8)
+        scores = rule(leaf_of(gradients)._replace(counter=counter, gradient=gradients, step=jnp.int32(20)))
+        first = scores[counter == 0].min() > scores[counter == 1].max()  # whatever their gradients
+        # The smallest gradient is not zero here, so that the order may turn a little before it does for all.
+        if rule.outweighs(gradients, 20):
+            assert first, coefficient
+        assert bool(rule.outweighs(gradients, 20)) == (coefficient * np.log(20) / 2 > 2)
+    assert not criteria.dst_ee(1e3, scale="gradient").outweighs(gradients, 20)
+    assert not criteria.dst_ee(1e3, of="balanced").outweighs(gradients, 20)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -199,14 +214,24 @@ def test_dst_ee_in_units_of_the_gradient_does_not_depend_on_its_scale():
         (dict(window=4), "window=4 is longer than update_period=3"),
         (dict(window="some"), "window='some'"),
         (dict(decay=1.0), "decay=1.0"),
+        (dict(window=True), "window=True"),
+        (dict(window=2.0), "window=2.0"),
         (dict(decay=-0.1), "decay=-0.1"),
+        (dict(decay=float("nan")), "decay=nan"),
+        (dict(decay=True), "decay=True"),
         (dict(memory="float16"), "memory='float16'"),
         (dict(candidates=0.0), "candidates=0.0"),
+        (dict(candidates=True), "candidates=True"),
     ],
 )
 def test_what_contradicts_is_refused(given, message):
     with pytest.raises(ValueError, match=message):
         methods.balanced_momentum(**SHARED, **given)
+
+
+def test_a_score_without_a_gradient_is_refused():
+    with pytest.raises(ValueError, match="'balanced' needs a gradient"):
+        criteria.balanced(leaf_of(jnp.ones((2, 3)))._replace(gradient=None))
 
 
 def test_an_average_never_holds_what_is_not_finite():

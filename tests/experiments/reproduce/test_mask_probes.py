@@ -26,7 +26,7 @@ def test_parameters_are_those_of_the_network():
 
 def test_the_largest_magnitudes_within_a_mask():
     values, where = np.array([[3.0, -5.0], [1.0, 2.0]]), np.array([[True, False], [True, True]])
-    assert mask_probes._largest(values, where, 2).tolist() == [[True, False], [False, True]]
+    assert mask_probes.largest(values, where, 2).tolist() == [[True, False], [False, True]]
 
 
 def test_the_decay_of_the_study_is_a_factor_each_600_steps():

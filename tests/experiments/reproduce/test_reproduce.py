@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experiments.reproduce import __main__ as command
-from experiments.reproduce import outcome, planning, probes, published, ranks
+from experiments.reproduce import charts, grids, outcome, planning, probes, published, ranks
 from experiments.reproduce.cells import Cell, config_of, folder_of
 from experiments.reproduce.claims import VERDICTS, Claim, judge
 from experiments.reproduce.papers.catalogue import get, tables
@@ -236,6 +236,10 @@ def test_a_claim_whose_cells_failed_or_were_left_out_says_so(finished, tmp_path,
     (gone,) = own.workdir.glob("cells/*-set-*")
     shutil.rmtree(gone)
 
+    assert command.reproduce(table, dataclasses.replace(own, finished=True)) is False
+    (claim,) = json.loads((own.workdir / "tiny" / "results.json").read_text())["claims"]
+    assert "without 1 cell(s), not run: VGG-19, CIFAR-10, SET" in claim["evidence"]
+
     lost = DivergedError("the loss of seed 1 is not finite")
     monkeypatch.setattr(fast, "train", lambda cells: enumerate([lost] * len(cells)))
     assert command.reproduce(table, own) is True
@@ -317,7 +321,7 @@ def test_missing_data_are_named_before_anything_runs(tmp_path, monkeypatch, caps
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("probe", ["scores_of_8_batches", "fine_tuned", "from_scratch"])
+@pytest.mark.parametrize("probe", ["scores_of_8_batches", "scores_of_validation", "fine_tuned", "from_scratch"])
 def test_other_probes_train(probe):
     cell = Cell("criteria_large_mlp_cifar10", "x", {**TINY, "update_order": "skip"})
     found = planning.PROBES[probe](config_of(cell, seeds=2, proxy=True))
@@ -337,3 +341,38 @@ def test_proxies_of_a_table_run_to_their_end(name, tmp_path):
     found = json.loads((tmp_path / name / "results.json").read_text())
     assert not found["failures"]
     assert found["rows"]
+
+
+def test_panels_of_a_chart_are_told_apart_by_their_data_where_networks_are_the_same():
+    def of(dataset, **names):
+        return dataclasses.replace(measured("RigL", [1.0]), cell=Cell("any", "RigL", {}, dataset=dataset, **names))
+
+    assert [*charts._grouped([of("a", model="net"), of("b", model="net")])] == ["net, a", "net, b"]
+    assert [*charts._grouped([of("a", model="net"), of("a", model="other")])] == ["net", "other"]
+
+
+def test_numbers_of_a_table_as_markdown():
+    def row(method, metric, values, dataset="a"):
+        cell = dict(model="", dataset=dataset, group="", sparsity=None, x=None)
+        return dict(cell, method=method, metric=metric, per_seed=values)
+
+    table = Table("t", "T", "P", "1", lambda proxy: [], metrics=("accuracy", "training share"), reference="RigL")
+    rows = [row("RigL", "accuracy", [50.0, 52.0]), row("ours", "accuracy", [51.0, 54.0]),
+            row("RigL", "accuracy", [60.0, 60.0], "b"), row("ours", "training share", [0.25, 0.25])]  # fmt: skip
+    text = grids.markdown(table, rows).splitlines()
+    assert text[:2] == ["| test accuracy (%) | a | b |", "|---|---|---|"]
+    assert text[2] == "| RigL | 51.00 ± 1.41 | 60.00 |"
+    assert text[3] == "| ours | +1.50 ± 6.35 |  |"  # 12.7 standard errors of 0.5
+    assert "| ours | 0.250 |  |" in text
+    many = grids.markdown(table, [row("RigL", m, [1.0, 2.0]) for m in ("accuracy", "loss", "chance")])
+    assert many.splitlines()[0] == "| a | RigL |"
+    assert len(many.splitlines()) == 5
+
+
+@pytest.mark.parametrize("name", ["own_growth", "own_growth_settings", "own_growth_losing", "own_growth_dst_ee"])
+def test_claims_are_about_cells_that_run_by_default(name):
+    table = get(name)
+    values = {"accuracy": np.array([1.0, 2.0])}
+    cells = [Measured(c, (0, 1), values, {}, "", 0.0) for c in table.cells(True) if table.usual(c)]
+    lost = [v.claim for v in judge(table.claims, cells) if v.verdict == "not run"]
+    assert [c for c in lost if "batch 256" not in c] == []

@@ -48,3 +48,24 @@ def test_networks_that_are_cut_on_the_way(capsys):
 def test_a_network_that_can_learn(small, tmp_path, capsys):
     train_and_evaluate(small(method="rigl"), tmp_path, quiet=True)
     assert not capsys.readouterr().err
+
+
+def test_a_coefficient_that_outweighs_the_gradients_is_said_once(small, tmp_path, capsys):
+    train_and_evaluate(small(method="dst_ee", coefficient=1e3, seeds=2), tmp_path, quiet=True)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("warning: step 4, layer 'Dense_0/kernel' and 1 more: the coefficient of DST-EE outweighs")
+
+
+def test_coefficients_among_the_gradients_are_not_warned_of(capsys):
+    watch = Watch(types.SimpleNamespace(seeds=[0, 1]))
+
+    def grown(step, **after):
+        return types.SimpleNamespace(mask_updates=[(step, after)])
+
+    names = ["a", "b"]
+    assert watch.growth(grown(4), names) == ""  # a method without a coefficient
+    assert watch.growth(grown(8, by_counters=np.zeros((2, 2), bool)), names) == ""
+    line = watch.growth(grown(12, by_counters=np.array([[False, False], [False, True]])), names)
+    assert line.startswith("warning: step 12, layer 'b': the coefficient")
+    assert watch.growth(grown(16, by_counters=np.ones((2, 2), bool)), names) == ""
+    assert capsys.readouterr().err.splitlines() == [line]

@@ -1,12 +1,16 @@
 """The compiled programs of a run: what they contain, when they are shared, and which are kept."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
+import dstjax
 from experiments.training import configuration
 from experiments.training.run import train_and_evaluate
-from experiments.training.steps import Lost, Sums
+from experiments.training.steps import Lost, Sums, step
 from experiments.training.trainer import Program, Trainer
+from tests.thorough import slow
 
 
 def test_a_plain_step_has_no_branch_and_nothing_sorts(small):
@@ -77,3 +81,36 @@ def test_a_hook_makes_each_mask_update_of_each_network(small):
     hooked, plain = trained(on_update=hook), trained()
     assert seen == [(4, 0), (4, 1), (8, 0), (8, 1)]
     np.testing.assert_array_equal(hooked.loss, plain.loss)
+
+
+@pytest.mark.parametrize("method", ["balanced_momentum", "set", slow("rigl"), slow("snfs")])
+def test_gradients_are_sparse_where_the_method_reads_no_others(method, small):
+    """The optimiser's place is taken by one whose update is the gradient, so that the parameters tell what it was."""
+    own = {"window": 2} if method == "balanced_momentum" else {}
+    plan = configuration.plan(small(method=method, **own))
+    trainer = Trainer(plan.model, plan.make_tx, plan.method, plan.data, [0], "sequential", 64)
+    trainer.feed.begin(0)
+    (span,) = trainer.feed.spans(0, 0, 8)
+
+    def update(gradients, state, params, **_):
+        return gradients, state._replace(step=state.step + 1)
+
+    recipe = trainer.recipe._replace(tx=trainer.recipe.tx._replace(update=update))
+    one = jax.jit(lambda state, rows: step(recipe, False, state, zero, span.source, rows)[0])
+    zero = Sums(np.float32(0), np.int32(0), Lost(*[np.int32(0)] * 3))
+    state, dense = trainer.states[0], []
+    mask = dstjax.get_masks(state.opt_state)["Dense_0"]["kernel"]
+    for i in range(8):
+        before = state.params["Dense_0"]["kernel"]
+        state = one(state, span.order[i])
+        dense.append(bool(jnp.any((state.params["Dense_0"]["kernel"] != before) & ~mask)))
+    assert dense == [bool(plan.method.needs_dense_gradient(t)) for t in range(1, 9)]
+    assert (
+        dense
+        == {
+            "balanced_momentum": [False, False, True, True] * 2,
+            "set": [False] * 8,
+            "rigl": [False, False, False, True] * 2,
+            "snfs": [True] * 8,
+        }[method]
+    )
