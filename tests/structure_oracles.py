@@ -4,6 +4,18 @@ import numpy as np
 
 from tests.oracles import best
 
+SHAPES = [(8, 5), (2, 3, 8, 4)]
+# Scores with many ties, infinities and NaN.
+VALUES = [0.0, -0.0, 1.0, 1.0, 2.0, -3.0, np.inf, -np.inf, np.nan]
+
+
+def scores(rng, shape, ties):
+    return np.asarray(rng.choice(VALUES, shape) if ties else rng.standard_normal(shape), np.float32)
+
+
+def flags(rng, shape, density=0.5):
+    return rng.random(shape) < density
+
 
 def groups_of(shape, m):
     """The index of every group of m consecutive inputs (the last axis but one)."""
@@ -122,3 +134,11 @@ def fan_in_update(size, gradient, mask, move, budget, ablation):
         stays[:, c] = best(size[:, c], fan_in, kept[:, c])
         new[:, c] = stays[:, c] | best(gradient[:, c], fan_in - stays[:, c].sum(), ~stays[:, c])
     return stays.reshape(shape), new.reshape(shape)
+
+
+def assert_one_fan_in(mask, target):
+    """Every neuron has the same number of inputs or none, as many as the budget gives that many neurons."""
+    columns = np.asarray(mask).reshape(-1, mask.shape[-1]).sum(0)
+    alive = columns[columns > 0]
+    assert len(alive) > 0
+    assert {*alive.tolist()} == {target // len(alive)}
