@@ -16,7 +16,7 @@ from dstjax._arrays.shards import join_axes, split_axis
 from dstjax._arrays.widening import wide_dtype
 from dstjax.checks import check_bool, check_choice, check_integer
 from dstjax.selection import count_true, top_k_masks
-from dstjax.structures.neurons import Neurons, best_of_neurons
+from dstjax.structures.neurons import Neurons, _best_of_neurons, _counted
 from dstjax.structures.weights import (
     Array,
     Arrays,
@@ -183,8 +183,7 @@ class BalancedBlock(Block):
         where = known(layouts, scores)
         tiles = self._scores(scores, where)
         wanted = self._of_each(numbers(counts), tiles, where)
-        chosen = [best_of_neurons(t, n, None, layout) for t, n, layout in zip(tiles, wanted, where, strict=True)]
-        return self._fine(chosen, scores, where)
+        return self._fine(_best_of_neurons(tiles, wanted, None, where), scores, where)
 
     def drop(
         self, scores: Arrays, masks: Arrays, keep: Array, salient: Scores, target: Array, layouts: Layouts = None
@@ -197,8 +196,8 @@ class BalancedBlock(Block):
         best = top_k_masks(tiles, -(-keep // self._areas(scores, where)), where=flags, layouts=tuple(where))
         most = self._of_each(jnp.maximum(keep, target), tiles, where, up=True)
         refilled = of_each(keep < target, [t.shape for t in tiles], where)
-        each = zip(tiles, most, refilled, best, flags, where, strict=True)
-        kept = [best_of_neurons(t, n, jnp.where(r, b, m), layout) for t, n, r, b, m, layout in each]
+        among = [jnp.where(r, b, m) for r, b, m in zip(refilled, best, flags, strict=True)]
+        kept = _best_of_neurons(tiles, most, among, where)
         return self._fine(kept, scores, where), self._fine([~k for k in kept], scores, where)
 
     def grow(self, scores: Arrays, kept: Arrays, room: Arrays, n: jax.Array, layouts: Layouts = None) -> Arrays:
@@ -207,15 +206,14 @@ class BalancedBlock(Block):
         tiles, flags, rooms = self._scores(scores, where), self._corners(kept, where), self._corners(room, where)
         shares = self._of_each(count_true(kept, tuple(where)) + n, tiles, where)
         wanted = of_each(n > 0, [t.shape for t in tiles], where)
-        grown = []
-        for t, k, r, share, some, layout in zip(tiles, flags, rooms, shares, wanted, where, strict=True):
-            columns = Neurons.of(layout, t.shape)
-            has = columns.counted(k)
-            share = jnp.maximum(jnp.maximum(share, 1), columns.highest(has))  # no column is left without any
-            missing = jnp.where(some, share - has, 0)
-            first = best_of_neurons(t, missing, r, layout)
-            rest = best_of_neurons(t, missing - columns.counted(first), ~(k | first), layout)
-            grown.append(first | rest)
+        missing = []
+        for t, share, some, has, layout in zip(tiles, shares, wanted, _counted(flags, where), where, strict=True):
+            share = jnp.maximum(jnp.maximum(share, 1), Neurons.of(layout, t.shape).highest(has))  # no column is empty
+            missing.append(jnp.where(some, share - has, 0))
+        first = _best_of_neurons(tiles, missing, rooms, where)
+        left = [n - found for n, found in zip(missing, _counted(first, where), strict=True)]
+        free = [~(k | f) for k, f in zip(flags, first, strict=True)]
+        grown = [f | r for f, r in zip(first, _best_of_neurons(tiles, left, free, where), strict=True)]
         return self._fine(grown, scores, where)
 
     def _of_each(self, n: jax.Array, tiles: Arrays, where: Sequence[Layout], *, up: bool = False) -> Arrays:

@@ -55,20 +55,17 @@ class FanIn(Weight):
         """Marks the best inputs of every neuron."""
         where = known(layouts, scores)
         wanted = of_each(numbers(counts), [s.shape for s in scores], where)
-        return [
-            best_of_neurons(s, n // Neurons.of(layout, s.shape).number, None, layout)
-            for s, n, layout in zip(scores, wanted, where, strict=True)
-        ]
+        fans = [n // Neurons.of(at, s.shape).number for s, n, at in zip(scores, wanted, where, strict=True)]
+        return _best_of_neurons(scores, fans, None, where)
 
     def holds(self, masks: Arrays, prunes: bool = False, layouts: Layouts = None) -> Arrays:
         """Returns whether all neurons of a layer that have inputs have equally many; any mask can be pruned to that."""
         if prunes:
             return super().holds(masks, prunes, layouts)
-        found = []
-        for mask, layout in zip(masks, known(layouts, masks), strict=True):
-            neurons = Neurons.of(layout, mask.shape)
-            counts = neurons.counted(mask)
-            found.append(jnp.all((counts == 0) | (counts == neurons.highest(counts))))
+        found, where = [], known(layouts, masks)
+        for mask, layout, counts in zip(masks, where, _counted(masks, where), strict=True):
+            highest = Neurons.of(layout, mask.shape).highest(counts)
+            found.append(jnp.all((counts == 0) | (counts == highest)))
         return found
 
     def drop(
@@ -79,34 +76,33 @@ class FanIn(Weight):
         dropped = count_true(masks, tuple(where)) - keep
         best = top_k_masks(scores, keep, where=masks, layouts=tuple(where))
         other = top_k_masks(salient(), dropped, layouts=tuple(where))
-        kept, room = [], []
-        for layout, goal, score, b, o in zip(where, of_each(target, shapes, where), scores, best, other, strict=True):
-            neurons = Neurons.of(layout, score.shape)
-            found = neurons.counted(b | o)
+        chosen = _counted([b | o for b, o in zip(best, other, strict=True)], where)
+        fans, alive = [], []
+        for layout, goal, shape, found in zip(where, of_each(target, shapes, where), shapes, chosen, strict=True):
+            neurons = Neurons.of(layout, shape)
             fan_in = goal // neurons.number
             fewest = goal // neurons.inputs  # so many neurons at least must be left to hold the budget
             threshold = jnp.maximum(1, share_of(jnp.asarray(fan_in, jnp.int32), share_limbs(self.ablation)))
             threshold = jnp.minimum(threshold, neurons.ranked(found, jnp.clip(fewest, 0, neurons.number - 1)))
-            alive = found >= threshold
-            fan_in = goal // jnp.maximum(neurons.summed(alive), 1)
-            stays = b & jnp.broadcast_to(alive, b.shape)
-            kept.append(best_of_neurons(score, fan_in, stays, layout))
-            room.append(jnp.broadcast_to(alive, b.shape) & ~kept[-1])
-        return kept, room
+            alive.append(found >= threshold)
+            fans.append(goal // jnp.maximum(neurons.summed(alive[-1]), 1))
+        stays = [b & a for b, a in zip(best, alive, strict=True)]
+        kept = _best_of_neurons(scores, fans, stays, where)
+        return kept, [~k & a for k, a in zip(kept, alive, strict=True)]
 
     def grow(self, scores: Arrays, kept: Arrays, room: Arrays, n: jax.Array, layouts: Layouts = None) -> Arrays:
         """Grows the best inputs of every neuron that is not ablated, up to the fan-in."""
         where, shapes = known(layouts, scores), [s.shape for s in scores]
         total = of_each(count_true(kept, tuple(where)) + n, shapes, where)
-        grown = []
-        for layout, score, k, r, budget in zip(where, scores, kept, room, total, strict=True):
-            neurons = Neurons.of(layout, score.shape)
-            alive = neurons.counted(k | r) > 0
-            has = neurons.counted(k)
+        has = _counted(kept, where)
+        may = _counted([k | r for k, r in zip(kept, room, strict=True)], where)
+        wanted = []
+        for layout, shape, budget, own, most in zip(where, shapes, total, has, may, strict=True):
+            neurons = Neurons.of(layout, shape)
             # Where fewer are to be grown than would make the neurons equal, they become equal all the same.
-            fan_in = jnp.maximum(budget // jnp.maximum(neurons.summed(alive), 1), neurons.highest(has))
-            grown.append(best_of_neurons(score, jnp.where(alive, fan_in - has, 0), r, layout))
-        return grown
+            fan_in = jnp.maximum(budget // jnp.maximum(neurons.summed(most > 0), 1), neurons.highest(own))
+            wanted.append(jnp.where(most > 0, fan_in - own, 0))
+        return _best_of_neurons(scores, wanted, room, where)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,18 +141,36 @@ class Neurons:
         return spread(found, self.layout.stack, (*self.shape,)) if self.layout.stack else found[0]
 
 
-def best_of_neurons(score: jax.Array, k: jax.Array, where: jax.Array | None, layout: Layout) -> jax.Array:
-    """Marks the best inputs of every neuron, as many as ``k``, which can be compared with the score."""
-    if any(mesh_axes(score) or ()):
-        raise ValueError(
-            f"a structure that ranks the inputs of each output by themselves is not accepted for a leaf of shape "
-            f"{score.shape} that is sharded over Explicit axes of a mesh; expected a replicated leaf, or Auto axes."
-        )
-    # To the selection every neuron is a layer of its own.
-    by_neuron = Layout(tuple("stack" if word == "out" else word for word in layout.axes))
-    shape = [score.shape[a] if a in by_neuron.stack else 1 for a in range(score.ndim)]
-    numbers = line_up(jnp.broadcast_to(jnp.asarray(k, jnp.int32), shape), by_neuron.stack)
-    return top_k_mask(score, numbers, where=where, layout=by_neuron)
+def _by_neuron(layout: Layout) -> Layout:
+    """Returns the layout in which every neuron is a layer of its own."""
+    return Layout(tuple("stack" if word == "out" else word for word in layout.axes))
+
+
+def _counted(masks: Arrays, where: Sequence[Layout]) -> Arrays:
+    """Counts the True entries of each neuron of all leaves, int32."""
+    return [Neurons.of(layout, m.shape).counted(m) for m, layout in zip(masks, where, strict=True)]
+
+
+def _best_of_neurons(scores: Sequence[jax.Array], ks: Arrays, among: Arrays | None, where: Sequence[Layout]) -> Arrays:
+    """Marks the best inputs of every neuron of all leaves, as many as ``ks``.
+
+    Args:
+      scores: of each leaf.
+      ks: for each leaf numbers that can be compared with its scores.
+      among: the candidates of each leaf; all inputs if None.
+      where: what the axes of each leaf mean.
+    """
+    found = []
+    for i, (score, k, layout) in enumerate(zip(scores, ks, map(_by_neuron, where), strict=True)):
+        if any(mesh_axes(score) or ()):
+            raise ValueError(
+                f"structure=fan_in(...) is not accepted for a leaf of shape {score.shape} that is sharded over Explicit "
+                "axes of a mesh, nor are balanced blocks; expected a replicated leaf, or Auto axes."
+            )
+        shape = [n if a in layout.stack else 1 for a, n in enumerate(score.shape)]
+        numbers = line_up(jnp.broadcast_to(jnp.asarray(k, jnp.int32), shape), layout.stack)
+        found.append(top_k_mask(score, numbers, where=None if among is None else among[i], layout=layout))
+    return found
 
 
 def fan_in(ablation: float = 0.3) -> FanIn:
