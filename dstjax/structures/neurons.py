@@ -164,8 +164,8 @@ def _best_of_neurons(scores: Sequence[jax.Array], ks: Arrays, among: Arrays | No
     for i, (score, k, layout) in enumerate(zip(scores, ks, map(_by_neuron, where), strict=True)):
         if any(mesh_axes(score) or ()):
             raise ValueError(
-                f"structure=fan_in(...) is not accepted for a leaf of shape {score.shape} that is sharded over Explicit "
-                "axes of a mesh, nor are balanced blocks; expected a replicated leaf, or Auto axes."
+                f"structure=fan_in(...) is not accepted for a leaf of shape {score.shape} that is sharded over "
+                "Explicit axes of a mesh, nor are balanced blocks; expected a replicated leaf, or Auto axes."
             )
         shape = [n if a in layout.stack else 1 for a, n in enumerate(score.shape)]
         numbers = line_up(jnp.broadcast_to(jnp.asarray(k, jnp.int32), shape), layout.stack)
