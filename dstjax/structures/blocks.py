@@ -211,7 +211,7 @@ class BalancedBlock(Block):
         for tile, own, share, some, layout in zip(tiles, has, shares, wanted, where, strict=True):
             share = jnp.maximum(
                 jnp.maximum(share, 1), Neurons.of(layout, tile.shape).highest(own)
-            )  # none is left empty
+            )  # no column is empty
             missing.append(jnp.where(some, share - own, 0))
         first = best_of_neurons(tiles, missing, rooms, where)
         less = [m - n for m, n in zip(missing, counted_by_neuron(first, where), strict=True)]
