@@ -174,7 +174,7 @@ def halp(
 
     Reference: Shen et al., "Structural pruning via latency-saliency knapsack", NeurIPS 2022. There a heuristic solves
     the knapsack, once, with inputs as they were, so that the network ends below its budget; here it is solved exactly,
-    and again with other capacities until the cost meets the budget.
+    counts the layers that read a channel too, and is solved again for other capacities until the cost meets it.
     """
     _check_channels("halp", structure)
     check_integer("updates", updates, 1)

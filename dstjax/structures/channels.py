@@ -189,7 +189,7 @@ class Channels(Weight):
     ) -> jax.Array:
         """Returns how many of some channels to have beside a base, int32[pools]: most value within a goal.
 
-        The knapsack counts the inputs of a layer as they are now; so the capacity with which the cost comes closest to
+        The knapsack takes the other pools as wide as they are now; so the capacity with which the cost comes closest to
         the goal, all widths as they would be, is found by halving.
 
         Args:

@@ -112,9 +112,10 @@ class Work:
         return float(self.total(self.full))
 
     def options(self, now: Any, widths: Any, xp: Any = np) -> Any:
-        """Returns for each pool what the layers that end in it cost at other widths of it.
+        """Returns for each pool what the layers that make or read its channels cost at other widths of it.
 
-        Inputs are as many as now: what fewer outputs save in the layers that read them is not counted.
+        All other pools are as wide as now. HALP counts the layers that make the channels alone: then those of a cheap
+        layer look cheap whatever they cost where they are read.
 
         Args:
           now: the widths, [pools].
@@ -124,11 +125,13 @@ class Work:
         Reference: Shen et al., "Structural pruning via latency-saliency knapsack", NeurIPS 2022, Section 3.
         """
         now, widths = (xp.asarray(x, _real(xp)) for x in (now, widths))
-        per = xp.asarray(self._arrays.per[1], _real(xp))[:, :, None, :]  # [axes, pools, 1, layers]
-        inputs, lengths = (self._lengths(now, k, xp)[:, None, None, :] for k in range(2))
-        outputs = xp.prod(lengths + (widths - now[:, None])[None, :, :, None] * per, axis=0)
-        found = self._costs(xp.prod(inputs, axis=0), outputs, xp)
-        return xp.sum(xp.where(xp.max(per, axis=0) > 0, found, 0), axis=-1)
+        more, sides, moved = (widths - now[:, None])[None, :, :, None], [], []
+        for k in range(2):
+            per = xp.asarray(self._arrays.per[k], _real(xp))[:, :, None, :]  # [axes, pools, 1, layers]
+            lengths = self._lengths(now, k, xp)[:, None, None, :]
+            sides.append(xp.prod(lengths + more * per, axis=0))
+            moved.append(xp.max(per, axis=0) > 0)
+        return xp.sum(xp.where(moved[0] | moved[1], self._costs(*sides, xp), 0), axis=-1)
 
     def _lengths(self, widths: Any, k: int, xp: Any) -> Any:
         """Returns the lengths of the axes of each layer, [axes, ..., layers]."""
