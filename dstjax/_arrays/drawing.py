@@ -12,7 +12,8 @@ from jax.extend.random import threefry2x32_p
 from dstjax._arrays.shards import may_be_cut
 
 SMALL = 2**19  # entries below which tensors are drawn together
-WIDTH = 1024  # entries of a row; each tensor begins a row
+WIDTH = 1024  # entries of a row; each of them begins a row
+BLOCK = 2**16  # entries of larger ones that are drawn at a time; each of these begins a block
 
 
 def random_bits(
@@ -20,8 +21,8 @@ def random_bits(
 ) -> list[jax.Array]:
     """Draws 32 random bits for each entry of each tensor: those of ``jax.random.bits`` with its key.
 
-    Small tensors that lie on one device are drawn together: a generator for each takes longer to compile than all else
-    of a mask update.
+    Tensors that lie on one device are drawn by one program, the small ones at once and the large ones block by block: a
+    generator for each takes longer to compile than all else of a mask update.
 
     Args:
       keys: a key for each tensor.
@@ -33,17 +34,21 @@ def random_bits(
     """
     found: list[Any] = [None] * len(shapes)
     sizes = [int(np.prod(shape, dtype=np.int64)) for shape in shapes]
-    together = [
+    whole = [
         i
         for i, (key, size, sharding) in enumerate(zip(keys, sizes, shardings, strict=True))
-        if 0 < size < SMALL and _is_threefry(key) and not may_be_cut(sharding)
+        if 0 < size < 2**32 and _is_threefry(key) and not may_be_cut(sharding)
     ]
-    if len(together) > 1:
-        rows = _rows([keys[i] for i in together], [-(-sizes[i] // WIDTH) for i in together])
-        start = 0
-        for i in together:
-            found[i] = lax.slice(rows, (start,), (start + sizes[i],)).reshape(shapes[i])
-            start += -(-sizes[i] // WIDTH) * WIDTH
+    for draw, width, tensors in (
+        (_rows, WIDTH, [i for i in whole if sizes[i] < SMALL]),
+        (_blocks, BLOCK, [i for i in whole if sizes[i] >= SMALL]),
+    ):
+        if len(tensors) > 1:
+            bits = draw([keys[i] for i in tensors], [-(-sizes[i] // width) for i in tensors])
+            start = 0
+            for i in tensors:
+                found[i] = lax.slice(bits, (start,), (start + sizes[i],)).reshape(shapes[i])
+                start += -(-sizes[i] // width) * width
     return [
         jax.random.bits(key, shape, jnp.uint32, out_sharding=sharding) if bits is None else bits
         for bits, key, shape, sharding in zip(found, keys, shapes, shardings, strict=True)
@@ -67,3 +72,18 @@ def _rows(keys: Sequence[jax.Array], numbers: Sequence[int]) -> jax.Array:
     halves = (jnp.broadcast_to(of_row[:, i, None], place.shape) for i in range(2))
     high, low = threefry2x32_p.bind(*halves, jnp.zeros_like(place), place)
     return (high ^ low).reshape(-1)
+
+
+def _blocks(keys: Sequence[jax.Array], numbers: Sequence[int]) -> jax.Array:
+    """Draws so many blocks of bits with each key, one after another in one vector."""
+    data = jnp.stack([jax.random.key_data(key) for key in keys])
+    of_block = data[np.repeat(np.arange(len(keys)), numbers)]
+    first = np.concatenate([np.arange(n, dtype=np.uint32) * np.uint32(BLOCK) for n in numbers])
+
+    def draw(_: None, block: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
+        key, start = block
+        place = start + lax.iota(jnp.uint32, BLOCK)
+        high, low = threefry2x32_p.bind(key[0], key[1], jnp.zeros_like(place), place)
+        return None, high ^ low
+
+    return lax.scan(draw, None, (of_block, jnp.asarray(first)))[1].reshape(-1)

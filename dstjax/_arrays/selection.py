@@ -30,7 +30,7 @@ from dstjax._arrays.bits import shape, unpack
 from dstjax._arrays.counting import Blocks, Scalars
 from dstjax._arrays.layout import Layout, lanes_of, order_of
 from dstjax._arrays.shards import Shards, over_pieces
-from dstjax._arrays.sort_keys import ordered_key, other_candidates
+from dstjax._arrays.sort_keys import is_narrow_integer, ordered_key, other_candidates
 from dstjax._arrays.wide import Wide
 from dstjax._arrays.widening import wide_dtype
 
@@ -108,6 +108,8 @@ def top_k_masks(
         if score.size // max(n, 1) >= 2**32:
             raise ValueError(f"a layer of {score.size // n} entries cannot be counted in 32 bits; split it.")
     wheres = [None] * len(scores) if where is None else list(where)
+    if together:  # keys of integers of one width alone have one order
+        scores = [s.astype(jnp.int32) if is_narrow_integer(s.dtype) else s for s in scores]
     keys = [ordered_key(s, w) for s, w in zip(scores, wheres, strict=True)]
     if together and len({k.dtype for k in keys}) > 1:  # one common order needs one key type
         common = wide_dtype(*(s.dtype for s in scores))

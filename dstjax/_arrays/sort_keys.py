@@ -1,5 +1,7 @@
 """Turns scores into unsigned integers of the same order, bit by bit: NaN, infinities, signed zeros, subnormals too."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -16,13 +18,19 @@ def ordered_key(score: jax.Array, where: jax.Array | None) -> jax.Array:
     if jnp.issubdtype(score.dtype, jnp.floating):
         key = _float_key(score if jnp.finfo(score.dtype).bits >= 16 else score.astype(jnp.float32))
     else:
-        if jnp.issubdtype(score.dtype, jnp.bool_) or jnp.iinfo(score.dtype).bits < 32:
-            score = score.astype(jnp.int32)
+        # Narrow integers stay narrow: a key of 8 bits takes a quarter of the passes, and each a quarter of the memory.
+        if jnp.issubdtype(score.dtype, jnp.bool_) or jnp.iinfo(score.dtype).bits < 8:
+            score = score.astype(jnp.int8)
         bits = jnp.iinfo(score.dtype).bits
         unsigned = jnp.dtype(f"uint{bits}")
         flip = 0 if jnp.issubdtype(score.dtype, jnp.unsignedinteger) else 1 << (bits - 1)
         key = lax.bitcast_convert_type(score, unsigned) ^ unsigned.type(flip)
     return key if where is None else jnp.where(where, key, jnp.zeros((), key.dtype))
+
+
+def is_narrow_integer(dtype: Any) -> bool:
+    """Whether a dtype is of booleans, or of integers of less than 32 bits."""
+    return bool(dtype == jnp.bool_ or (jnp.issubdtype(dtype, jnp.integer) and jnp.iinfo(dtype).bits < 32))
 
 
 def other_candidates(score: jax.Array, where: jax.Array | None) -> jax.Array | None:

@@ -350,6 +350,6 @@ def _by_sign(leaves: Sequence[Leaf], share: Callable[[jax.Array, jax.Array, jax.
     stay = top_k_masks([*sizes, *sizes], staying, where=[*positive, *negative], layouts=layouts * 2)
     # Dropped entries of either sign share one score, zeros lie below them; what stays is above both.
     return [
-        jnp.where(high | low, 2, jnp.where(p | n, 1, 0)).astype(jnp.int32)
+        jnp.where(high | low, jnp.int8(2), (p | n).astype(jnp.int8))
         for high, low, p, n in zip(stay, stay[len(leaves) :], positive, negative, strict=False)
     ]

@@ -30,6 +30,12 @@ def test_bits_drawn_together_are_those_of_each_key(one_device: None) -> None:
     assert sum("threefry2x32" in str(eqn) or "random_bits" in str(eqn) for eqn in program.eqns) == 1, program
 
 
+def test_large_tensors_are_drawn_block_by_block(one_device: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "SMALL", 1025)
+    monkeypatch.setattr(drawing, "BLOCK", 256)
+    assert_equal(*draw(list(range(len(SHAPES)))))
+
+
 def test_bits_of_tensors_that_may_be_cut_are_drawn_one_by_one() -> None:
     assert_equal(*draw(list(range(len(SHAPES)))))
 
