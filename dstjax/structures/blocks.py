@@ -209,9 +209,8 @@ class BalancedBlock(Block):
         has = counted_by_neuron(flags, where)
         missing = []
         for tile, own, share, some, layout in zip(tiles, has, shares, wanted, where, strict=True):
-            share = jnp.maximum(
-                jnp.maximum(share, 1), Neurons.of(layout, tile.shape).highest(own)
-            )  # no column is empty
+            highest = Neurons.of(layout, tile.shape).highest(own)
+            share = jnp.maximum(jnp.maximum(share, 1), highest)  # no column is left without any
             missing.append(jnp.where(some, share - own, 0))
         first = best_of_neurons(tiles, missing, rooms, where)
         less = [m - n for m, n in zip(missing, counted_by_neuron(first, where), strict=True)]
