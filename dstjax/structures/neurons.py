@@ -147,7 +147,7 @@ def counted_by_neuron(masks: Arrays, where: Sequence[Layout]) -> Arrays:
     return of_each(count_true(masks, by_neuron), [m.shape for m in masks], by_neuron)
 
 
-def best_of_neurons(scores: Arrays, ks: Arrays, among: Arrays | None, where: Sequence[Layout]) -> Arrays:
+def best_of_neurons(scores: Sequence[jax.Array], ks: Arrays, among: Arrays | None, where: Sequence[Layout]) -> Arrays:
     """Marks the best inputs of every neuron of all leaves in one search, as many as ``ks``.
 
     Args:
