@@ -39,11 +39,9 @@ def random_bits(
         for i, (key, size, sharding) in enumerate(zip(keys, sizes, shardings, strict=True))
         if 0 < size < 2**32 and _is_threefry(key) and not may_be_cut(sharding)
     ]
-    for draw, width, tensors in (
-        (_rows, WIDTH, [i for i in whole if sizes[i] < SMALL]),
-        (_blocks, BLOCK, [i for i in whole if sizes[i] >= SMALL]),
-    ):
-        if len(tensors) > 1:
+    small, large = ([i for i in whole if (sizes[i] < SMALL) == is_small] for is_small in (True, False))
+    for draw, width, least, tensors in ((_rows, WIDTH, 2, small), (_blocks, BLOCK, 1, large)):
+        if len(tensors) >= least:
             bits = draw([keys[i] for i in tensors], [-(-sizes[i] // width) for i in tensors])
             start = 0
             for i in tensors:
@@ -83,7 +81,21 @@ def _blocks(keys: Sequence[jax.Array], numbers: Sequence[int]) -> jax.Array:
     def draw(_: None, block: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
         key, start = block
         place = start + lax.iota(jnp.uint32, BLOCK)
-        high, low = threefry2x32_p.bind(key[0], key[1], jnp.zeros_like(place), place)
-        return None, high ^ low
+        return None, _threefry(key[0], key[1], place)
 
     return lax.scan(draw, None, (of_block, jnp.asarray(first)))[1].reshape(-1)
+
+
+def _threefry(high: jax.Array, low: jax.Array, place: jax.Array) -> jax.Array:
+    """Returns the bits of a key at some places; one kernel, where on a CPU jax has a loop of several.
+
+    Reference: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011: Threefry-2x32 of 20 rounds.
+    """
+    keys = (high, low, high ^ low ^ np.uint32(0x1BD11BDA))
+    a, b = jnp.zeros_like(place) + keys[0], place + keys[1]
+    for group in range(5):
+        for bits in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
+            a = a + b
+            b = a ^ (b << np.uint32(bits) | b >> np.uint32(32 - bits))
+        a, b = a + keys[(group + 1) % 3], b + keys[(group + 2) % 3] + np.uint32(group + 1)
+    return a ^ b

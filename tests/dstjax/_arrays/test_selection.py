@@ -107,6 +107,17 @@ def test_tensors_ranked_together(data):
         np.testing.assert_array_equal(mark, expected)
 
 
+@pytest.mark.parametrize("dtypes", [(np.int8, np.int32), (np.uint8, np.int16), (bool, np.int8)])
+def test_integers_of_several_widths_ranked_together(dtypes):
+    rng = np.random.default_rng(0)
+    lowest = 0 if np.uint8 in dtypes else -3
+    scores = [rng.integers(0 if d is bool else lowest, 4, (6, 5)).astype(d) for d in dtypes]
+    where = [rng.random(s.shape) < 0.7 for s in scores]
+    marks = top_k_masks([jnp.asarray(s) for s in scores], [17], where=where, together=True)
+    for mark, expected in zip(marks, oracles.best_together(scores, 17, where), strict=True):
+        np.testing.assert_array_equal(mark, expected)
+
+
 def test_a_list_of_mixed_dtypes_gives_each_tensor_its_own_k():
     rng = np.random.default_rng(2)
     scores = [

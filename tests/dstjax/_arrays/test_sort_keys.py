@@ -37,6 +37,11 @@ def test_integers(dtype):
     assert (np.diff(keys) > 0).all()
 
 
+@pytest.mark.parametrize(("dtype", "bits"), [(bool, 8), (np.int8, 8), (np.uint8, 8), (np.int16, 16), (np.int32, 32)])
+def test_keys_of_integers_are_as_narrow_as_they(dtype, bits):
+    assert ordered_key(jnp.zeros(3, dtype), None).dtype == f"uint{bits}"
+
+
 @pytest.mark.parametrize("dtype", [*FLOATS, np.int32, bool])
 def test_candidates(dtype):
     scores, where = jnp.asarray(np.array([1, 0, 1], dtype)), jnp.array([True, True, False])
