@@ -55,7 +55,7 @@ class FanIn(Weight):
         where = known(layouts, scores)
         wanted = of_each(numbers(counts), [s.shape for s in scores], where)
         fans = [n // Neurons.of(at, s.shape).number for s, n, at in zip(scores, wanted, where, strict=True)]
-        return _best_of_neurons(scores, fans, None, where)
+        return _best_of_neurons(list(scores), fans, None, where)
 
     def holds(self, masks: Arrays, prunes: bool = False, layouts: Layouts = None) -> Arrays:
         """Returns whether all neurons of a layer that have inputs have equally many; any mask can be pruned to that."""

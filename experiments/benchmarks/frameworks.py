@@ -13,7 +13,7 @@ class Network(NamedTuple):
     """Shapes of parameters, and the function of parameters and inputs."""
 
     params: Any
-    apply: Callable[[Any, jax.Array], jax.Array]
+    apply: Callable[[Any, jax.Array], Any]
 
 
 def batch() -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
@@ -36,7 +36,7 @@ def plain() -> Network:
 def linen() -> Network:
     import flax.linen as nn
 
-    net = nn.Sequential([nn.Dense(HIDDEN), nn.relu, nn.Dense(CLASSES)])
+    net: Any = nn.Sequential([nn.Dense(HIDDEN), nn.relu, nn.Dense(CLASSES)])
     params = jax.eval_shape(net.init, jax.random.key(0), batch()[0])["params"]
     return Network(params, lambda params, x: net.apply({"params": params}, x))
 
@@ -67,7 +67,7 @@ def equinox() -> Network:
 def haiku() -> Network:
     import haiku as hk
 
-    net = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([HIDDEN, CLASSES])(x)))
+    net: Any = hk.without_apply_rng(hk.transform(lambda x: hk.nets.MLP([HIDDEN, CLASSES])(x)))
     return Network(jax.eval_shape(net.init, jax.random.key(0), batch()[0]), net.apply)
 
 
