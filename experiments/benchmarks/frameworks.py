@@ -13,7 +13,7 @@ class Network(NamedTuple):
     """Shapes of parameters, and the function of parameters and inputs."""
 
     params: Any
-    apply: Callable[[Any, jax.Array], jax.Array]
+    apply: Callable[[Any, jax.Array], Any]
 
 
 def batch() -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
