@@ -131,8 +131,7 @@ class Work:
             lengths = self._lengths(now, k, xp)[:, None, None, :]
             sides.append(xp.prod(lengths + more * per, axis=0))
             moved.append(xp.max(per, axis=0) > 0)
-        inputs, outputs = sides
-        return xp.sum(xp.where(moved[0] | moved[1], self._costs(inputs, outputs, xp), 0), axis=-1)
+        return xp.sum(xp.where(moved[0] | moved[1], self._costs(sides[0], sides[1], xp), 0), axis=-1)
 
     def _lengths(self, widths: Any, k: int, xp: Any) -> Any:
         """Returns the lengths of the axes of each layer, [axes, ..., layers]."""
