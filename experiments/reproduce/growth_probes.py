@@ -155,7 +155,7 @@ def _by_variance(variances: Arrays, signal: Arrays, before: Arrays, after: Array
         grown.append(new / max(new.mean(), 1e-30))
     tenth = np.minimum((np.concatenate(order) * DECILES).astype(int), DECILES - 1)
     return {
-        name: np.array([values[tenth == d].mean() for d in range(DECILES)])
+        name: np.array([_mean(values[tenth == d]) for d in range(DECILES)])
         for name, values in (("size of gradients", np.concatenate(sizes)), ("growth", np.concatenate(grown)))
     }
 
