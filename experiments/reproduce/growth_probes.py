@@ -170,7 +170,7 @@ def _variances(state: TrainState) -> Arrays:
 
 def _average(state: TrainState) -> Arrays | None:
     """The average of gradients that the method remembers, by path; None where it has none."""
-    leaves = state.opt_state.memory.leaves
+    leaves = getattr(state.opt_state.memory, "leaves", ())  # of a method that remembers nothing it is ()
     return _arrays(dstjax.masks.by_name(leaves)) if leaves else None
 
 
