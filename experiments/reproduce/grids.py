@@ -55,9 +55,10 @@ def _value(table: Table, rows: list[Row], metric: str, block: str, method: str) 
     digits = metric_of(metric).digits
     values = np.array([np.nan if v is None else v for v in found[method]["per_seed"]], float)
     other = found.get(table.reference)
-    is_compared = metric == table.metrics[0] and method != table.reference
-    if other is not None and is_compared and len(other["per_seed"]) == len(values) > 1:
-        gap = paired(values, np.array(other["per_seed"], float))
-        return f"{gap.mean:+.{digits}f} ± {gap.half_width:.{digits}f}"
+    if other is not None and metric == table.metrics[0] and method != table.reference:
+        reference = np.array(other["per_seed"], float)
+        if len(reference) == len(values) > 1:
+            gap = paired(values, reference)
+            return f"{gap.mean:+.{digits}f} ± {gap.half_width:.{digits}f}"
     spread = deviation(values)
     return f"{mean(values):.{digits}f}" + (f" ± {spread:.{digits}f}" if spread else "")

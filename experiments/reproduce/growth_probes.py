@@ -155,7 +155,7 @@ def _by_variance(variances: Arrays, signal: Arrays, before: Arrays, after: Array
         grown.append(new / max(new.mean(), 1e-30))
     tenth = np.minimum((np.concatenate(order) * DECILES).astype(int), DECILES - 1)
     return {
-        name: np.array([values[tenth == d].mean() for d in range(DECILES)])
+        name: np.array([_mean(values[tenth == d]) for d in range(DECILES)])
         for name, values in (("size of gradients", np.concatenate(sizes)), ("growth", np.concatenate(grown)))
     }
 
@@ -170,7 +170,7 @@ def _variances(state: TrainState) -> Arrays:
 
 def _average(state: TrainState) -> Arrays | None:
     """The average of gradients that the method remembers, by path; None where it has none."""
-    leaves = state.opt_state.memory.leaves
+    leaves = getattr(state.opt_state.memory, "leaves", ())  # of a method that remembers nothing it is ()
     return _arrays(dstjax.masks.by_name(leaves)) if leaves else None
 
 

@@ -92,7 +92,7 @@ def test_the_rules_take_the_fast_path(rule, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "method"), [("digits98", "balanced_momentum"), ("vgg97", "rigl")])
 def test_the_probe_looks_at_every_network(task, method):
-    changes = {"method": method, "steps": 48, "update_period": 4, "model.sizes": (8,)}
+    changes = {"method": method, "steps": 48, "update_period": 4, "model.sizes": (8,), "sparsity": 0.8}
     found = planning.PROBES["growth"](config_of(Cell(f"task_{task}", "x", changes), seeds=2, proxy=True))
     values = found["values"]
     assert {len(v) for v in values.values()} == {2}
