@@ -15,7 +15,7 @@ FLOORS = (
     ("training",),
     ("report", "queue"),
     ("grid",),
-    ("benchmarks", "reproduce", "compare", "compact", "train", "flops", "run_colabs"),
+    ("benchmarks", "reproduce", "compare", "compact", "latency", "train", "flops", "run_colabs"),
 )
 FILES = sorted((ROOT / "experiments").rglob("*.py"))
 
