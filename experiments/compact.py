@@ -10,8 +10,7 @@ machine at hand. Prints the table of the first seed's layers too.
 import functools
 import statistics
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from ml_collections import ConfigDict
 
 import dstjax
 from dstjax.checks import check_integer
-from experiments import command_line, tasks
+from experiments import command_line, tasks, turns
 from experiments.training import configuration, finished, inputs, run, sealed
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.trainer import Trainer
@@ -82,7 +81,8 @@ def measure(trainer: Trainer, index: int, batch_size: int, round_to: int) -> Mea
     masked = jax.jit(forward)
     predicted = [np.asarray(tasks.answers(f(p, x))) for f, p in ((masked, variables), (smaller, fewer))]
     batch = x[np.resize(np.arange(len(x)), batch_size)]
-    times = _timed([lambda: masked(variables, batch), lambda: smaller(fewer, batch)])
+    calls = [lambda: masked(variables, batch), lambda: smaller(fewer, batch)]
+    times = [statistics.median(found) for found in turns.timed(calls, rounds=_ROUNDS, seconds=_SECONDS)]
     return Measured(trainer.seeds[index], report, int((predicted[0] != predicted[1]).sum()), len(x), *times)
 
 
@@ -95,25 +95,6 @@ def _samples(trainer: Trainer, index: int) -> jax.Array:
         rows, mean = (rows[index], source.mean[index]) if trainer.batched else (rows, source.mean)
         found.append(source.x[rows.reshape(-1)[np.flatnonzero(counts)]] - mean[None])
     return jnp.concatenate(found)
-
-
-def _timed(calls: Sequence[Callable[[], Any]]) -> list[float]:
-    """Seconds of each call: the median over rounds in which they take turns."""
-    numbers = []
-    for call in calls:
-        jax.block_until_ready(call())
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        numbers.append(max(1, round(_SECONDS / max(time.perf_counter() - start, 1e-6))))
-    seconds: list[list[float]] = [[] for _ in calls]
-    for _ in range(_ROUNDS):
-        for call, number, found in zip(calls, numbers, seconds, strict=True):
-            start = time.perf_counter()
-            for _ in range(number):
-                result = call()
-            jax.block_until_ready(result)
-            found.append((time.perf_counter() - start) / number)
-    return [statistics.median(found) for found in seconds]
 
 
 def table(found: Sequence[Measured], batch_size: int) -> str:

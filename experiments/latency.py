@@ -13,7 +13,6 @@ dense one. Prints a table, and writes table.json and results.json into the direc
 import functools
 import json
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +25,7 @@ import optax
 import dstjax
 from dstjax import costs, latency, methods, program, structures
 from dstjax.checks import check_integer
-from experiments import command_line, data, models
+from experiments import command_line, data, models, turns
 from experiments.report.statistics import paired
 
 _BATCH, _TIMED_BATCH = 64, 256
@@ -128,23 +127,9 @@ def evaluate(setting: Setting, seed: int, params: Any, model_state: Any) -> tupl
     return float((ranks < 1).mean()), float((ranks < 5).mean())
 
 
-def timed(calls: Sequence[Callable[[], Any]]) -> list[float]:
-    """Seconds of each call: the best of rounds in which they take turns."""
-    found: list[list[float]] = [[] for _ in calls]
-    numbers = []
-    for call in calls:
-        jax.block_until_ready(call())
-        start = time.perf_counter()
-        jax.block_until_ready(call())
-        numbers.append(max(1, round(_SECONDS / max(time.perf_counter() - start, 1e-6))))
-    for _ in range(_ROUNDS):
-        for call, number, times in zip(calls, numbers, found, strict=True):
-            start = time.perf_counter()
-            for _ in range(number):
-                result = call()
-            jax.block_until_ready(result)
-            times.append((time.perf_counter() - start) / number)
-    return [min(times) for times in found]
+def _fastest(calls: Sequence[Callable[[], Any]]) -> list[float]:
+    """Seconds of each call: the best of its rounds, as in the tables that predict them."""
+    return [min(found) for found in turns.timed(calls, rounds=_ROUNDS, seconds=_SECONDS)]
 
 
 def compared(setting: Setting, params: Any, model_state: Any, masks: Any, x: jax.Array) -> tuple[float, float, float]:
@@ -153,7 +138,7 @@ def compared(setting: Setting, params: Any, model_state: Any, masks: Any, x: jax
     forward = functools.partial(setting.model.apply, train=False)
     smaller, fewer, _ = dstjax.compact(forward, variables, masks, x)
     dense = jax.jit(forward)
-    before, after = timed([lambda: dense(variables, x), lambda: smaller(fewer, x)])
+    before, after = _fastest([lambda: dense(variables, x), lambda: smaller(fewer, x)])
     return before, after, program.flops.count(smaller, fewer, x).dense() / 2
 
 
@@ -216,7 +201,7 @@ def _rows(
             if name == "dense":
                 whole = program.flops.count(setting.forward, params, model_state, x).dense() / 2
                 dense = functools.partial(jax.jit(setting.forward), params, model_state, x)
-                row = Row(name, budget, seed, top1, top5, 1.0, 1.0, len(x) / timed([dense])[0], whole / len(x), 1.0)
+                row = Row(name, budget, seed, top1, top5, 1.0, 1.0, len(x) / _fastest([dense])[0], whole / len(x), 1.0)
             else:
                 masks = dstjax.get_masks(opt_state)
                 before, after, work = (float("nan"),) * 3

@@ -4,6 +4,7 @@ A leaf is read as a matrix of (inputs, outputs) for each of its layers. What is 
 that optimisers, masks and layouts take it for the leaf: all of its blocks lie along the first axis of inputs.
 """
 
+import abc
 import dataclasses
 import math
 from typing import Any
@@ -19,7 +20,7 @@ Table = dict[str, jax.Array]  # where the active entries of a leaf are
 
 @dataclasses.dataclass(frozen=True)
 class Form:
-    """Says how a leaf is held; the table of its mask says where its entries are."""
+    """Reads a leaf as a matrix of inputs and outputs for each of its layers."""
 
     shape: tuple[int, ...]
     layout: Layout
@@ -30,17 +31,32 @@ class Form:
         inputs, outputs = self.layout.kernel(self.shape)
         return self.layout.layers(self.shape), inputs, outputs
 
+    def matrices(self, x: Any) -> Any:
+        """Returns an array like the leaf as (layers, inputs, outputs)."""
+        layout = self.layout
+        return x.transpose(layout.stack + layout.inputs + layout.outputs).reshape(self.size)
+
+    def leaf(self, matrices: Any) -> Any:
+        """Undoes :meth:`matrices`."""
+        layout = self.layout
+        order = layout.stack + layout.inputs + layout.outputs
+        return matrices.reshape([self.shape[a] for a in order]).transpose(np.argsort(order))
+
+
+class Packed(Form, abc.ABC):
+    """Says how a leaf is held by its active entries alone; the table of its mask says where these are."""
+
+    @abc.abstractmethod
     def table(self, mask: np.ndarray) -> Table:
         """Returns where the active entries of a mask of the leaf are."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def values(self, x: Any, table: Table) -> jax.Array:
         """Returns the active entries of an array like the leaf, as the products read them."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def full(self, values: jax.Array, table: Table) -> jax.Array:
         """Undoes :meth:`values`: an array like the leaf, zero where nothing is active."""
-        raise NotImplementedError
 
     def stored_shape(self, table: Table) -> tuple[int, ...]:
         """Returns the shape of values in the number of axes of the leaf."""
@@ -73,9 +89,9 @@ class Form:
             flat = flat.reshape(layout.layers(self.shape), shape[-1], -1).swapaxes(1, 2)
         return flat.reshape(shape)
 
+    @abc.abstractmethod
     def value_shape(self, table: Table) -> tuple[int, ...]:
         """Returns the shape of the values."""
-        raise NotImplementedError
 
     def pack(self, x: Any, table: Table) -> jax.Array:
         """Returns the active entries of an array like the leaf, in its number of axes."""
@@ -85,20 +101,9 @@ class Form:
         """Undoes :meth:`pack`; zero where nothing is active."""
         return self.full(self.loaded(stored, table), table)
 
-    def matrices(self, x: Any) -> Any:
-        """Returns an array like the leaf as (layers, inputs, outputs)."""
-        layout = self.layout
-        return x.transpose(layout.stack + layout.inputs + layout.outputs).reshape(self.size)
-
-    def leaf(self, matrices: Any) -> Any:
-        """Undoes :meth:`matrices`."""
-        layout = self.layout
-        order = layout.stack + layout.inputs + layout.outputs
-        return matrices.reshape([self.shape[a] for a in order]).transpose(np.argsort(order))
-
 
 @dataclasses.dataclass(frozen=True)
-class Blocks(Form):
+class Blocks(Packed):
     """Holds whole blocks of h inputs by w outputs, float[layers, C, k, h, w]; see :func:`block_product`."""
 
     h: int
@@ -152,7 +157,7 @@ class Blocks(Form):
 
 
 @dataclasses.dataclass(frozen=True)
-class Rows(Form):
+class Rows(Packed):
     """Holds single weights by output, float[n, 1], as a CSR matrix of (outputs, inputs) does; of one layer."""
 
     def table(self, mask: np.ndarray) -> Table:

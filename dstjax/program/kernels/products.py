@@ -11,7 +11,7 @@ import numpy as np
 
 from dstjax.program.kernels.blocks import block_product, fan_in_product, n_m_product
 from dstjax.program.kernels.csr import DTYPES, csr_product
-from dstjax.program.kernels.forms import Blocks, Form, Rows, Table, block_of, n_m_of
+from dstjax.program.kernels.forms import Blocks, Form, Packed, Rows, Table, block_of, n_m_of
 
 PRODUCTS = ("dense", "block", "pallas", "fan_in", "n_m", "csr")
 _SECONDS, _ROUNDS = 0.2, 9  # that a product is timed, and how often at least
@@ -22,7 +22,7 @@ class Product:
     """Says how a leaf is multiplied: by which product, held in which form."""
 
     name: str
-    form: Form
+    form: Packed
     group: tuple[int, int] = (0, 0)  # n and m, of n:m alone
 
     def __call__(self, x: jax.Array, values: jax.Array, table: Table, precision: Any = None) -> jax.Array:

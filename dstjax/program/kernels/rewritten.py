@@ -13,7 +13,7 @@ from dstjax._arrays.leaves import named, named_masks
 from dstjax._arrays.trees import Path, Tree, places
 from dstjax.program.compaction import masks_like
 from dstjax.program.cuts import changed, mapped, owner
-from dstjax.program.kernels.forms import Form, Table
+from dstjax.program.kernels.forms import Packed, Table
 from dstjax.program.kernels.products import Product
 from dstjax.program.kernels.rewriting import Held, Rewriter
 from dstjax.program.tracing import trace
@@ -106,7 +106,7 @@ class Rewritten:
         tables = {name: product.form.table(np.asarray(found[name])) for name, product in self.products}
         return dataclasses.replace(self, tables=tables)
 
-    def _map(self, tree: Tree, change: Callable[[Form, Any, Table], Any]) -> Tree:
+    def _map(self, tree: Tree, change: Callable[[Packed, Any, Table], Any]) -> Tree:
         found, treedef = places(tree)
         chosen = dict(self.products)
         nodes = []
@@ -115,7 +115,7 @@ class Rewritten:
             nodes.append(p.node if product is None else p.holding(change(product.form, p.leaf, self.tables[p.name])))
         return treedef.unflatten(nodes)
 
-    def _by_path(self) -> dict[Path, tuple[Form, Table]]:
+    def _by_path(self) -> dict[Path, tuple[Packed, Table]]:
         chosen = dict(self.products)
         found = {path: (chosen[name].form, self.tables[name]) for name, path, _ in self.leaves if name in chosen}
         return found | {path[self.prefix :]: x for path, x in found.items() if self.prefix}
