@@ -33,23 +33,20 @@ grow                  score                       source
 ====================  ==========================  =====================================================
 """
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from dstjax._arrays.drawing import random_bits
-from dstjax._arrays.layout import lanes_of, order_of
-from dstjax._arrays.shares import part_of
 from dstjax._arrays.widening import wide
 from dstjax.checks import check_bool, check_choice, check_number, suggest
 from dstjax.criteria.balanced import AliveFirst, among_share, balanced, in_units
 from dstjax.criteria.balanced import alive_first as alive_first
 from dstjax.criteria.balanced import among as among
-from dstjax.rules import Bound, Leaf, Value, bind, of_all_leaves, value
-from dstjax.selection import count_true, top_k_masks
+from dstjax.criteria.drawn import most_neighbours, one_neighbour, random
+from dstjax.criteria.signs import set_fraction, set_signs
+from dstjax.rules import Bound, Leaf, Value, bind, value
 
 Criterion = Callable[[Leaf], jax.Array]
 
@@ -57,28 +54,6 @@ Criterion = Callable[[Leaf], jax.Array]
 def magnitude(leaf: Leaf) -> jax.Array:
     """Scores abs(w), in the dtype of the weight."""
     return jnp.abs(leaf.weight)
-
-
-@of_all_leaves
-def set_signs(leaves: Sequence[Leaf]) -> list[jax.Array]:
-    """Drops the positive and the negative weights closest to zero, in equal numbers.
-
-    Exact zeros go first, since they have no sign. An odd number takes one positive weight more, and where one sign runs
-    out the other gives the rest, so that the number dropped is exact.
-
-    Reference: Nowak et al., 2023, Section 3, of SET.
-    """
-    return _by_sign(leaves, lambda moving, n_positive, n_signed: moving - moving // 2)
-
-
-@of_all_leaves
-def set_fraction(leaves: Sequence[Leaf]) -> list[jax.Array]:
-    """Drops the same fraction of the positive and of the negative weights, those closest to zero; exact zeros first.
-
-    Reference: Mocanu et al., 2018, Algorithm 1. The fraction of the positive ones is rounded down, so that the number
-    dropped is exact.
-    """
-    return _by_sign(leaves, part_of)
 
 
 def mest(lambda_: float = 1.0) -> Criterion:
@@ -136,13 +111,6 @@ def _gradient_step(gamma: float, leaf: Leaf) -> jax.Array:
 def gradient(leaf: Leaf) -> jax.Array:
     """Scores abs(g), in the dtype of the gradient."""
     return jnp.abs(leaf.gradient)
-
-
-@of_all_leaves
-def random(leaves: Sequence[Leaf]) -> list[jax.Array]:
-    """Scores 32 random bits for each weight, the same on every number of devices."""
-    shardings = [jax.typeof(leaf.weight).sharding for leaf in leaves]
-    return random_bits([leaf.key for leaf in leaves], [leaf.weight.shape for leaf in leaves], shardings)
 
 
 @value
@@ -227,49 +195,6 @@ def momentum(leaf: Leaf) -> jax.Array:
     return jnp.abs(leaf.memory)
 
 
-def one_neighbour(leaf: Leaf) -> jax.Array:
-    """Grows at random where one of the eight weights around is active; where these run out, anywhere.
-
-    A layer counts as a matrix with a column for each output; its rows are (window..., inputs).
-
-    Reference: Scholte, "Regrowing strategies for dynamic sparse training", 2022, one-activated-neighbour growth. The
-    formula prints the diagonals alone, the figure all eight. SET grows one at a time, and would count those just grown.
-    """
-    near = (_neighbours(leaf) > 0).astype(jnp.uint32)
-    return (near << 31) | (random(leaf) >> 1)
-
-
-def most_neighbours(leaf: Leaf) -> jax.Array:
-    """Scores how many of the eight weights around are active; of equals a random one wins.
-
-    Reference: as :func:`one_neighbour`, most-activated-neighbours growth, which takes the first of equals.
-    """
-    return (_neighbours(leaf) << 28) | (random(leaf) >> 4)
-
-
-def _neighbours(leaf: Leaf) -> jax.Array:
-    """Counts the active entries among the eight around each one, uint32; nothing lies beyond the edge."""
-    mask, ndim = leaf.mask, leaf.mask.ndim
-    stack, order = lanes_of(leaf.layout), order_of(leaf.layout, ndim)
-    outputs = leaf.layout.outputs if leaf.layout is not None else order[-1:]
-
-    def count(mask: jax.Array) -> jax.Array:
-        turned = mask.transpose(stack + order)
-        columns = math.prod(mask.shape[a] for a in outputs)
-        layers = math.prod(mask.shape[a] for a in stack)
-        matrix = turned.reshape(layers, -1, columns).astype(jnp.uint32)
-        rows = matrix.shape[1]
-        wide = jnp.pad(matrix, ((0, 0), (1, 1), (1, 1)))
-        total = sum(wide[:, i : i + rows, j : j + columns] for i in range(3) for j in range(3))
-        return (total - matrix).reshape(turned.shape).transpose([(stack + order).index(a) for a in range(ndim)])
-
-    sharding = jax.typeof(mask).sharding
-    if not sharding.mesh.explicit_axes:
-        return count(mask)
-    # The compiler decides how neighbours reach each other: types of shardings cannot express an axis two longer.
-    return jax.sharding.auto_axes(count, out_sharding=sharding)(mask)
-
-
 DROP: dict[str, Callable[[], Criterion]] = {
     "magnitude": lambda: magnitude,
     "set": lambda: set_signs,
@@ -332,24 +257,3 @@ _WITHOUT_COUNTER = (
     *(magnitude, set_signs, set_fraction, sensitivity, rsensitivity, snip, snip_signed, taylor, random, gradient),
     *(momentum, balanced, one_neighbour, most_neighbours, _mest, _gradient_step),
 )
-
-
-def _by_sign(leaves: Sequence[Leaf], share: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]) -> list[jax.Array]:
-    """Scores zeros lowest, then as many positive weights as ``share`` says and the rest negative, then what stays."""
-    layouts = tuple(leaf.layout for leaf in leaves)
-    positive = [leaf.mask & (leaf.weight > 0) for leaf in leaves]
-    negative = [leaf.mask & (leaf.weight < 0) for leaf in leaves]
-    flags = [*positive, *negative, *(leaf.mask for leaf in leaves)]
-    n_positive, n_negative, n_active = jnp.split(count_true(flags, layouts * 3), 3)
-    budgets = jnp.concatenate([jnp.atleast_1d(leaf.budget) for leaf in leaves])
-    moving = jnp.clip(budgets - (n_active - n_positive - n_negative), 0)
-    wanted = jax.vmap(share)(moving, n_positive, n_positive + n_negative)
-    from_positive = jnp.clip(wanted, jnp.maximum(moving - n_negative, 0), n_positive)
-    sizes = [jnp.abs(leaf.weight) for leaf in leaves]
-    staying = jnp.concatenate([n_positive - from_positive, n_negative - (moving - from_positive)])
-    stay = top_k_masks([*sizes, *sizes], staying, where=[*positive, *negative], layouts=layouts * 2)
-    # Dropped entries of either sign share one score, zeros lie below them; what stays is above both.
-    return [
-        jnp.where(high | low, jnp.int8(2), (p | n).astype(jnp.int8))
-        for high, low, p, n in zip(stay, stay[len(leaves) :], positive, negative, strict=False)
-    ]
