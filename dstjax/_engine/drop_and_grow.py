@@ -105,10 +105,10 @@ def drop_and_grow_all(
     kept, room = structure.drop(scores, masks, stay, lambda: _scored("grow", grow, leaves), target, layouts)
     if not regrow_dropped:
         room = [r & ~m for r, m in zip(room, masks, strict=True)]
-    if still is not None:
-        room = [r & ~s for r, s in zip(room, still, strict=True)]
     stayed = keep if getattr(structure, "exact", False) and scope == "layer" else count_true(kept, layouts)
     n = active - stayed if n_grown is None else n_grown(stayed)
+    if still is not None and not (structure == WEIGHT and isinstance(n, jax.Array) and n.ndim):
+        room = [r & ~s for r, s in zip(room, still, strict=True)]  # single weights of a layer go by its number, 0
     one = wide.narrow(n).astype(jnp.int32) if isinstance(n, wide.Wide) else n
     growing = one if jnp.ndim(one) else jnp.broadcast_to(one, active.shape)
     leaves = [

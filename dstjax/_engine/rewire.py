@@ -16,6 +16,7 @@ from dstjax._engine.drop_and_grow import drop_and_grow_all, in_all
 from dstjax._engine.states import Topology
 from dstjax.method import Masking, Remembered, Updates
 from dstjax.rules import Layers
+from dstjax.structures import WEIGHT
 
 
 def rewire(
@@ -81,7 +82,9 @@ def rewire(
         regrow_dropped=updates.regrow_dropped,
         still=of_leaf,
     )
-    new = [jnp.where(s, b, move.mask) for s, b, move in zip(of_leaf, before, moves, strict=True)]
+    new = [move.mask for move in moves]
+    if masking.structure != WEIGHT or updates.scope != "layer":  # single weights of a layer stay by their numbers
+        new = [jnp.where(s, b, m) for s, b, m in zip(of_leaf, before, new, strict=True)]
     result = old._replace(masks=_stored_like(old.masks, new))
     if remembered.second_mask is not None:
         rule = remembered.second_mask

@@ -66,10 +66,8 @@ class Tiles(Weight, abc.ABC):
     ) -> Kept:
         """Keeps the best tiles; half a tile to keep is a tile."""
         where = known(layouts, scores)
-        flags = self._corners(masks, where)
-        active = [jnp.where(m, s, jnp.zeros((), s.dtype)) for m, s in zip(masks, scores, strict=True)]
+        tiles, flags = self._active(scores, masks, where)
         areas = self._areas(scores, where) if jnp.ndim(keep) else self._areas(scores, where)[0]
-        tiles = self._scores(active, where)
         kept, room = super().drop(tiles, flags, -(-keep // areas), salient, target, tuple(where))
         return self._fine(kept, scores, where), self._fine(room, scores, where)
 
@@ -91,6 +89,11 @@ class Tiles(Weight, abc.ABC):
 
     def _scores(self, scores: Sequence[jax.Array], where: Sequence[Layout]) -> Arrays:
         return [self.coarse(s, layout, add=True) for s, layout in zip(scores, where, strict=True)]
+
+    def _active(self, scores: Arrays, masks: Arrays, where: Sequence[Layout]) -> tuple[Arrays, Arrays]:
+        """Returns the scores of tiles, and which are active; an inactive weight adds nothing."""
+        active = [jnp.where(m, s, jnp.zeros((), s.dtype)) for m, s in zip(masks, scores, strict=True)]
+        return self._scores(active, where), self._corners(masks, where)
 
     def _corners(self, masks: Sequence[jax.Array], where: Sequence[Layout]) -> Arrays:
         return [self.coarse(m, layout, add=False) for m, layout in zip(masks, where, strict=True)]
@@ -190,9 +193,7 @@ class BalancedBlock(Block):
     ) -> Kept:
         """Keeps the best blocks of the layer, or of each column where nothing needs to be grown to fill it."""
         where = known(layouts, scores)
-        flags = self._corners(masks, where)
-        active = [jnp.where(m, s, jnp.zeros((), s.dtype)) for m, s in zip(masks, scores, strict=True)]
-        tiles = self._scores(active, where)
+        tiles, flags = self._active(scores, masks, where)
         best = top_k_masks(tiles, -(-keep // self._areas(scores, where)), where=flags, layouts=tuple(where))
         most = self._of_each(jnp.maximum(keep, target), tiles, where, up=True)
         refilled = of_each(keep < target, [t.shape for t in tiles], where)
