@@ -2,7 +2,6 @@
 
 import gc
 import os
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +15,8 @@ import hypothesis
 import jax
 import pytest
 from jax.sharding import AxisType
+
+from tests.hearing import hearing
 
 MANY_MAPS = 30_000
 
@@ -103,14 +104,9 @@ def few_programs() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def heard_signals() -> Iterator[None]:
-    """As on a terminal: a shell that runs the tests in the background has them, and all that they start, ignore ^C."""
-    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
-    ignored = [number for number in handlers if signal.getsignal(number) is signal.SIG_IGN]
-    for number in ignored:
-        signal.signal(number, handlers[number])
-    yield
-    for number in ignored:
-        signal.signal(number, signal.SIG_IGN)
+    """Signals reach the processes that tests start, wherever the tests run."""
+    with hearing():
+        yield
 
 
 @pytest.fixture

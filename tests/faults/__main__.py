@@ -26,6 +26,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 from tests.faults.kinds import KINDS
 from tests.faults.lab import BIT_FOR_BIT, ENDS, OTHER, REFUSED, Lab, Outcome
 from tests.faults.under_way import NotPermittedError
+from tests.hearing import hearing
 
 
 def table(lines: list[dict[str, str]]) -> str:
@@ -84,4 +85,6 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with hearing():
+        status = main()
+    sys.exit(status)

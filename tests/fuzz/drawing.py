@@ -196,6 +196,8 @@ def _possible(chosen: dict[str, Any]) -> dict[str, Any]:
         chosen["wrong"] = "nothing"  # it looks at nothing
     if chosen.get("wrong", "nothing") != "nothing":
         chosen |= dict(wrapper="none", event="none", save="none", given=False)
+    if chosen["wrapper"] == "named_chain" and chosen.get("save") == "msgpack":
+        chosen["save"] = "pickle"  # an OrderedDict, which flax does not write
     return chosen
 
 
