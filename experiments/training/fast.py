@@ -211,7 +211,8 @@ def _call(shared: _Shared, config: ConfigDict, plan: configuration.Plan, trainer
             return jax.vmap(one)(places, states)
         return jax.lax.map(lambda x: one(*x), (places, states))
 
-    states = jax.tree.map(lambda *x: jnp.stack(x), *trainer.states)
+    # As one program: each leaf for itself would be compiled for itself.
+    states = jax.jit(lambda *states: jax.tree.map(lambda *x: jnp.stack(x), *states))(*trainer.states)
     numbers = {name: jnp.float32(value) for name, value in traced.items()}
     return shared.call(
         lambda: Program(networks), numbers, _seeds(trainer, sizes[1]), of, np.arange(len(plan.seeds)), states

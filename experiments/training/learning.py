@@ -11,6 +11,7 @@ import numpy as np
 
 import dstjax
 from experiments.training import hosts
+from experiments.training.program import Program
 from experiments.training.trainer import Epoch, Trainer
 
 
@@ -21,6 +22,7 @@ class Watch:
         self.trainer = trainer
         self.warned: set[int] = set()
         self.counted = False
+        self.connections = Program(self._connections)
 
     def look(self, step: int, masks: list[dict[str, Any]] | None = None) -> list[str]:
         """Prints a line for each reason why networks cannot learn after a step; returns these lines.
@@ -35,7 +37,7 @@ class Watch:
         for seed, of_network in zip(self.trainer.seeds, masks, strict=True):
             if seed in self.warned or all(np.all(mask) for mask in of_network.values()):
                 continue
-            found = self._connections(of_network)
+            found = self.connections(of_network)
             if found.collapsed:
                 reasons.setdefault(str(found), []).append(seed)
         self.warned.update(seed for seeds in reasons.values() for seed in seeds)
