@@ -74,6 +74,20 @@ def fields_help() -> str:
     )
 
 
+def integers(name: str, value: str | None) -> tuple[int, ...] | None:
+    """The numbers of an option such as 64,128.
+
+    Raises:
+      ValueError: they are none, or not positive.
+    """
+    if value is None:
+        return None
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise ValueError(f"{name}={value!r} is not accepted; expected positive integers such as 64,128.")
+    return tuple(int(part) for part in parts)
+
+
 def failed(error: Exception, status: int) -> int:
     """Prints an error on one line; returns the exit status."""
     if isinstance(error, BrokenPipeError):  # what is left in the buffer would fail again at the very end

@@ -160,8 +160,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         net = network(
             options.model,
             classes=options.classes,
-            sizes=_integers("sizes", options.sizes),
-            shape=_integers("shape", options.shape),
+            sizes=command_line.integers("sizes", options.sizes),
+            shape=command_line.integers("shape", options.shape),
         )
         found = report(
             options.model,
@@ -177,15 +177,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(json.dumps(found, indent=1) if options.json else text(found, layers=options.layers))
     return 0
-
-
-def _integers(name: str, value: str | None) -> tuple[int, ...] | None:
-    if value is None:
-        return None
-    parts = [part.strip() for part in value.split(",")]
-    if not all(part.isdecimal() and int(part) for part in parts):
-        raise ValueError(f"{name}={value!r} is not accepted; expected positive integers such as 64,128.")
-    return tuple(int(part) for part in parts)
 
 
 def _assignment(entry: str) -> tuple[str, Any]:

@@ -25,12 +25,12 @@ import optax
 import dstjax
 from dstjax import costs, latency, methods, program, structures
 from dstjax.checks import check_integer
-from experiments import command_line, data, models, turns
+from experiments import command_line, data, latency_table, models
+from experiments.models import shapes
 from experiments.report.statistics import paired
 
 _BATCH, _TIMED_BATCH = 64, 256
 _PERIOD, _STAGES = 15, (5, 5, 5)
-_ROUNDS, _SECONDS = 100, 0.001  # short ones, so that other programs leave some of them alone
 
 
 class Row(NamedTuple):
@@ -127,35 +127,6 @@ def evaluate(setting: Setting, seed: int, params: Any, model_state: Any) -> tupl
     return float((ranks < 1).mean()), float((ranks < 5).mean())
 
 
-def _fastest(calls: Sequence[Callable[[], Any]]) -> list[float]:
-    """Seconds of each call: the best of its rounds, as in the tables that predict them."""
-    return [min(found) for found in turns.timed(calls, rounds=_ROUNDS, seconds=_SECONDS)]
-
-
-def compared(setting: Setting, params: Any, model_state: Any, masks: Any, x: jax.Array) -> tuple[float, float, float]:
-    """Seconds of a batch in the dense shapes and in the compacted ones, and multiply-adds of a smaller batch."""
-    variables = {"params": params, **model_state}
-    forward = functools.partial(setting.model.apply, train=False)
-    smaller, fewer, _ = dstjax.compact(forward, variables, masks, x)
-    dense = jax.jit(forward)
-    before, after = _fastest([lambda: dense(variables, x), lambda: smaller(fewer, x)])
-    return before, after, program.flops.count(smaller, fewer, x).dense() / 2
-
-
-def measured_table(setting: Setting, found: Any, x: jax.Array) -> Any:
-    """The table of the machine at hand, fitted to the whole network with all, 40 and 10 % of its weights."""
-    params, model_state = setting.start(0)
-    table = latency.measure(lambda p, x: setting.forward(p, model_state, x), params, x)
-    known = []
-    for budget in (1.0, 0.4, 0.1):  # of the weights
-        structure = structures.channels(found, budget=budget)
-        method = methods.static(sparsity=1 - budget, distribution="uniform", structure=structure)
-        masks = dstjax.get_masks(dstjax.sparsify(optax.sgd(0.1), method).init(params))
-        _, seconds, _ = compared(setting, dstjax.apply_masks(params, masks), model_state, masks, x)
-        known.append((structure.widths_of(masks), seconds))
-    return table.fitted(known)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command."""
     given = sys.argv[1:] if arguments is None else arguments
@@ -175,9 +146,13 @@ def _main(arguments: Sequence[str]) -> int:
     setting = Setting(models.make("conv", classes=10, sizes=sizes), fields, steps)
     x = jnp.asarray(fields.x[:_TIMED_BATCH])
     params, model_state = setting.start(0)
-    found = program.channels(lambda p, x: setting.forward(p, model_state, x), params, x)
+    found = shapes.channels_of(setting.model, x.shape[1:])
     workdir.mkdir(parents=True, exist_ok=True)
-    table = latency.load(options["table"]) if "table" in options else measured_table(setting, found, x)
+    table = (
+        latency.load(options["table"])
+        if "table" in options
+        else latency_table.measured(setting.model, params, model_state, x)
+    )
     table.save(workdir / "table.json")
     rows: list[Row] = []
     for row in _rows(setting, found, table, budgets, seeds, number, x):
@@ -201,12 +176,23 @@ def _rows(
             if name == "dense":
                 whole = program.flops.count(setting.forward, params, model_state, x).dense() / 2
                 dense = functools.partial(jax.jit(setting.forward), params, model_state, x)
-                row = Row(name, budget, seed, top1, top5, 1.0, 1.0, len(x) / _fastest([dense])[0], whole / len(x), 1.0)
+                row = Row(
+                    name,
+                    budget,
+                    seed,
+                    top1,
+                    top5,
+                    1.0,
+                    1.0,
+                    len(x) / latency_table.fastest([dense])[0],
+                    whole / len(x),
+                    1.0,
+                )
             else:
                 masks = dstjax.get_masks(opt_state)
                 before, after, work = (float("nan"),) * 3
                 if seed < number:
-                    before, after, work = compared(setting, params, model_state, masks, x)
+                    before, after, work = latency_table.compared(setting.model, params, model_state, masks, x)
                 predicted = table.predict(method.masking.structure.widths_of(masks)) / table.dense
                 share, frames, each = after / before, len(x) / after, work / len(x)
                 cost = _training(name, setting.steps, work / whole)

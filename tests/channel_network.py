@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dstjax import program
+from dstjax import latency, program, structures
 from dstjax.costs import knapsack
 
 SIZES = (6, 5)  # channels of the residual stream, and inside the block
@@ -124,3 +124,8 @@ def grown(structure, values, active, goal):
     now = np.bincount(pool_of[active], minlength=len(structure.work.full))
     added = solved(structure, values, ~active, now, now, 0 * now, goal)
     return active | best(values, ~active, pool_of, added)
+
+
+def structure_of(budget):
+    """Its channels under a budget of operations."""
+    return structures.channels(found(), costs=latency.analytic(network, params(), X), budget=budget)

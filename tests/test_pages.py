@@ -12,7 +12,7 @@ from tests.test_docs import PAGES, ROOT
 
 SHARED = {n: p.default for n, p in inspect.signature(rewiring).parameters.items() if n != "name"}
 FIRST_FOUR = ("sparsity", "distribution", "maskable", "structure")
-NAMES = dstjax.methods.names()
+NAMES = dstjax.methods.names(channels=True)
 
 
 def rows(page: Path, *header: str) -> list[list[str]]:

@@ -27,11 +27,7 @@ CONVENTIONS = ("paper", "exact")
 Formula = Callable[..., float]
 
 # What is no method of the catalogue of its own.
-_BESIDE: dict[str, Formula] = {
-    "halp": formulas.dense_then_sparse,
-    "iee_structured": formulas.explore_channels,
-    "interspace": formulas.shared_basis,
-}
+_BESIDE: dict[str, Formula] = {"interspace": formulas.shared_basis}
 
 # Of one stretch of a recorded run: what moves f_S is in the record already.
 _OF_A_STRETCH: dict[Formula, Formula] = {
@@ -57,7 +53,7 @@ def _formula(name: str | methods.Entry, *, recorded: bool = False) -> Formula:
 
 
 def names() -> list[str]:
-    """Returns the methods whose cost is known: the catalogue, those of channels, and interspace pruning."""
+    """Returns the methods whose cost is known: the catalogue, and interspace pruning."""
     return sorted([*methods.CATALOGUE, *_BESIDE])
 
 

@@ -19,6 +19,7 @@ from dstjax.method import Method
 from dstjax.methods.adaptive import *  # noqa: F403
 from dstjax.methods.admm import *  # noqa: F403
 from dstjax.methods.averaging import *  # noqa: F403
+from dstjax.methods.catalogue import CHANNELS as CHANNELS
 from dstjax.methods.catalogue import FAMILIES as FAMILIES
 from dstjax.methods.catalogue import About as About
 from dstjax.methods.catalogue import Entry as Entry
@@ -39,9 +40,13 @@ CATALOGUE: dict[builtins.str, Entry] = {
 }
 
 
-def names() -> list[builtins.str]:
-    """Returns the names of all methods."""
-    return sorted(CATALOGUE)
+def names(*, channels: bool = False) -> list[builtins.str]:
+    """Returns the names of the methods that run on any parameters; with ``channels`` those too that need a network's.
+
+    >>> {*names(channels=True)} - {*names()} == {"halp", "iee_structured"}
+    True
+    """
+    return sorted(name for name, entry in CATALOGUE.items() if channels or CHANNELS not in about(entry).needs)
 
 
 def about(method: builtins.str | Entry) -> About:
@@ -88,7 +93,7 @@ def get(name: builtins.str, **hyperparameters: Any) -> Method:
 
 def _method(name: builtins.str) -> Entry:
     if name not in CATALOGUE:
-        raise ValueError(f"method {name!r} is not known; {suggest(name, names())}")
+        raise ValueError(f"method {name!r} is not known; {suggest(name, names(channels=True))}")
     return CATALOGUE[name]
 
 

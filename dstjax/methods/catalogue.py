@@ -18,8 +18,9 @@ FAMILIES = (
     "performance-driven",
     "structured",
 )
-# What a loop must do beyond update(grads, opt_state, params).
-NEEDS = ("initial_masks=", "set_masks", "value=", "metric=", "full_gradient=", "forward_params")
+CHANNELS = "structure="  # needed where the channels of a network are what a method switches
+# What a loop must do beyond update(grads, opt_state, params), or give before it.
+NEEDS = ("initial_masks=", "set_masks", "value=", "metric=", "full_gradient=", "forward_params", CHANNELS)
 
 # The defaults that the code of ITOP, GraNet and SNFS has in common.
 ITOP: dict[str, Any] = dict(

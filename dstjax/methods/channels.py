@@ -1,6 +1,6 @@
 """Prunes, and grows, whole channels under a budget of latency: HALP, and the structured form of IEE.
 
-They are not in the catalogue, whose methods run on any parameters: these need the channels of the network.
+Other methods run on any parameters; these need the channels of the network.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from dstjax import budgets, criteria, schedules
 from dstjax.checks import check_choice, check_integer
 from dstjax.method import Masking, Method, Remembered, Start, Updates
+from dstjax.methods.catalogue import CHANNELS, catalogued
 from dstjax.methods.iee import iee
 from dstjax.rules import Layers, Leaf, Value, bind, value
 from dstjax.structures import Channels
@@ -149,6 +150,7 @@ def _check_channels(name: str, structure: Any) -> None:
         )
 
 
+@catalogued("HALP", "structured", "shen2022", cost="dense_then_sparse", needs=(CHANNELS,))
 def halp(
     *,
     structure: Channels,
@@ -191,6 +193,7 @@ def halp(
     return _importance(method, structure, importance, bind(_after_update, schedule), _never)
 
 
+@catalogued("IEE, channels", "structured", "sun2025", cost="explore_channels", needs=("forward_params", CHANNELS))
 def iee_structured(
     *,
     structure: Channels,

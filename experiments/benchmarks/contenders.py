@@ -57,9 +57,9 @@ class Arena:
 
         return run
 
-    def sparse(self, of: Method, rewire: bool | None) -> Run:
+    def sparse(self, of: Method, rewire: bool | None, *, layout: Any = None) -> Run:
         """A step with a method, that changes the masks (True) or does not (False), or that decides inside (None)."""
-        tx = dstjax.sparsify(self.inner, of)
+        tx = dstjax.sparsify(self.inner, of, layout=layout)
         return self._holding(tx.init(self.params), jitted_step(tx, {"rewire": rewire}, self.gradient))
 
     def plain(self, of: Method) -> Run:

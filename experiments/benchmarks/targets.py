@@ -115,6 +115,12 @@ TARGETS = (
         low=30,
     ),
     Target("the same, in dense optimiser steps", _ratio("update", "dense step", "", tree="resnet50"), _times, high=20),
+    Target(
+        "48 scanned layers of 512 x 512, a mask update against that of one leaf of their size",
+        _ratio("update", "one leaf", "", tree="stack"),
+        _times,
+        high=1.1,
+    ),
     *(
         Target(
             f"step between updates, {label}, {shown}, against dense",

@@ -23,6 +23,7 @@ def run(settings: Settings) -> Iterator[records.Row]:
             yield from _tree(settings, tree)
     with jax.default_device(settings.device):
         yield from _growth(settings)
+        yield from _stack(settings)
 
 
 def _tree(settings: Settings, tree: str) -> Iterator[records.Row]:
@@ -69,6 +70,23 @@ def _fitting(tree: str) -> tuple[shapes.Shapes, Any, str] | str:
 def _need(of_tree: shapes.Shapes, dtype: Any) -> float:
     """Bytes of parameters, gradients, moments, two sparse states and the temporaries of an update."""
     return shapes.weights(of_tree) * (3 * jnp.dtype(dtype).itemsize + 2 * 1.3 + TEMPORARY)
+
+
+def _stack(settings: Settings) -> Iterator[records.Row]:
+    """Layers that are scanned over, a count for each, against one leaf of their size with one count."""
+    layers, width = settings.pick((48, 512), (3, 16))
+    leaves: dict[str, tuple[shapes.Shapes, str]] = {
+        "one leaf": ({"weight": (layers * width, width)}, "in out"),
+        "stack": ({"weight": (layers, width, width)}, "stack in out"),
+    }
+    for name in settings.pick(METHODS, METHODS[:1]):
+        runs = {}
+        for kind, (of_tree, layout) in leaves.items():
+            arena = Arena(shapes.arrays(of_tree, 0), shapes.arrays(of_tree, 1), OPTIMISERS["sgd"]())
+            runs[kind] = arena.sparse(method(name), True, layout={"weight": layout})
+        times = settings.race(runs, rounds=settings.pick(41, 2))
+        case = {"tree": "stack", "method": name, "layers": layers, "weights": layers * width * width}
+        yield records.timed(settings, "update", case, times, "stack", "one leaf")
 
 
 def _growth(settings: Settings) -> Iterator[records.Row]:

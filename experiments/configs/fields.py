@@ -36,7 +36,7 @@ def hyperparameters() -> ConfigDict:
 def _kinds() -> dict[str, type]:
     """The type of each hyper-parameter: that of the default of the first method that has it."""
     found: dict[str, type] = {}
-    for method in dstjax.methods.names():
+    for method in dstjax.methods.names(channels=True):
         for name, default in dstjax.methods.hyperparameters(method).items():
             if name not in NOT_HERE:
                 found.setdefault(name, TYPES.get(name) or _kind(default))

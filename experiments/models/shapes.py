@@ -3,14 +3,15 @@
 import functools
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from dstjax.program import flops
+from dstjax.program import channels, flops, latency
 
 
 class Network(NamedTuple):
@@ -49,6 +50,33 @@ class Network(NamedTuple):
 @functools.cache
 def network(model: nn.Module, example: tuple[int, ...]) -> Network:
     """Shapes of the parameters, and multiply-adds of one forward pass on one example of that shape."""
+    forward, params, variables, x = _forward(model, example)
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    counted = flops.count(forward, params, variables, x)
+    return Network(example, {path_name(path): leaf.shape for path, leaf in leaves}, counted)
+
+
+@functools.cache
+def channels_of(model: nn.Module, example: tuple[int, ...]) -> Any:
+    """The channels of a network, as :func:`dstjax.program.channels` finds them."""
+    return channels(*_bound(model, example))
+
+
+@functools.cache
+def channel_flops(model: nn.Module, example: tuple[int, ...]) -> latency.Table:
+    """What its layers compute at some of their widths: :func:`dstjax.latency.analytic`."""
+    return latency.analytic(*_bound(model, example))
+
+
+def _bound(model: nn.Module, example: tuple[int, ...]) -> tuple[Callable[..., Any], Any, Any]:
+    """The forward pass with its running statistics, whose channels would stay if they were arguments."""
+    forward, params, statistics, x = _forward(model, example)
+    known = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), statistics)
+    return lambda params, x: forward(params, known, x), params, x
+
+
+def _forward(model: nn.Module, example: tuple[int, ...]) -> tuple[Callable[..., Any], Any, Any, Any]:
+    """The forward pass, and the shapes of what it takes: parameters, running statistics, a batch of one example."""
     x = jax.ShapeDtypeStruct((1, *example), jnp.float32)
     variables = jax.eval_shape(lambda x: model.init(jax.random.key(0), x, train=False), x)
     params = variables.pop("params")
@@ -56,9 +84,7 @@ def network(model: nn.Module, example: tuple[int, ...]) -> Network:
     def forward(params: Any, rest: Any, x: Any) -> Any:
         return model.apply({"params": params, **rest}, x, train=False)
 
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    counted = flops.count(forward, params, variables, x)
-    return Network(example, {path_name(path): leaf.shape for path, leaf in leaves}, counted)
+    return forward, params, variables, x
 
 
 def path_name(path: Any) -> str:

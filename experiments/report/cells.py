@@ -82,7 +82,7 @@ class CellResult:
         """The sparsity, in words."""
         if self.method == "dense":
             return "–"
-        return f"{self.pattern}, {percent(self.sparsity)}" if self.pattern else percent(self.sparsity)
+        return f"{self.pattern}, {percent(round(self.sparsity, 4))}" if self.pattern else percent(self.sparsity)
 
     @property
     def active(self) -> np.ndarray:

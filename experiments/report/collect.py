@@ -68,6 +68,8 @@ def _pattern(method: str, hyperparameters: dict[str, Any]) -> str:
     """What gives the sparsity of a method that does not take one."""
     if method == "dense" or "sparsity" in hyperparameters:
         return ""
+    if "channels(" in str(hyperparameters.get("structure")):
+        return "channels"
     return f"{hyperparameters['n']}:{hyperparameters['m']}" if "n" in hyperparameters else "its own"
 
 

@@ -60,8 +60,8 @@ def _patterns(comparison: Comparison) -> str:
     if not comparison.patterned:
         return ""
     return (
-        " Where a pattern n:m stands before the sparsity, n of every m weights are active: the pattern gives the "
-        "sparsity, which is not one that was asked for."
+        " Where a pattern n:m stands before the sparsity, n of every m weights are active; where channels do, a budget "
+        "says how many: they give the sparsity, which is not one that was asked for."
     )
 
 

@@ -101,7 +101,8 @@ def as_text(comparison: Comparison) -> str:
     )
     if comparison.patterned:
         text.append(
-            "n:m in place of a sparsity: the pattern gives it, so these rows are not at one that was asked for."
+            "n:m or channels in place of a sparsity: the pattern, or a budget, gives it, so these rows are not at one "
+            "that was asked for."
         )
     off = list(dict.fromkeys(c.label for c in comparison.sparse if c.off_density))
     if off:

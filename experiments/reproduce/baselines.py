@@ -187,6 +187,20 @@ RECIPES: dict[str, Recipe] = {
         },
         trainings=2,
     ),
+    "halp": Recipe(
+        "halp",
+        "Shen et al. 2022",
+        {
+            "start_percent": Given(50.0, "Shen et al. 2022: trains dense, prunes, and repeats the whole training"),
+            "optimizer.trainings": Given(2, "Shen et al. 2022: trains dense, prunes, and repeats the whole training"),
+            "update_period": Given(
+                lambda config: 4 if config.proxy else 40,
+                "its code: 30 pruning steps, one in 40 steps; in a proxy, one in 4",
+            ),
+            "importance": Given("batch_norm", "its code: gamma and beta of the batch norms"),
+        },
+        trainings=2,
+    ),
     "accset": Recipe("accset", "Lapshyna 2020, as given by Scholte 2022", takes=UPDATES),
     "lset": Recipe("lset", "Scholte 2022", takes=UPDATES),
     "dynset": Recipe("dynset", "Scholte 2022", takes=UPDATES),

@@ -106,6 +106,7 @@ def _change(config: ConfigDict, cell: Cell, changes: Mapping[str, Any]) -> None:
 
 def folder_of(cell: Cell, config: ConfigDict) -> str:
     """The folder of a cell: the same for equal configs, whichever tables need them."""
-    identity = json.dumps([configuration.identity(config), cell.probe], sort_keys=True)
+    settled = {name: value for name, value in configuration.identity(config).items() if value is not None}
+    identity = json.dumps([settled, cell.probe], sort_keys=True)
     mark = hashlib.sha256(identity.encode()).hexdigest()[:10]
     return f"{cell.config}-{cell.probe or config.method}-{mark}"

@@ -70,6 +70,7 @@ METRICS = {
     "inference share": Metric("inference operations, share of dense", 3, higher_is_better=False),
     "inference GFLOPs": Metric("inference operations of a sample, billions", 3, higher_is_better=False),
     "training exaFLOPs": Metric("training operations, 10^18", 3, higher_is_better=False),
+    "inference GMACs": Metric("multiply-adds of a sample, billions", 3, higher_is_better=False),
     "training share": Metric("training operations, share of dense", 3, higher_is_better=False),
 }
 # Fields of a config that are not a method's own; the sections 'model' and 'optimizer' count too.
@@ -196,6 +197,7 @@ def _costs(cell: Cell, run: FinishedRun) -> dict[str, float]:
     return {
         "inference share": float(cost["inference"]),
         "inference GFLOPs": cost["inference"] * cost["dense_forward"] / 1e9,
+        "inference GMACs": cost["inference"] * cost["dense_forward"] / 2e9,
         "training share": cell.length * float(cost["training_paper"]),
         "training exaFLOPs": 3 * cost["dense_forward"] * cost["training_paper"] * samples / 1e18,
     }

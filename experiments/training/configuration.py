@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,7 +14,7 @@ from ml_collections import ConfigDict
 import dstjax
 from dstjax.checks import check_choice, check_integer, check_number, suggest
 from experiments import data, models
-from experiments.training import optimisers, rules
+from experiments.training import inputs, optimisers, rules
 from experiments.training.trainer import MakeTransformation
 
 # The fields that are no hyper-parameters of a method.
@@ -59,7 +60,7 @@ class Plan(NamedTuple):
     mode: str  # 'vmap' or 'sequential'
     steps: int
     devices: list[jax.Device]
-    rules: dict[str, Callable[..., Any]]  # those of the user's own, by the field that names them
+    rules: dict[str, Callable[..., Any] | Path]  # the user's own, by the field that names them, and files
     changed: Callable[..., dstjax.Method]  # the method with other hyper-parameters, traced ones too
     wrap: Callable[[dstjax.Method], MakeTransformation]  # ``make_tx`` of another method
 
@@ -85,8 +86,9 @@ def plan(config: ConfigDict, defaults: ConfigDict | None = None) -> Plan:
             f"{config.dataset}."
         )
     steps = _steps(config, dataset.sizes[0])
-    method, hyperparameters, own, changed = _method(config, defaults or config, steps)
     model = models.make(config.model.name, classes=dataset.classes, sizes=config.model.sizes, dtype=config.model.dtype)
+    sample = tuple(dataset.shape if isinstance(dataset, data.Stream) else dataset.x.shape[1:])
+    method, hyperparameters, own, changed = _method(config, defaults or config, steps, (model, sample))
     schedule = optimisers.schedule(config.optimizer, steps)
     inner = optimisers.make(config.optimizer, schedule)
     track = () if method.masking is None else ("exploration",) if method.updates is None else dstjax.transform.TRACKABLE
@@ -121,8 +123,11 @@ def identity(config: ConfigDict) -> dict[str, Any]:
 
 
 def without_display(identity: dict[str, Any]) -> dict[str, Any]:
-    """An identity without what only concerns the display."""
-    return {name: value for name, value in identity.items() if name not in DISPLAY_FIELDS}
+    """An identity without what only concerns the display, and without what is None.
+
+    So a run stays the one it was when a later version has hyper-parameters more.
+    """
+    return {name: value for name, value in identity.items() if name not in DISPLAY_FIELDS and value is not None}
 
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
@@ -139,7 +144,8 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
 
 def foreign(config: ConfigDict, methods: Iterable[str]) -> set[str]:
     """The fields of a config that are hyper-parameters, but of none of the methods."""
-    return (rules.hyperparameters(dstjax.methods.names()) - rules.hyperparameters(methods)) & {*config.keys()}
+    every = dstjax.methods.names(channels=True)
+    return (rules.hyperparameters(every) - rules.hyperparameters(methods)) & {*config.keys()}
 
 
 def change_method(config: ConfigDict, method: str, instead: Mapping[str, Any] | None = None) -> None:
@@ -151,7 +157,7 @@ def change_method(config: ConfigDict, method: str, instead: Mapping[str, Any] | 
 
 
 def _check_fields(config: ConfigDict) -> None:
-    known = {*RUN_FIELDS, *rules.hyperparameters([*dstjax.methods.names(), config.method])}
+    known = {*RUN_FIELDS, *rules.hyperparameters([*dstjax.methods.names(channels=True), config.method])}
     for name in config:
         if name not in known:
             raise ValueError(f"config field {name!r} is not known; {suggest(name, sorted(known))}")
@@ -181,8 +187,8 @@ def _check_fields(config: ConfigDict) -> None:
 
 
 def _method(
-    config: ConfigDict, defaults: ConfigDict, steps: int
-) -> tuple[dstjax.Method, dict[str, Any], dict[str, Callable[..., Any]], Callable[..., dstjax.Method]]:
+    config: ConfigDict, defaults: ConfigDict, steps: int, network: tuple[nn.Module, tuple[int, ...]]
+) -> tuple[dstjax.Method, dict[str, Any], dict[str, Callable[..., Any] | Path], Callable[..., dstjax.Method]]:
     accepted = rules.defaults(config.method)
     given: dict[str, Any] = {}
     for name in config:
@@ -204,9 +210,12 @@ def _method(
         given.pop("sparsity", None)
     shown = {n: v for n, v in {**accepted, **given}.items() if isinstance(v, str | int | float)}
     resolved = {
-        n: rules.resolved(n, v) if n in (*rules.RULES, "structure", "maskable") else v for n, v in given.items()
+        n: rules.resolved(n, v, network) if n in (*rules.RULES, "structure", "maskable") else v
+        for n, v in given.items()
     }
-    own = {name: resolved[name] for name in rules.RULES if rules.is_rule(given.get(name))}
+    own: dict[str, Any] = {name: resolved[name] for name in rules.RULES if rules.is_rule(given.get(name))}
+    table = rules.costs_of(given.get("structure"))
+    own |= {} if table is None else {inputs.TABLE: table}
     make = rules.entry(config.method)
 
     def changed(**others: Any) -> dstjax.Method:

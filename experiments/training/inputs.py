@@ -1,4 +1,4 @@
-"""What a run reads beside its config: fingerprints of the data and of the source of rules of one's own."""
+"""What a run reads beside its config: fingerprints of the data, of tables, and of the source of rules of one's own."""
 
 import ast
 import hashlib
@@ -13,9 +13,11 @@ import jax
 import numpy as np
 
 from experiments.data import Data, Stream
+from experiments.training.sealed import file_digest
 
 SAMPLES = 32  # of each split that are looked at of data that are read batch by batch
 NOT_OURS = ("dstjax", "experiments")
+FILES = (TABLE := "the table of costs",)
 Inputs = dict[str, str]  # what it is -> fingerprint
 
 
@@ -23,15 +25,16 @@ class ChangedError(ValueError):
     """What a run reads is not what it was."""
 
 
-def fingerprints(data: Data | Stream, seeds: list[int], rules: Mapping[str, Callable[..., Any]]) -> Inputs:
+def fingerprints(data: Data | Stream, seeds: list[int], rules: Mapping[str, Callable[..., Any] | Path]) -> Inputs:
     """Fingerprints of all that a run reads.
 
     Args:
       data: of what is in memory every value counts, of what is read batch by batch the sizes and some samples.
       seeds: whose splits are looked at.
-      rules: by the field that names them.
+      rules: by the field that names them; and files, by what they are.
     """
-    return {"data": _of_data(data, seeds), **{name: of_rule(rule) for name, rule in rules.items()}}
+    found = {name: file_digest(rule) if isinstance(rule, Path) else of_rule(rule) for name, rule in rules.items()}
+    return {"data": _of_data(data, seeds), **found}
 
 
 def check(now: Inputs, then: Inputs, what: str) -> None:
@@ -42,7 +45,9 @@ def check(now: Inputs, then: Inputs, what: str) -> None:
     """
     changed = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
     if changed:
-        words = ["the data" if name == "data" else f"the source of {name}" for name in changed]
+        words = [
+            name if name in FILES else "the data" if name == "data" else f"the source of {name}" for name in changed
+        ]
         raise ChangedError(
             f"{what} was trained with something else than what is there now: {' and '.join(words)} changed. Put it "
             "back as it was, or give another directory."

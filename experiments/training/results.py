@@ -142,7 +142,7 @@ def summarise(
 
 def _cost(config: ConfigDict, plan: Plan, table: dstjax.Summary, records: Path) -> dict[str, float] | None:
     """What the run cost, from the densities at the end of each epoch, a mean over the seeds; None: nobody can say."""
-    made = plan.rules.get("method")
+    made: Any = plan.rules.get("method")
     if made is not None and not hasattr(made, "about"):
         return None
     epochs = [r for r in read_records(records) if r["kind"] == "train"]

@@ -9,11 +9,14 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import dstjax
 from dstjax.checks import suggest
+from experiments.models import shapes
 
+FLOPS = "flops"
 RULES = ("distribution", "drop_schedule", "drop", "grow")  # may be module:function
 
 
@@ -42,7 +45,7 @@ def entry(method: str) -> Callable[..., dstjax.Method]:
     if is_rule(method):
         return rule("method", method)
     if method not in dstjax.methods.CATALOGUE:
-        raise ValueError(f"method {method!r} is not known; {suggest(method, dstjax.methods.names())}")
+        raise ValueError(f"method {method!r} is not known; {suggest(method, dstjax.methods.names(channels=True))}")
     return dstjax.methods.CATALOGUE[method]
 
 
@@ -72,11 +75,12 @@ def rule(field: str, text: str) -> Any:
     return function
 
 
-def resolved(field: str, value: Any) -> Any:
+def resolved(field: str, value: Any, network: tuple[Any, tuple[int, ...]] | None = None) -> Any:
+    """What the text of a field stands for; ``network``: the model and the shape of an example, for its channels."""
     if not isinstance(value, str):
         return value
     if field == "structure":
-        return _structure(value)
+        return _structure(value, network)
     if field == "maskable":
         return _maskable(value)
     if field == "distribution" and value.lstrip().startswith("{"):
@@ -87,25 +91,47 @@ def resolved(field: str, value: Any) -> Any:
     return rule(field, value) if is_rule(value) else value
 
 
-def _structure(text: str) -> Any:
-    """'n_m(2, 4)' -> dstjax.structures.n_m(2, 4)."""
-    makers = {name: getattr(dstjax.structures, name) for name in ("n_m", "block", "fan_in")}
+def costs_of(structure: Any) -> Path | None:
+    """The file of the table of costs that a structure names, None where it names none."""
+    costs = _call(structure)[2].get("costs") if isinstance(structure, str) else None
+    return Path(costs) if isinstance(costs, str) and costs != FLOPS else None
+
+
+def _structure(text: str, network: tuple[Any, tuple[int, ...]] | None) -> Any:
+    """'n_m(2, 4)' -> dstjax.structures.n_m(2, 4); channels are those of the network."""
+    make, values, named = _call(text)
+    if make is dstjax.structures.channels:
+        if network is None:
+            raise ValueError(f"structure={text!r} is not accepted here; channels are those of a network.")
+        values = [shapes.channels_of(*network), *values]
+        if named.get("costs") == FLOPS:
+            named["costs"] = shapes.channel_flops(*network)
+        elif (file := costs_of(text)) is not None:
+            named["costs"] = dstjax.latency.load(file)
+    try:
+        return make(*values, **named)
+    except TypeError as error:
+        raise ValueError(f"structure={text!r} is not accepted: {error}.") from None
+
+
+def _call(text: str) -> tuple[Callable[..., Any], list[Any], dict[str, Any]]:
+    makers = {name: getattr(dstjax.structures, name) for name in ("n_m", "block", "fan_in", "channels")}
     try:
         call = ast.parse(text.strip(), mode="eval").body
         if not isinstance(call, ast.Call):
             raise ValueError(text)
         make = makers[ast.unparse(call.func)]
-        values = [ast.literal_eval(a) for a in call.args]
-        named = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords}
+        return (
+            make,
+            [ast.literal_eval(a) for a in call.args],
+            {str(k.arg): ast.literal_eval(k.value) for k in call.keywords},
+        )
     except (SyntaxError, KeyError, ValueError):
         raise ValueError(
-            f"structure={text!r} is not known; expected n_m(2, 4), block(4, 4), block(32, 32, balanced=True) or "
-            "fan_in(0.3)."
+            f"structure={text!r} is not known; expected n_m(2, 4), block(4, 4), block(32, 32, balanced=True), "
+            "fan_in(0.3), channels(budget=0.55), of the weights, channels(budget=0.55, costs='flops') or "
+            "channels(budget=0.55, costs='FILE'), a table of experiments.latency_table."
         ) from None
-    try:
-        return make(*values, **named)
-    except TypeError as error:
-        raise ValueError(f"structure={text!r} is not accepted: {error}.") from None
 
 
 def _maskable(pattern: str) -> Callable[[str, Any], bool]:

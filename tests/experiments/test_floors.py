@@ -14,7 +14,7 @@ FLOORS = (
     ("data", "models"),
     ("training",),
     ("report", "queue"),
-    ("grid",),
+    ("grid", "latency_table"),
     ("benchmarks", "reproduce", "compare", "compact", "latency", "train", "flops", "run_colabs"),
 )
 FILES = sorted((ROOT / "experiments").rglob("*.py"))

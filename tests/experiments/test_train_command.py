@@ -135,7 +135,7 @@ def test_help_lists_the_fields_of_a_config_and_imports_nothing_for_it(command):
     assert (done.returncode, done.stderr) == (0, "")
     shown = set(re.findall(r"^  --config\.([\w.]+)=", done.stdout, re.MULTILINE))
     config = digits.get_config()
-    fields = {*config} - rules.hyperparameters(dstjax.methods.names())
+    fields = {*config} - rules.hyperparameters(dstjax.methods.names(channels=True))
     nested = {f"{section}.{name}" for section in ("model", "optimizer") for name in config[section]}
     assert shown - {"FIELD"} == (fields - {"model", "optimizer"}) | nested
     listed = done.stdout[done.stdout.index("Fields of a config") :]

@@ -234,9 +234,10 @@ INNERS: dict[str, Callable[[Any], Any]] = {
     ),
     "schedule_free": lambda p: optax.contrib.schedule_free_sgd(0.1),
 }
+WITHOUT_DIVISION = ("sgd", "momentum", "half moments", "clip", "MultiSteps", "apply_if_finite")
 FREEZING = ("frozen", "set_to_zero")
-# These move a weight whose gradient is zero.
-RESTLESS = ("adamw", "noisy_sgd", "decay of some", "adafactor")
+# These move a weight whose gradient is zero: by noise, by decay, by rounding between two averages.
+RESTLESS = ("adamw", "lion", "noisy_sgd", "decay of some", "adafactor", "schedule_free")
 
 
 def wrapped(c: Configuration, make: Callable[[Any], Any], params: Any) -> Any:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 import dstjax
+from dstjax import methods
+from tests import channel_network as small
 
 PAGE = Path(__file__).parents[3] / "docs" / "which-method.md"
 COLUMNS = ("method", "family", "drops", "grows", "schedule", "needs", "count", "FLOPs")
@@ -32,17 +34,18 @@ ROWS = table()
 def made(name):
     known = dstjax.methods.hyperparameters(name)
     values = {"sparsity": 0.9, "end_step": 9000, "prune_step": 5}
+    values |= {"structure": small.structure_of(0.5)} if methods.CHANNELS in methods.about(name).needs else {}
     return dstjax.methods.get(name, **{k: v for k, v in values.items() if k in known})
 
 
 def test_the_table_has_a_row_for_every_method_in_one_run_of_each_family():
-    assert sorted(ROWS) == dstjax.methods.names()
+    assert sorted(ROWS) == methods.names(channels=True)
     families = [row["family"] for row in ROWS.values()]
     runs = [f for i, f in enumerate(families) if i == 0 or families[i - 1] != f]
     assert len(runs) == len(set(runs))
 
 
-@pytest.mark.parametrize("name", dstjax.methods.names())
+@pytest.mark.parametrize("name", methods.names(channels=True))
 def test_a_row_says_what_the_method_says(name):
     method, row = made(name), ROWS[name]
     about = dstjax.methods.about(name)
@@ -66,7 +69,7 @@ def test_a_row_says_what_the_method_says(name):
         assert (f"ρ {defaults.get('drop_fraction')}" in row["schedule"]) == ("drop_fraction" in defaults)
 
 
-@pytest.mark.parametrize("name", dstjax.methods.names())
+@pytest.mark.parametrize("name", methods.names(channels=True))
 def test_every_method_has_a_cost_and_the_row_gives_it(name):
     needed = dstjax.costs.needs(name)
     row = ROWS[name]["FLOPs"]
@@ -87,6 +90,7 @@ def test_every_method_has_a_cost_and_the_row_gives_it(name):
         "(11 f_S + f_D) / 4": 0.8,
         "as `rigl`": (0.6 * 100 + 1.4) / 101,
         "3 times the mean of f_S": 0.6,
+        ROWS["iee_structured"]["FLOPs"]: 0.6 + 0.8 * 5 / 130 / 3,
     }
     if row in simple:
         assert flops == pytest.approx(simple[row])

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import dstjax
-from dstjax import latency, methods, structures
+from dstjax import latency, methods
 from dstjax.rules import Layers
 from tests import channel_network as small
 from tests.trees import leaf_of
@@ -71,14 +71,8 @@ def agree(transcript, params, state):
         np.testing.assert_allclose(by_path(params)[path], w, rtol=2e-4, atol=1e-5, err_msg=path)
 
 
-def structure_of(budget):
-    params = small.params()
-    table = latency.analytic(small.network, params, small.X)
-    return structures.channels(small.found(), costs=table, budget=budget)
-
-
 def test_halp_keeps_a_geometric_share():
-    structure = structure_of(0.4)
+    structure = small.structure_of(0.4)
     rule = methods.halp(structure=structure, updates=3).moving.n_kept
     masks = structure.pools.masks(jnp.ones(11, bool))
     leaves = [leaf_of(np.ones(m.shape), np.ones(m.shape), m, 0) for m in masks]
@@ -92,7 +86,7 @@ def test_halp_keeps_a_geometric_share():
 @pytest.mark.slow
 @pytest.mark.parametrize("importance", ["taylor", "batch_norm"])
 def test_halp_prunes_along_a_geometric_path(importance):
-    structure, params = structure_of(0.4), small.params()
+    structure, params = small.structure_of(0.4), small.params()
     method = methods.halp(structure=structure, update_period=3, updates=3, importance=importance)
     update, params, state = started(method, params)
     transcript = Transcript(structure, params, np.ones(11, bool))
@@ -117,7 +111,7 @@ def test_halp_prunes_along_a_geometric_path(importance):
 
 
 def test_structured_iee_exchanges_channels_and_keeps_values():
-    structure, begin = structure_of(0.6), small.params()
+    structure, begin = small.structure_of(0.6), small.params()
     method = methods.iee_structured(
         structure=structure, update_period=6, stages=(2, 2, 2), end_step=18, drop_fraction=0.4, drop_schedule="constant"
     )
@@ -153,7 +147,7 @@ def test_structured_iee_exchanges_channels_and_keeps_values():
 
 
 def test_it_goes_on_from_pruned_masks():
-    structure, params = structure_of(0.6), small.params()
+    structure, params = small.structure_of(0.6), small.params()
     given = small.masks_of(structure, np.array([1, 1, 1, 1, 0, 0, 1, 1, 1, 0, 0], bool))
     masks = jax.tree_util.tree_map_with_path(
         lambda path, w: jnp.asarray(given[name]) if (name := jax.tree_util.keystr(path, simple=True, separator="/"))
@@ -168,10 +162,10 @@ def test_it_goes_on_from_pruned_masks():
 
 
 def test_methods_are_values():
-    structure = structure_of(0.5)
+    structure = small.structure_of(0.5)
     for make in (
         lambda: methods.halp(structure=structure, updates=5),
-        lambda: methods.iee_structured(structure=structure_of(0.5), end_step=900),
+        lambda: methods.iee_structured(structure=small.structure_of(0.5), end_step=900),
     ):
         assert make() == make()
         assert hash(make()) == hash(make())

@@ -7,7 +7,7 @@ import dstjax
 from dstjax.methods.references import entries
 
 ENTRIES = entries()
-PAPERS = {name: dstjax.methods.about(name).papers for name in dstjax.methods.names()}
+PAPERS = {name: dstjax.methods.about(name).papers for name in dstjax.methods.names(channels=True)}
 
 REQUIRED = {
     "article": {"author", "title", "journal", "year"},
@@ -82,14 +82,14 @@ def test_keys_and_titles_are_unique_and_each_entry_is_used():
 
 
 def test_every_method_has_a_reference_and_nothing_else_does():
-    assert sorted(PAPERS) == dstjax.methods.names()
+    assert sorted(PAPERS) == dstjax.methods.names(channels=True)
 
 
 def plain(text: str) -> str:
     return " ".join(re.sub(r"[{}]", "", text).split()).lower()
 
 
-@pytest.mark.parametrize("name", dstjax.methods.names())
+@pytest.mark.parametrize("name", dstjax.methods.names(channels=True))
 def test_the_docstring_names_first_author_title_and_year(name):
     doc = plain(inspect.getdoc(dstjax.methods.CATALOGUE[name]) or "")
     assert doc.count("reference:") == 1

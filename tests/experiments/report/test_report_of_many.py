@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import dstjax
-from experiments.report import charts, cost_chart, counting, findings, names, page, rows, style, tables
+from experiments.report import charts, collect, cost_chart, counting, findings, names, page, rows, style, tables
 from experiments.report.names import method_label
 from tests.experiments.report.test_report import compare, make_cell
 
@@ -91,6 +91,19 @@ def test_a_method_with_a_pattern_is_never_at_a_sparsity_that_was_asked_for(many)
     assert re.search(r"^STE +2:4, 50 % ", text, re.MULTILINE)
     assert "these rows are not at one that was asked for" in text
     assert "2:4, 50\u00a0% by the pattern" in cost_chart.accuracy_against_cost(many)
+
+
+@pytest.mark.parametrize(
+    ("hyperparameters", "pattern"),
+    [
+        ({"sparsity": 0.9, "structure": "n_m(2, 4)"}, ""),
+        ({"n": 2, "m": 4}, "2:4"),
+        ({"structure": "channels(budget=0.55)"}, "channels"),
+        ({}, "its own"),
+    ],
+)
+def test_what_gives_the_sparsity_where_it_is_no_hyperparameter(hyperparameters, pattern):
+    assert collect._pattern("asp", hyperparameters) == pattern
 
 
 @pytest.mark.parametrize("grid", [["ste"], ["rigl", "ste"], ["rigl", "set", "sr_ste"]], ids=len)

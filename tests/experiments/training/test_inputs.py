@@ -71,6 +71,19 @@ def test_of_streamed_data_samples_count_and_where_they_lie_does_not():
     assert inputs.fingerprints(stream(0, 101, "here"), [0], {}) != first
 
 
+def test_files_count_by_what_is_in_them(tmp_path):
+    whole, table = data.load("digits"), tmp_path / "table.json"
+
+    def now(text):
+        table.write_text(text)
+        return inputs.fingerprints(whole, [0], {inputs.TABLE: table})
+
+    first = now("1")
+    assert now("1") == first
+    with pytest.raises(inputs.ChangedError, match=r"than what is there now: the table of costs changed\. Put it"):
+        inputs.check(now("2"), first, "run")
+
+
 def test_a_change_is_named():
     with pytest.raises(inputs.ChangedError, match=r"run was trained .*: the data and the source of grow changed"):
         inputs.check({"data": "a", "grow": "b"}, {"data": "c", "grow": "d"}, "run")
