@@ -2,8 +2,9 @@
 
     python -m experiments.latency_table --model resnet50 --out table.json [--batch-size 256] [--dtype bfloat16]
 
-On the machine at hand, each layer compiled by itself; then fitted to the whole network with all, 40 and 10 % of its
-weights. A structure takes it: ``--config.structure="channels(budget=0.55, costs='table.json')"``. No data are needed.
+On the machine at hand, which need not be the one that trains, each layer compiled by itself; then fitted to the whole
+network with all, 40 and 10 % of its weights. A structure takes it:
+``--config.structure="channels(budget=0.55, costs='table.json')"``. No data are needed.
 """
 
 import functools
@@ -42,16 +43,16 @@ def compared(model: Any, params: Any, model_state: Any, masks: Any, x: jax.Array
     return before, after, program.flops.count(smaller, fewer, x).dense() / 2
 
 
-def measured(model: Any, params: Any, model_state: Any, x: jax.Array) -> latency.Table:
-    """The table of a network for a batch, fitted to the whole of it."""
+def measured(model: Any, params: Any, model_state: Any, x: jax.Array, whole: Sequence[str] = ()) -> latency.Table:
+    """The table of a network for a batch, fitted to the whole of it; ``whole``: as in ``structures.channels``."""
     found = shapes.channels_of(model, x.shape[1:])
 
     def forward(params: Any, x: jax.Array) -> Any:
         return model.apply({"params": params, **model_state}, x, train=False)
 
-    table, known = latency.measure(forward, params, x), []
+    table, known = latency.measure(forward, params, x, whole=whole), []
     for share in _SHARES:
-        structure = structures.channels(found, budget=share)
+        structure = structures.channels(found, budget=share, whole=whole)
         method = methods.static(sparsity=1 - share, distribution="uniform", structure=structure)
         masks = dstjax.get_masks(dstjax.sparsify(optax.sgd(0.1), method).init(params))
         _, seconds, _ = compared(model, dstjax.apply_masks(params, masks), model_state, masks, x)
@@ -68,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--classes", type=int, help="default: as many as the paper has")
     parser.add_argument("--sizes", help="widths, such as 64,128 (default: the network's own)")
     parser.add_argument("--shape", help="of one image, such as 224,224,3 (default: the paper's)")
+    parser.add_argument("--whole", action="append", default=[], metavar="REGEX", help="leaves whose channels all stay")
     parser.add_argument("--dtype", help="of the computation, such as bfloat16 (default: that of the images)")
     options = parser.parse_args(arguments)
     try:
@@ -78,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise ValueError(f"out={options.out} is not accepted; expected a file in a directory that is there.")
         x = _images((options.batch_size, *(shape or models.MODELS[options.model].shape)))
         variables = dict(jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), x[:1]))
-        table = measured(model, variables.pop("params"), variables, x)
+        table = measured(model, variables.pop("params"), variables, x, options.whole)
         table.save(options.out)
     except (ValueError, OSError) as error:
         return command_line.failed(error, 2)

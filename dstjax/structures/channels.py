@@ -273,6 +273,8 @@ def channels(
     if not pools.sizes:
         raise ValueError("the network has no channels that could be removed; expected some (dstjax.program.channels).")
     work = weights(pools) if costs is None else getattr(costs, "work", costs)
+    if not isinstance(work, Work):
+        raise ValueError(f"costs={costs!r} is not accepted; expected a table of dstjax.latency.")
     if work.full != pools.sizes:
         raise ValueError(
             f"the table of costs is of {len(work.full)} pools of {sum(work.full)} channels, the network has "

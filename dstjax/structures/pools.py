@@ -210,11 +210,16 @@ def without(groups: Groups, whole: Sequence[str]) -> dict[str, tuple[np.ndarray,
     """Returns groups without those of leaves whose paths contain one of some regular expressions.
 
     Raises:
-      ValueError: an expression is in no path.
+      ValueError: an expression is in no path, or is none.
     """
+    if isinstance(whole, str):  # whose letters would be expressions
+        raise ValueError(f"whole={whole!r} is not accepted; expected a sequence of expressions, such as [{whole!r}].")
     gone: set[int] = set()
     for pattern in whole:
-        paths = [path for path in groups if re.search(pattern, path)]
+        try:
+            paths = [path for path in groups if re.search(pattern, path)]
+        except (re.error, TypeError) as error:
+            raise ValueError(f"whole={pattern!r} is not accepted; as a regular expression it fails: {error}.") from None
         if not paths:
             known = ", ".join(map(repr, groups))
             raise ValueError(f"whole={pattern!r} is in no path of {known}; expected one that is.")

@@ -5,8 +5,8 @@
                                 --config.structure="channels(budget=0.55, costs='resnet50.json')"
 
 130 epochs of batch 1024 on all devices; masks change in the first five. Without ``--config.structure`` the budget is
-one of operations, 55 % of the dense ones. ``--config.method=halp`` prunes a dense network. In the end ``python -m
-experiments.compact --workdir DIR`` takes the channels out and measures how fast the network is.
+one of operations, 55 % of the dense ones. ``--config.method=halp --config.update_period=40`` prunes a dense
+network. In the end ``python -m experiments.compact --workdir DIR`` takes the channels out and measures how fast it is.
 
 Expected time: 1.1 hours a seed on eight accelerators at 100 TFLOP/s (an estimate from the operations of training at
 0.7 of the dense ones, not measured).

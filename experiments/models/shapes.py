@@ -63,9 +63,9 @@ def channels_of(model: nn.Module, example: tuple[int, ...]) -> Any:
 
 
 @functools.cache
-def channel_flops(model: nn.Module, example: tuple[int, ...]) -> latency.Table:
+def channel_flops(model: nn.Module, example: tuple[int, ...], whole: tuple[str, ...] = ()) -> latency.Table:
     """What its layers compute at some of their widths: :func:`dstjax.latency.analytic`."""
-    return latency.analytic(*_bound(model, example))
+    return latency.analytic(*_bound(model, example), whole=whole)
 
 
 def _bound(model: nn.Module, example: tuple[int, ...]) -> tuple[Callable[..., Any], Any, Any]:

@@ -17,7 +17,7 @@ from experiments.training.sealed import file_digest
 
 SAMPLES = 32  # of each split that are looked at of data that are read batch by batch
 NOT_OURS = ("dstjax", "experiments")
-FILES = (TABLE := "the table of costs",)
+TABLE = "the table of costs"
 Inputs = dict[str, str]  # what it is -> fingerprint
 
 
@@ -46,7 +46,7 @@ def check(now: Inputs, then: Inputs, what: str) -> None:
     changed = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
     if changed:
         words = [
-            name if name in FILES else "the data" if name == "data" else f"the source of {name}" for name in changed
+            name if name == TABLE else "the data" if name == "data" else f"the source of {name}" for name in changed
         ]
         raise ChangedError(
             f"{what} was trained with something else than what is there now: {' and '.join(words)} changed. Put it "

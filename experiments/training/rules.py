@@ -105,9 +105,11 @@ def _structure(text: str, network: tuple[Any, tuple[int, ...]] | None) -> Any:
             raise ValueError(f"structure={text!r} is not accepted here; channels are those of a network.")
         values = [shapes.channels_of(*network), *values]
         if named.get("costs") == FLOPS:
-            named["costs"] = shapes.channel_flops(*network)
+            whole = named.get("whole", ())
+            named["costs"] = shapes.channel_flops(*network, whole if isinstance(whole, str) else tuple(whole))
         elif (file := costs_of(text)) is not None:
-            named["costs"] = dstjax.latency.load(file)
+            # What runs the network in the end need not be what trains it.
+            named["costs"] = dstjax.latency.load(file, any_device=True)
     try:
         return make(*values, **named)
     except TypeError as error:

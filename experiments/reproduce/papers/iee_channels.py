@@ -1,5 +1,6 @@
 """IEE, Table 1, Figure 1 right and Figure 3: channels under a budget."""
 
+from collections.abc import Callable
 from typing import Any
 
 from experiments.reproduce.cells import Cell
@@ -98,48 +99,40 @@ NOTE = (
     "experiments.compact measures images a second. Rows that go on from a trained network with IEE, and those of other "
     "papers, are left out. The proxy changes its masks in the first quarter of training, so that there are six cycles."
 )
-METRICS = ("accuracy", "inference GMACs", "training share")
+
+
+def _table(name: str, title: str, printed: str, cells: Callable[[bool], list[Cell]], **other: Any) -> Table:
+    return Table(
+        name,
+        title,
+        PAPER,
+        printed,
+        cells,
+        metrics=("accuracy", "inference GMACs", "training share"),
+        seeds=2,
+        proxy_seeds=8,
+        note=NOTE,
+        varies=VARIES,
+        **other,
+    )
+
 
 TABLES = (
-    Table(
-        "iee_table1",
-        "Channels of ResNet-50 on ImageNet under a budget",
-        PAPER,
-        "Table 1",
-        table1,
-        metrics=METRICS,
-        claims=CLAIMS,
-        seeds=2,
-        proxy_seeds=8,
-        note=NOTE,
-        varies=VARIES,
-    ),
-    Table(
+    _table("iee_table1", "Channels of ResNet-50 on ImageNet under a budget", "Table 1", table1, claims=CLAIMS),
+    _table(
         "iee_figure1_right",
         "Accuracy against training operations, channels of ResNet-50 on ImageNet",
-        PAPER,
         "Figure 1 right",
         table1,
-        metrics=METRICS,
         claims=CLAIMS[2:4],
-        seeds=2,
-        proxy_seeds=8,
-        note=NOTE,
-        varies=VARIES,
         against="training share",
     ),
-    Table(
+    _table(
         "iee_figure3",
         "Accuracy against operations, channels of MobileNet-V1 on ImageNet under a budget",
-        PAPER,
         "Figure 3",
         figure3,
-        metrics=METRICS,
         claims=CLAIMS,
-        seeds=2,
-        proxy_seeds=8,
-        note=NOTE,
-        varies=VARIES,
         against="inference GMACs",
     ),
 )

@@ -1,5 +1,6 @@
 """Channels in a config: structures of the network that it names, tables of costs, and what such a run leaves."""
 
+import dataclasses
 import json
 
 import jax
@@ -43,6 +44,40 @@ def test_a_structure_is_of_the_network_of_the_config(conv, tmp_path):
         plan = configuration.plan(conv(method="halp", structure=text))
         assert plan.method.masking.structure == expected
         assert (rules.costs_of(text) is None) == ("json" not in text) == (not plan.rules)
+
+
+def test_a_table_of_another_machine_is_taken(conv, tmp_path):
+    table = shapes.channel_flops(*NETWORK)
+    work = dataclasses.replace(table.work, unit="seconds")
+    dataclasses.replace(table, work=work, about={"device": "another"}).save(tmp_path / "table.json")
+    plan = configuration.plan(conv(method="halp", structure=f"channels(budget=0.5, costs='{tmp_path}/table.json')"))
+    assert plan.method.masking.structure.work.unit == "seconds"
+
+
+def test_channels_that_all_stay_are_left_out_of_the_table_of_operations(conv):
+    text = "channels(budget=0.5, costs='flops', whole=['ShiftedConv_0'])"
+    found = configuration.plan(conv(method="halp", structure=text)).method.masking.structure
+    assert found == dstjax.structures.channels(
+        shapes.channels_of(*NETWORK), costs=shapes.channel_flops(*NETWORK, ("ShiftedConv_0",)), budget=0.5,
+        whole=["ShiftedConv_0"],
+    )  # fmt: skip
+    assert found != structure(shapes.channel_flops(*NETWORK))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("0.5", "is not accepted"),
+        ("budget=0.5, costs=5", "costs=5 is not accepted; expected a table of dstjax.latency"),
+        ("budget=0.5, whole='Dense'", r"whole='Dense' is not accepted; expected a sequence .* such as \['Dense'\]"),
+        ("budget=0.5, whole=['(']", r"whole='\(' is not accepted; as a regular expression it fails"),
+        ("budget=0.5, whole=['no'], costs='flops'", "whole='no' is in no path of"),
+        ("budget='half'", "budget='half' is not accepted; expected a share"),
+    ],
+)
+def test_what_is_wrong_with_channels(arguments, said, conv):
+    with pytest.raises(ValueError, match=said):
+        configuration.plan(conv(method="halp", structure=f"channels({arguments})"))
 
 
 def test_without_a_network_there_are_no_channels():
@@ -105,7 +140,7 @@ def test_bad_options_of_the_command(options, said, capsys, tmp_path):
     assert error.count("\n") == 1
 
 
-def test_parameters_of_every_model_have_channels():
+def test_networks_have_channels_by_their_shapes_alone():
     for name in ("conv", "mobilenet_v1"):
         model, shape = models.make(name), models.MODELS[name].shape
         pools = dstjax.structures.channels(shapes.channels_of(model, shape)).pools

@@ -8,6 +8,7 @@ import pytest
 
 from experiments import models
 from experiments.training.learning import Watch
+from experiments.training.program import Program
 from experiments.training.run import train_and_evaluate
 from tests.thorough import slow
 
@@ -43,6 +44,21 @@ def test_networks_that_are_cut_on_the_way(capsys):
         "Dense_1/kernel; the network cannot learn."
     ]
     assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_it_is_compiled_once_for_all_networks_of_a_kind(monkeypatch):
+    model = models.make("mlp", sizes=(8,))
+    params = jax.eval_shape(lambda: model.init(jax.random.key(0), np.zeros((1, 4, 4, 1)), train=False))["params"]
+    network = types.SimpleNamespace(params=params, model_state={})
+    masks = [{"Dense_0/kernel": np.arange(128).reshape(16, 8) % n > 0} for n in (2, 3, 4)]
+    trainer = types.SimpleNamespace(
+        seeds=[0, 1, 2], masks=lambda: masks, network=lambda i: network, model=model, shape=(4, 4, 1)
+    )
+    monkeypatch.setattr(Program, "compiled", {})
+    for _ in range(2):  # two runs
+        watch = Watch(trainer)
+        assert watch.look(0) == watch.look(9) == []
+    assert len(Program.compiled) == 1
 
 
 def test_a_network_that_can_learn(small, tmp_path, capsys):
