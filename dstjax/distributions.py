@@ -26,7 +26,9 @@ Distribution = str | Mapping[str, float] | Callable[[Shapes, float], Mapping[str
 _log = logging.getLogger(__name__)
 
 
-def active_counts(distribution: Distribution, shapes: Shapes, sparsity: float | None) -> dict[str, int]:
+def active_counts(
+    distribution: Distribution, shapes: Shapes, sparsity: float | None, *, raise_to_one: bool = False
+) -> dict[str, int]:
     """Returns the number of active weights of each masked leaf.
 
     A layer of n weights at sparsity s gets exactly n - floor(s * n). ER and ERK fix the total in the same way, N -
@@ -39,6 +41,8 @@ def active_counts(distribution: Distribution, shapes: Shapes, sparsity: float | 
         function of shapes and sparsity that returns densities by path.
       shapes: path -> shape of the layers to mask, (window..., in, out).
       sparsity: overall sparsity in [0, 1); a map does not need it. A traced one gives traced counts of its precision.
+      raise_to_one: whether a leaf too small for its density gets one weight and is not refused, as where a structure
+        that spans leaves decides.
 
     Raises:
       ValueError: a leaf is so small that less than one weight would be active, a function forgets a leaf, or a map
@@ -71,7 +75,9 @@ def active_counts(distribution: Distribution, shapes: Shapes, sparsity: float | 
         counts = _deal(total - floor_share(total, sparsity), densities, sizes)
     for path, n in sizes.items():
         wanted = densities[path] * n
-        if wanted < 1 - 1e-6 or counts[path] < 1:
+        if raise_to_one:
+            counts[path] = max(counts[path], 1)
+        elif wanted < 1 - 1e-6 or counts[path] < 1:
             raise ValueError(
                 f"leaf {path!r} of shape {shapes[path]} is too small for its density {densities[path]:.3g}: "
                 f"{wanted:.3g} of its {n} weights would be active. Exclude it with maskable=, or give it a density "

@@ -92,7 +92,8 @@ def active_counts(masking: Masking | None, leaves: Mapping[str, Any]) -> dict[st
         return {}
     masked = masked_leaves(masking, leaves)
     shapes = layers_of(masked, leaves)
-    counts = distributions.active_counts(masking.distribution, shapes, masking.sparsity)
+    across = getattr(masking.structure, "across_leaves", False)  # a channel is in leaves of all sizes
+    counts = distributions.active_counts(masking.distribution, shapes, masking.sparsity, raise_to_one=across)
     stored = {n: (one, tuple(leaves[p].shape)) for p, one in masked.items() for n in _names(p, one, leaves)}
     return masking.structure.counts(shapes, counts, stored)
 

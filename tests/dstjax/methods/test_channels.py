@@ -170,3 +170,19 @@ def test_methods_are_values():
         assert make() == make()
         assert hash(make()) == hash(make())
         assert "channels(11 in 2 pools, FLOPs, budget=0.5)" in repr(make())
+
+
+@pytest.mark.parametrize("budget", [0.1, 0.06])
+def test_vectors_too_small_for_the_density_are_no_obstacle(budget):
+    """A bias of five at a tenth would have half an active weight; the budget is that of the network."""
+    structure, params = small.structure_of(budget), small.params()
+    for method in (
+        methods.static(sparsity=1 - budget, distribution="uniform", structure=structure),
+        methods.iee_structured(structure=structure, update_period=6, end_step=18),
+        methods.halp(structure=structure, update_period=2, updates=2),
+    ):
+        params, state = dstjax.start(dstjax.sparsify(optax.sgd(RATE), method), params)
+        if method.name != "halp":
+            masks = dstjax.get_masks(state)
+            assert float(structure.cost(jax.tree.leaves(masks))) <= budget * structure.work.dense
+            assert min(structure.widths_of(masks)) >= 1

@@ -120,7 +120,7 @@ def test_the_command_measures_a_table_that_a_structure_takes(conv, tmp_path, cap
     options = ["--model", "conv", "--sizes", "4,6", "--batch-size", "8", "--out", str(out)]
     assert latency_table.main(options) == 0
     assert "5 layers; " in capsys.readouterr().out
-    plan = configuration.plan(conv(method="halp", structure=f"channels(budget=0.5, costs='{out}')"))
+    plan = configuration.plan(conv(method="halp", structure=f"channels(budget=1.0, costs='{out}')"))
     assert plan.method.masking.structure.work.unit == "seconds"
 
 
