@@ -81,8 +81,9 @@ def shrunk(config, *, narrow):
         config.update_period, config.seeds, config.devices = 1, 1, 1
         config.optimizer.warmup_steps = min(config.optimizer.warmup_steps, 1)
         config.eval_every_epochs = 100
-        if config.method == "iee":
+        if config.method in ("iee", "iee_structured"):
             config.steps, config.update_period, config.stages = 6, 4, (2, 1, 1)
+            config.end_percent = 75.0  # some end in the first steps
     return config
 
 
