@@ -244,7 +244,7 @@ def of_all_leaves(scores: Callable[[Sequence[Leaf]], list[jax.Array]]) -> Callab
     """Makes a criterion of a function that scores all leaves at once, which compiles to fewer kernels.
 
     The criterion is called with one leaf like any other. A mask update calls its attribute ``of_all`` with all leaves
-    instead, as it does with every criterion that has one.
+    instead, or with some after others: what a leaf scores must not depend on the rest.
     """
 
     @functools.wraps(scores)
@@ -252,7 +252,13 @@ def of_all_leaves(scores: Callable[[Sequence[Leaf]], list[jax.Array]]) -> Callab
         return scores([leaf])[0]
 
     of_one.of_all = scores  # type: ignore[attr-defined]
+    of_one.is_separate = True  # type: ignore[attr-defined]
     return of_one
+
+
+def is_separate(criterion: Callable[[Leaf], jax.Array]) -> bool:
+    """Whether what a leaf scores does not depend on other leaves."""
+    return not hasattr(criterion, "of_all") or getattr(criterion, "is_separate", False)
 
 
 def _made_anew(cls: type, fields: dict[str, Any]) -> Any:

@@ -78,12 +78,13 @@ def _blocks(keys: Sequence[jax.Array], numbers: Sequence[int]) -> jax.Array:
     of_block = data[np.repeat(np.arange(len(keys)), numbers)]
     first = np.concatenate([np.arange(n, dtype=np.uint32) * np.uint32(BLOCK) for n in numbers])
 
-    def draw(_: None, block: tuple[jax.Array, jax.Array]) -> tuple[None, jax.Array]:
-        key, start = block
-        place = start + lax.iota(jnp.uint32, BLOCK)
-        return None, _threefry(key[0], key[1], place)
+    def draw(i: Any, drawn: jax.Array) -> jax.Array:
+        place = firsts[i] + lax.iota(jnp.uint32, BLOCK)
+        return lax.dynamic_update_slice(drawn, _threefry(of_block[i, 0], of_block[i, 1], place)[None], (i, 0))
 
-    return lax.scan(draw, None, (of_block, jnp.asarray(first)))[1].reshape(-1)
+    # Begins with a part of a key, so that no memory is held before there is one.
+    firsts, begin = jnp.asarray(first), jnp.broadcast_to(data[0, 0], (len(first), BLOCK))
+    return lax.fori_loop(0, len(first), draw, begin).reshape(-1)
 
 
 def _threefry(high: jax.Array, low: jax.Array, place: jax.Array) -> jax.Array:

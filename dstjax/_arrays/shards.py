@@ -184,6 +184,13 @@ def may_be_cut(x: Any) -> bool:
     return (sizes[0] if sizes else jax.device_count()) > 1
 
 
+def pieces_of(x: jax.Array) -> int:
+    """Returns into how many pieces an array is cut, as far as its type says."""
+    spec = mesh_axes(x) or ()
+    sizes = jax.typeof(x).sharding.mesh.shape
+    return math.prod(sizes[name] for entry in spec for name in _entries(entry))
+
+
 def split_axis(x: jax.Array, axis: int, size: int) -> jax.Array:
     """Cuts an axis into two, of groups and of ``size`` entries each.
 

@@ -1,17 +1,20 @@
 """One mask update: drop the lowest-scored active weights, grow the highest-scored inactive ones."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dstjax._arrays import lanes, wide
 from dstjax._arrays.layout import lanes_of
 from dstjax._arrays.selection import count_true
 from dstjax._engine import returned
+from dstjax._engine.parts import after, parts
 from dstjax.criteria import Criterion
-from dstjax.rules import Leaf, check_sums
+from dstjax.rules import Leaf, check_sums, is_separate
 from dstjax.structures import WEIGHT, Structure
 
 NGrown = Callable[[jax.Array], jax.Array]
@@ -97,16 +100,68 @@ def drop_and_grow_all(
     keep = n_kept if getattr(structure, "across_leaves", False) else jnp.clip(n_kept, 0, active)
     target = active if target is None else target
     leaves = [leaf._replace(budget=n) for leaf, n in zip(leaves, _by_leaf(active - keep, shapes, layouts), strict=True)]
-    scores = _scored("drop", drop, leaves)
-    masks = [leaf.mask for leaf in leaves]
-    if still is not None and scope == "global":  # in one ranking they come first; their numbers are among n_kept
-        scores = [jnp.where(s, _highest(x.dtype), x) for s, x in zip(still, scores, strict=True)]
     stay = together if scope == "global" else keep
+    grown_for: NGrown = (lambda kept: active - kept) if n_grown is None else n_grown
+    switch = functools.partial(_switch, drop=drop, grow=grow, structure=structure, regrow_dropped=regrow_dropped)
+    if getattr(structure, "exact", False) and scope == "layer":
+        n = grown_for(keep)
+        if isinstance(n, jax.Array) and n.ndim == 1 and is_separate(drop) and is_separate(grow):
+            return _in_parts(switch, leaves, grow_keys, keep, n, target, active)
+        grown_for = lambda _: n  # noqa: E731
+    return switch(leaves, grow_keys, stay, grown_for, target, active, still, scope == "global")
+
+
+def _in_parts(
+    switch: Callable[..., list[MaskUpdate]],
+    leaves: Sequence[Leaf],
+    grow_keys: Sequence[jax.Array],
+    keep: jax.Array,
+    grown: jax.Array,
+    target: jax.Array,
+    active: jax.Array,
+) -> list[MaskUpdate]:
+    """Switches some leaves after others, where each is ranked by itself."""
+    weights, layouts = [leaf.weight for leaf in leaves], tuple(leaf.layout for leaf in leaves)
+    start = np.cumsum([0, *lanes.layer_counts([w.shape for w in weights], layouts)])
+    found: dict[int, MaskUpdate] = {}
+    last: list[MaskUpdate] = []
+    for part in parts(weights):
+        some, keys = [leaves[i] for i in part], [grow_keys[i] for i in part]
+        if last:
+            some, keys = after([move.mask for move in last], some, keys)
+        layers = np.concatenate([np.arange(start[i], start[i + 1]) for i in part])
+        mine = slice(None) if len(part) == len(leaves) else layers
+        last = switch(some, keys, keep[mine], lambda _, n=grown[mine]: n, target[mine], active[mine])
+        found.update(zip(part, last, strict=True))
+    return [found[i] for i in range(len(leaves))]
+
+
+def _switch(
+    leaves: Sequence[Leaf],
+    grow_keys: Sequence[jax.Array],
+    stay: Any,
+    n_grown: NGrown,
+    target: jax.Array,
+    active: jax.Array,
+    still: Sequence[jax.Array] | None = None,
+    together: bool = False,
+    *,
+    drop: Criterion,
+    grow: Criterion,
+    structure: Structure,
+    regrow_dropped: bool,
+) -> list[MaskUpdate]:
+    """Drops and grows in leaves whose numbers are known; see :func:`drop_and_grow_all`."""
+    shapes, layouts = [leaf.weight.shape for leaf in leaves], tuple(leaf.layout for leaf in leaves)
+    masks = [leaf.mask for leaf in leaves]
+    scores = _scored("drop", drop, leaves)
+    if still is not None and together:  # in one ranking they come first; their numbers are among n_kept
+        scores = [jnp.where(s, _highest(x.dtype), x) for s, x in zip(still, scores, strict=True)]
     kept, room = structure.drop(scores, masks, stay, lambda: _scored("grow", grow, leaves), target, layouts)
     if not regrow_dropped:
         room = [r & ~m for r, m in zip(room, masks, strict=True)]
-    stayed = keep if getattr(structure, "exact", False) and scope == "layer" else count_true(kept, layouts)
-    n = active - stayed if n_grown is None else n_grown(stayed)
+    is_exact = getattr(structure, "exact", False) and not together
+    n = n_grown(stay if is_exact else count_true(kept, layouts))
     if still is not None and not (structure == WEIGHT and isinstance(n, jax.Array) and n.ndim):
         room = [r & ~s for r, s in zip(room, still, strict=True)]  # single weights of a layer go by its number, 0
     one = wide.narrow(n).astype(jnp.int32) if isinstance(n, wide.Wide) else n

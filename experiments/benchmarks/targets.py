@@ -152,6 +152,15 @@ TARGETS = (
         "{:.1f} s".format,
         high=6,
     ),
+    *(
+        Target(
+            f"temporaries of a mask update, {shown}, a weight",
+            _value("compile", "temporary_bytes_per_weight", tree=tree, program="mask update"),
+            "{:.2f} byte".format,
+            high=1.5,
+        )
+        for tree, shown in (("vit_b16", "ViT-B/16"), ("gpt_1.3b", "GPT of 1.3 billion weights"))
+    ),
     Target(
         "sparse state of RigL, a weight",
         _value("state", "bytes_per_weight", method="rigl", mask_updates=249),

@@ -1,0 +1,54 @@
+"""Switches a large tree in parts, one after another, so that the keys of one part alone are held at a time."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from dstjax._arrays.bits import pack
+from dstjax._arrays.counting import SMALL
+from dstjax._arrays.selection import count_true
+from dstjax._arrays.shards import pieces_of
+from dstjax.rules import Leaf
+
+# A device that holds so many weights for each part, and at least twice as many, switches them in parts; there are at
+# most so many. A part has loops of its own, which take longer to compile and, on many devices, a collective a pass.
+PART = 2**24
+PARTS = 4
+
+
+def parts(weights: Sequence[jax.Array]) -> list[list[int]]:
+    """Deals leaves out to a few parts that hold about the same; small ones, which are counted together, to one of them.
+
+    Returns the leaves of each part by number, in their order.
+    """
+    sizes = [w.size // pieces_of(w) for w in weights]
+    number = min(PARTS, sum(sizes) // PART)
+    if number < 2:
+        return [list(range(len(sizes)))]
+    small = [i for i, size in enumerate(sizes) if size < SMALL]
+    groups = [[i] for i, size in enumerate(sizes) if size >= SMALL] + [small]
+    dealt: list[list[int]] = [[] for _ in range(number)]
+    held = [0] * number
+    for total, group in sorted(((sum(sizes[i] for i in group), group) for group in groups), reverse=True):
+        least = held.index(min(held))
+        dealt[least] += group
+        held[least] += total
+    return [sorted(part) for part in dealt if part]
+
+
+def after(
+    masks: Sequence[jax.Array], leaves: Sequence[Leaf], keys: Sequence[jax.Array]
+) -> tuple[list[Leaf], list[jax.Array]]:
+    """Returns leaves and keys as they are, but XLA reads them only after it has packed some masks.
+
+    It would compute all parts side by side otherwise. A packed mask is computed once, others in all that reads them.
+    """
+    counts = count_true([pack(m) for m in masks]).astype(jnp.uint32)
+    zero = jnp.bitwise_or.reduce(counts) >> 31  # not known to XLA, though a leaf has less than 2**31 active weights
+
+    def later(key: jax.Array) -> jax.Array:
+        return jax.random.wrap_key_data(jax.random.key_data(key) | zero, impl=jax.random.key_impl(key))
+
+    is_read = zero == 0
+    return [leaf._replace(mask=leaf.mask & is_read, key=later(leaf.key)) for leaf in leaves], [later(k) for k in keys]

@@ -1,0 +1,138 @@
+"""Large trees are switched in parts: the same masks, and the memory of one part."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding
+
+import dstjax
+from dstjax import methods, structures
+from dstjax._arrays.counting import SMALL
+from dstjax._engine import drop_and_grow, parts
+from dstjax.rules import Value
+from tests.thorough import slow
+
+METHODS = ["rigl", "set", "dst_ee", "mest", "snfs", "rigl_itop", "balanced_momentum", "granet"]
+PLAN = dict(sparsity=0.8, update_period=1, end_step=9, drop_schedule="constant")
+
+
+def shapes_of(sizes):
+    return [jax.ShapeDtypeStruct((size,), jnp.float32) for size in sizes]
+
+
+@given(st.lists(st.sampled_from([8, 1000, SMALL - 1, SMALL, 3 * SMALL, 2**23, 2**25]), min_size=1, max_size=40))
+def test_every_leaf_is_in_one_part_and_no_part_is_much_larger_than_its_share(sizes):
+    dealt = parts.parts(shapes_of(sizes))
+    assert sorted(i for part in dealt for i in part) == list(range(len(sizes)))
+    assert all(part == sorted(part) for part in dealt)
+    assert len(dealt) <= parts.PARTS
+    held = [sum(sizes[i] for i in part) for part in dealt]
+    small = [i for i, size in enumerate(sizes) if size < SMALL]
+    indivisible = max([size for size in sizes if size >= SMALL] + [sum(sizes[i] for i in small)])
+    number = min(parts.PARTS, sum(sizes) // parts.PART)
+    assert max(held) <= sum(sizes) / max(number, 1) + indivisible
+    assert sum(any(i in part for i in small) for part in dealt) <= 1
+
+
+def test_a_tree_that_is_not_large_is_one_part():
+    assert parts.parts(shapes_of([2**20] * 31)) == [list(range(31))]
+    assert len(parts.parts(shapes_of([2**20] * 32))) == 2
+
+
+def test_what_counts_is_what_a_device_holds():
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Explicit,))
+    cut = [
+        jax.ShapeDtypeStruct((2**12, 2**12), jnp.float32, sharding=NamedSharding(mesh, jax.P("d"))) for _ in range(8)
+    ]
+    found = []
+    jax.eval_shape(lambda *x: found.append(parts.parts(x)), *cut)
+    assert found == [[list(range(8))]]
+    assert len(parts.parts(shapes_of([2**24] * 8))) == parts.PARTS
+
+
+SHAPES = dict(a=(16, 24), b=(24, 40), c=(3, 16, 16), d=(3, 3, 8, 8), e=(12, 5))
+LAYOUT = {"c": "stack in out", "d": "window window in out", "": "in out"}
+
+
+def trained(method):
+    """Three updates of five leaves, one of them a stack; returns the last state."""
+    keys = iter(jax.random.split(jax.random.key(1), 10))
+    params, grads = ({n: jax.random.normal(next(keys), s) for n, s in SHAPES.items()} for _ in range(2))
+    tx = dstjax.sparsify(optax.sgd(0.1, momentum=0.9), method, layout=LAYOUT)
+
+    @jax.jit
+    def step(params, state):
+        updates, state = tx.update(grads, state, params, rewire=True)
+        return optax.apply_updates(params, updates), state
+
+    state = tx.init(params)
+    params = dstjax.apply_masks(params, state)
+    for _ in range(3):
+        params, state = step(params, state)
+    return state
+
+
+def in_small_parts(monkeypatch):
+    """Makes parts of small trees; returns a list that gets the number of leaves of each part."""
+    sizes, switch = [], drop_and_grow._switch
+    monkeypatch.setattr(
+        drop_and_grow, "_switch", lambda leaves, *args, **kw: sizes.append(len(leaves)) or switch(leaves, *args, **kw)
+    )
+    monkeypatch.setattr(parts, "PART", 512)
+    monkeypatch.setattr(parts, "SMALL", 64)
+    return sizes
+
+
+@pytest.mark.parametrize("name", [n if n in ("rigl", "set") else slow(n) for n in METHODS])
+def test_masks_are_the_same(name, monkeypatch):
+    method = methods.get(name, **PLAN)
+    whole = trained(method)
+    sizes = in_small_parts(monkeypatch)
+    found = trained(method)
+    assert len(sizes) == parts.PARTS
+    assert sum(sizes) == len(SHAPES)
+    jax.tree.map(np.testing.assert_array_equal, found.masks, whole.masks)
+
+
+@pytest.mark.parametrize("change", [dict(scope="global"), dict(structure=structures.n_m(2, 4), sparsity=0.5)])
+def test_what_ranks_leaves_or_groups_is_not_cut(change, monkeypatch):
+    sizes = in_small_parts(monkeypatch)
+    trained(methods.rigl(**{**PLAN, **change}))
+    assert sizes == [len(SHAPES)]
+
+
+def test_criteria_that_compare_leaves_see_all_of_them(monkeypatch):
+    class Largest(Value):
+        def __call__(self, leaf):
+            raise AssertionError("the scores are those of all leaves")
+
+        def of_all(self, leaves):
+            highest = jnp.max(jnp.stack([jnp.max(jnp.abs(leaf.weight)) for leaf in leaves]))
+            return [jnp.abs(leaf.weight) / highest for leaf in leaves]
+
+    sizes = in_small_parts(monkeypatch)
+    trained(methods.rigl(**PLAN, drop=Largest()))
+    assert sizes == [len(SHAPES)]
+
+
+@pytest.mark.optimised
+@pytest.mark.parametrize(
+    ("name", "rewire", "most"),
+    [("rigl", None, 1.5), slow("rigl", True, 1.5), slow("dst_ee", None, 1.5), slow("set", True, 3.6)],
+)
+def test_an_update_holds_little_beside_the_training(name, rewire, most, one_device):
+    """Bytes of temporaries a weight: 5 where all leaves are switched at once, 13 for SET."""
+    params = {f"w{i}": jax.ShapeDtypeStruct((4096, 2048), jnp.float32) for i in range(8)}
+    tx = dstjax.sparsify(optax.sgd(0.1, momentum=0.9), methods.get(name, **PLAN))
+
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params, rewire=rewire)
+        return optax.apply_updates(params, updates), state
+
+    lowered = jax.jit(step, donate_argnums=(0, 1)).lower(params, jax.eval_shape(tx.init, params), params)
+    held = lowered.compile().memory_analysis().temp_size_in_bytes
+    assert held / sum(w.size for w in params.values()) < most
