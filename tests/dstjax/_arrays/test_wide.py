@@ -72,7 +72,7 @@ def test_methods_that_rank_all_layers_together(monkeypatch, bits, name, changes)
     expected, weights = run(name, changes)
     monkeypatch.setattr(wide, "LIMIT", 1)
     monkeypatch.setattr(wide, "BITS", bits)
-    if BITS_OF_PROGRAMS != [bits]:  # nothing else takes this path at such shapes: what has the same bits may stay
+    if [bits] != BITS_OF_PROGRAMS:  # nothing else takes this path at such shapes: what has the same bits may stay
         jax.clear_caches()
         BITS_OF_PROGRAMS[:] = [bits]
     found, others = run(name, changes)
