@@ -17,6 +17,7 @@ import pytest
 from jax.sharding import AxisType
 
 from tests.hearing import hearing
+from tests.thorough import leave_to_make_slow
 
 MANY_MAPS = 30_000
 
@@ -76,8 +77,10 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ[name.upper()] = str(value)
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest looks for what is slow
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """A process compiles one way or the other, since XLA reads its flags once."""
+    leave_to_make_slow(items)
     kinds: dict[bool, list[pytest.Item]] = {True: [], False: []}
     for item in items:
         marked = item.get_closest_marker("optimised") is not None

@@ -11,7 +11,7 @@ import pytest
 import dstjax
 from dstjax import methods
 from tests import conformance, trees
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 CENTRE = "dst_ee"  # all others hand over to it, and it to all others; other pairs are slow
 NAMES = list(conformance.METHODS)
@@ -33,6 +33,7 @@ def trained(name):
     return params, grads, state
 
 
+@few(4)
 @pytest.mark.parametrize(("a", "b"), PAIRS)
 def test_a_foreign_state_is_refused_in_one_line(a, b):
     params, grads, state = trained(a)
@@ -42,6 +43,7 @@ def test_a_foreign_state_is_refused_in_one_line(a, b):
     assert "\n" not in str(refused.value)
 
 
+@few(4)
 @pytest.mark.parametrize(("a", "b"), PAIRS)
 def test_it_is_adopted_when_asked(a, b):
     params, grads, state = trained(a)

@@ -12,7 +12,7 @@ from flax import nnx
 import dstjax
 from dstjax import methods, metrics
 from tests import conformance, trees
-from tests.thorough import lighter, slow
+from tests.thorough import few, lighter, slow
 
 TRACK = ("exploration", "survival", "error")
 NAMES = ["dense", "static", "set", "dst_ee", "snfs", "gmp", "admm", "deepr", "top_kast", "iee", "str", "ste", "srigl"]
@@ -67,6 +67,7 @@ def assert_same(a, b):
 # --- Whole models ---------------------------------------------------------------------------------------------------
 
 
+@few(2)
 @pytest.mark.parametrize(("name", "order"), [case if case in MODELS else slow(*case) for case in CASES])
 def test_equinox_passes_its_whole_model(name, order):
     """As in its own examples; the numbers are those of the filtered model."""
@@ -98,6 +99,7 @@ def test_equinox_passes_its_whole_model(name, order):
     assert float(metrics.mask_error(model, state)) >= 0
 
 
+@few(2)
 @pytest.mark.parametrize(
     ("name", "order", "rewire"),
     [(*case, None) if case in LEAVES else slow(*case, None) for case in CASES]
@@ -257,6 +259,7 @@ def test_a_module_of_one_leaf_is_no_box():
     assert masks["two"].w is None
 
 
+@few(1)
 @pytest.mark.parametrize("name", ["dst_ee", slow("rigl"), slow("static"), "top_kast"])
 def test_paths_that_read_alike(name):
     rng = np.random.default_rng(0)

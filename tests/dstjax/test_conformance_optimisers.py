@@ -29,7 +29,7 @@ from tests.conformance import (
     started,
     step,
 )
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 # --- Inside: any optimiser --------------------------------------------------------------------------------------------
 
@@ -128,12 +128,14 @@ ALIKE = {
 LATER = {*ALIKE, *(inner for _, inner in OWN)}
 
 
+@few(4)
 @pytest.mark.parametrize(("name", "inner"), [slow(n, i) if i in LATER else (n, i) for n, i in PAIRS] + OWN)
 def test_inner_optimisers(name, inner):
     """Compiled, inside one of five methods; inside one of them all are traced below."""
     follow_inner(name, QUICK[name], inner, jitted=True)
 
 
+@few(4)
 @pytest.mark.parametrize("inner", INNER)
 @pytest.mark.parametrize(("name", "order"), [("dst_ee", "update_then_step"), slow("iee", None)])
 def test_inner_optimisers_under_a_trace(name, order, inner):
@@ -169,6 +171,7 @@ def test_all_inner_optimisers(name, order, inner):
     follow_inner(name, order, inner, jitted=False)
 
 
+@few(2)
 @pytest.mark.parametrize(
     "inner", ["nesterov", "MultiSteps", "partition", "schedule_free_sgd", *map(slow, ("adamw", "lion", "rmsprop"))]
 )
@@ -252,6 +255,7 @@ KEEPS_ZEROS = {
 NAMED = {"named_chain", "chain of chains", "skip_not_finite in MultiSteps", "clip", "add_decayed_weights"}
 
 
+@few(2)
 @pytest.mark.parametrize("jitted", [True, slow(False)])
 @pytest.mark.parametrize("wrapper", [slow(n) if n in NAMED else n for n in KEEPS_ZEROS])
 def test_wrappers_that_keep_exact_zeros(wrapper, jitted):
@@ -301,6 +305,7 @@ def first_refusal(tx):
         dstjax.check_sparse(params, state)
 
 
+@few(2)
 @pytest.mark.parametrize("wrapper", [slow(n) if n in NAMED else n for n in BREAKS_ZEROS])
 def test_wrappers_that_break_exact_zeros_are_found(wrapper):
     tx = BREAKS_ZEROS[wrapper](dstjax.sparsify(optax.sgd(0.1, momentum=0.9), make("rigl")))

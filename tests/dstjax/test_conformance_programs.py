@@ -26,7 +26,7 @@ from tests.conformance import (
     started,
     step,
 )
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 TRACK = ("exploration", "survival", "error")
 
@@ -59,6 +59,7 @@ QUICK = [(name, None, jnp.bfloat16) for name in ("dst_ee", "dcil", "iee")]
 QUICK += [("snfs", "step_then_update", jnp.float16), ("set", "update_then_step", jnp.float16)]
 
 
+@few(2)
 @pytest.mark.parametrize(
     ("name", "order", "dtype"),
     [pytest.param(*each, marks=() if each in QUICK else pytest.mark.slow) for each in IN_HALF],
@@ -144,6 +145,7 @@ def test_vmap_over_seeds(name):
         assert any((m[0] != m[1]).any() for m in jax.tree.leaves(masks))
 
 
+@few(4)
 @pytest.mark.parametrize("name", [*METHODS])
 def test_floats_of_one_byte_run_through(name):
     """JAX promotes them with nothing."""

@@ -12,7 +12,7 @@ import dstjax
 from dstjax import criteria
 from dstjax._engine.drop_and_grow import drop_and_grow, drop_and_grow_all
 from tests import oracles
-from tests.thorough import examples
+from tests.thorough import examples, few
 from tests.trees import CANONICAL, leaf_of
 
 
@@ -25,6 +25,7 @@ def dropped(drop, leaf):
 E4 = ([0.5, -0.1, 0.2, -0.4, 0.05, 0], [0.1, 0.5, -0.02, 0.3, 0.01, 0.9], [1, 1, 1, 1, 1, 0], 2)
 
 
+@few(2)
 @pytest.mark.parametrize(
     ("example", "name", "expected"),
     [
@@ -66,6 +67,7 @@ def test_sets_own_example_with_equal_numbers():
     assert dropped(criteria.set_signs, leaf_of(w, w, w != 0, 2)) == {3, 7}
 
 
+@few(2)
 @pytest.mark.parametrize(
     ("w", "budget", "expected"),
     [
@@ -244,6 +246,7 @@ def test_who_needs_counters():
     assert not criteria.reads_counter(criteria.mest(2.0))
 
 
+@few(2)
 @pytest.mark.parametrize("dtype", ["float8_e4m3fn", "float8_e5m2", "bfloat16"])
 @pytest.mark.parametrize("role", ["drop", "grow"])
 def test_narrow_floats_are_scored_as_wide_ones(role, dtype):

@@ -14,7 +14,7 @@ import dstjax
 from dstjax import distributions, methods
 from dstjax.distributions import active_counts
 from tests import oracles, trees
-from tests.thorough import examples
+from tests.thorough import examples, few
 
 # Reference A2: sums of axes 25, 38, 26; sizes 432, 2304, 160.
 CONVNET = {"conv1": (3, 3, 3, 16), "conv2": (3, 3, 16, 16), "head": (16, 10)}
@@ -105,6 +105,7 @@ def test_er_and_erk_fix_the_total_to_the_last_weight(shapes, percent, kind):
                 assert densities[a] >= densities[b] - 1e-9
 
 
+@few(2)
 @pytest.mark.parametrize("kind", ["er", "erk"])
 @pytest.mark.parametrize("sparsity", [0.13, 0.5, 0.77, 0.9])
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import dstjax
 from dstjax import methods
 from tests import conformance, trees
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 FROZEN = ("dense/kernel", "conv/bias")
 STEPS = 8
@@ -71,6 +71,7 @@ def assert_still(first, last, name):
     assert any((a != b).any() for a, b in [*((new[n], old[n]) for n in old), *weights]), "nothing else moved"
 
 
+@few(2)
 @pytest.mark.parametrize("name", [*NAMES, *(slow(n) for n in REST)])
 @pytest.mark.parametrize("inner", ["partition", *(slow(n) for n in INNER if n != "partition")])
 def test_frozen_in_the_optimiser(name, inner):
@@ -78,6 +79,7 @@ def test_frozen_in_the_optimiser(name, inner):
     assert_still(*run(tx, name), name)
 
 
+@few(2)
 @pytest.mark.parametrize("inner", list(INNER))
 def test_however_it_is_frozen(inner):
     tx = conformance.sparsified(INNER[inner](trees.everything()), "rigl")

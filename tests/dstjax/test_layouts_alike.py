@@ -9,7 +9,7 @@ import pytest
 import dstjax
 from dstjax import methods
 from dstjax.structures import block, fan_in, filters, n_m
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 
 def rigl(**fields):
@@ -39,7 +39,7 @@ METHODS = {
 
 def _near(leaf):
     """Neighbours without a random part."""
-    from dstjax.criteria import _neighbours
+    from dstjax.criteria.drawn import _neighbours
 
     return _neighbours(leaf)
 
@@ -79,6 +79,7 @@ def every(*quick):
     return [n if n in quick else slow(n) for n in METHODS]
 
 
+@few(1)
 @pytest.mark.parametrize("name", every("rigl", "fan_in"))
 def test_a_convolution_inputs_first_or_outputs_first(name):
     """Stored HWIO and OIHW: the same first masks too, since random numbers are drawn in the order of the layer."""

@@ -9,7 +9,7 @@ import pytest
 import dstjax
 from dstjax import methods
 from tests import trees
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 PERIOD = 3
 MOVING = dict(sparsity=0.6, update_period=PERIOD, end_step=100)
@@ -47,6 +47,7 @@ def gradients(tx, params, state, t):
     )
 
 
+@few(2)
 @pytest.mark.parametrize(
     ("name", "wrapper"),
     [

@@ -10,7 +10,7 @@ import dstjax
 from dstjax import methods
 from dstjax.loops import vmap_axes
 from tests import trees
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 SEEDS = np.array([0, 3, 11])
 MOVING = dict(sparsity=0.7, update_period=3, end_step=10, drop_fraction=0.5, drop_schedule="constant")
@@ -102,6 +102,7 @@ def remembering(name, seed):
     return optax.chain(optax.clip(1.0), dstjax.sparsify(optax.adam(0.05), method, seed=seed))
 
 
+@few(2)
 @pytest.mark.parametrize("name", ["snfs", "str", "iee", *map(slow, ("dsr", "top_kast"))])
 def test_memory_and_views_of_each_run(name):
     """The views of a population are those of its runs, and the branch is still one."""

@@ -11,7 +11,7 @@ from flax import nnx
 import dstjax
 from dstjax import methods, metrics
 from tests import conformance, trees
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 SHARED = dict(update_period=2, drop_fraction=0.5, drop_schedule="constant", distribution="uniform")
 TRACK = ("exploration", "survival")
@@ -159,6 +159,7 @@ def populated(name="rigl", n=3):
     return make(0), started, states, [jax.tree.map(lambda x, i=i: x[i], (started, states)) for i in range(n)]
 
 
+@few(1)
 @pytest.mark.parametrize("name", ["rigl", "dpf", slow("str"), slow("iee"), slow("top_kast")])
 def test_helpers_read_a_population(name):
     tx, params, states, each_one = populated(name)

@@ -12,7 +12,7 @@ import dstjax
 from dstjax import masks, methods, structures
 from dstjax._arrays.shares import floor_share
 from tests import conformance, trees
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 
 def sparse(sparsity=0.5, seed=3, **method):
@@ -181,6 +181,7 @@ PRUNING = ["gmp", "one_shot", "str", "granet", "gap", "dpf", "dcil", "admm", "me
 CHANGES = {"mest": {"soft_bound": True}}
 
 
+@few(2)
 @pytest.mark.parametrize("name", [p if p in ("gmp", "granet", "dpf") else slow(p) for p in PRUNING])
 def test_from_half_to_the_end(name):
     """Each update leaves no more active than there were, and the last one as many as the method promises."""

@@ -96,13 +96,10 @@ def reference(name):
         return run(WAYS["linen"], name, None)[0]
 
 
-FEW = [("rigl", "linen_scan"), ("rigl", "equinox")]  # against one reference
-
-
 @pytest.mark.parametrize(
     ("name", "way"),
     [
-        pytest.param(name, way, marks=() if (name, way) in FEW else pytest.mark.slow)
+        (name, way) if (name, way) == ("rigl", "equinox") else thorough.slow(name, way)
         for name in METHODS
         for way in WAYS
         if way != "linen"

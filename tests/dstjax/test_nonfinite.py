@@ -10,7 +10,7 @@ import dstjax
 from dstjax import methods
 from dstjax._engine import measures
 from tests import conformance, trees
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 DTYPES = ["float8_e4m3fn", "bfloat16", "float16", "float32", "float64"]
 NAMES = ["rigl", "snfs", "dst_ee", "top_kast", "iee", "dcil", "lset"]
@@ -27,6 +27,7 @@ def spoiled(grads, where="conv/kernel", value=jnp.nan):
     return jax.tree_util.tree_map_with_path(one, grads)
 
 
+@few(2)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("on_nonfinite", ["pass", "skip"])
 def test_exact_zeros_in_every_dtype(dtype, on_nonfinite):
@@ -56,6 +57,7 @@ def scalars(state):
     return int(state.step), int(optax.tree.get(state.inner_state, "count"))
 
 
+@few(2)
 @pytest.mark.parametrize("name", [*NAMES, *(slow(n) for n in REST)])
 @pytest.mark.parametrize("where", ["conv/kernel", slow("conv/bias")])
 def test_such_a_step_changes_nothing_but_counts(name, where):
@@ -77,6 +79,7 @@ def test_such_a_step_changes_nothing_but_counts(name, where):
         params = optax.apply_updates(params, updates)
 
 
+@few(2)
 @pytest.mark.parametrize(
     ("order", "rewire"),
     [
@@ -98,6 +101,7 @@ def test_eager_and_compiled_are_alike(order, rewire):
         dstjax.check_sparse(params, state)
 
 
+@few(2)
 @pytest.mark.parametrize("name", [n if n in ("snfs", "dst_ee", "lset") else slow(n) for n in COUNTED])
 def test_counts_come_back_after_an_infinite_gradient(name):
     """The weight that becomes infinite stays so; what is remembered, and how many are active, does not suffer."""

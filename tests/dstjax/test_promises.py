@@ -11,7 +11,7 @@ import pytest
 import dstjax
 from dstjax import methods, structures
 from tests import conformance
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 STRUCTURES = {
     "weight": structures.WEIGHT,
@@ -93,6 +93,7 @@ def assert_kept(method):
     assert counts.all()  # no leaf is emptied
 
 
+@few(2)
 @pytest.mark.parametrize(("name", "structure"), [case if case in FOUND else slow(*case) for case in CASES])
 def test_with_every_structure(name, structure):
     fields = {k: v for k, v in conformance.METHODS[name].hyperparameters.items() if k != "maskable"}

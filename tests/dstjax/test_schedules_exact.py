@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dstjax.schedules import Cubic, Fractions, UpdateSchedule
 from tests import oracles
-from tests.thorough import lighter
+from tests.thorough import few, lighter
 
 LONGEST = 2**31 - 1
 ENDS = [2, 10, 25_000, 99_999, 10**9, LONGEST]
@@ -45,6 +45,7 @@ TIMES = [(end, alpha) for end in ENDS for alpha in (0.3, 0.002)]
 TIMES = lighter(TIMES[::4] + TIMES[3::4], TIMES)
 
 
+@few(2)
 @pytest.mark.parametrize("kind", ["constant", "cosine", "linear", "exponential", "cosine_floor", "stages"])
 @given(st.sampled_from(TIMES), st.integers(0, LONGEST), COUNTS)
 @example((10**9, 0.3), 10**9 - 2, [LONGEST, 10**8, 1])
@@ -112,6 +113,7 @@ def test_a_function_outside_the_range_counts_as_its_nearest_share():
     assert [told(f, [10], i)[0] for i in range(10)] == [5, 5, 0, 0, 0, 0, 10, 10, 5, 5]
 
 
+@few(2)
 @pytest.mark.parametrize("kind", ["constant", "cosine", "linear", "exponential", "cosine_floor", "stages"])
 def test_a_drop_fraction_of_a_population(kind):
     """Members of a trace move as many as runs of their own."""

@@ -15,6 +15,7 @@ import dstjax
 from dstjax import methods
 from dstjax.schedules import NAMES, Fractions, UpdateSchedule
 from tests import trees
+from tests.thorough import few
 
 LONG = 10**9
 
@@ -92,6 +93,7 @@ def largest(text):
     return max((math.prod(map(int, shape[:-1].split("x"))) * int(bits) // 8 for shape, bits in found), default=0)
 
 
+@few(2)
 @pytest.mark.parametrize("schedule", [*NAMES, falling])
 def test_one_program_of_all_lengths(schedule):
     """Of the drop schedules; without the numbers in it the text is the same."""
@@ -100,6 +102,7 @@ def test_one_program_of_all_lengths(schedule):
     assert largest(long) <= 1024
 
 
+@few(2)
 @pytest.mark.parametrize("name", ["gmp", "granet", "mest", "admm", "dpf", "snfs"])
 def test_one_program_of_a_method(name):
     changes = {"soft_bound": True} if name == "mest" else {}

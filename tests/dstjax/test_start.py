@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding
 import dstjax
 from dstjax import methods, metrics
 from tests import conformance, trees
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 TRACK = ("exploration", "survival", "error")
 FAMILIES = ["dense", "static", "rigl", "dst_ee", "snfs", "gmp", "admm", "top_kast", "iee", "str", "srigl"]
@@ -40,6 +40,7 @@ def assert_started(tx, params):
     assert_same(dstjax.start(tx, params), (dstjax.apply_masks(params, state), state))
 
 
+@few(2)
 @pytest.mark.parametrize("name", [slow(name) if name in ("static", "gmp", "srigl") else name for name in FAMILIES])
 def test_start_is_init_and_the_first_masks(name):
     params = trees.few()
@@ -134,6 +135,7 @@ def test_start_leaves_uncommitted_arrays_uncommitted():
 GUARDED = ["dense", "dst_ee", "snfs", "top_kast", "iee"]
 
 
+@few(2)
 @pytest.mark.parametrize(
     ("name", "order"),
     [
@@ -181,6 +183,7 @@ def test_a_loop_under_a_transfer_guard(name, order):
         params, _ = step(dstjax.apply_masks(params, state), dstjax.merge_state(moving, still))
 
 
+@few(1)
 @pytest.mark.parametrize("kind", [slow(AxisType.Auto), AxisType.Explicit])
 @pytest.mark.parametrize("structure", [dstjax.structures.n_m(2, 4), dstjax.structures.block(2, 2)])
 def test_masks_of_the_caller_are_checked_under_a_trace(kind, structure):

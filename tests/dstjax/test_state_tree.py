@@ -15,7 +15,7 @@ from flax.training.train_state import TrainState
 
 import dstjax
 from tests import conformance, trees
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 TRACK = ("exploration", "survival", "error")
 # One of each family, and every order of step and update.
@@ -65,6 +65,7 @@ def stepper(tx, name):
 # --- The tree -------------------------------------------------------------------------------------------------------
 
 
+@few(2)
 @pytest.mark.parametrize(("name", "order"), cases("skip", "dst_ee", "snfs", "admm", "top_kast", "iee"))
 def test_only_arrays_before_and_after_a_step(name, order):
     params = network()
@@ -103,6 +104,7 @@ class Pair(NamedTuple):
     bias: object
 
 
+@few(2)
 @pytest.mark.parametrize("box", [nnx.Param, lambda x: nn.Partitioned(x, ("a",) * x.ndim)], ids=["nnx", "linen"])
 @pytest.mark.parametrize("container", [dict, lambda **leaves: Pair(**leaves), lambda **leaves: nnx.State(leaves)])
 def test_holes_take_the_place_of_whole_boxes(box, container):
@@ -196,6 +198,7 @@ class Net(nnx.Module):
         return self.out(nnx.relu(self.hidden(x)))
 
 
+@few(2)
 @pytest.mark.parametrize(("name", "order"), cases("step_then_update", "dense", "snfs", "top_kast", "iee"))
 def test_gemma_logs_the_shapes_of_an_nnx_optimizer(name, order):
     model = Net(nnx.Rngs(0))
@@ -225,6 +228,7 @@ def test_gemma_logs_the_shapes_of_an_nnx_optimizer(name, order):
     assert dstjax.check_sparse(nnx.state(model, nnx.Param), optimizer.opt_state)
 
 
+@few(2)
 @pytest.mark.parametrize(("name", "order"), cases("update_then_step", "dense", "admm", "deepr", "str"))
 def test_easylm_saves_leaf_by_leaf(name, order):
     params = network()
@@ -260,6 +264,7 @@ def test_checkpoints_of_orbax_and_pickle(name, tmp_path):
         trees.assert_same(checkpointer.restore(tmp_path / "state", jax.eval_shape(tx.init, params)), state)
 
 
+@few(2)
 @pytest.mark.parametrize(("name", "order"), cases("skip", "static", "dst_ee", "gmp"))
 def test_purejaxrl_nests_a_train_state_in_scan_in_vmap(name, order):
     tx = optax.chain(optax.clip_by_global_norm(0.5), sparsified(name, order))

@@ -16,7 +16,7 @@ from dstjax._engine.drop_and_grow import drop_and_grow_all
 from dstjax.structures import block, fan_in, n_m
 from tests import oracles, trees
 from tests import structure_oracles as plain
-from tests.thorough import lighter
+from tests.thorough import few, lighter
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -24,6 +24,7 @@ seeds = st.integers(0, 2**32 - 1)
 # --- N of every M -----------------------------------------------------------------------------------------------------
 
 
+@few(2)
 @pytest.mark.parametrize("ties", [False, True])
 @pytest.mark.parametrize(("n", "m"), [(1, 2), (2, 4), (3, 8), (4, 4)])
 @settings(max_examples=lighter(4, 15))
@@ -93,6 +94,7 @@ def test_the_worked_example_of_constant_fan_in(ablation):
     np.testing.assert_array_equal(update.mask, expected[1])
 
 
+@few(2)
 @pytest.mark.parametrize("shape", [(6, 5), (3, 1, 2, 7)])
 @pytest.mark.parametrize("ablation", [0.0, 0.3, 0.9])
 @settings(max_examples=lighter(4, 15))

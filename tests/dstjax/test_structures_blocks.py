@@ -17,11 +17,12 @@ from dstjax._engine.drop_and_grow import drop_and_grow_all
 from dstjax.structures import block
 from tests import structure_oracles as plain
 from tests import trees
-from tests.thorough import lighter, slow
+from tests.thorough import few, lighter, slow
 
 seeds = st.integers(0, 2**32 - 1)
 
 
+@few(2)
 @pytest.mark.parametrize(("h", "w"), [(1, 1), (4, 1), (2, 2), (8, 4)])
 @settings(max_examples=lighter(4, 15))
 @given(seed=seeds)
@@ -63,6 +64,7 @@ def test_integer_scores_of_blocks_do_not_wrap_around():
 # --- Equally many blocks in each column -------------------------------------------------------------------------------
 
 
+@few(2)
 @pytest.mark.parametrize("shape", [(16, 12), (2, 3, 8, 4)])
 @pytest.mark.parametrize("returns", [True, False])
 @settings(max_examples=lighter(4, 15))

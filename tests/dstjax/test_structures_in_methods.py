@@ -16,7 +16,7 @@ from dstjax.structures import block, fan_in, n_m
 from tests import structure_oracles as plain
 from tests import trees
 from tests.stepping import compiled
-from tests.thorough import lighter
+from tests.thorough import few, lighter
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -73,6 +73,7 @@ def assert_changed(history):
     assert any((a != b).any() for a, b in zip(history[0].values(), history[-1].values(), strict=True))
 
 
+@few(2)
 @pytest.mark.parametrize("name", IN_METHODS)
 @settings(max_examples=lighter(2, 5))
 @given(seed=seeds)

@@ -13,6 +13,7 @@ from jax.sharding import PartitionSpec as P
 import dstjax
 from dstjax import methods
 from dstjax.structures import block, fan_in, n_m
+from tests.thorough import few
 
 MOVING = dict(
     sparsity=0.5, distribution="uniform", drop_fraction=0.4, drop_schedule="constant", update_period=2, end_step=14
@@ -81,6 +82,7 @@ def check_eight(structure, kind, layout):
 QUICK = [("n_m", "auto", "cut"), ("fan_in", "explicit", "both")]
 
 
+@few(1)
 @pytest.mark.parametrize(("structure", "kind", "layout"), QUICK)
 def test_the_same_masks_on_eight_devices(structure, kind, layout):
     check_eight(structure, kind, layout)

@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from tests.conformance import METHODS, grads_at, needed, sparsified, started, step
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 
 def trace(name):
@@ -16,6 +16,7 @@ def trace(name):
     jax.eval_shape(lambda *args: step(tx, *args, **needed(name, grads)), params, state, grads)
 
 
+@few(4)
 @pytest.mark.parametrize("name", METHODS)
 def test_no_implicit_promotion(name):
     with jax.numpy_dtype_promotion("strict"):
@@ -23,6 +24,7 @@ def test_no_implicit_promotion(name):
 
 
 # Looking for leaks takes seconds a method: memory, counters and a cycle of stages are in these three.
+@few(1)
 @pytest.mark.parametrize("name", [name if name in ("snfs", "dst_ee", "iee") else slow(name) for name in METHODS])
 def test_no_leak(name):
     with jax.checking_leaks():

@@ -16,7 +16,7 @@ import dstjax
 from dstjax import criteria, methods
 from tests import oracles, trees
 from tests.stepping import compiled
-from tests.thorough import lighter, slow
+from tests.thorough import few, lighter, slow
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -147,6 +147,7 @@ def test_every_method_that_changes_masks_has_a_transcript():
 QUICK = {"set": "update_then_step", "rigl_itop": "skip", "mest": "skip", "dst_ee": "step_then_update"}
 
 
+@few(4)
 @pytest.mark.parametrize(
     ("name", "order"),
     [(name, order) if QUICK.get(name, order) == order else slow(name, order) for name in METHODS for order in ORDERS],
@@ -181,6 +182,7 @@ DROP += [slow(drop, order) for drop in ("sensitivity", "rsensitivity") for order
 DROP += [slow("snip", "update_then_step")]
 
 
+@few(2)
 @pytest.mark.parametrize(("drop", "order"), DROP)
 def test_drop_criterion(drop, order):
     method = methods.rigl(**SHARED, drop=drop, drop_fraction=0.5, update_order=order)
@@ -216,6 +218,7 @@ ROUNDED = [("constant", "floor"), ("linear", "ceil"), ("cosine_floor", "floor"),
 ROUNDED += [slow("constant", "ceil"), slow("linear", "floor"), slow("cosine_floor", "ceil"), slow(by_step, "floor")]
 
 
+@few(2)
 @pytest.mark.parametrize(("schedule", "rounding"), ROUNDED)
 def test_schedule_and_rounding(schedule, rounding):
     method = methods.rigl(**SHARED, drop_fraction=0.45, drop_schedule=schedule, rounding=rounding)

@@ -14,7 +14,7 @@ import dstjax
 from dstjax import methods
 from tests import trees
 from tests.conformance import ORDERS, started
-from tests.thorough import lighter, slow
+from tests.thorough import few, lighter, slow
 from tests.trees import masked_leaves
 
 EVERY_OTHER = dict(sparsity=0.7, update_period=2, drop_fraction=0.5, drop_schedule="constant")
@@ -23,7 +23,7 @@ EVERY_OTHER = dict(sparsity=0.7, update_period=2, drop_fraction=0.5, drop_schedu
 SHAPES = [[(1, 1), (3, 7)], [(1, 11), (2, 2, 1, 2, 3)], [(40, 3)]]
 
 
-@settings(max_examples=lighter(4, 25))
+@settings(max_examples=lighter(2, 25))
 @given(
     shapes=st.sampled_from(SHAPES),
     percent=st.integers(0, 99),
@@ -166,6 +166,7 @@ def test_moments_are_found_by_path_and_shape():
     assert all((np.asarray(c) == 1).all() for c in jax.tree.leaves(state.inner_state.count))  # integers are no moments
 
 
+@few(2)
 @pytest.mark.parametrize(
     "params", [jnp.ones((6, 5)), [jnp.ones((6, 5)), jnp.ones(5)], (jnp.ones((2, 5)), [jnp.ones((3, 5))])]
 )

@@ -5,10 +5,14 @@
 
 import ast
 import re
+import threading
 from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient.exceptions import DeadKernelError
+
+from experiments import run_colabs
 
 ROOT = Path(__file__).resolve().parents[2]
 PATHS = sorted((ROOT / "colabs").glob("*.ipynb"))
@@ -38,3 +42,25 @@ def test_stored_notebook(path):
 def test_the_readme_lists_every_notebook():
     listed = set(re.findall(r"\(colabs/(\w+)\.ipynb\)", (ROOT / "README.md").read_text()))
     assert listed == {path.stem for path in PATHS}
+
+
+def test_several_run_at_a_time_and_one_that_fails_is_named(tmp_path, monkeypatch, capsys):
+    (tmp_path / "colabs").mkdir()
+    for name in ("a", "b", "c"):
+        (tmp_path / "colabs" / f"{name}.ipynb").touch()
+    both = threading.Barrier(2)
+
+    def run(path):
+        if path.stem == "c":
+            raise DeadKernelError("no kernel")
+        both.wait(timeout=60)
+
+    monkeypatch.setattr(run_colabs, "ROOT", tmp_path)
+    monkeypatch.setattr(run_colabs, "run", run)
+    assert run_colabs.main(["--jobs", "2"]) == 1
+    said = capsys.readouterr()
+    assert "colabs/c.ipynb ... FAILED\nno kernel" in said.out
+    assert said.out.count("ok, ") == 2
+    assert said.err == "1 of 3 notebooks failed.\n"
+    with pytest.raises(SystemExit, match="2"):
+        run_colabs.main(["--jobs", "0"])

@@ -243,6 +243,7 @@ def own_rules(tmp_path, monkeypatch):
     sys.modules.pop("rules_of_one_s_own", None)
 
 
+@pytest.mark.slow
 def test_rules_and_methods_of_one_s_own_stand_in_the_grid_under_their_names(own_rules, tmp_path, capsys):
     asked = "rigl,mine=rigl:grow=rules_of_one_s_own:least+drop_fraction=0.2,rules_of_one_s_own:calm"
     methods = (f"--methods={asked}", "--sparsities=0.8", "--seeds=2")

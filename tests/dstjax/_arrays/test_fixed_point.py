@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dstjax._arrays import fixed_point
 from tests import oracles
+from tests.thorough import few
 
 UNITS = 2**75
 LONGEST = 2**31 - 1
@@ -33,6 +34,7 @@ FUNCTIONS = {
 TRACED = {(f, d): jax.jit(lambda n, f=f, d=d: getattr(fixed_point, f)(n, d)) for f in FUNCTIONS for d in ONES}
 
 
+@few(2)
 @pytest.mark.parametrize("name", FUNCTIONS)
 @given(st.sampled_from(ONES), st.integers(0, LONGEST))
 @example(LONGEST, LONGEST)

@@ -13,6 +13,7 @@ from jax.sharding import AxisType
 from dstjax.layouts import parse
 from dstjax.masks import pack
 from dstjax.selection import count_true, top_k_mask, top_k_masks
+from tests.thorough import few
 
 LAYOUTS = (
     parse("stack in out"),
@@ -78,6 +79,7 @@ def test_one_ranking_over_all_layers_takes_earlier_layers_first():
     assert [m.sum((1, 2)).tolist() for m in mask] == [[4, 2, 0], [0, 0, 0]]
 
 
+@few(2)
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
 @pytest.mark.parametrize("spec", [("a", None, "b"), (None, "a", None), (("a", "b"), None, None), ("b", "a", None)])
 def test_stacks_on_eight_devices(kind, spec):

@@ -12,7 +12,7 @@ import dstjax
 from dstjax import methods
 from dstjax._arrays import wide
 from tests import conformance
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 COUNTS = st.lists(st.integers(0, 2**31 - 1), min_size=4, max_size=4)
 
@@ -54,6 +54,7 @@ def run(name, changes):
     return found, params
 
 
+@few(2)
 @pytest.mark.parametrize("bits", [3, slow(16)])
 @pytest.mark.parametrize(
     ("name", "changes"),

@@ -13,7 +13,7 @@ from dstjax import methods
 from dstjax._arrays.trees import path_name
 from dstjax._engine.replay import Replay
 from tests import trees
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 MOVING = dict(sparsity=0.7, update_period=3, end_step=100, drop_fraction=0.5)
 ENTRY_BY_ENTRY = {
@@ -92,6 +92,7 @@ def test_a_replaced_leaf_is_what_updates_read():
 QUICK = {"adamw after a clip", "in a branch", "lamb"}
 
 
+@few(2)
 @pytest.mark.parametrize("name", [n if n in QUICK else slow(n) for n in (*ENTRY_BY_ENTRY, *AS_A_WHOLE)])
 def test_the_branch_does_what_a_host_does(name):
     """The masks bit for bit, weights and moments of active weights up to rounding; grown weights start at zero."""

@@ -14,7 +14,7 @@ import pytest
 import dstjax
 from dstjax import exchange, methods
 from tests import trees
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 FORMATS = {
     "npz": (exchange.save_npz, exchange.load_npz),
@@ -45,6 +45,7 @@ def assert_round_trip(found, params, masks):
         assert_bits(mask, flags[name])
 
 
+@few(2)
 @both
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_what_was_written_comes_back(kind, dtype, tmp_path):

@@ -17,7 +17,7 @@ from dstjax import initial_masks, methods
 from dstjax.initial_masks._goal import goal_of
 from tests import trees
 from tests.dstjax.initial_masks import networks
-from tests.thorough import examples, slow
+from tests.thorough import examples, few, slow
 
 WITH_DATA = ("snip", "grasp", "iterative_snip", "force")
 RULES = (*WITH_DATA, "magnitude", "synflow")
@@ -45,6 +45,7 @@ def run(rule, params, **arguments):
 # --- The tree of masks ------------------------------------------------------------------------------------------------
 
 
+@few(2)
 @pytest.mark.parametrize("rule", RULES)
 def test_masks_are_a_tree_like_the_parameters_that_set_masks_takes(rule):
     params = trees.everything()
@@ -71,6 +72,7 @@ def test_each_rule_per_layer_has_the_counts_of_its_distribution(rule):
     assert {n: int(m.sum()) for n, m in masks.items()} == counts
 
 
+@few(1)
 @pytest.mark.parametrize(
     ("rule", "kind"),
     [

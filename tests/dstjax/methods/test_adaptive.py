@@ -15,7 +15,7 @@ from dstjax.methods.adaptive import sigmoid
 from tests import oracles
 from tests.dstjax.methods import following
 from tests.stepping import compiled
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 STEPS, UPDATES = 34, 11  # so many until DynSET has paused
 SHARED = dict(sparsity=0.4, update_period=3, end_step=STEPS)
@@ -90,6 +90,7 @@ CASES = [
 ]
 
 
+@few(2)
 @pytest.mark.parametrize(("name", "options", "given"), CASES)
 def test_transcript(x64, name, options, given):
     spy = following.Spy()

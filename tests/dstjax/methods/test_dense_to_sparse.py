@@ -15,7 +15,7 @@ from tests import dense_oracles as oracles
 from tests import side_by_side, trees
 from tests.side_by_side import EVERY_MODE, MASKED, MODES, active, follow
 from tests.stepping import compiled
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 
 @pytest.fixture(autouse=True)
@@ -173,6 +173,7 @@ def test_sis_is_dense_until_it_is_given_masks():
 # --- GraNet -----------------------------------------------------------------------------------------------------------
 
 
+@few(2)
 @pytest.mark.parametrize("mode", EVERY_MODE)
 def test_granet(mode):
     method = methods.granet(sparsity=0.8, prune_end_step=11, **PERIODIC)

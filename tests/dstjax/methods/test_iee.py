@@ -16,7 +16,7 @@ from tests import oracles, trees
 from tests.iee_network import noise, weights_of
 from tests.stepping import compiled
 from tests.structure_oracles import fill_groups
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 
 class Transcript:
@@ -142,6 +142,7 @@ CASES = {
 QUICK = ("grown at zero", "adam, three lengths", "without freezing", "two of four", "global and taylor, from zero")
 
 
+@few(2)
 @pytest.mark.parametrize("case", [case if case in QUICK else slow(case) for case in CASES])
 def test_transcript(case):
     """Five cycles and some steps after the last one: call i is the step of iteration i and the event of i + 1."""

@@ -14,7 +14,7 @@ from tests import dense_oracles as oracles
 from tests import side_by_side, trees
 from tests.side_by_side import MASKED, MODES, active, follow, loss
 from tests.stepping import compiled
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 
 @pytest.fixture(autouse=True)
@@ -243,6 +243,7 @@ def test_the_derivative_of_the_view_is_straight_through(name):
         np.testing.assert_array_equal(np.asarray(trees.names(before)[n])[zero], 3.0)  # not masked
 
 
+@few(2)
 @pytest.mark.parametrize("name", [slow(name) if name in ("dpf", "ste") else name for name in VIEWED])
 def test_starts_with_the_weights_as_they_are(name):
     """apply_masks leaves dense weights alone, and set_masks their moments."""

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 import dstjax
 from dstjax import methods
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 PERIOD = dict(update_period=1, end_step=9)
 CASES = [
@@ -46,6 +46,7 @@ MESHES = [
 QUICK = ("snfs", "deepr")
 
 
+@few(1)
 @pytest.mark.parametrize(("kind", "spec"), MESHES)
 @pytest.mark.parametrize(
     ("name", "options", "extra"),

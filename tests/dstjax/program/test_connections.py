@@ -16,7 +16,7 @@ import dstjax
 from dstjax.program import connections
 from experiments import models
 from tests import transformers
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 
 def drawn(seed, density, **shapes):
@@ -120,6 +120,7 @@ CASES = {
 }
 
 
+@few(2)
 @pytest.mark.parametrize("name", CASES)
 def test_weights_are_effective_where_derivatives_say_so(name):
     function, data, density, shapes, others = CASES[name]
@@ -259,6 +260,7 @@ def collapsing(name):
     return params, dstjax.sparsify(optax.sgd(0.1), dstjax.methods.static(sparsity=0.999)).init(params)
 
 
+@few(2)
 @pytest.mark.parametrize("name", ["flow", "magnitude", "erk"])
 def test_layer_collapse(name):
     params, masks = collapsing(name)

@@ -16,7 +16,7 @@ from dstjax.program.kernels.forms import Blocks, Rows, block_of, n_m_of
 from dstjax.program.kernels.pallas import kernel
 from dstjax.program.kernels.products import Product, candidates
 from tests.structure_oracles import balanced_best
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 ROWS, INPUTS, OUTPUTS = 6, 16, 12
 
@@ -62,6 +62,7 @@ def held(name, mask):
     return Blocks((INPUTS, OUTPUTS), Layout(("in", "out")), *shape)
 
 
+@few(2)
 @pytest.mark.parametrize(("name", "which"), CASES)
 def test_products_and_both_derivatives_are_those_of_the_dense_weight(name, which):
     mask, product = MASKS[which], PRODUCTS[name][0]
@@ -158,6 +159,7 @@ LAYOUTS = ["in out", "out in", "in in out", "in out out", "stack in out", "out s
 SIZES = {"in": 4, "out": 6, "stack": 3}
 
 
+@few(2)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("block", [(2, 3), slow((1, 1))])
 def test_packing_and_unpacking_is_exact(layout, block):

@@ -14,7 +14,7 @@ from dstjax import program
 from dstjax._arrays.trees import path_name
 from experiments import models
 from tests import transformers
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 
 def f32(*shape):
@@ -52,6 +52,7 @@ def linen(module, *args, **options):
 
 
 # The slow ones have the layers of others in other sizes.
+@few(4)
 @pytest.mark.parametrize("name", [slow(n) if n in ("resnet50_cifar", "vgg16") else n for n in models.names()])
 def test_networks_of_the_experiments(name):
     x = f32(2, *models.MODELS[name].shape)
@@ -120,6 +121,7 @@ def written_out():
     return loss, way.canonical(gradient)
 
 
+@few(2)
 @pytest.mark.parametrize("name", [name for name in transformers.WAYS if name != "linen"])
 def test_the_four_transformers_are_one_network(name, written_out):
     way, weights = transformers.WAYS[name], transformers.weights()

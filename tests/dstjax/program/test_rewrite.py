@@ -14,7 +14,7 @@ from dstjax import kernels, methods
 from dstjax.program.kernels import products
 from dstjax.structures import block
 from tests.small_networks import normal, relative
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 
 def einsum(p, x):
@@ -75,6 +75,7 @@ def mask_of(shape, layout):
     return dstjax.get_masks(dstjax.sparsify(optax.sgd(0.1), method, layout=layout).init(params))
 
 
+@few(2)
 @pytest.mark.parametrize("function", [f if f in QUICK else slow(f) for f in PROGRAMS], ids=lambda f: f.__name__)
 def test_rewritten_programs_compute_the_same_with_the_same_gradients(function):
     shape, layout = PROGRAMS[function]

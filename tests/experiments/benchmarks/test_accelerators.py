@@ -142,6 +142,7 @@ def program(name, fails=False):
     return accelerator_programs.Program("network", {"tree": "t", "method": name, "program": "step"}, 64, lower)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_where_it_ended(monkeypatch, tmp_path, capsys):
     found = [program("dense"), program("set", fails=True)]
     monkeypatch.setattr(chips, "target", lambda name: one_chip())

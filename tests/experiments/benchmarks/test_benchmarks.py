@@ -183,6 +183,7 @@ def test_traffic_counts_operands_results_and_loops():
     assert without == 16 * (12 + 1) + 16
 
 
+@pytest.mark.slow
 def test_scaling_of_a_tiny_model_is_compiled_and_predicted(tmp_path, capsys):
     assert scaling.main(["--models", "tiny", "--out", str(tmp_path), "--latency", "0"]) == 0
     head, *lines = (json.loads(line) for line in (tmp_path / "scaling-cpu.jsonl").read_text().splitlines())

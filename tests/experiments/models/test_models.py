@@ -6,7 +6,7 @@ from flax.errors import InvalidRngError
 
 from experiments import models
 from experiments.models import layers, mobile, wide_resnet
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 
 @pytest.mark.parametrize("shape", [(2, 8, 8, 1), (3, 5, 7, 4)])
@@ -43,6 +43,7 @@ def shapes_of(model, x, *, train):
 LARGE = {"vgg16", "resnet50", "mlp", "small_mlp"}
 
 
+@few(4)
 @pytest.mark.parametrize("dtype", ["bfloat16", slow(None)])
 @pytest.mark.parametrize("name", [slow(name) if name in LARGE else name for name in models.names()])
 def test_networks_give_one_float32_logit_a_class(name, dtype):
@@ -82,6 +83,7 @@ def test_the_networks_of_the_digits_config():
     assert weights == 72_208
 
 
+@few(2)
 @pytest.mark.parametrize(
     ("name", "sizes", "kernels"),
     [

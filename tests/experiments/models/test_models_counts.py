@@ -12,6 +12,7 @@ from dstjax.program import flops
 from experiments import models
 from experiments.flops import network, with_bias_and_relu
 from experiments.models.shapes import Network
+from tests.thorough import few
 
 # Name, classes and shape of the input (None: the paper's), masked tensors, weights, all parameters, multiply-adds.
 # "The pruning-criteria study" prints the totals of the small networks and of ResNet-56 and the weights of ResNet-50,
@@ -64,6 +65,7 @@ def densities(net: Network, distribution: str, sparsity: float, *keep_dense: str
     return {path: counts[path] / math.prod(shape) for path, shape in masked.items()}
 
 
+@few(4)
 @pytest.mark.parametrize(("name", "classes", "shape", "tensors", "weights", "total", "multiply_adds"), COUNTS)
 def test_counts_are_the_papers_to_the_digit(name, classes, shape, tensors, weights, total, multiply_adds):
     net = traced(name, classes, shape)

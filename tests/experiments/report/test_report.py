@@ -26,6 +26,7 @@ from experiments.report import (
 from experiments.report.cells import CellResult, Comparison, Cost, Layer, UpdateRecords
 from experiments.training import sealed
 from experiments.training.finished import UnreadableError
+from tests.thorough import few
 
 SHAPES = (("Dense_0/kernel", (64, 30)), ("Dense_1/kernel", (30, 10)))
 CHARTS = (
@@ -100,6 +101,7 @@ def comparison():
     return compare(grid, sweep)
 
 
+@few(2)
 @pytest.mark.parametrize("draw", CHARTS, ids=lambda f: f.__name__)
 def test_a_chart_is_a_whole_svg_in_the_colours_of_the_page(draw, comparison):
     svg = draw(comparison)
@@ -160,6 +162,7 @@ def test_text_from_outside_is_escaped(comparison):
     assert "<script" not in text
 
 
+@few(2)
 @pytest.mark.parametrize(
     "grid",
     [

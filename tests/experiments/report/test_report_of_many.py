@@ -13,6 +13,7 @@ import dstjax
 from experiments.report import charts, collect, cost_chart, counting, findings, names, page, rows, style, tables
 from experiments.report.names import method_label
 from tests.experiments.report.test_report import compare, make_cell
+from tests.thorough import few
 
 RANKED = ("grasp", "gmp", "granet", "rigl", "set", "static", "snip", "accset", "srigl")  # from the best to the worst
 
@@ -53,6 +54,7 @@ def test_every_method_is_grouped_by_the_family_of_the_catalogue():
     assert len({*labels}) == len(labels)
 
 
+@few(2)
 @pytest.mark.parametrize(
     "draw", [charts.accuracy, charts.differences, rows.ranks, cost_chart.accuracy_against_cost, charts.turnover]
 )
@@ -152,6 +154,7 @@ def test_exact_counts_are_claimed_for_those_methods_that_promise_them():
     ]
 
 
+@pytest.mark.slow
 def test_pictures_are_limited_and_the_page_says_so(many, page_of_many):
     text = page_of_many
     assert many.shown == ["grasp", "gmp", "rigl", "static"]

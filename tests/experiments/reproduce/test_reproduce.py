@@ -47,6 +47,7 @@ def finished(tmp_path_factory):
     return table, options
 
 
+@pytest.mark.slow
 def test_results_have_ours_and_the_papers_apart(finished):
     _table, options = finished
     found = json.loads((options.workdir / "tiny" / "results.json").read_text())

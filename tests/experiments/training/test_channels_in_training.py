@@ -92,6 +92,7 @@ def test_a_table_of_another_network_is_refused(conv, tmp_path):
         configuration.plan(conv(method="halp", structure=f"channels(budget=0.5, costs='{tmp_path}/table.json')"))
 
 
+@pytest.mark.slow
 def test_a_run_counts_what_compaction_leaves_and_notices_another_table(conv, tmp_path):
     table = shapes.channel_flops(*NETWORK)
     table.save(tmp_path / "table.json")

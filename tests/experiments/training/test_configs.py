@@ -13,7 +13,7 @@ from experiments import configs, data, models
 from experiments.data import Data, Stream
 from experiments.training import configuration, feeds
 from experiments.training.run import train_and_evaluate
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 FILES = sorted(Path(configs.__file__).parent.glob("*.py"))
 SHARED = ("__init__", "base", "fields", "families", "tasks", "digits")
@@ -109,6 +109,7 @@ def trace(model, shape):
 
 
 # Reading the channels of a network takes seconds.
+@few(4)
 @pytest.mark.parametrize("name", [slow(n) if n.startswith("iee_channels") else n for n in NAMES])
 def test_plan_at_full_size(name, monkeypatch):
     """The true config, with the true number of samples; nothing is trained."""
@@ -130,6 +131,7 @@ def test_plan_at_full_size(name, monkeypatch):
 QUICK = ["dst_ee_links_ia_email", "dst_ee_vgg19_cifar10"]
 
 
+@few(1)
 @pytest.mark.parametrize(
     "name",
     [n if n in QUICK else slow(n) for n in NAMES if WHOLE not in n],

@@ -123,18 +123,16 @@ def said(out):
     return [line for line in out.splitlines() if "Gloo" not in line and "peer ranks" not in line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fields",
     [
         {"method": "rigl", "steps": "24", "shard_params": "True", "model.sizes": "(64,)"},
-        pytest.param({"method": "rigl", "seeds": "2"}, marks=pytest.mark.slow),
-        pytest.param({"method": "dst_ee", "accumulate": "2", "tensorboard": "True"}, marks=pytest.mark.slow),
-        pytest.param(
-            {"method": "snip", "update_period": "None", "shard_params": "True", "model.sizes": "(64,)"},
-            marks=pytest.mark.slow,
-        ),
-        pytest.param({"method": "sis", "update_period": "None", "model.sizes": "(64,)"}, marks=pytest.mark.slow),
-        pytest.param({"method": "dpf"}, marks=pytest.mark.slow),
+        {"method": "rigl", "seeds": "2"},
+        {"method": "dst_ee", "accumulate": "2", "tensorboard": "True"},
+        {"method": "snip", "update_period": "None", "shard_params": "True", "model.sizes": "(64,)"},
+        {"method": "sis", "update_period": "None", "model.sizes": "(64,)"},
+        {"method": "dpf"},
     ],
 )
 def test_two_processes_train_what_one_does(fields, tmp_path):

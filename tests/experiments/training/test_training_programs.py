@@ -31,6 +31,7 @@ def test_a_plain_step_has_no_branch_and_nothing_sorts(small):
         assert "sort(" not in rewire
 
 
+@pytest.mark.slow
 def test_programs_are_shared_where_they_are_the_same_and_only_there(small, tmp_path):
     def masks(name, **fields):
         before = set(Program.compiled)
