@@ -145,7 +145,7 @@ def test_vmap_over_seeds(name):
         assert any((m[0] != m[1]).any() for m in jax.tree.leaves(masks))
 
 
-@few(4)
+@few(2)
 @pytest.mark.parametrize("name", [*METHODS])
 def test_floats_of_one_byte_run_through(name):
     """JAX promotes them with nothing."""

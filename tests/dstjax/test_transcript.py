@@ -147,7 +147,7 @@ def test_every_method_that_changes_masks_has_a_transcript():
 QUICK = {"set": "update_then_step", "rigl_itop": "skip", "mest": "skip", "dst_ee": "step_then_update"}
 
 
-@few(4)
+@few(2)
 @pytest.mark.parametrize(
     ("name", "order"),
     [(name, order) if QUICK.get(name, order) == order else slow(name, order) for name in METHODS for order in ORDERS],

@@ -13,7 +13,7 @@ from experiments.configs import digits
 from experiments.training import configuration, rules, sealed
 from experiments.training.run import train_and_evaluate
 from experiments.training.trainer import Trainer
-from tests.thorough import slow
+from tests.thorough import few, slow
 
 DIGITS = "experiments/configs/digits.py"
 TINY = [
@@ -85,6 +85,7 @@ def arguments(method):
     return {n: v for n, v in given.items() if n in known}
 
 
+@few(3)
 @pytest.mark.parametrize("method", [*KINDS, *map(slow, sorted({*dstjax.methods.names()} - {*KINDS}))])
 def test_a_method_of_each_kind_trains(method, small, tmp_path):
     summary = follow(method, small, tmp_path)
