@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding
 
 import dstjax
 from dstjax import methods, structures
+from dstjax._arrays.bits import unpack
 from dstjax._arrays.counting import SMALL
 from dstjax._engine import drop_and_grow, parts
 from dstjax.rules import Value
@@ -76,6 +77,10 @@ def trained(method):
     return state
 
 
+def unpacked(masks):
+    return jax.tree.map(lambda m: np.asarray(unpack(m)), masks)
+
+
 def in_small_parts(monkeypatch):
     """Makes parts of small trees; returns a list that gets the number of leaves of each part."""
     sizes, switch = [], drop_and_grow._switch
@@ -136,3 +141,26 @@ def test_an_update_holds_little_beside_the_training(name, rewire, most, one_devi
     lowered = jax.jit(step, donate_argnums=(0, 1)).lower(params, jax.eval_shape(tx.init, params), params)
     held = lowered.compile().memory_analysis().temp_size_in_bytes
     assert held / sum(w.size for w in params.values()) < most
+
+
+@pytest.mark.parametrize("kind", [AxisType.Explicit, slow(AxisType.Auto)])
+def test_masks_are_the_same_on_eight_devices(kind, monkeypatch):
+    shapes = {"a": (16, 24), "b": (64, 40), "c": (8, 16, 16)}
+    keys = iter(jax.random.split(jax.random.key(2), 6))
+    params, grads = ({n: jax.random.normal(next(keys), s) for n, s in shapes.items()} for _ in range(2))
+    tx = dstjax.sparsify(optax.sgd(0.1), methods.set(**PLAN), layout={"c": "stack in out", "": "in out"})
+
+    def run(params, grads):
+        state = jax.jit(tx.init)(params)
+        params = dstjax.apply_masks(params, state)
+        return jax.jit(lambda g, s, p: tx.update(g, s, p, rewire=True)[1])(grads, state, params).masks
+
+    whole = run(params, grads)
+    sizes = in_small_parts(monkeypatch)
+    monkeypatch.setattr(parts, "PART", 64)
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(kind,))
+    with jax.set_mesh(mesh):
+        rows = jax.NamedSharding(mesh, jax.P("d"))
+        found = run(*jax.device_put((params, grads), rows))
+    assert len(sizes) == 3
+    jax.tree.map(np.testing.assert_array_equal, unpacked(found), unpacked(whole))
