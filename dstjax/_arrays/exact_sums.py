@@ -34,11 +34,18 @@ def root_mean_square(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
         digits.append(jnp.floor(rest) if place < places else jnp.round(rest))
     numbers = [d.astype(jnp.uint32) for d in reversed(digits)]  # the last digit first
     for axis in axes:
-        numbers = _carried([jnp.sum(n, axis=axis, keepdims=True, dtype=jnp.uint32) for n in numbers], width)
+        numbers = _carried(_sums(numbers, axis), width)
     total = jnp.zeros_like(unit)
     for place, n in reversed(list(enumerate(numbers, 1 - len(digits)))):
         total = total + n.astype(jnp.float32) * 2.0 ** (place * width)
     return unit * jnp.sqrt(total / math.prod(x.shape[a] for a in axes))
+
+
+def _sums(numbers: list[jax.Array], axis: int) -> list[jax.Array]:
+    """Sums arrays of one shape over an axis in one pass, so that no digit of an entry is ever stored."""
+    zeros = tuple(jnp.zeros((), jnp.uint32) for _ in numbers)
+    sums = lax.reduce(tuple(numbers), zeros, lambda a, b: tuple(map(lax.add, a, b)), (axis,))
+    return [jnp.expand_dims(n, axis) for n in sums]
 
 
 def _carried(sums: list[jax.Array], width: int) -> list[jax.Array]:

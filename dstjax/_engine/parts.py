@@ -1,6 +1,7 @@
 """Switches a large tree in parts, one after another, so that the keys of one part alone are held at a time."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -46,9 +47,18 @@ def after(
     """
     counts = count_true([pack(m) for m in masks]).astype(jnp.uint32)
     zero = jnp.bitwise_or.reduce(counts) >> 31  # not known to XLA, though a leaf has less than 2**31 active weights
+    is_read = zero == 0
 
-    def later(key: jax.Array) -> jax.Array:
+    def key_later(key: jax.Array) -> jax.Array:
         return jax.random.wrap_key_data(jax.random.key_data(key) | zero, impl=jax.random.key_impl(key))
 
-    is_read = zero == 0
-    return [leaf._replace(mask=leaf.mask & is_read, key=later(leaf.key)) for leaf in leaves], [later(k) for k in keys]
+    def later(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or jnp.issubdtype(x.dtype, jax.dtypes.extended):
+            return x
+        return x & is_read if x.dtype == jnp.bool_ else jnp.where(is_read, x, jnp.zeros((), x.dtype))
+
+    def leaf_later(leaf: Leaf) -> Leaf:
+        arrays = {name: x for name, x in leaf._asdict().items() if name not in ("key", "layout")}
+        return leaf._replace(**jax.tree.map(later, arrays), key=key_later(leaf.key))
+
+    return [leaf_later(leaf) for leaf in leaves], [key_later(key) for key in keys]

@@ -127,7 +127,13 @@ def test_criteria_that_compare_leaves_see_all_of_them(monkeypatch):
 @pytest.mark.optimised
 @pytest.mark.parametrize(
     ("name", "rewire", "most"),
-    [("rigl", None, 1.5), slow("rigl", True, 1.5), slow("dst_ee", None, 1.5), slow("set", True, 3.6)],
+    [
+        ("rigl", None, 1.5),
+        slow("rigl", True, 1.5),
+        slow("dst_ee", None, 1.5),
+        slow("set", True, 3.6),
+        slow("balanced_momentum", True, 3.5),
+    ],
 )
 def test_an_update_holds_little_beside_the_training(name, rewire, most, one_device):
     """Bytes of temporaries a weight: 5 where all leaves are switched at once, 13 for SET."""
