@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import dstjax
@@ -36,6 +36,7 @@ SHAPES = [[(1, 1), (3, 7)], [(1, 11), (2, 2, 1, 2, 3)], [(40, 3)]]
 )
 def test_counts_are_exact_through_many_updates(shapes, percent, fraction, name, order, scope, seed, ties):
     """Densities from 0.01 to 1, fractions from 0 to 1, gradients full of ties or without."""
+    assume((name, scope) != ("mest", "global"))  # it reads no densities then, and says so
     rng = np.random.default_rng(seed)
     draw = (lambda s: rng.integers(-2, 3, s)) if ties else rng.standard_normal
     params = {f"w{i}": jnp.asarray(draw(s), jnp.float32) for i, s in enumerate(shapes)}
