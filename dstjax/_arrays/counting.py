@@ -2,7 +2,8 @@
 
 Many small tensors that each lie on one device become the rows of one array, and each begins at a row of its own: a
 kernel for each of them would take longer to compile, and to start, than to run. A larger tensor is counted alone, and
-so is one that may be spread over devices.
+so is one that may be spread over devices. One that lies in one piece is counted row by row: 16 bits hold the count of a
+row, and a vector of the processor holds twice as many of these.
 """
 
 import functools
@@ -15,13 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from dstjax._arrays.shards import Shards, is_rows, line, may_be_cut
+from dstjax._arrays.shards import Shards, may_be_cut
 
 Scalars = list[jax.Array]
 
 SMALL = 2**19  # entries below which tensors share an array,
 MANY = 8  # if there are as many of them
 WIDTH = 1024  # entries of a row of it
+ROW = 1024  # entries of a row of a tensor that is counted alone, at least,
+LONGEST = 2**16 - 1  # and at most
 
 
 class Blocks:
@@ -140,13 +143,17 @@ class Blocks:
         return [self._axes(i) for i in self.alone] + ([(0,)] if self.small else [])
 
     def _block(self, i: int, x: jax.Array) -> jax.Array:
-        if self.lanes[i] == 1 and self.is_straight[i]:
-            return line(x)
-        return x.reshape(self.lanes[i], -1) if self._is_lined(i) else x
+        return x.reshape(self._block_shape(i)) if self._is_lined(i) else x
 
     def _is_lined(self, i: int) -> bool:
-        """Whether the block of a tensor of several lanes is a matrix with a row for each."""
-        return self.lanes[i] > 1 and self.is_straight[i] and not self.pieces.axes and not self.may_be_cut[i]
+        """Whether the block of a tensor has rows, or its entries in one, behind the axis of its lanes."""
+        return self.is_straight[i] and not self.pieces.axes and not self.may_be_cut[i]
+
+    def _block_shape(self, i: int) -> tuple[int, ...]:
+        """Returns the shape of the block of a tensor that is lined."""
+        size, lanes = self.sizes[i], self.lanes[i]
+        row = row_length(size)
+        return (*((lanes,) if lanes > 1 else ()), *((size // row, row) if row < size else (size,)))
 
     def _axes(self, i: int) -> tuple[int, ...]:
         """Returns the axes of the block of a tensor that number its lanes."""
@@ -156,6 +163,46 @@ class Blocks:
 
     def _order(self, i: int) -> tuple[int, ...] | None:
         return None if self.is_straight[i] and (self.lanes[i] == 1 or self._is_lined(i)) else self.orders[i]
+
+    @functools.cached_property
+    def is_whole(self) -> bool:
+        """Whether all tensors have entries, and lie in one piece and in rows that 16 bits count."""
+        lined = all(self._is_lined(i) and row_length(self.sizes[i]) <= LONGEST for i in self.alone)
+        return lined and min(self.sizes) > 0 and not self.pieces.axes and not any(self.may_be_cut)
+
+    def after(self, flags: list[jax.Array], room: jax.Array) -> jax.Array:
+        """Returns the highest place in each lane before which at most ``room`` flags are set; for whole tensors.
+
+        Counts the flags of each row, and looks into a single row of each lane.
+        """
+        rows = [f.reshape(-1, f.shape[-1]) for f in flags]
+        shapes = [self._block_shape(i) for i in self.alone]
+        alone = [math.prod(s[:-1]) // self.lanes[i] for i, s in zip(self.alone, shapes, strict=True)]
+        # Lanes in the order of the blocks: their numbers, how many rows they have, the first row, and the block.
+        lanes = self._lane_numbers([*self.alone, *self.small])
+        number = np.concatenate([np.repeat(alone, [self.lanes[i] for i in self.alone]), np.diff(self.starts)]).astype(
+            int
+        )
+        first = np.cumsum([0, *number])
+        ends = np.cumsum([0, *(len(x) for x in rows)])
+        block = np.searchsorted(ends, first[:-1], side="right") - 1
+        lane_of_row = np.repeat(np.arange(len(number)), number)
+
+        counts = jnp.concatenate([_of_rows(x) for x in rows])
+        before = jnp.cumsum(counts, dtype=jnp.uint32) - counts
+        before = before - before[first[:-1]][lane_of_row]
+        room = room[lanes]
+        passed = jnp.cumsum(before + counts <= room[lane_of_row], dtype=jnp.int32)[first[1:] - 1]
+        row = jnp.minimum(jnp.diff(passed, prepend=0), number - 1)
+        at = row + first[:-1]
+        width = max(x.shape[1] for x in rows)
+        looked_at = [
+            jnp.pad(x[at[np.flatnonzero(block == b)] - ends[b]], ((0, 0), (0, width - x.shape[1])))
+            for b, x in enumerate(rows)
+        ]
+        length = np.array([x.shape[1] for x in rows], np.uint32)[block]
+        place = jnp.minimum(_after(jnp.concatenate(looked_at), room - before[at]), length)
+        return (row.astype(jnp.uint32) * length + place)[np.argsort(lanes)]
 
     def _matrix(self, i: int, x: jax.Array) -> jax.Array:
         """Returns a tensor with a row for each lane."""
@@ -172,7 +219,7 @@ class Blocks:
         if self.lanes[i] == 1:
             return mine.reshape(())
         if self._is_lined(i) and not shaped:
-            return mine[:, None]
+            return mine.reshape(-1, *[1] * (len(self._block_shape(i)) - 1))
         return self.pieces.of_lanes(i, mine, self.stacks[i], len(self.shapes[i]))
 
     def _table(self, counted: list[Scalars], most: int = 1) -> jax.Array:
@@ -228,10 +275,20 @@ def unseen(values: Sequence[int]) -> Scalars:
     return lax.fori_loop(0, 2, lambda _, v: [*v[1:], *v[:1]], turned)
 
 
+def row_length(size: int) -> int:
+    """Returns the entries of a row of a tensor, or lane, of some size: all of them where no fit length divides it."""
+    return _fit_divisor(size, ROW, LONGEST)
+
+
+@functools.cache
+def _fit_divisor(size: int, low: int, high: int) -> int:
+    return next((n for n in range(low, min(high + 1, size)) if size % n == 0), size)
+
+
 # Jitted, these are traced once for all tensors of a size.
 @functools.partial(jax.jit, static_argnames="kept")
 def _reaching(x: jax.Array, number: jax.Array, digits: Scalars, kept: tuple[int, ...]) -> Scalars:
-    return _count([x >= number + d for d in digits], kept)
+    return _count([x >= number + d for d in digits], kept, jnp.uint16 if x.dtype.itemsize <= 2 else jnp.uint32)
 
 
 @functools.partial(jax.jit, static_argnames="kept")
@@ -244,25 +301,51 @@ def _bits(x: jax.Array, kept: tuple[int, ...]) -> Scalars:
     return _sum([lax.population_count(x), lax.population_count(~x)], kept)
 
 
-def _count(tests: list[jax.Array], kept: tuple[int, ...]) -> Scalars:
+@jax.jit
+def _of_rows(flags: jax.Array) -> jax.Array:
+    """Counts the flags of each row, uint32[rows]."""
+    true, false = _count([flags], (0,), jnp.uint16)
+    return jnp.minimum(true, jnp.uint32(flags.shape[1]) - false)
+
+
+def _after(flags: jax.Array, room: jax.Array) -> jax.Array:
+    """Returns the highest place of each row before which at most ``room`` flags are set, uint32[rows]."""
+    index = lax.broadcasted_iota(jnp.uint32, flags.shape, 1)
+    bits = flags.shape[1].bit_length()
+
+    def narrow(i: Any, place: jax.Array) -> jax.Array:
+        further = place + (jnp.uint32(1) << jnp.uint32(bits - 1 - i))
+        return jnp.where(_of_rows(flags & (index < further[:, None])) <= room, further, place)
+
+    return lax.fori_loop(0, bits, narrow, jnp.zeros_like(room))
+
+
+def _count(tests: list[jax.Array], kept: tuple[int, ...], row: Any = jnp.uint32) -> Scalars:
     """Counts the True entries of several boolean arrays of one shape; of a single one, of its opposite too."""
-    return _sum(tests if len(tests) > 1 else [tests[0], ~tests[0]], kept)
+    return _sum(tests if len(tests) > 1 else [tests[0], ~tests[0]], kept, row)
 
 
-def _sum(numbers: list[jax.Array], kept: tuple[int, ...]) -> Scalars:
+def _sum(numbers: list[jax.Array], kept: tuple[int, ...], row: Any = jnp.uint32) -> Scalars:
     """Sums several arrays of one shape in one pass, over all axes that are not ``kept``: uint32 each.
 
     Takes one variadic reduction. XLA:CPU turns a reduction of a single operand into a chain of small windows that
     materialises its operand and is about ten times slower (and does so with an operand that comes twice, too). Sums the
-    rows of a large tensor first: XLA gives these to several cores, and not the sum of all at once.
+    rows of a tensor in one piece first: XLA gives these to several cores, and not the sum of all at once.
+
+    Args:
+      numbers: the arrays.
+      kept: axes over which nothing is summed.
+      row: the dtype in which a row is summed, where all of it fits.
     """
+    last = numbers[0].ndim - 1
+    if last >= 0 and last not in kept and not may_be_cut(numbers[0]):
+        fits = numbers[0].shape[last] <= np.iinfo(row).max
+        numbers = _reduce([x.astype(row if fits else jnp.uint32) for x in numbers], (last,))
     numbers = [x.astype(jnp.uint32) for x in numbers]
-    if not kept and is_rows(numbers[0]):
-        numbers = _reduce(numbers, (1,))
     axes = tuple(a for a in range(numbers[0].ndim) if a not in kept)
     return _reduce(numbers, axes) if axes else numbers
 
 
 def _reduce(numbers: list[jax.Array], axes: tuple[int, ...]) -> list[jax.Array]:
-    zeros = tuple(jnp.zeros((), jnp.uint32) for _ in numbers)
+    zeros = tuple(jnp.zeros((), x.dtype) for x in numbers)
     return list(lax.reduce(tuple(numbers), zeros, lambda a, b: tuple(map(lax.add, a, b)), axes))

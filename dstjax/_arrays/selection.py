@@ -5,7 +5,8 @@ from its most significant bits down. One pass over the tensor counts how many ke
 thresholds (``2**bits_per_pass - 1`` of them in one variadic integer reduction), and the largest candidate that at least
 k keys reach becomes the new threshold. Of the entries equal to the final threshold those of lowest row-major index are
 taken; the same search finds that index. All tensors of a list advance together in one loop, so a tree costs as many
-kernels per pass as it has large leaves, and one for all small ones (:mod:`dstjax._arrays.counting`).
+kernels per pass as it has large leaves, and one for all small ones (:mod:`dstjax._arrays.counting`). On a CPU keys of
+tensors in one piece are searched 16 bits at a time, and the index of the last of equal entries in a single row.
 
 Nothing is sorted or gathered, and no tensor that may be spread over devices is reshaped. A pass moves a few integers
 between the devices that hold it, k may be traced, and one device and many give the same result bit for bit.
@@ -35,9 +36,10 @@ from dstjax._arrays.wide import Wide
 from dstjax._arrays.widening import wide_dtype
 
 # Bits of a threshold that one pass resolves, by platform; any number of them gives the same masks. On CPU two and three
-# are equally fast, and two compile faster. The others are not measured: there each kernel costs its start, so fewer
-# passes should pay. `python -m experiments.benchmarks --only selection` finds out.
-BITS_PER_PASS = MappingProxyType({"cpu": 2, "gpu": 3, "tpu": 3})
+# are about equally fast. The others are not measured: there each kernel costs its start, so fewer passes should pay.
+# `python -m experiments.benchmarks --only selection` finds out.
+BITS_PER_PASS = MappingProxyType({"cpu": 3, "gpu": 3, "tpu": 3})
+BY_HALVES = frozenset({"cpu"})  # where keys are searched 16 bits at a time; not measured elsewhere
 
 
 def top_k_mask(
@@ -217,23 +219,52 @@ def _choose(
             return wide.at_least(wide.total(counts), ks)[:, None]
         return summed(counts) >= ks[None]
 
+    sizes = jnp.array(np.repeat(layout.whole_sizes, layout.lanes), jnp.uint32)
+    begin = pieces.varying_as((sizes, jnp.zeros_like(sizes)), *jax.tree.leaves(ks), *blocks)
+
     # Finds the largest threshold that at least k keys reach. The loop also carries, for each lane, how many keys reach
     # it and how many lie above it.
-    def narrow(_: Any, loop: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> Any:
-        unit, threshold, at_least, above = loop
-        digits, exist = _digits(unit, bits_per_pass)
-        counts = layout.reaching(blocks, each(threshold), digits)
-        reached = exist & suffice(counts)
-        lower = each(reached)
-        upper = exist & ~lower
-        at_least = jnp.minimum(at_least, jnp.min(jnp.where(lower, counts, every), axis=0))
-        above = jnp.maximum(above, jnp.max(jnp.where(upper, counts, jnp.uint32(0)), axis=0))
-        return unit >> bits_per_pass, _advanced(threshold, reached, unit), at_least, above
+    def search(
+        blocks: list[jax.Array], at_least: jax.Array, above: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        outside, width = above, blocks[0].dtype
 
-    passes, unit = _passes(jnp.iinfo(dtype).bits, dtype, bits_per_pass)
-    sizes = jnp.array(np.repeat(layout.whole_sizes, layout.lanes), jnp.uint32)
-    start = pieces.varying_as((jnp.zeros(budgets, dtype), sizes, jnp.zeros_like(sizes)), *jax.tree.leaves(ks), *blocks)
-    _, threshold, at_least, above = lax.fori_loop(0, passes, narrow, (unit, *start))
+        def narrow(_: Any, loop: tuple[jax.Array, jax.Array, jax.Array, jax.Array]) -> Any:
+            unit, threshold, at_least, above = loop
+            digits, exist = _digits(unit, bits_per_pass)
+            counts = outside[None] + layout.reaching(blocks, each(threshold), digits)
+            reached = exist & suffice(counts)
+            lower = each(reached)
+            upper = exist & ~lower
+            at_least = jnp.minimum(at_least, jnp.min(jnp.where(lower, counts, every), axis=0))
+            above = jnp.maximum(above, jnp.max(jnp.where(upper, counts, jnp.uint32(0)), axis=0))
+            return unit >> bits_per_pass, _advanced(threshold, reached, unit), at_least, above
+
+        passes, unit = _passes(jnp.iinfo(width).bits, width, bits_per_pass)
+        zeros = pieces.varying_as(jnp.zeros(budgets, width), *jax.tree.leaves(ks), *blocks)
+        return lax.fori_loop(0, passes, narrow, (unit, zeros, at_least, above))[1:]
+
+    # Keys of more than 16 bits are searched 16 at a time, the highest first: these are read and counted twice as fast.
+    # A key whose higher bits are not those of the threshold counts as 0, which is below all that is tried.
+    def refine(i: Any, found: tuple[jax.Array, jax.Array, jax.Array]) -> Any:
+        prefix, at_least, above = found
+        shift = (turns - 1 - jnp.asarray(i)).astype(dtype) * dtype.type(16)
+        ours = layout.at(each(prefix))
+        parts = [
+            jnp.where((key >> shift) >> 16 == at, key >> shift & dtype.type(2**16 - 1), dtype.type(0)).astype(
+                jnp.uint16
+            )
+            for key, at in zip(blocks, ours, strict=True)
+        ]
+        threshold, at_least, above = search(parts, at_least, above)
+        return prefix << 16 | threshold.astype(dtype), at_least, above
+
+    turns = jnp.iinfo(dtype).bits // 16
+    if turns > 1 and layout.is_whole and jax.default_backend() in BY_HALVES:
+        zeros = pieces.varying_as(jnp.zeros(budgets, dtype), *jax.tree.leaves(ks), *blocks)
+        threshold, at_least, above = lax.fori_loop(0, turns, refine, (zeros, *begin))
+    else:
+        threshold, at_least, above = search(blocks, *begin)
     threshold = each(threshold)
     equal = at_least - above
     if isinstance(ks, Wide):  # earlier lanes first, here too
@@ -291,6 +322,13 @@ def _index_after(
 ) -> jax.Array:
     """Returns the highest index of each lane before which at most ``room`` keys are at the threshold."""
 
+    def equal(to: list[jax.Array]) -> list[jax.Array]:
+        same = [key == at for key, at in zip(blocks, to, strict=True)]
+        return same if candidates is None else [s & where for s, where in zip(same, candidates, strict=True)]
+
+    if layout.is_whole:
+        return layout.after(equal(layout.at(threshold)), room)
+
     def narrow(i: jax.Array, loop: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         unit, start = loop
         digits, exist = _digits(unit, bits_per_pass)
@@ -298,9 +336,7 @@ def _index_after(
         # indices, before the loop and store them: a kernel and a pass for each tensor.
         zero = lax.shift_right_logical(jnp.asarray(i, jnp.uint32), jnp.uint32(31))
         index = layout.index(blocks, one=zero | jnp.uint32(1))
-        same = [key == (at | zero.astype(key.dtype)) for key, at in zip(blocks, layout.at(threshold), strict=True)]
-        if candidates is not None:
-            same = [s & where for s, where in zip(same, candidates, strict=True)]
+        same = equal([at | zero.astype(at.dtype) for at in layout.at(threshold)])
         before = layout.before(same, index, start, digits)
         return unit >> bits_per_pass, _advanced(start, exist & (before <= room[None]), unit)
 

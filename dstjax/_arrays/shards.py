@@ -12,9 +12,6 @@ from jax import lax
 
 from dstjax._arrays.varying import varying_as
 
-_LARGE = 2**22  # entries from which several cores count faster than one, although they are waited for
-_ROWS = 4096  # at most; as many as divide the entries
-
 
 @dataclasses.dataclass(frozen=True)
 class Shards:
@@ -154,22 +151,6 @@ def over_pieces(
         axis_names=set(axes),
     )
     return mapped(list(tensors), list(others), small)
-
-
-def line(x: jax.Array) -> jax.Array:
-    """Returns a tensor as a vector, so that tensors of one size share their programs; as it is if an axis may be cut.
-
-    A large one becomes rows, which several cores can count.
-    """
-    if may_be_cut(x):
-        return x
-    rows = math.gcd(x.size, _ROWS) if x.size >= _LARGE else 1
-    return x.reshape(rows, -1) if rows > 1 else x.reshape(-1)
-
-
-def is_rows(x: jax.Array) -> bool:
-    """Whether a tensor lies in one piece as rows, and is large enough for several cores."""
-    return x.ndim == 2 and x.size >= _LARGE and not may_be_cut(x)
 
 
 def may_be_cut(x: Any) -> bool:

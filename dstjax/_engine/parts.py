@@ -14,8 +14,8 @@ from dstjax.rules import Leaf
 
 # A device that holds so many weights for each part, and at least twice as many, switches them in parts; there are at
 # most so many. A part has loops of its own, which take longer to compile and, on many devices, a collective a pass.
-PART = 2**24
-PARTS = 4
+PART = 13 * 2**20
+PARTS = 8
 
 
 def parts(weights: Sequence[jax.Array]) -> list[list[int]]:

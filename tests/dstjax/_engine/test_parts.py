@@ -40,8 +40,8 @@ def test_every_leaf_is_in_one_part_and_no_part_is_much_larger_than_its_share(siz
 
 
 def test_a_tree_that_is_not_large_is_one_part():
-    assert parts.parts(shapes_of([2**20] * 31)) == [list(range(31))]
-    assert len(parts.parts(shapes_of([2**20] * 32))) == 2
+    assert parts.parts(shapes_of([2**20] * 25)) == [list(range(25))]
+    assert len(parts.parts(shapes_of([2**20] * 26))) == 2
 
 
 def test_what_counts_is_what_a_device_holds():
@@ -98,7 +98,7 @@ def test_masks_are_the_same(name, monkeypatch):
     whole = trained(method)
     sizes = in_small_parts(monkeypatch)
     found = trained(method)
-    assert len(sizes) == parts.PARTS
+    assert 1 < len(sizes) <= parts.PARTS
     assert sum(sizes) == len(SHAPES)
     jax.tree.map(np.testing.assert_array_equal, found.masks, whole.masks)
 
@@ -137,7 +137,7 @@ def test_criteria_that_compare_leaves_see_all_of_them(monkeypatch):
 )
 def test_an_update_holds_little_beside_the_training(name, rewire, most, one_device):
     """Bytes of temporaries a weight: 5 where all leaves are switched at once, 13 for SET."""
-    params = {f"w{i}": jax.ShapeDtypeStruct((4096, 2048), jnp.float32) for i in range(8)}
+    params = {f"w{i}": jax.ShapeDtypeStruct((4096, 2048), jnp.float32) for i in range(12)}
     tx = dstjax.sparsify(optax.sgd(0.1, momentum=0.9), methods.get(name, **PLAN))
 
     def step(params, state, grads):
