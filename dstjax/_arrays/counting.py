@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dstjax._arrays import sums
 from dstjax._arrays.shards import Shards, may_be_cut
-
-Scalars = list[jax.Array]
+from dstjax._arrays.sums import Scalars
 
 SMALL = 2**19  # entries below which tensors share an array,
 MANY = 8  # if there are as many of them
@@ -125,18 +125,17 @@ class Blocks:
 
     def reaching(self, blocks: list[jax.Array], numbers: jax.Array, digits: Scalars) -> jax.Array:
         """Counts the entries of each lane that reach its number plus each of the digits, uint32[digits, lanes]."""
-        return self._table(
-            [_reaching(x, n, digits, axes) for x, n, axes in zip(blocks, self.at(numbers), self._kept(), strict=True)]
-        )
+        each = zip(blocks, self.at(numbers), self._kept(), strict=True)
+        return self._table([sums.reaching(x, n, digits, axes) for x, n, axes in each])
 
     def before(self, flags: list[jax.Array], index: list[jax.Array], numbers: jax.Array, digits: Scalars) -> jax.Array:
         """Counts the flags of each lane before its number plus each of the digits, uint32[digits, lanes]."""
         each = zip(flags, index, self.at(numbers), self._kept(), strict=True)
-        return self._table([_before(f, i, n, digits, axes) for f, i, n, axes in each])
+        return self._table([sums.before(f, i, n, digits, axes) for f, i, n, axes in each])
 
     def bits(self, blocks: list[jax.Array]) -> jax.Array:
         """Counts the bits that are set in the bytes of each lane, uint32[lanes]."""
-        return self._table([_bits(x, axes) for x, axes in zip(blocks, self._kept(), strict=True)], most=8)[0]
+        return self._table([sums.bits(x, axes) for x, axes in zip(blocks, self._kept(), strict=True)], most=8)[0]
 
     def _kept(self) -> list[tuple[int, ...]]:
         """Returns the axes of each block over which nothing is summed."""
@@ -188,7 +187,7 @@ class Blocks:
         block = np.searchsorted(ends, first[:-1], side="right") - 1
         lane_of_row = np.repeat(np.arange(len(number)), number)
 
-        counts = jnp.concatenate([_of_rows(x) for x in rows])
+        counts = jnp.concatenate([sums.of_rows(x) for x in rows])
         before = jnp.cumsum(counts, dtype=jnp.uint32) - counts
         before = before - before[first[:-1]][lane_of_row]
         room = room[lanes]
@@ -201,7 +200,7 @@ class Blocks:
             for b, x in enumerate(rows)
         ]
         length = np.array([x.shape[1] for x in rows], np.uint32)[block]
-        place = jnp.minimum(_after(jnp.concatenate(looked_at), room - before[at]), length)
+        place = jnp.minimum(sums.after(jnp.concatenate(looked_at), room - before[at]), length)
         return (row.astype(jnp.uint32) * length + place)[np.argsort(lanes)]
 
     def _matrix(self, i: int, x: jax.Array) -> jax.Array:
@@ -283,69 +282,3 @@ def row_length(size: int) -> int:
 @functools.cache
 def _fit_divisor(size: int, low: int, high: int) -> int:
     return next((n for n in range(low, min(high + 1, size)) if size % n == 0), size)
-
-
-# Jitted, these are traced once for all tensors of a size.
-@functools.partial(jax.jit, static_argnames="kept")
-def _reaching(x: jax.Array, number: jax.Array, digits: Scalars, kept: tuple[int, ...]) -> Scalars:
-    return _count([x >= number + d for d in digits], kept, jnp.uint16 if x.dtype.itemsize <= 2 else jnp.uint32)
-
-
-@functools.partial(jax.jit, static_argnames="kept")
-def _before(flag: jax.Array, index: jax.Array, number: jax.Array, digits: Scalars, kept: tuple[int, ...]) -> Scalars:
-    return _count([flag & (index < number + d) for d in digits], kept)
-
-
-@functools.partial(jax.jit, static_argnames="kept")
-def _bits(x: jax.Array, kept: tuple[int, ...]) -> Scalars:
-    return _sum([lax.population_count(x), lax.population_count(~x)], kept)
-
-
-@jax.jit
-def _of_rows(flags: jax.Array) -> jax.Array:
-    """Counts the flags of each row, uint32[rows]."""
-    true, false = _count([flags], (0,), jnp.uint16)
-    return jnp.minimum(true, jnp.uint32(flags.shape[1]) - false)
-
-
-def _after(flags: jax.Array, room: jax.Array) -> jax.Array:
-    """Returns the highest place of each row before which at most ``room`` flags are set, uint32[rows]."""
-    index = lax.broadcasted_iota(jnp.uint32, flags.shape, 1)
-    bits = flags.shape[1].bit_length()
-
-    def narrow(i: Any, place: jax.Array) -> jax.Array:
-        further = place + (jnp.uint32(1) << jnp.uint32(bits - 1 - i))
-        return jnp.where(_of_rows(flags & (index < further[:, None])) <= room, further, place)
-
-    return lax.fori_loop(0, bits, narrow, jnp.zeros_like(room))
-
-
-def _count(tests: list[jax.Array], kept: tuple[int, ...], row: Any = jnp.uint32) -> Scalars:
-    """Counts the True entries of several boolean arrays of one shape; of a single one, of its opposite too."""
-    return _sum(tests if len(tests) > 1 else [tests[0], ~tests[0]], kept, row)
-
-
-def _sum(numbers: list[jax.Array], kept: tuple[int, ...], row: Any = jnp.uint32) -> Scalars:
-    """Sums several arrays of one shape in one pass, over all axes that are not ``kept``: uint32 each.
-
-    Takes one variadic reduction. XLA:CPU turns a reduction of a single operand into a chain of small windows that
-    materialises its operand and is about ten times slower (and does so with an operand that comes twice, too). Sums the
-    rows of a tensor in one piece first: XLA gives these to several cores, and not the sum of all at once.
-
-    Args:
-      numbers: the arrays.
-      kept: axes over which nothing is summed.
-      row: the dtype in which a row is summed, where all of it fits.
-    """
-    last = numbers[0].ndim - 1
-    if last >= 0 and last not in kept and not may_be_cut(numbers[0]):
-        fits = numbers[0].shape[last] <= np.iinfo(row).max
-        numbers = _reduce([x.astype(row if fits else jnp.uint32) for x in numbers], (last,))
-    numbers = [x.astype(jnp.uint32) for x in numbers]
-    axes = tuple(a for a in range(numbers[0].ndim) if a not in kept)
-    return _reduce(numbers, axes) if axes else numbers
-
-
-def _reduce(numbers: list[jax.Array], axes: tuple[int, ...]) -> list[jax.Array]:
-    zeros = tuple(jnp.zeros((), x.dtype) for x in numbers)
-    return list(lax.reduce(tuple(numbers), zeros, lambda a, b: tuple(map(lax.add, a, b)), axes))

@@ -124,11 +124,9 @@ class Trainer:
             if not (i == batches or pruned or rewired):
                 continue
             while done < i:
-                done, asked = self._piece(done, i, stop)
-                if asked and done < batches:
-                    sums = self._host(self.sums)
-                    lost = np.stack(sums.lost, axis=-1)
-                    return Begun(done, sums.loss, sums.correct, lost, begun.mask_updates + self._fetched(updates))
+                done, leaves = self._piece(done, i, stop)
+                if leaves and done < batches:
+                    return self._begun(done, begun, updates)
             if pruned:
                 self._prune()
             if rewired:
@@ -141,6 +139,8 @@ class Trainer:
                     topology.append(after)
                 updates.append((first + i + 1, topology))
                 done = i + 1
+                if self._leaves(1, stop) and done < batches:  # there may be nothing but updates
+                    return self._begun(done, begun, updates)
         total, final = self._host(self.sums), self._host([self.inspection(s) for s in self.states])
         return Epoch(
             loss=total.loss.astype(np.float64) / np.maximum(batches - total.lost.number, 1),
@@ -157,12 +157,22 @@ class Trainer:
         for g in range(len(self.states)):
             for span in self.feed.spans(g, start, stop):
                 self.states[g], self.sums[g] = self.run(self.states[g], self.sums[g], *span)
-        if not self.pace.due(stop - start):
-            return stop, False
+        return stop, self._leaves(stop - start, asked)
+
+    def _leaves(self, steps: int, asked: Callable[[], int]) -> bool:
+        """Whether to leave after so many steps more; waits for the devices where it is time to."""
+        if not self.pace.due(steps):
+            return False
         jax.block_until_ready(self.sums)
         seconds, leave = hosts.most(self.pace.seconds, asked())  # all processes must decide alike
         self.pace.took(seconds)
-        return stop, leave > 0
+        return leave > 0
+
+    def _begun(self, done: int, begun: Begun, updates: list[tuple[int, Any]]) -> Begun:
+        """What an epoch that is left after ``done`` batches hands on."""
+        sums = self._host(self.sums)
+        lost = np.stack(sums.lost, axis=-1)
+        return Begun(done, sums.loss, sums.correct, lost, begun.mask_updates + self._fetched(updates))
 
     def _fetched(self, updates: list[tuple[int, Any]]) -> list[tuple[int, dict[str, np.ndarray]]]:
         return [(step, self._host(topology)) for step, topology in updates]

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dstjax._arrays import counting, selection
+from dstjax._arrays import counting, search
 from dstjax._arrays.layout import Layout
 from dstjax.selection import count_true, top_k_masks
 from tests import oracles
@@ -94,7 +94,7 @@ def test_under_vmap(shapes):
 @pytest.mark.parametrize("values", [2, 10**6])
 def test_large_and_small_stacked_and_single_in_rows_and_not(by_halves, values, monkeypatch):
     """The last of equal entries lies in the first row, in the last, or between; without ties all is one search."""
-    monkeypatch.setattr(selection, "BY_HALVES", frozenset({"cpu"} if by_halves else ()))
+    monkeypatch.setattr(search, "BY_HALVES", frozenset({"cpu"} if by_halves else ()))
     monkeypatch.setattr(counting, "SMALL", 600)
     monkeypatch.setattr(counting, "ROW", 16)
     monkeypatch.setattr(counting, "LONGEST", 300)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import stopping, train
+from experiments.training import trainer
 from experiments.training.partial import Begun, Pace, from_text, to_text
 from experiments.training.run import train_and_evaluate
 from tests.thorough import slow
@@ -17,8 +18,20 @@ COMMAND = ["--config", "experiments/configs/digits.py", "--config.model.sizes=(1
 
 @pytest.fixture
 def signals(monkeypatch):
-    """Makes the loop look for a signal after each piece, and find one at the times given."""
-    monkeypatch.setattr(Pace, "due", lambda self, steps: True)
+    """Makes the loop look for a signal after each piece, of few steps, and find one at the times given."""
+
+    class Short(Pace):
+        def __init__(self):
+            super().__init__()
+            self.size = 3
+
+        def due(self, steps):
+            return True
+
+        def took(self, seconds):
+            pass
+
+    monkeypatch.setattr(trainer, "Pace", Short)
     left = []
 
     @contextlib.contextmanager
@@ -27,7 +40,7 @@ def signals(monkeypatch):
 
         def asked():
             count[0] -= 1
-            return 0 if count[0] else signal.SIGTERM
+            return 0 if count[0] > 0 else signal.SIGTERM
 
         yield asked
 
@@ -46,7 +59,7 @@ def signals(monkeypatch):
                 {"method": "set", "update_period": 1},
                 {"method": "dense"},
                 {"method": "sis", "update_period": None},
-                {"method": "iee", "update_period": None},
+                {"method": "iee", "update_period": 12, "stages": (4, 4, 4)},
                 {"method": "accset"},
                 {"method": "dcil"},
             ),

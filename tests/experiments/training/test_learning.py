@@ -13,7 +13,7 @@ from experiments.training.run import train_and_evaluate
 from tests.thorough import slow
 
 
-@pytest.mark.parametrize("fields", [dict(method="static"), slow(dict(method="static", mode="vmap"))])
+@pytest.mark.parametrize("fields", [dict(method="static"), slow(dict(method="static", seeds_mode="vmap"))])
 def test_a_network_that_is_cut_at_the_start(fields, small, tmp_path, capsys):
     train_and_evaluate(small(**fields, model__sizes=(48, 48), sparsity=0.997, seeds=2), tmp_path, quiet=True)
     lines = capsys.readouterr().err.splitlines()
