@@ -41,7 +41,7 @@ def _bits(settings: Settings, size: int) -> Iterator[records.Row]:
         x, k = _scores(size, "float32"), jnp.int32(SHARE * size)
         runs: dict[str, Run] = {
             f"{bits} bits a pass": _call(lambda x, k, bits=bits: top_k_mask(x, k, bits_per_pass=bits), x, k)
-            for bits in settings.pick((1, 2, 3, 4), (1, 2))
+            for bits in settings.pick((1, 2, 3, 4), (1, bits_by_platform()))
         }
         times = settings.race(runs, rounds=settings.pick(11, 3))
     for name in times:
