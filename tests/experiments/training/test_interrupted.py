@@ -52,11 +52,11 @@ def signals(monkeypatch):
     "fields",
     [
         {"method": "dst_ee", "seeds": 2},
+        {"method": "set", "update_period": 1},  # nothing but mask updates until they end
         *map(
             slow,
             (
                 {"method": "rigl", "seeds": 2, "seeds_mode": "vmap"},
-                {"method": "set", "update_period": 1},
                 {"method": "dense"},
                 {"method": "sis", "update_period": None},
                 {"method": "iee", "update_period": 12, "stages": (4, 4, 4)},
