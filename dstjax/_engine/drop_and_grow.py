@@ -105,7 +105,8 @@ def drop_and_grow_all(
     switch = functools.partial(_switch, drop=drop, grow=grow, structure=structure, regrow_dropped=regrow_dropped)
     if getattr(structure, "exact", False) and scope == "layer":
         n = grown_for(keep)
-        if isinstance(n, jax.Array) and n.ndim == 1 and is_separate(drop) and is_separate(grow):
+        single = structure == WEIGHT and isinstance(n, jax.Array) and n.ndim == 1
+        if single and is_separate(drop) and is_separate(grow):
             return _in_parts(switch, leaves, grow_keys, keep, n, target, active)
         grown_for = lambda _: n  # noqa: E731
     return switch(leaves, grow_keys, stay, grown_for, target, active, still, scope == "global")
