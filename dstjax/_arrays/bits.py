@@ -6,6 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+# Where eight neighbours are packed by a window that moves, since it takes a copy to bring them to an axis of their own.
+BY_WINDOW = frozenset({"tpu"})
 
 StoredMask = jax.Array  # uint8 or int8 where eight neighbours share a byte, bool where they cannot
 
@@ -37,12 +41,13 @@ def pack(mask: jax.Array, like: Any = None) -> StoredMask:
 
 def pack_like(mask: jax.Array, dtype: Any) -> StoredMask:
     """Stores a boolean tensor in the form of another stored mask of its shape, which its dtype tells."""
+    by_window = jax.default_backend() in BY_WINDOW
     if dtype == jnp.uint8:
-        return _pack(mask, mask.ndim - 2)
+        return _pack(mask, mask.ndim - 2, by_window)
     if dtype == jnp.int8:
         ndim, rest = mask.ndim, mask.shape[-1] % 8
         padded = jnp.pad(mask, [(0, 0)] * (ndim - 1) + [(0, 8 - rest)]) if rest else mask
-        bits = jax.lax.bitcast_convert_type(_pack(padded, ndim - 1), jnp.int8)
+        bits = jax.lax.bitcast_convert_type(_pack(padded, ndim - 1, by_window), jnp.int8)
         return jnp.expand_dims(bits, tuple(range(ndim, ndim + rest)))
     return mask
 
@@ -57,6 +62,11 @@ def unpack(stored: StoredMask) -> jax.Array:
         mask = _unpack(bits, bits.ndim - 1)
         return jax.lax.slice_in_dim(mask, 0, shape(stored)[-1], axis=-1) if rest else mask
     return stored
+
+
+def once(masks: list[jax.Array]) -> list[jax.Array]:
+    """Returns boolean tensors that many read: a TPU computes each once, since each reader would compile it again."""
+    return jax.lax.optimization_barrier(masks) if jax.default_backend() in BY_WINDOW else masks
 
 
 def shape(stored: StoredMask) -> tuple[int, ...]:
@@ -90,11 +100,16 @@ def _zero_outside_jvp(primals: Any, tangents: Any) -> Any:
     return zero_outside(x, flags), jnp.where(flags, tangents[0], jnp.zeros((), x.dtype))
 
 
-@functools.partial(jax.jit, static_argnums=1)
-def _pack(mask: jax.Array, axis: int) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _pack(mask: jax.Array, axis: int, by_window: bool) -> jax.Array:
+    if by_window:
+        places = jax.lax.broadcasted_iota(jnp.int32, mask.shape, axis) % 8
+        window = tuple(8 if a == axis else 1 for a in range(mask.ndim))
+        bits = mask.astype(jnp.int32) << places
+        return jax.lax.reduce_window(bits, np.int32(0), jax.lax.add, window, window, "VALID").astype(jnp.uint8)
     groups = mask.reshape(*mask.shape[:axis], mask.shape[axis] // 8, 8, *mask.shape[axis + 1 :])
-    weights = _along(jnp.uint8(1) << jnp.arange(8, dtype=jnp.uint8), axis + 1, groups.ndim)
-    return jnp.sum(jnp.where(groups, weights, jnp.uint8(0)), axis=axis + 1, dtype=jnp.uint8)
+    places = jax.lax.broadcasted_iota(jnp.uint8, groups.shape, axis + 1)
+    return jax.lax.reduce(groups.astype(jnp.uint8) << places, np.uint8(0), jax.lax.bitwise_or, (axis + 1,))
 
 
 @functools.partial(jax.jit, static_argnums=1)

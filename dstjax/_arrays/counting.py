@@ -2,8 +2,9 @@
 
 Many small tensors that each lie on one device become the rows of one array, and each begins at a row of its own: a
 kernel for each of them would take longer to compile, and to start, than to run. A larger tensor is counted alone, and
-so is one that may be spread over devices. One that lies in one piece is counted row by row: 16 bits hold the count of a
-row, and a vector of the processor holds twice as many of these.
+so is one that may be spread over devices. On a CPU one that lies in one piece is counted row by row: 16 bits hold the
+count of a row, and a vector of the processor holds twice as many of these. Elsewhere a tensor keeps its shape: a TPU
+moves every entry to change it.
 """
 
 import functools
@@ -17,14 +18,16 @@ import numpy as np
 from jax import lax
 
 from dstjax._arrays import sums
+from dstjax._arrays.rows import WIDTH, Rows, cut, picked
 from dstjax._arrays.shards import Shards, may_be_cut
 from dstjax._arrays.sums import Scalars
 
 SMALL = 2**19  # entries below which tensors share an array,
 MANY = 8  # if there are as many of them
-WIDTH = 1024  # entries of a row of it
 ROW = 1024  # entries of a row of a tensor that is counted alone, at least,
 LONGEST = 2**16 - 1  # and at most
+BY_ROWS = frozenset({"cpu"})  # where tensors in one piece are counted so
+AT_CONSTANTS = frozenset({"tpu"})  # where arrays are cut at places that XLA knows
 
 
 class Blocks:
@@ -40,9 +43,15 @@ class Blocks:
         tensors: Sequence[jax.Array],
         stacks: Sequence[tuple[int, ...]],
         orders: Sequence[tuple[int, ...]] | None = None,
+        *,
+        once: bool = False,
     ) -> None:
-        """Takes the stack axes of each tensor, and the order in which its other axes number the entries of a lane."""
+        """Takes the stack axes of each tensor, and the order in which its other axes number the entries of a lane.
+
+        Tensors that are counted ``once`` share no array on a TPU, whose compiler writes into one at a time.
+        """
         self.pieces = pieces
+        self.by_rows = jax.default_backend() in BY_ROWS
         self.shapes = [x.shape for x in tensors]
         self.stacks = [tuple(stack) for stack in stacks]
         others = [tuple(a for a in range(x.ndim) if a not in s) for x, s in zip(tensors, self.stacks, strict=True)]
@@ -63,22 +72,24 @@ class Blocks:
             and not pieces.axes
             and not self.may_be_cut[i]
         ]
-        self.small = small if len(small) >= MANY else []
+        self.at_constants = jax.default_backend() in AT_CONSTANTS
+        self.small = small if len(small) >= MANY and not (once and self.at_constants) else []
         self.alone = [i for i in range(len(tensors)) if i not in set(self.small)]
-        rows = [-(-self.sizes[i] // WIDTH) for i in self.small for _ in range(self.lanes[i])]
-        self.starts = np.cumsum([0, *rows])  # rows at which the lanes of small tensors begin, and the end of the last
-        self.lane_of_row = np.repeat(self._lane_numbers(self.small), rows)
-        self.places = pieces.varying_as(unseen([int(self.first_lane[i]) for i in self.alone]), *tensors)
+        lanes, sizes = ([x[i] for i in self.small] for x in (self.lanes, self.sizes))
+        self.rows = Rows(lanes, sizes, self._lane_numbers(self.small), is_cpu=self.by_rows)
+        self.places = self._hidden([int(self.first_lane[i]) for i in self.alone], *tensors)
 
     def blocks(self, tensors: Sequence[jax.Array]) -> list[jax.Array]:
         """Returns the arrays of the blocks. Fills rows up with zeros."""
         found = [self._block(i, tensors[i]) for i in self.alone]
-        if not self.small:
-            return found
-        parts = [
-            jnp.pad(p, ((0, 0), (0, -p.shape[1] % WIDTH))) for p in (self._matrix(i, tensors[i]) for i in self.small)
-        ]
-        return [*found, jnp.concatenate([p.reshape(-1) for p in parts]).reshape(-1, WIDTH)]
+        return [*found, self.rows.join([self._matrix(i, tensors[i]) for i in self.small])] if self.small else found
+
+    def flags(self, tensors: Sequence[jax.Array]) -> list[jax.Array]:
+        """Returns the arrays of the blocks of boolean tensors."""
+        if not (self.small and self.at_constants):
+            return self.blocks(tensors)
+        blocks = self.blocks([x.astype(jnp.uint32) if i in self.small else x for i, x in enumerate(tensors)])
+        return [*blocks[:-1], blocks[-1] > 0]
 
     def rows_of(self, blocks: list[jax.Array]) -> list[jax.Array]:
         """Returns the block of the small tensors, if there are any."""
@@ -87,13 +98,14 @@ class Blocks:
     def tensors(self, alone: list[jax.Array], rows: list[jax.Array]) -> list[jax.Array]:
         """Returns the arrays of all tensors, given those of single ones and the block of the small ones."""
         found = dict(zip(self.alone, alone, strict=True))
-        first = np.cumsum([0, *(self.lanes[i] for i in self.small)])
-        offsets = [int(self.starts[n]) * WIDTH for n in first[:-1]]
-        offsets = self.pieces.varying_as(unseen(offsets), *alone, *rows)
-        for i, offset in zip(self.small, offsets, strict=True):
-            padded = self.sizes[i] if self.lanes[i] == 1 else -(-self.sizes[i] // WIDTH) * WIDTH
-            lanes = lax.dynamic_slice(rows[0].reshape(-1), (offset,), (self.lanes[i] * padded,))
-            found[i] = self._from_matrix(i, lanes.reshape(self.lanes[i], padded)[:, : self.sizes[i]])
+        if not self.small:
+            return alone
+        offsets = self._hidden(self.rows.offsets(), *alone, *rows)
+        # A TPU's compiler ends the process over some bytes that are cut out of others: 32 bits until they have a shape.
+        array = rows[0].astype(jnp.uint32) if self.at_constants else rows[0]
+        shaped = [self._from_matrix(i, x) for i, x in zip(self.small, self.rows.cut(array, offsets), strict=True)]
+        shaped = lax.optimization_barrier(shaped) if self.at_constants else shaped
+        found |= {i: x.astype(rows[0].dtype) for i, x in zip(self.small, shaped, strict=True)}
         return [found[i] for i in range(len(self.shapes))]
 
     def at(self, numbers: jax.Array, *, shaped: bool = False) -> list[jax.Array]:
@@ -104,7 +116,7 @@ class Blocks:
           shaped: fit the tensors themselves, where they are counted alone, in place of their blocks.
         """
         alone = [self._at(i, numbers, place, shaped) for i, place in zip(self.alone, self.places, strict=True)]
-        return alone + ([numbers[self.lane_of_row][:, None]] if self.small else [])
+        return [*alone, self.rows.at(numbers)] if self.small else alone
 
     def index(self, blocks: list[jax.Array], one: Any = 1) -> list[jax.Array]:
         """Returns the place of each entry of each block in its lane, uint32; times ``one``, a uint32[]."""
@@ -112,12 +124,7 @@ class Blocks:
             self.pieces.index(i, x, self._axes(i), self._order(i), one)
             for i, x in zip(self.alone, blocks[: len(self.alone)], strict=True)
         ]
-        if not self.small:
-            return found
-        first = np.repeat(self.starts[:-1], np.diff(self.starts))
-        row = jnp.asarray((np.arange(self.starts[-1]) - first).astype(np.uint32))[:, None]
-        column = lax.broadcasted_iota(jnp.uint32, blocks[-1].shape, 1)
-        return [*found, (row * jnp.uint32(WIDTH) + column) * one]
+        return [*found, self.rows.index() * one] if self.small else found
 
     def index_of(self, i: int, tensor: jax.Array) -> jax.Array:
         """Returns the place of each entry of a tensor in its lane, uint32."""
@@ -126,16 +133,18 @@ class Blocks:
     def reaching(self, blocks: list[jax.Array], numbers: jax.Array, digits: Scalars) -> jax.Array:
         """Counts the entries of each lane that reach its number plus each of the digits, uint32[digits, lanes]."""
         each = zip(blocks, self.at(numbers), self._kept(), strict=True)
-        return self._table([sums.reaching(x, n, digits, axes) for x, n, axes in each])
+        return self._table([sums.reaching(x, n, digits, axes, self.by_rows) for x, n, axes in each])
 
     def before(self, flags: list[jax.Array], index: list[jax.Array], numbers: jax.Array, digits: Scalars) -> jax.Array:
         """Counts the flags of each lane before its number plus each of the digits, uint32[digits, lanes]."""
         each = zip(flags, index, self.at(numbers), self._kept(), strict=True)
-        return self._table([sums.before(f, i, n, digits, axes) for f, i, n, axes in each])
+        return self._table([sums.before(f, i, n, digits, axes, self.by_rows) for f, i, n, axes in each])
 
     def bits(self, blocks: list[jax.Array]) -> jax.Array:
         """Counts the bits that are set in the bytes of each lane, uint32[lanes]."""
-        return self._table([sums.bits(x, axes) for x, axes in zip(blocks, self._kept(), strict=True)], most=8)[0]
+        return self._table(
+            [sums.bits(x, axes, self.by_rows) for x, axes in zip(blocks, self._kept(), strict=True)], most=8
+        )[0]
 
     def _kept(self) -> list[tuple[int, ...]]:
         """Returns the axes of each block over which nothing is summed."""
@@ -146,7 +155,7 @@ class Blocks:
 
     def _is_lined(self, i: int) -> bool:
         """Whether the block of a tensor has rows, or its entries in one, behind the axis of its lanes."""
-        return self.is_straight[i] and not self.pieces.axes and not self.may_be_cut[i]
+        return self.by_rows and self.is_straight[i] and not self.pieces.axes and not self.may_be_cut[i]
 
     def _block_shape(self, i: int) -> tuple[int, ...]:
         """Returns the shape of the block of a tensor that is lined."""
@@ -179,9 +188,7 @@ class Blocks:
         alone = [math.prod(s[:-1]) // self.lanes[i] for i, s in zip(self.alone, shapes, strict=True)]
         # Lanes in the order of the blocks: their numbers, how many rows they have, the first row, and the block.
         lanes = self._lane_numbers([*self.alone, *self.small])
-        number = np.concatenate([np.repeat(alone, [self.lanes[i] for i in self.alone]), np.diff(self.starts)]).astype(
-            int
-        )
+        number = np.concatenate([np.repeat(alone, [self.lanes[i] for i in self.alone]), self.rows.of_lane]).astype(int)
         first = np.cumsum([0, *number])
         ends = np.cumsum([0, *(len(x) for x in rows)])
         block = np.searchsorted(ends, first[:-1], side="right") - 1
@@ -213,8 +220,8 @@ class Blocks:
         axes = self.stacks[i] + self.orders[i]
         return x.reshape([self.shapes[i][a] for a in axes]).transpose(np.argsort(axes))
 
-    def _at(self, i: int, numbers: jax.Array, place: jax.Array, shaped: bool) -> jax.Array:
-        mine = lax.dynamic_slice(numbers, (place,), (self.lanes[i],))
+    def _at(self, i: int, numbers: jax.Array, place: Any, shaped: bool) -> jax.Array:
+        mine = cut(numbers, place, self.lanes[i])
         if self.lanes[i] == 1:
             return mine.reshape(())
         if self._is_lined(i) and not shaped:
@@ -236,10 +243,9 @@ class Blocks:
         if self.small:
             table = jnp.stack(counted[-1])
             table = jnp.minimum(table[:1], jnp.uint32(most * WIDTH) - table[1:]) if is_single else table
-            sums = jnp.pad(jnp.cumsum(table, axis=1, dtype=jnp.uint32), ((0, 0), (1, 0)))
-            parts.append(sums[:, self.starts[1:]] - sums[:, self.starts[:-1]])
+            parts.append(self.rows.sums(table))
         order = np.argsort(self._lane_numbers([*self.alone, *self.small]))
-        table = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=1)[:, order]
+        table = parts[0] if len(parts) == 1 else picked(jnp.concatenate(parts, axis=1), order)
         return self.pieces.total(table, self.lanes)
 
     def _of_alone(self, counted: list[Scalars]) -> jax.Array:
@@ -259,19 +265,21 @@ class Blocks:
             return counts.reshape(-1)
         return self.pieces.all_lanes(i, counts, self.stacks[i])
 
+    def _hidden(self, values: Sequence[int], *like: jax.Array) -> Sequence[Any]:
+        """Returns places, as uint32[] each of which XLA does not know that they are constant.
+
+        A kernel that reads an array at a place that is no constant is one program for all places. A TPU's compiler has
+        no use for that, and copies more.
+        """
+        if self.at_constants:
+            return values
+        turned = [jnp.uint32(values[(i - 2) % len(values)]) for i in range(len(values))]
+        return self.pieces.varying_as(lax.fori_loop(0, 2, lambda _, v: [*v[1:], *v[:1]], turned), *like)
+
     def _lane_numbers(self, tensors: Sequence[int]) -> np.ndarray:
         """Returns the numbers of the lanes of some tensors, in their order."""
         found = [np.arange(self.first_lane[i], self.first_lane[i + 1], dtype=np.int32) for i in tensors]
         return np.concatenate([np.zeros(0, np.int32), *found])
-
-
-def unseen(values: Sequence[int]) -> Scalars:
-    """Returns numbers as uint32[] each, and hides from XLA that they are constant.
-
-    A kernel that reads an array at a place that is no constant is one program for all places.
-    """
-    turned = [jnp.uint32(values[(i - 2) % len(values)]) for i in range(len(values))]
-    return lax.fori_loop(0, 2, lambda _, v: [*v[1:], *v[:1]], turned)
 
 
 def row_length(size: int) -> int:

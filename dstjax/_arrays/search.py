@@ -15,8 +15,6 @@ from dstjax._arrays.shards import Shards
 from dstjax._arrays.sums import Scalars
 from dstjax._arrays.wide import Wide
 
-BY_HALVES = frozenset({"cpu"})  # where keys are searched 16 bits at a time; not measured elsewhere
-
 
 def choose(
     pieces: Shards,
@@ -35,9 +33,8 @@ def choose(
     blocks = layout.blocks(keys)
     candidates = None
     if any(w is not None for w in wheres):
-        candidates = layout.blocks(
-            [jnp.ones(k.shape, bool) if w is None else w for k, w in zip(keys, wheres, strict=True)]
-        )
+        every_one = [jnp.ones(k.shape, bool) if w is None else w for k, w in zip(keys, wheres, strict=True)]
+        candidates = layout.flags(every_one)
     lanes = sum(layout.lanes)
     every = jnp.uint32(2**32 - 1)
     budgets = 1 if isinstance(ks, Wide) else len(ks)
@@ -97,7 +94,7 @@ def choose(
         return prefix << 16 | threshold.astype(dtype), at_least, above
 
     turns = jnp.iinfo(dtype).bits // 16
-    if turns > 1 and layout.is_whole and jax.default_backend() in BY_HALVES:
+    if turns > 1 and layout.is_whole:
         zeros = pieces.varying_as(jnp.zeros(budgets, dtype), *jax.tree.leaves(ks), *blocks)
         threshold, at_least, above = lax.fori_loop(0, turns, refine, (zeros, *begin))
     else:
@@ -165,6 +162,8 @@ def _index_after(
 
     if layout.is_whole:
         return layout.after(equal(layout.at(threshold)), room)
+    if not (layout.by_rows or layout.pieces.axes):
+        bits_per_pass = 1  # compiles in less time, and no pass waits for other devices
 
     def narrow(i: jax.Array, loop: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         unit, start = loop

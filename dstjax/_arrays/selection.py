@@ -37,8 +37,10 @@ from dstjax._arrays.widening import wide_dtype
 
 # Bits of a threshold that one pass resolves, by platform; any number of them gives the same masks. On CPU two and three
 # are about equally fast. The others are not measured: there each kernel costs its start, so fewer passes should pay.
-# `python -m experiments.benchmarks --only selection` finds out.
-BITS_PER_PASS = MappingProxyType({"cpu": 3, "gpu": 3, "tpu": 3})
+# But a TPU's compiler takes twice as long over three. `python -m experiments.benchmarks --only selection` finds out.
+BITS_PER_PASS = MappingProxyType({"cpu": 3, "gpu": 3, "tpu": 2})
+# Where narrow integers are ranked as float32, which holds them exactly: a TPU's compiler takes long over bytes.
+AS_FLOATS = frozenset({"tpu"})
 
 
 def top_k_mask(
@@ -109,6 +111,8 @@ def top_k_masks(
         if score.size // max(n, 1) >= 2**32:
             raise ValueError(f"a layer of {score.size // n} entries cannot be counted in 32 bits; split it.")
     wheres = [None] * len(scores) if where is None else list(where)
+    if jax.default_backend() in AS_FLOATS:
+        scores = [s.astype(jnp.float32) if is_narrow_integer(s.dtype) else s for s in scores]
     if together:  # keys of integers of one width alone have one order
         scores = [s.astype(jnp.int32) if is_narrow_integer(s.dtype) else s for s in scores]
     keys = [ordered_key(s, w) for s, w in zip(scores, wheres, strict=True)]
@@ -165,7 +169,7 @@ def count_true(masks: Sequence[jax.Array], layouts: tuple[Layout | None, ...] | 
     masks = [unpack(m) if _is_packed_along(m, stack) else m for m, stack in zip(masks, stacks, strict=True)]
 
     def count(pieces: Shards, masks: Sequence[jax.Array], *_: Any) -> jax.Array:
-        blocks = Blocks(pieces, masks, stacks)
+        blocks = Blocks(pieces, masks, stacks, once=True)
         held = [m.astype(jnp.uint8) if m.dtype == jnp.bool_ else lax.bitcast_convert_type(m, jnp.uint8) for m in masks]
         return blocks.bits(blocks.blocks(held)).astype(jnp.int32)
 

@@ -1,4 +1,4 @@
-"""Sums over a tensor in one pass, row by row where it lies in one piece; traced once for all tensors of a size."""
+"""Sums over a tensor in one pass, on a CPU row by row in one piece; traced once for all tensors of a size."""
 
 import functools
 from typing import Any
@@ -13,25 +13,28 @@ from dstjax._arrays.shards import may_be_cut
 Scalars = list[jax.Array]
 
 
-@functools.partial(jax.jit, static_argnames="kept")
-def reaching(x: jax.Array, number: jax.Array, digits: Scalars, kept: tuple[int, ...]) -> Scalars:
-    return _count([x >= number + d for d in digits], kept, jnp.uint16 if x.dtype.itemsize <= 2 else jnp.uint32)
+@functools.partial(jax.jit, static_argnames=("kept", "by_rows"))
+def reaching(x: jax.Array, number: jax.Array, digits: Scalars, kept: tuple[int, ...], by_rows: bool) -> Scalars:
+    return _count([x >= number + d for d in digits], kept, by_rows, jnp.uint16 if x.dtype.itemsize <= 2 else jnp.uint32)
 
 
-@functools.partial(jax.jit, static_argnames="kept")
-def before(flag: jax.Array, index: jax.Array, number: jax.Array, digits: Scalars, kept: tuple[int, ...]) -> Scalars:
-    return _count([flag & (index < number + d) for d in digits], kept)
+@functools.partial(jax.jit, static_argnames=("kept", "by_rows"))
+def before(
+    flag: jax.Array, index: jax.Array, number: jax.Array, digits: Scalars, kept: tuple[int, ...], by_rows: bool
+) -> Scalars:
+    return _count([flag & (index < number + d) for d in digits], kept, by_rows)
 
 
-@functools.partial(jax.jit, static_argnames="kept")
-def bits(x: jax.Array, kept: tuple[int, ...]) -> Scalars:
-    return _sum([lax.population_count(x), lax.population_count(~x)], kept)
+@functools.partial(jax.jit, static_argnames=("kept", "by_rows"))
+def bits(x: jax.Array, kept: tuple[int, ...], by_rows: bool) -> Scalars:
+    set_bits = lax.population_count(x)
+    return _sum([set_bits, lax.population_count(~x)] if by_rows else [set_bits], kept, by_rows)
 
 
 @jax.jit
 def of_rows(flags: jax.Array) -> jax.Array:
     """Counts the flags of each row, uint32[rows]."""
-    true, false = _count([flags], (0,), jnp.uint16)
+    true, false = _count([flags], (0,), True, jnp.uint16)
     return jnp.minimum(true, jnp.uint32(flags.shape[1]) - false)
 
 
@@ -47,12 +50,12 @@ def after(flags: jax.Array, room: jax.Array) -> jax.Array:
     return lax.fori_loop(0, bits, narrow, jnp.zeros_like(room))
 
 
-def _count(tests: list[jax.Array], kept: tuple[int, ...], row: Any = jnp.uint32) -> Scalars:
-    """Counts the True entries of several boolean arrays of one shape; of a single one, of its opposite too."""
-    return _sum(tests if len(tests) > 1 else [tests[0], ~tests[0]], kept, row)
+def _count(tests: list[jax.Array], kept: tuple[int, ...], by_rows: bool, row: Any = jnp.uint32) -> Scalars:
+    """Counts the True entries of several boolean arrays of one shape; by rows of a single one, of its opposite too."""
+    return _sum(tests if len(tests) > 1 or not by_rows else [tests[0], ~tests[0]], kept, by_rows, row)
 
 
-def _sum(numbers: list[jax.Array], kept: tuple[int, ...], row: Any = jnp.uint32) -> Scalars:
+def _sum(numbers: list[jax.Array], kept: tuple[int, ...], by_rows: bool, row: Any = jnp.uint32) -> Scalars:
     """Sums several arrays of one shape in one pass, over all axes that are not ``kept``: uint32 each.
 
     Takes one variadic reduction. XLA:CPU turns a reduction of a single operand into a chain of small windows that
@@ -62,10 +65,11 @@ def _sum(numbers: list[jax.Array], kept: tuple[int, ...], row: Any = jnp.uint32)
     Args:
       numbers: the arrays.
       kept: axes over which nothing is summed.
+      by_rows: sum rows first.
       row: the dtype in which a row is summed, where all of it fits.
     """
     last = numbers[0].ndim - 1
-    if last >= 0 and last not in kept and not may_be_cut(numbers[0]):
+    if by_rows and last >= 0 and last not in kept and not may_be_cut(numbers[0]):
         fits = numbers[0].shape[last] <= np.iinfo(row).max
         numbers = _reduce([x.astype(row if fits else jnp.uint32) for x in numbers], (last,))
     numbers = [x.astype(jnp.uint32) for x in numbers]

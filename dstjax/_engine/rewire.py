@@ -9,7 +9,7 @@ import numpy as np
 
 from dstjax import budgets
 from dstjax._arrays import lanes
-from dstjax._arrays.bits import StoredMask, pack_like, unpack
+from dstjax._arrays.bits import StoredMask, once, pack_like, unpack
 from dstjax._arrays.selection import count_true
 from dstjax._engine import measures, returned
 from dstjax._engine.drop_and_grow import drop_and_grow_all, in_all
@@ -47,7 +47,9 @@ def rewire(
     Returns:
       The topology after, of the same structure, shapes, dtypes and shardings.
     """
-    leaves, before = layers.leaves, [leaf.mask for leaf in layers.leaves]
+    before = once([leaf.mask for leaf in layers.leaves])
+    leaves = [leaf._replace(mask=mask) for leaf, mask in zip(layers.leaves, before, strict=True)]
+    layers = layers._replace(leaves=leaves)
     still, across = _standing_still(layers, frozen, dense), getattr(masking.structure, "across_leaves", False)
     if across:  # a channel is whole in all its leaves
         still = jnp.broadcast_to(jnp.any(still), still.shape)

@@ -1,8 +1,8 @@
 """What is compiled for an accelerator, in groups.
 
 * ``network``: the step of a dense optimiser; of every method the mask update, the step between updates and the step
-  with the branch inside. ResNet-50 on one chip; on a slice one and two layers of a decoder, split along both axes.
-* ``selection``: the choice of 3 % of a matrix in every dtype.
+  with the branch inside; the start with RigL. ResNet-50 on one chip; on a slice one and two layers of a decoder, split along both axes.
+* ``selection``: the choice of 3 % of a matrix in every dtype, and of each tensor of a network, masks as booleans.
 * ``frameworks``: a whole training step in plain JAX, Linen, NNX, Equinox and Haiku.
 * ``layouts``: mask updates in every layout, with structures too; on a slice alone.
 * ``scaling``: dense, between and update for the other models of the scaling benchmark; on a slice alone.
@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 
 import dstjax
 from dstjax.method import Method
-from dstjax.selection import top_k_mask
+from dstjax.selection import top_k_mask, top_k_masks
 from dstjax.structures import block, n_m
 from experiments.benchmarks import collectives, contenders, frameworks, layouts, scaling, shapes
 from experiments.benchmarks.selection import SHARE
@@ -27,6 +27,7 @@ from experiments.benchmarks.selection import SHARE
 GROUPS = ("network", "selection", "frameworks", "layouts", "scaling")
 STEPS: dict[str, dict[str, Any]] = {"update": {"rewire": True}, "between": {"rewire": False}, "branch": {}}
 DTYPES = ("float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "int32", "uint8", "bool")
+IN_A_NETWORK = ("float32", "bool")
 MATRIX = (4096, 4096)
 DECODER = "8B"
 STRUCTURES = {"rigl n_m(2, 4)": n_m(2, 4), "rigl block(4, 4)": block(4, 4)}
@@ -67,8 +68,11 @@ def programs(devices: int, methods: Sequence[str], groups: Sequence[str]) -> Ite
             for name in methods:
                 for step in STEPS if method(name).updates is not None else ("between",):
                     yield _step("network", {"tree": tree}, of_tree, name, step)
+            yield _start({"tree": tree}, of_tree)
     if "selection" in groups:
         yield from map(_selection, DTYPES)
+        for dtype in IN_A_NETWORK if devices == 1 else ():
+            yield from (_choice(dtype, tree, of_tree) for tree, of_tree in trees.items())
     if "frameworks" in groups:
         yield from map(_framework, frameworks.NETWORKS)
     if "layouts" in groups and devices > 1:
@@ -157,6 +161,29 @@ def _selection(dtype: str) -> Program:
 
     size = MATRIX[0] * MATRIX[1]
     return Program("selection", {"entries": size, "dtype": dtype, "share": SHARE}, size, lower)
+
+
+def _choice(dtype: str, tree: str, of_tree: shapes.Shapes) -> Program:
+    """Each tensor of a network by itself; small ones share an array."""
+
+    def lower(mesh: Mesh) -> Any:
+        scores = layouts.placed(mesh, {n: jax.ShapeDtypeStruct(s, dtype) for n, s in of_tree.items()}, scaling.LAYOUT)
+        ks = jax.ShapeDtypeStruct((len(of_tree),), jnp.int32, sharding=jax.NamedSharding(mesh, jax.P()))
+        return jax.jit(top_k_masks).lower(list(scores.values()), ks)
+
+    size = shapes.weights(of_tree)
+    return Program("selection", {"tree": tree, "entries": size, "dtype": dtype}, size, lower)
+
+
+def _start(case: dict[str, Any], of_tree: shapes.Shapes) -> Program:
+    """Draws masks and makes the state, weights as on the devices."""
+
+    def lower(mesh: Mesh) -> Any:
+        tx = dstjax.sparsify(contenders.OPTIMISERS["sgd"](), method("rigl"))
+        structs = {n: jax.ShapeDtypeStruct(shape, jnp.float32) for n, shape in of_tree.items()}
+        return jax.jit(tx.init).lower(layouts.placed(mesh, structs, scaling.LAYOUT))
+
+    return Program("network", {**case, "method": "rigl", "program": "init"}, shapes.weights(of_tree), lower)
 
 
 def _framework(name: str) -> Program:

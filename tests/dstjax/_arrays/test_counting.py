@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dstjax._arrays import counting, search
+from dstjax._arrays import counting
 from dstjax._arrays.layout import Layout
 from dstjax.selection import count_true, top_k_masks
 from tests import oracles
@@ -90,11 +90,11 @@ def test_under_vmap(shapes):
             np.testing.assert_array_equal(mask[i], oracles.best(s[i], k[i]))
 
 
-@pytest.mark.parametrize("by_halves", [True, False])
+@pytest.mark.parametrize("platform", ["cpu", "cpu, not whole", "gpu", "tpu"])
 @pytest.mark.parametrize("values", [2, 10**6])
-def test_large_and_small_stacked_and_single_in_rows_and_not(by_halves, values, monkeypatch):
+def test_large_and_small_stacked_and_single_as_on_each_platform(platform, values, monkeypatch):
     """The last of equal entries lies in the first row, in the last, or between; without ties all is one search."""
-    monkeypatch.setattr(search, "BY_HALVES", frozenset({"cpu"} if by_halves else ()))
+    monkeypatch.setattr(jax, "default_backend", lambda: platform[:3])
     monkeypatch.setattr(counting, "SMALL", 600)
     monkeypatch.setattr(counting, "ROW", 16)
     monkeypatch.setattr(counting, "LONGEST", 300)
@@ -102,7 +102,7 @@ def test_large_and_small_stacked_and_single_in_rows_and_not(by_halves, values, m
     rest = [(7, 5), (3, 3), (11,), (2, 2), (4, 9), (5,), (8, 8), (1,), (9, 3)]
     shapes = [(30, 40), (3, 50, 16), (3, 41, 43), (4, 6, 6), (1201,), *rest]
     layouts = (None, stack, stack, stack, None, *[None] * len(rest))
-    if not by_halves:
+    if platform != "cpu":
         layouts = (None, stack, Layout(("stack", "out", "in")), stack, None, *[None] * len(rest))
     jax.clear_caches()
     for seed in range(6):
