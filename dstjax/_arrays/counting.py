@@ -82,7 +82,12 @@ class Blocks:
     def blocks(self, tensors: Sequence[jax.Array]) -> list[jax.Array]:
         """Returns the arrays of the blocks. Fills rows up with zeros."""
         found = [self._block(i, tensors[i]) for i in self.alone]
-        return [*found, self.rows.join([self._matrix(i, tensors[i]) for i in self.small])] if self.small else found
+        if not self.small:
+            return found
+        # A TPU's compiler ends the process over some bytes of another shape that one kernel writes beside a row.
+        small = [tensors[i] for i in self.small]
+        small = lax.optimization_barrier(small) if self.at_constants else small
+        return [*found, self.rows.join([self._matrix(i, x) for i, x in zip(self.small, small, strict=True)])]
 
     def flags(self, tensors: Sequence[jax.Array]) -> list[jax.Array]:
         """Returns the arrays of the blocks of boolean tensors."""

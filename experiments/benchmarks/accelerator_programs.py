@@ -1,7 +1,8 @@
 """What is compiled for an accelerator, in groups.
 
 * ``network``: the step of a dense optimiser; of every method the mask update, the step between updates and the step
-  with the branch inside; the start with RigL. ResNet-50 on one chip; on a slice one and two layers of a decoder, split along both axes.
+  with the branch inside; the start with RigL. ResNet-50 on one chip; on a slice one and two layers of a decoder, split
+  along both axes.
 * ``selection``: the choice of 3 % of a matrix in every dtype, and of each tensor of a network, masks as booleans.
 * ``frameworks``: a whole training step in plain JAX, Linen, NNX, Equinox and Haiku.
 * ``layouts``: mask updates in every layout, with structures too; on a slice alone.

@@ -197,16 +197,30 @@ def result_bytes(result: str, kind: str, *, main: bool = False) -> int:
       main: only what lies in the main memory of the device; a layout names another memory by ``S(1)`` and higher.
     """
     arrays = [
-        (
-            math.prod(int(d) for d in dims.split(",") if d)
-            * BITS.get(name, int(re.sub(r"\D.*", "", name[1:]) or 32))
-            // 8,
-            at,
-        )
-        for name, dims, at in _ARRAY.findall(result)
+        (size, at)
+        for size, dims, at in _arrays(result)
         if not (kind.endswith("-start") and not dims and _ELSEWHERE.search(at))  # a flag to wait for
     ]
     if kind.endswith("-start") and len(arrays) > 1:
         half = len(arrays) // 2
         arrays = arrays[:half] if kind == "copy-start" else arrays[half:]
     return sum(size for size, at in arrays if not (main and _ELSEWHERE.search(at)))
+
+
+def array_bytes(result: str, *, main: bool = False) -> list[int]:
+    """Bytes of each array of a result type; with ``main`` 0 of what lies in another memory."""
+    return [0 if main and _ELSEWHERE.search(at) else size for size, _, at in _arrays(result)]
+
+
+def _arrays(result: str) -> list[tuple[int, str, str]]:
+    """Bytes, dimensions and layout of each array of a type."""
+    return [
+        (
+            math.prod(int(d) for d in dims.split(",") if d)
+            * BITS.get(name, int(re.sub(r"\D.*", "", name[1:]) or 32))
+            // 8,
+            dims,
+            at,
+        )
+        for name, dims, at in _ARRAY.findall(result)
+    ]

@@ -183,6 +183,49 @@ def test_traffic_counts_operands_results_and_loops():
     assert without == 16 * (12 + 1) + 16
 
 
+IN_PARTS = """HloModule parts
+
+%writes (big: f32[1000], small: f32[2,5]) -> f32[1000] {
+  %big = f32[1000]{0} parameter(0)
+  %small = f32[2,5]{1,0} parameter(1)
+  %flat = f32[10]{0} bitcast(%small)
+  %at = s32[] constant(7)
+  ROOT %put = f32[1000]{0} dynamic-update-slice(%big, %flat, %at)
+}
+
+%reads (whole.1: f32[1000]) -> (f32[10], f32[20]) {
+  %whole.1 = f32[1000]{0} parameter(0)
+  %flat.1 = f32[1000]{0} bitcast(%whole.1)
+  %some = f32[10]{0} slice(%flat.1), slice={[0:10]}
+  %more = f32[20]{0} slice(%flat.1), slice={[10:30]}
+  ROOT %both = (f32[10]{0}, f32[20]{0}) tuple(%some, %more)
+}
+
+%adds (whole.2: f32[1000]) -> f32[1000] {
+  %whole.2 = f32[1000]{0} parameter(0)
+  %first = f32[1]{0} slice(%whole.2), slice={[0:1]}
+  %wide = f32[1000]{0} broadcast(%first), dimensions={}
+  ROOT %sum = f32[1000]{0} add(%whole.2, %wide)
+}
+
+ENTRY %main (x: f32[1000], y: f32[2,5]) -> f32[1000] {
+  %x = f32[1000]{0} parameter(0)
+  %y = f32[2,5]{1,0} parameter(1)
+  %one = f32[1000]{0} fusion(%x, %y), kind=kLoop, calls=%writes
+  %two = (f32[10]{0}, f32[20]{0}) fusion(%one), kind=kLoop, calls=%reads
+  %cut = f32[4]{0} slice(%one), slice={[0:4]}
+  ROOT %all = f32[1000]{0} fusion(%one), kind=kLoop, calls=%adds
+}
+"""
+
+
+def test_traffic_counts_of_an_operand_what_is_cut_out_of_it_or_written_into_it():
+    put, cut = 2 * 40, 2 * (40 + 80)  # reads what it puts, and writes that
+    assert traffic(IN_PARTS) == put + cut + 2 * 16 + 2 * 4000
+    elsewhere = IN_PARTS.replace("%one = f32[1000]{0}", "%one = f32[1000]{0:T(1024)S(1)}")
+    assert traffic(elsewhere, main=True) == 40 + (40 + 80) + 16 + 4000
+
+
 @pytest.mark.slow
 def test_scaling_of_a_tiny_model_is_compiled_and_predicted(tmp_path, capsys):
     assert scaling.main(["--models", "tiny", "--out", str(tmp_path), "--latency", "0"]) == 0
