@@ -32,10 +32,10 @@ def plan(cells: Sequence[Cell], workdir: Path, *, seeds: int | tuple[int, ...], 
         folder = workdir / "cells" / folder_of(cell, config)
         if (folder / "summary.json").exists():  # it is not run again: is it what a run now would give?
             source = config.dataset, config.data_root, config.protocol
-            if source not in read:
-                planned = configuration.plan(config)
+            planned = configuration.plan(config)
+            if source not in read:  # the data take longest
                 read[source] = inputs.fingerprints(planned.data, planned.seeds, {})
-            look(folder, configuration.identity(config), read[source])
+            look(folder, configuration.identity(config), read[source] | inputs.of_rules(planned.rules))
         title = stands_for(f"{config.model.name} on {config.dataset}", cell.title) if proxy else cell.title
         jobs.append(_job(cell, title, config, folder))
     return jobs

@@ -33,8 +33,12 @@ def fingerprints(data: Data | Stream, seeds: list[int], rules: Mapping[str, Call
       seeds: whose splits are looked at.
       rules: by the field that names them; and files, by what they are.
     """
-    found = {name: file_digest(rule) if isinstance(rule, Path) else of_rule(rule) for name, rule in rules.items()}
-    return {"data": _of_data(data, seeds), **found}
+    return {"data": _of_data(data, seeds), **of_rules(rules)}
+
+
+def of_rules(rules: Mapping[str, Callable[..., Any] | Path]) -> Inputs:
+    """Fingerprints of rules of one's own, and of files, by what they are."""
+    return {name: file_digest(rule) if isinstance(rule, Path) else of_rule(rule) for name, rule in rules.items()}
 
 
 def check(now: Inputs, then: Inputs, what: str) -> None:
