@@ -23,9 +23,13 @@ def choose(
     ks: jax.Array | Wide,
     *,
     layouts: Sequence[Layout | None],
+    told: Sequence[bool],
     bits_per_pass: int,
 ) -> list[jax.Array]:
-    """Does what top_k_masks does, for keys of one dtype; ``ks`` has a number for each lane, or one for all together."""
+    """Does what top_k_masks does, for keys of one dtype; ``ks`` has a number for each lane, or one for all together.
+
+    Where candidates are told by keys, 0 is none. Elsewhere ``wheres`` has them, or None where all are.
+    """
     dtype = keys[0].dtype
     stacks = [lanes_of(layout) for layout in layouts]
     orders = [order_of(layout, k.ndim) for layout, k in zip(layouts, keys, strict=True)]
@@ -111,7 +115,7 @@ def choose(
         before = jnp.cumsum(equal, dtype=jnp.uint32) - equal
         room = jnp.where(before < room, jnp.minimum(room - before, equal), jnp.uint32(0))
     # No float is a candidate below key 1, so a threshold of 0 leaves room for nothing.
-    nobody = np.repeat([w is None for w in wheres], layout.lanes) & (threshold == 0)
+    nobody = np.repeat(np.array(told), layout.lanes) & (threshold == 0)
     room = jnp.where(nobody, jnp.uint32(0), room)
 
     behind = pieces.varying_as(jnp.full(lanes, every), room, *blocks)  # all indices

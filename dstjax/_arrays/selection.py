@@ -31,7 +31,7 @@ from dstjax._arrays.counting import Blocks
 from dstjax._arrays.layout import Layout, lanes_of
 from dstjax._arrays.search import choose
 from dstjax._arrays.shards import Shards, over_pieces
-from dstjax._arrays.sort_keys import is_narrow_integer, ordered_key, other_candidates
+from dstjax._arrays.sort_keys import is_narrow_integer, ordered_key, tell_candidates
 from dstjax._arrays.wide import Wide
 from dstjax._arrays.widening import wide_dtype
 
@@ -119,6 +119,7 @@ def top_k_masks(
     if together and len({k.dtype for k in keys}) > 1:  # one common order needs one key type
         common = wide_dtype(*(s.dtype for s in scores))
         keys = [ordered_key(s.astype(common), w) for s, w in zip(scores, wheres, strict=True)]
+    told = [tell_candidates(s.dtype) for s in scores]
     wanted = _wanted(ks, lanes, together)
 
     marks: list[jax.Array] = [jnp.zeros(0)] * len(keys)
@@ -127,9 +128,14 @@ def top_k_masks(
         members = [i for i, k in enumerate(keys) if k.dtype == dtype]
         mine = np.flatnonzero(np.isin(of_lane, members))
         chosen = over_pieces(
-            functools.partial(choose, layouts=[layouts[i] for i in members], bits_per_pass=bits_per_pass),
+            functools.partial(
+                choose,
+                layouts=[layouts[i] for i in members],
+                told=[told[i] for i in members],
+                bits_per_pass=bits_per_pass,
+            ),
             [keys[i] for i in members],
-            [other_candidates(scores[i], wheres[i]) for i in members],
+            [None if told[i] else wheres[i] for i in members],
             wanted if together or len(mine) == len(of_lane) else wanted[mine],
         )
         for i, mark in zip(members, chosen, strict=True):

@@ -33,11 +33,9 @@ def is_narrow_integer(dtype: Any) -> bool:
     return bool(dtype == jnp.bool_ or (jnp.issubdtype(dtype, jnp.integer) and jnp.iinfo(dtype).bits < 32))
 
 
-def other_candidates(score: jax.Array, where: jax.Array | None) -> jax.Array | None:
-    """Returns the candidates of integer scores; keys tell those of floats."""
-    if jnp.issubdtype(score.dtype, jnp.floating):
-        return None
-    return jnp.ones_like(score, bool) if where is None else where
+def tell_candidates(dtype: Any) -> bool:
+    """Whether the keys of scores tell what is a candidate: those of floats do, and 0 is none."""
+    return bool(jnp.issubdtype(dtype, jnp.floating))
 
 
 def _float_key(score: jax.Array) -> jax.Array:

@@ -27,6 +27,7 @@ from experiments.benchmarks.selection import SHARE
 
 GROUPS = ("network", "selection", "frameworks", "layouts", "scaling")
 STEPS: dict[str, dict[str, Any]] = {"update": {"rewire": True}, "between": {"rewire": False}, "branch": {}}
+STEPS_AND_START = (*STEPS, "init")
 DTYPES = ("float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "int32", "uint8", "bool")
 IN_A_NETWORK = ("float32", "bool")
 MATRIX = (4096, 4096)

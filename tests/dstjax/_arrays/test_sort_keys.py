@@ -6,7 +6,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from dstjax._arrays.sort_keys import ordered_key, other_candidates
+from dstjax._arrays.sort_keys import ordered_key, tell_candidates
 
 FLOATS = [np.float16, ml_dtypes.bfloat16, np.float32, np.float64]
 
@@ -46,9 +46,14 @@ def test_keys_of_integers_are_as_narrow_as_they(dtype, bits):
 def test_candidates(dtype):
     scores, where = jnp.asarray(np.array([1, 0, 1], dtype)), jnp.array([True, True, False])
     assert int(ordered_key(scores, where)[2]) == 0
-    others = other_candidates(scores, where)
-    assert (others is None) is bool(jnp.issubdtype(dtype, jnp.floating))
-    assert others is None or bool((others == where).all())
+    assert tell_candidates(dtype) is (dtype not in (np.int32, bool))
+
+
+def test_keys_that_tell_candidates_are_never_0():
+    lowest = jnp.array([-np.inf, np.nan, -np.finfo(np.float32).max])
+    for dtype in FLOATS:
+        assert bool((ordered_key(lowest.astype(dtype), None) > 0).all()) is tell_candidates(dtype)
+    assert int(ordered_key(jnp.array([-(2**31)]), None)[0]) == 0
 
 
 def test_complex_scores_have_no_order():
