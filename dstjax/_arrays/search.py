@@ -1,6 +1,7 @@
 """Finds the threshold of the k largest keys of each layer, and the last entry at it that is taken."""
 
 from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -15,6 +16,12 @@ from dstjax._arrays.shards import Shards
 from dstjax._arrays.sums import Scalars
 from dstjax._arrays.wide import Wide
 
+# Bits of a threshold that one pass resolves, by platform; any number of them gives the same masks. On CPU two and three
+# are about equally fast. The others are not measured: there each kernel costs its start, so fewer passes should pay.
+# But a TPU's compiler takes twice as long over three. `python -m experiments.benchmarks --only selection` finds out.
+BITS_PER_PASS = MappingProxyType({"cpu": 3, "gpu": 3, "tpu": 2})
+BITS_ELSEWHERE = 3  # where tensors are spread by hand too: each pass waits for other devices
+
 
 def choose(
     pieces: Shards,
@@ -24,12 +31,14 @@ def choose(
     *,
     layouts: Sequence[Layout | None],
     told: Sequence[bool],
-    bits_per_pass: int,
+    bits_per_pass: int | None,
 ) -> list[jax.Array]:
     """Does what top_k_masks does, for keys of one dtype; ``ks`` has a number for each lane, or one for all together.
 
     Where candidates are told by keys, 0 is none. Elsewhere ``wheres`` has them, or None where all are.
     """
+    if bits_per_pass is None:
+        bits_per_pass = BITS_ELSEWHERE if pieces.axes else bits_by_platform()
     dtype = keys[0].dtype
     stacks = [lanes_of(layout) for layout in layouts]
     orders = [order_of(layout, k.ndim) for layout, k in zip(layouts, keys, strict=True)]
@@ -136,6 +145,11 @@ def choose(
     last = _marked(alone, layout.at(threshold, shaped=True)[:n], index, layout.at(stop, shaped=True)[:n])
     marks = layout.tensors(last, rows)
     return [m if w is None else m & w for m, w in zip(marks, wheres, strict=True)]
+
+
+def bits_by_platform() -> int:
+    """Returns the bits per pass of the platform that JAX computes on by default."""
+    return BITS_PER_PASS.get(jax.default_backend(), BITS_ELSEWHERE)
 
 
 def _marked(

@@ -17,7 +17,6 @@ Order of scores: NaN < -inf < ... < -0.0 = 0.0 < ... < inf. Subnormals keep thei
 import functools
 import math
 from collections.abc import Sequence
-from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -35,10 +34,6 @@ from dstjax._arrays.sort_keys import is_narrow_integer, ordered_key, tell_candid
 from dstjax._arrays.wide import Wide
 from dstjax._arrays.widening import wide_dtype
 
-# Bits of a threshold that one pass resolves, by platform; any number of them gives the same masks. On CPU two and three
-# are about equally fast. The others are not measured: there each kernel costs its start, so fewer passes should pay.
-# But a TPU's compiler takes twice as long over three. `python -m experiments.benchmarks --only selection` finds out.
-BITS_PER_PASS = MappingProxyType({"cpu": 3, "gpu": 3, "tpu": 2})
 # Where narrow integers are ranked as float32, which holds them exactly: a TPU's compiler takes long over bytes.
 AS_FLOATS = frozenset({"tpu"})
 
@@ -103,8 +98,6 @@ def top_k_masks(
     """
     if not scores:
         return []
-    if bits_per_pass is None:
-        bits_per_pass = bits_by_platform()
     layouts = (None,) * len(scores) if layouts is None else layouts
     lanes = [math.prod(s.shape[a] for a in lanes_of(layout)) for s, layout in zip(scores, layouts, strict=True)]
     for score, n in zip(scores, lanes, strict=True):
@@ -156,11 +149,6 @@ def _wanted(ks: Any, lanes: Sequence[int], together: bool) -> jax.Array | Wide:
     else:
         numbers = jnp.concatenate([jnp.broadcast_to(jnp.asarray(k), (n,)) for k, n in zip(ks, lanes, strict=True)])
     return jnp.maximum(numbers, 0).astype(jnp.uint32)
-
-
-def bits_by_platform() -> int:
-    """Returns the bits per pass of the platform that JAX computes on by default."""
-    return BITS_PER_PASS.get(jax.default_backend(), 3)
 
 
 @functools.partial(jax.jit, static_argnames="layouts")
