@@ -271,20 +271,22 @@ class Blocks:
         return self.pieces.all_lanes(i, counts, self.stacks[i])
 
     def _hidden(self, values: Sequence[int], *like: jax.Array) -> Sequence[Any]:
-        """Returns places, as uint32[] each of which XLA does not know that they are constant.
-
-        A kernel that reads an array at a place that is no constant is one program for all places. A TPU's compiler has
-        no use for that, and copies more.
-        """
-        if self.at_constants:
-            return values
-        turned = [jnp.uint32(values[(i - 2) % len(values)]) for i in range(len(values))]
-        return self.pieces.varying_as(lax.fori_loop(0, 2, lambda _, v: [*v[1:], *v[:1]], turned), *like)
+        """Returns places that XLA does not know; for a TPU known ones, since its compiler copies more for others."""
+        return values if self.at_constants else self.pieces.varying_as(unseen(values), *like)
 
     def _lane_numbers(self, tensors: Sequence[int]) -> np.ndarray:
         """Returns the numbers of the lanes of some tensors, in their order."""
         found = [np.arange(self.first_lane[i], self.first_lane[i + 1], dtype=np.int32) for i in tensors]
         return np.concatenate([np.zeros(0, np.int32), *found])
+
+
+def unseen(values: Sequence[int]) -> Scalars:
+    """Returns numbers as uint32[] each, and hides from XLA that they are constant.
+
+    A kernel that reads an array at a place that is no constant is one program for all places.
+    """
+    turned = [jnp.uint32(values[(i - 2) % len(values)]) for i in range(len(values))]
+    return lax.fori_loop(0, 2, lambda _, v: [*v[1:], *v[:1]], turned)
 
 
 def row_length(size: int) -> int:
