@@ -86,7 +86,7 @@ cuda: .venv-cuda/.stamp  ## compile for CUDA without a GPU, likewise
 	.venv-cuda/bin/python -m experiments.benchmarks.accelerators --topologies h100,h100:8
 
 colabs: env  ## run every notebook
-	$(BIN)/python -m experiments.run_colabs
+	$(BIN)/python -m experiments.run_colabs --jobs 1
 
 wheel: env  ## build the wheel into dist/
 	rm -rf build dist
