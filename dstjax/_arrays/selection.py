@@ -30,9 +30,8 @@ from dstjax._arrays.counting import Blocks
 from dstjax._arrays.layout import Layout, lanes_of
 from dstjax._arrays.search import choose
 from dstjax._arrays.shards import Shards, over_pieces
-from dstjax._arrays.sort_keys import is_narrow_integer, ordered_key, tell_candidates
+from dstjax._arrays.sort_keys import common_dtype, is_narrow_integer, ordered_key, tell_candidates
 from dstjax._arrays.wide import Wide
-from dstjax._arrays.widening import wide_dtype
 
 # Where narrow integers are ranked as float32, which holds them exactly: a TPU's compiler takes long over bytes.
 AS_FLOATS = frozenset({"tpu"})
@@ -94,7 +93,7 @@ def top_k_masks(
       A boolean mask for each tensor.
 
     Raises:
-      ValueError: a tensor is complex, or a layer has 2**32 entries or more.
+      ValueError: a tensor is complex, a layer has 2**32 entries or more, or no dtype holds all scores of one ranking.
     """
     if not scores:
         return []
@@ -104,14 +103,12 @@ def top_k_masks(
         if score.size // max(n, 1) >= 2**32:
             raise ValueError(f"a layer of {score.size // n} entries cannot be counted in 32 bits; split it.")
     wheres = [None] * len(scores) if where is None else list(where)
+    if together:
+        common = common_dtype([s.dtype for s in scores])
+        scores = [s.astype(common) for s in scores]
     if jax.default_backend() in AS_FLOATS:
         scores = [s.astype(jnp.float32) if is_narrow_integer(s.dtype) else s for s in scores]
-    if together:  # keys of integers of one width alone have one order
-        scores = [s.astype(jnp.int32) if is_narrow_integer(s.dtype) else s for s in scores]
     keys = [ordered_key(s, w) for s, w in zip(scores, wheres, strict=True)]
-    if together and len({k.dtype for k in keys}) > 1:  # one common order needs one key type
-        common = wide_dtype(*(s.dtype for s in scores))
-        keys = [ordered_key(s.astype(common), w) for s, w in zip(scores, wheres, strict=True)]
     told = [tell_candidates(s.dtype) for s in scores]
     wanted = _wanted(ks, lanes, together)
 

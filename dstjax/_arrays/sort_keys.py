@@ -1,5 +1,6 @@
 """Turns scores into unsigned integers of the same order, bit by bit: NaN, infinities, signed zeros, subnormals too."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -31,6 +32,38 @@ def ordered_key(score: jax.Array, where: jax.Array | None) -> jax.Array:
 def is_narrow_integer(dtype: Any) -> bool:
     """Whether a dtype is of booleans, or of integers of less than 32 bits."""
     return bool(dtype == jnp.bool_ or (jnp.issubdtype(dtype, jnp.integer) and jnp.iinfo(dtype).bits < 32))
+
+
+def common_dtype(dtypes: Sequence[Any]) -> Any:
+    """Returns a dtype that holds scores of several exactly, so that keys of one order rank them.
+
+    Raises:
+      ValueError: there is none, as for int32 and float32.
+    """
+    distinct = sorted({jnp.dtype(d) for d in dtypes}, key=str)
+    if len(distinct) == 1:
+        return distinct[0]
+    for name in ("int32", "uint32", "float32", "int64", "uint64", "float64"):
+        wide = jnp.dtype(name)
+        if jax.dtypes.canonicalize_dtype(wide) == wide and all(_holds(wide, d) for d in distinct):
+            return wide
+    names = ", ".join(map(str, distinct))
+    raise ValueError(
+        f"scores of dtypes {names} have no common order that is exact; expected one dtype in all leaves that are "
+        "ranked together."
+    )
+
+
+def _holds(wide: Any, narrow: Any) -> bool:
+    """Whether a dtype has every number of another one."""
+    is_integer = [bool(d == jnp.bool_ or jnp.issubdtype(d, jnp.integer)) for d in (wide, narrow)]
+    if narrow == jnp.bool_ or wide == narrow:
+        return True
+    if all(is_integer):
+        return bool(jnp.iinfo(wide).min <= jnp.iinfo(narrow).min and jnp.iinfo(narrow).max <= jnp.iinfo(wide).max)
+    if is_integer[1]:
+        return bool(jnp.iinfo(narrow).bits <= jnp.finfo(wide).nmant)
+    return not is_integer[0] and jnp.issubdtype(narrow, jnp.floating) and jnp.finfo(narrow).bits < jnp.finfo(wide).bits
 
 
 def tell_candidates(dtype: Any) -> bool:

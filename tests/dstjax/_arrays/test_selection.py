@@ -118,6 +118,50 @@ def test_integers_of_several_widths_ranked_together(dtypes):
         np.testing.assert_array_equal(mark, expected)
 
 
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize(
+    "dtypes",
+    [
+        ("float16", "bfloat16"),
+        ("float32", "int8"),
+        ("bfloat16", "int16"),
+        ("float16", "bool"),
+        ("int32", "uint16"),
+        ("uint8", "uint32"),
+        ("int8", "int8"),
+        ("float8_e5m2", "float16"),
+    ],
+)
+def test_different_dtypes_of_one_width_too_have_one_order(dtypes, platform, monkeypatch):
+    """Keys of 16 bits of float16 and of bfloat16, or of 32 of int32 and of float32, are not of one order."""
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    values = np.array([0, 1, 1, 3, 100, 5, 7, 2]) % 2 if "bool" in dtypes else np.array([0, 1, 1, 3, 96, 5, 7, 2])
+    scores = [values[:4].astype(jnp.dtype(dtypes[0])), values[4:].astype(jnp.dtype(dtypes[1]))]
+    for k in range(9):
+        marks = top_k_masks.__wrapped__([jnp.asarray(s) for s in scores], [k], together=True)  # traced anew
+        expected = oracles.best_together([s.astype(np.float64) for s in scores], k, [np.ones(4, bool)] * 2)
+        for mark, one in zip(marks, expected, strict=True):
+            np.testing.assert_array_equal(mark, one)
+
+
+def test_large_integers_keep_their_order_as_on_each_platform(monkeypatch):
+    scores = [np.array([2**24, 2**24 + 1], np.int32), np.array([5, 7], np.int8)]
+    for platform in ("cpu", "tpu"):
+        monkeypatch.setattr(jax, "default_backend", lambda platform=platform: platform)
+        marks = top_k_masks.__wrapped__([jnp.asarray(s) for s in scores], [1], together=True)
+        assert [m.tolist() for m in marks] == [[False, True], [False, False]]
+
+
+@pytest.mark.parametrize(
+    "dtypes", [("float32", "int32"), ("float16", "uint32"), ("int32", "uint32"), ("int8", "uint32")]
+)
+def test_dtypes_without_a_common_exact_order_are_refused_in_one_ranking(dtypes):
+    scores = [jnp.zeros(3, d) for d in dtypes]
+    with pytest.raises(ValueError, match=f"{min(dtypes)}, {max(dtypes)} have no common order that is exact"):
+        top_k_masks(scores, [2], together=True)
+    assert [m.sum() for m in top_k_masks(scores, [2, 1])] == [2, 1]  # each by itself
+
+
 def test_a_list_of_mixed_dtypes_gives_each_tensor_its_own_k():
     rng = np.random.default_rng(2)
     scores = [
