@@ -8,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Where eight neighbours are packed by a window that moves, since it takes a copy to bring them to an axis of their own.
-BY_WINDOW = frozenset({"tpu"})
+from dstjax._arrays.platforms import is_tpu
 
 StoredMask = jax.Array  # uint8 or int8 where eight neighbours share a byte, bool where they cannot
 
@@ -41,7 +40,7 @@ def pack(mask: jax.Array, like: Any = None) -> StoredMask:
 
 def pack_like(mask: jax.Array, dtype: Any) -> StoredMask:
     """Stores a boolean tensor in the form of another stored mask of its shape, which its dtype tells."""
-    by_window = jax.default_backend() in BY_WINDOW
+    by_window = is_tpu()  # there a copy brings eight neighbours to an axis of their own
     if dtype == jnp.uint8:
         return _pack(mask, mask.ndim - 2, by_window)
     if dtype == jnp.int8:
@@ -66,7 +65,7 @@ def unpack(stored: StoredMask) -> jax.Array:
 
 def once(masks: list[jax.Array]) -> list[jax.Array]:
     """Returns boolean tensors that many read: a TPU computes each once, since each reader would compile it again."""
-    return jax.lax.optimization_barrier(masks) if jax.default_backend() in BY_WINDOW else masks
+    return jax.lax.optimization_barrier(masks) if is_tpu() else masks
 
 
 def shape(stored: StoredMask) -> tuple[int, ...]:

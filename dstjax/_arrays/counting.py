@@ -18,6 +18,7 @@ import numpy as np
 from jax import lax
 
 from dstjax._arrays import sums
+from dstjax._arrays.platforms import is_cpu, is_tpu
 from dstjax._arrays.rows import WIDTH, Rows, cut, picked
 from dstjax._arrays.shards import Shards, may_be_cut
 from dstjax._arrays.sums import Scalars
@@ -26,8 +27,6 @@ SMALL = 2**19  # entries below which tensors share an array,
 MANY = 8  # if there are as many of them
 ROW = 1024  # entries of a row of a tensor that is counted alone, at least,
 LONGEST = 2**16 - 1  # and at most
-BY_ROWS = frozenset({"cpu"})  # where tensors in one piece are counted so
-AT_CONSTANTS = frozenset({"tpu"})  # where arrays are cut at places that XLA knows
 
 
 class Blocks:
@@ -51,7 +50,7 @@ class Blocks:
         Tensors that are counted ``once`` share no array on a TPU, whose compiler writes into one at a time.
         """
         self.pieces = pieces
-        self.by_rows = jax.default_backend() in BY_ROWS
+        self.by_rows = is_cpu()
         self.shapes = [x.shape for x in tensors]
         self.stacks = [tuple(stack) for stack in stacks]
         others = [tuple(a for a in range(x.ndim) if a not in s) for x, s in zip(tensors, self.stacks, strict=True)]
@@ -72,8 +71,8 @@ class Blocks:
             and not pieces.axes
             and not self.may_be_cut[i]
         ]
-        self.at_constants = jax.default_backend() in AT_CONSTANTS
-        self.small = small if len(small) >= MANY and not (once and self.at_constants) else []
+        self.for_tpu = is_tpu()
+        self.small = small if len(small) >= MANY and not (once and self.for_tpu) else []
         self.alone = [i for i in range(len(tensors)) if i not in set(self.small)]
         lanes, sizes = ([x[i] for i in self.small] for x in (self.lanes, self.sizes))
         self.rows = Rows(lanes, sizes, self._lane_numbers(self.small), is_cpu=self.by_rows)
@@ -86,12 +85,12 @@ class Blocks:
             return found
         # A TPU's compiler ends the process over some bytes of another shape that one kernel writes beside a row.
         small = [tensors[i] for i in self.small]
-        small = lax.optimization_barrier(small) if self.at_constants else small
+        small = lax.optimization_barrier(small) if self.for_tpu else small
         return [*found, self.rows.join([self._matrix(i, x) for i, x in zip(self.small, small, strict=True)])]
 
     def flags(self, tensors: Sequence[jax.Array]) -> list[jax.Array]:
         """Returns the arrays of the blocks of boolean tensors."""
-        if not (self.small and self.at_constants):
+        if not (self.small and self.for_tpu):
             return self.blocks(tensors)
         blocks = self.blocks([x.astype(jnp.uint32) if i in self.small else x for i, x in enumerate(tensors)])
         return [*blocks[:-1], blocks[-1] > 0]
@@ -102,14 +101,14 @@ class Blocks:
 
     def tensors(self, alone: list[jax.Array], rows: list[jax.Array]) -> list[jax.Array]:
         """Returns the arrays of all tensors, given those of single ones and the block of the small ones."""
-        found = dict(zip(self.alone, alone, strict=True))
         if not self.small:
             return alone
+        found = dict(zip(self.alone, alone, strict=True))
         offsets = self._hidden(self.rows.offsets(), *alone, *rows)
         # A TPU's compiler ends the process over some bytes that are cut out of others: 32 bits until they have a shape.
-        array = rows[0].astype(jnp.uint32) if self.at_constants else rows[0]
+        array = rows[0].astype(jnp.uint32) if self.for_tpu else rows[0]
         shaped = [self._from_matrix(i, x) for i, x in zip(self.small, self.rows.cut(array, offsets), strict=True)]
-        shaped = lax.optimization_barrier(shaped) if self.at_constants else shaped
+        shaped = lax.optimization_barrier(shaped) if self.for_tpu else shaped
         found |= {i: x.astype(rows[0].dtype) for i, x in zip(self.small, shaped, strict=True)}
         return [found[i] for i in range(len(self.shapes))]
 
@@ -272,7 +271,7 @@ class Blocks:
 
     def _hidden(self, values: Sequence[int], *like: jax.Array) -> Sequence[Any]:
         """Returns places that XLA does not know; for a TPU known ones, since its compiler copies more for others."""
-        return values if self.at_constants else self.pieces.varying_as(unseen(values), *like)
+        return values if self.for_tpu else self.pieces.varying_as(unseen(values), *like)
 
     def _lane_numbers(self, tensors: Sequence[int]) -> np.ndarray:
         """Returns the numbers of the lanes of some tensors, in their order."""

@@ -28,13 +28,11 @@ from jax.typing import ArrayLike
 from dstjax._arrays.bits import shape, unpack
 from dstjax._arrays.counting import Blocks
 from dstjax._arrays.layout import Layout, lanes_of
+from dstjax._arrays.platforms import is_tpu
 from dstjax._arrays.search import choose
 from dstjax._arrays.shards import Shards, over_pieces
 from dstjax._arrays.sort_keys import common_dtype, is_narrow_integer, ordered_key, tell_candidates
 from dstjax._arrays.wide import Wide
-
-# Where narrow integers are ranked as float32, which holds them exactly: a TPU's compiler takes long over bytes.
-AS_FLOATS = frozenset({"tpu"})
 
 
 def top_k_mask(
@@ -106,7 +104,7 @@ def top_k_masks(
     if together:
         common = common_dtype([s.dtype for s in scores])
         scores = [s.astype(common) for s in scores]
-    if jax.default_backend() in AS_FLOATS:
+    if is_tpu():  # float32 holds narrow integers exactly, and its keys tell candidates
         scores = [s.astype(jnp.float32) if is_narrow_integer(s.dtype) else s for s in scores]
     keys = [ordered_key(s, w) for s, w in zip(scores, wheres, strict=True)]
     told = [tell_candidates(s.dtype) for s in scores]
