@@ -3,9 +3,10 @@
     python -m experiments.compare --config experiments/configs/digits.py --methods dense,static,set,rigl,dst_ee \
       --sparsities 0.95,0.98,0.99 --seeds 5 --workdir DIR [--config.steps=1000 ...]
 
-  --methods NAMES           names of dstjax.methods with commas between them, or all; under names of your own also
-                            variants, NAME=METHOD:FIELD=VALUE+FIELD=VALUE, as in mine=rigl:grow=my_rules:f, and methods
-                            of your own, NAME=MODULE:FUNCTION or MODULE:FUNCTION
+  --methods NAMES           names of dstjax.methods with commas between them, or all (but those of channels, which
+                            experiments.latency compares); under names of your own also variants,
+                            NAME=METHOD:FIELD=VALUE+FIELD=VALUE, as in mine=rigl:grow=my_rules:f, and methods of your
+                            own, NAME=MODULE:FUNCTION or MODULE:FUNCTION
   --coefficients C,C,...    DST-EE is also run with these at one sparsity, for its exploration figure (default, where
                             dst_ee is among the methods: 1e-4,1e-3,1e-2,1e-1; none: without them)
   --coefficient-sparsity S  that sparsity (default: the one in the middle of --sparsities)

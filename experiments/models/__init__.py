@@ -18,6 +18,7 @@ from experiments.models.layers import max_pool
 from experiments.models.mobile import EfficientNetB0, MobileNetV1
 from experiments.models.resnet import ResNet50, ResNet56
 from experiments.models.small import LeNet5, SetMLP, SmallCNN, TorchMLP
+from experiments.models.transformer import VisionTransformer
 from experiments.models.vgg import VGG
 from experiments.models.wide_resnet import WideResNet22
 
@@ -36,6 +37,7 @@ class Entry(NamedTuple):
 MODELS: dict[str, Entry] = {
     "mlp": Entry(MLP, (8, 8, 1), 10),
     "conv": Entry(Conv, (8, 8, 1), 10),
+    "vit": Entry(VisionTransformer, (8, 8, 1), 10),
     "vgg19": Entry(functools.partial(VGG, depths=(2, 2, 4, 4, 4)), (32, 32, 3), 100, most=5),
     "vgg16": Entry(functools.partial(VGG, depths=(2, 2, 3, 3, 3)), (32, 32, 3), 100, most=5),
     "resnet50": Entry(ResNet50, (224, 224, 3), 1000, most=4),

@@ -149,11 +149,14 @@ def foreign(config: ConfigDict, methods: Iterable[str]) -> set[str]:
 
 
 def change_method(config: ConfigDict, method: str, instead: Mapping[str, Any] | None = None) -> None:
-    """Sets the method; a hyper-parameter that it does not have becomes None, or what it is in ``instead``."""
+    """Sets the method; a hyper-parameter that it does not have becomes None.
+
+    One of ``SHARED_FIELDS`` becomes what it is in ``instead``, where that is given: a method may leave it aside.
+    """
     with config.unlocked():
         config.method = method
         for name in foreign(config, [method]):
-            config[name] = None if instead is None else instead[name]
+            config[name] = None if instead is None or name not in SHARED_FIELDS else instead[name]
 
 
 def _check_fields(config: ConfigDict) -> None:
@@ -199,6 +202,8 @@ def _method(
             given[name] = value
         elif name not in SHARED_FIELDS or value != defaults.get(name):
             others = suggest(name, accepted) if accepted else "it has none."
+            if value == defaults.get(name) and defaults.method != config.method:
+                others = f"the config sets it for {defaults.method!r}; leave it out by --config.{name}=None."
             raise ValueError(f"method {config.method!r} has no hyper-parameter {name!r}; {others}")
     for short, name in STANDS_FOR.items():
         percent = given.pop(short, None)

@@ -131,6 +131,16 @@ def test_a_changed_hyperparameter_goes_to_the_methods_that_have_it(tmp_path):
     assert asked.sweep == ["dst_ee-0.8-c0.001", "dst_ee-0.8"]
 
 
+def test_what_a_config_sets_for_its_own_method_stays_there(tmp_path):
+    config = str(Path(CONFIG).with_name("task_teacher95.py"))
+    given = [f"--config={config}", f"--workdir={tmp_path}", "--methods=all", "--sparsities=0.95", "--seeds=1"]
+    asked = grid.plan(given)
+    assert {*asked.called.values()} == {*dstjax.methods.names()}  # those of channels have no structure here
+    assert asked.cells["rigl-0.95"].rounding == "floor"
+    assert asked.cells["static-0.95"].rounding is None
+    assert asked.cells["static-0.95"].update_period == asked.cells["rigl-0.95"].update_period  # left aside
+
+
 def test_the_sweep_is_at_the_middle_sparsity_unless_said_otherwise(tmp_path):
     methods = ("--methods=dst_ee", "--sparsities=0.5,0.9,0.8", "--seeds=1")
     assert len(grid.plan(command(tmp_path, methods=methods)).sweep) == 4

@@ -109,6 +109,13 @@ def test_contradictions_are_one_line_and_status_2(arguments, message, tmp_path, 
     assert error.count("\n") == 1
 
 
+def test_a_field_of_the_configs_own_method_is_left_out_by_name(tmp_path, capsys):
+    config = DIGITS.replace("digits", "task_teacher95")
+    given = ["--config", config, "--workdir", str(tmp_path / "run"), "--config.method=static"]
+    assert train.main(given) == 2
+    assert "the config sets it for 'rigl'; leave it out by --config.rounding=None." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("missing", ["config", "workdir"])
 def test_both_options_are_needed(missing, capsys):
     arguments = {"config": f"--config={DIGITS}", "workdir": "--workdir=x"}
