@@ -38,6 +38,7 @@ SMALL = {  # name -> sizes, shape, classes; None: its own
     "small_mlp": (None, None, None),
     "vgg16": ((8, 8, 16, 16, 16), None, 10),
     "vgg19": ((8, 8, 16, 16, 16), None, 10),
+    "vit": ((16, 24, 24), None, None),
     "wrn22_2": ((4, 6, 8), None, None),
 }
 

@@ -197,3 +197,23 @@ def test_the_smallest_images_that_pass():
         x = jax.ShapeDtypeStruct((1, *shape), jnp.float32)
         logits, variables, _ = shapes_of(models.make(name), x, train=False)
         assert min(leaf.size for leaf in jax.tree.leaves((logits, variables))) > 0
+
+
+def test_a_transformer_without_positions_takes_its_patches_in_any_order():
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+    model = models.make("vit", sizes=(16, 24))
+    variables = model.init(jax.random.key(1), x, train=False)
+    turned = jnp.flip(x.reshape(2, 4, 2, 8, 1), axis=1).reshape(x.shape)  # rows of patches, last first
+    logits = jax.jit(lambda v, x: model.apply(v, x, train=False))
+    assert not np.allclose(logits(variables, x), logits(variables, turned), atol=1e-4)
+    variables["params"]["pos_embedding"] *= 0
+    np.testing.assert_allclose(logits(variables, x), logits(variables, turned), atol=1e-5)
+
+
+def test_a_transformer_has_a_block_for_each_hidden_layer_and_whole_heads():
+    x = jnp.zeros((1, 8, 8, 1))
+    for sizes in [(8,), (8, 12), (8, 12, 20)]:
+        params = models.make("vit", sizes=sizes).init(jax.random.key(0), x, train=False)["params"]
+        assert sum(name.startswith("MultiHead") for name in params) == len(sizes) - 1
+    with pytest.raises(ValueError, match=r"sizes=\(6, 8\) is not accepted; .* expected a multiple of 4"):
+        models.make("vit", sizes=(6, 8)).init(jax.random.key(0), x, train=False)
