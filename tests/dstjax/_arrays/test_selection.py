@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dstjax.selection import count_true, top_k_mask, top_k_masks
 from tests import oracles
-from tests.thorough import examples, lighter, slow
+from tests.thorough import examples, few, lighter, slow
 
 FLOATS = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32, "float64": np.float64}
 INTEGERS = ["int8", "int16", "int32", "uint8", "uint16", "uint32"]
@@ -118,6 +118,7 @@ def test_integers_of_several_widths_ranked_together(dtypes):
         np.testing.assert_array_equal(mark, expected)
 
 
+@few(4)
 @pytest.mark.parametrize("platform", ["cpu", "tpu"])
 @pytest.mark.parametrize(
     "dtypes",
