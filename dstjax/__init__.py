@@ -1,5 +1,7 @@
 """dstjax: networks that are sparse from the first training step to the last, in JAX."""
 
+import sys
+
 from dstjax import (
     costs,
     criteria,
@@ -25,6 +27,9 @@ from dstjax.summaries import Summary, summary
 from dstjax.transform import sparsify
 
 __version__ = "0.1.0"
+
+# Their rooms are within `program`; `import dstjax.kernels` and `from dstjax.latency import ...` find them too.
+sys.modules["dstjax.kernels"], sys.modules["dstjax.latency"] = kernels, latency
 
 __all__ = [
     "Layers",

@@ -140,8 +140,8 @@ class Memory(NamedTuple):
 class Value:
     """The base of a frozen dataclass (decorate it with :func:`value`) whose instances are equal where its fields are.
 
-    Scalars of NumPy and JAX become Python numbers. What holds a value of a trace says so when printed, and is equal to
-    nothing but itself. Pickling names the field that cannot be pickled.
+    Scalars of NumPy and JAX become Python numbers. What holds a value of a trace says so when printed; it, and what
+    holds an array, is equal to nothing but itself. Pickling names the field that cannot be pickled.
     """
 
     def __post_init__(self) -> None:
@@ -157,11 +157,16 @@ class Value:
         if self is other or type(self) is not type(other):
             return self is other
         assert isinstance(other, Value)
-        return not (holds_traced(self) or holds_traced(other)) and self._fields() == other._fields()
+        return not (_is_one_of_a_kind(self) or _is_one_of_a_kind(other)) and self._fields() == other._fields()
 
     def __hash__(self) -> int:
         """The hash of the fields."""
-        return id(self) if holds_traced(self) else hash((type(self), tuple(self._fields().values())))
+        if _is_one_of_a_kind(self):
+            return id(self)
+        try:
+            return hash((type(self), tuple(self._fields().values())))
+        except TypeError:  # a list, say: equal where its entries are
+            return hash(type(self))
 
     def __repr__(self) -> str:
         """The fields that differ from their defaults."""
@@ -278,6 +283,13 @@ def holds_traced(x: Any) -> bool:
     if isinstance(x, Value):
         return any(holds_traced(v) for v in x._fields().values())
     return any(holds_traced(v) for v in x) if isinstance(x, tuple) else is_traced(x)
+
+
+def _is_one_of_a_kind(x: Any) -> bool:
+    """Whether a value holds what has no one answer to whether it equals another: of a trace, or an array."""
+    if isinstance(x, Value):
+        return any(map(_is_one_of_a_kind, x._fields().values()))
+    return any(map(_is_one_of_a_kind, x)) if isinstance(x, tuple) else is_traced(x) or bool(getattr(x, "ndim", 0))
 
 
 def described(x: Any) -> str:

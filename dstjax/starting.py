@@ -38,6 +38,8 @@ def start(tx: Any, params: Tree) -> tuple[Tree, Tree]:
     >>> int((params["w"] != 0).sum()), dstjax.check_sparse(params, opt_state)
     (8, True)
     """
+    if not (hasattr(tx, "init") and hasattr(tx, "update")):
+        raise ValueError(f"tx={tx!r} is not accepted; expected an optimiser, such as dstjax.sparsify(inner, method).")
     arrays, joined = _split(params)
     arrays = [jax.device_put(x) if isinstance(x, np.ndarray | np.generic) else x for x in arrays]
     joined_state: Callable[[_Leaves], Tree] = joined  # that of the state, once it is traced
@@ -99,6 +101,8 @@ def adopt(
     >>> int((params["w"] != 0).sum())
     4
     """
+    if not isinstance(method, Method):
+        raise ValueError(f"method={method!r} is not accepted; expected one from dstjax.methods, such as rigl(...).")
     if layout is not None:
         method = method.but(layout=layout)
     kept = None if track is None else tuple(track)

@@ -106,7 +106,8 @@ def set_masks(opt_state: Tree, masks: Tree) -> Tree:
     """Replaces the masks, for a transplant or a mask of one's own.
 
     Counters start again from the new mask, moments of inactive weights become zero, and what was active before still
-    counts as explored. The parameters are not touched: call :func:`apply_masks` after.
+    counts as explored. The parameters are not touched: call :func:`apply_masks` after. The state does not know the
+    structure of its method: masks that are to keep one are checked by ``sparsify(..., initial_masks=masks)``.
 
     Args:
       opt_state: the state to change, wherever it is chained or wrapped.
@@ -156,7 +157,7 @@ def check_sparse(params: Tree, opt_state_or_masks: Tree) -> bool:
         params = params if is_absent(state.view) else _view_of(params, state, state.view, training=False)
     masks = masks_of(opt_state_or_masks)
     leaves = MaskedLeaves.of(masks)
-    weights = leaves.find(params, "parameters")
+    weights = leaves.find(params, "parameters", [masks_lib.shape(mask) for mask in leaves.read(masks)])
     strays = [_strays(weight, mask) for weight, mask in zip(weights, leaves.read(masks), strict=True)]
     found = list(zip(leaves.masked, jax.device_get(strays), weights, strict=True))
     lost = [f"{name}: {int(n.lost)} of {np.size(weight)}" for name, n, weight in found if n.lost]

@@ -96,6 +96,8 @@ def sparsify(
         if method.masking is None:
             raise ValueError(f"layout={layout!r} is not accepted with method {method.name!r}, which masks nothing.")
         method = method.but(layout=layout)
+    if not isinstance(track, Iterable):
+        raise ValueError(f"track={track!r} is not accepted; expected some of {', '.join(TRACKABLE)}, or () for none.")
     track = tuple(track) if not isinstance(track, str) else (track,)
     for name in track:
         check_choice("track", name, TRACKABLE)
@@ -151,6 +153,8 @@ def _key_data(seed: Any) -> Callable[[], jax.Array]:
     if not integer or not jnp.issubdtype(jnp.result_type(seed), jnp.integer) or jnp.ndim(seed):
         shown = f"<{seed.dtype}{list(seed.shape)}>" if isinstance(seed, jax.Array) else repr(seed)
         raise ValueError(f"seed={shown} is not accepted; expected an integer or a PRNG key.")
+    if isinstance(seed, numbers.Integral) and not -(2**63) <= int(seed) < 2**63:
+        raise ValueError(f"seed={seed} is not accepted; expected an integer of 64 bits, or a PRNG key.")
     return lambda: _data_of(seed)
 
 

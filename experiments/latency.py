@@ -130,7 +130,7 @@ def evaluate(setting: Setting, seed: int, params: Any, model_state: Any) -> tupl
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command."""
     given = sys.argv[1:] if arguments is None else arguments
-    return command_line.run(given, __doc__, _main, "nothing was changed")
+    return command_line.run(given, __doc__, _main, "the same command begins anew.")
 
 
 def _main(arguments: Sequence[str]) -> int:
@@ -140,7 +140,7 @@ def _main(arguments: Sequence[str]) -> int:
     workdir = Path(options["workdir"])
     usual = (("seeds", "10"), ("steps", "300"), ("timed", "3"))
     seeds, steps, number = (_number(name, options.get(name, default)) for name, default in usual)
-    budgets = [_share(text) for text in options.get("budgets", "0.55,0.3").split(",")]
+    budgets = [_budget(text) for text in options.get("budgets", "0.55,0.3").split(",")]
     sizes = [_number("sizes", text) for text in options.get("sizes", "16,32,64").split(",")]
     fields = data.load("digits")
     setting = Setting(models.make("conv", classes=10, sizes=sizes), fields, steps)
@@ -255,11 +255,14 @@ def _number(name: str, text: str) -> int:
     return int(text)
 
 
-def _share(text: str) -> float:
+def _budget(text: str) -> float:
     try:
-        return float(text)
+        share = float(text)
     except ValueError:
-        raise ValueError(f"budgets has {text!r}; expected shares of the dense latency, such as 0.55,0.3.") from None
+        share = 0.0
+    if not 0 < share <= 1:
+        raise ValueError(f"budgets has {text!r}; expected shares of the dense latency in (0, 1], such as 0.55,0.3.")
+    return share
 
 
 if __name__ == "__main__":

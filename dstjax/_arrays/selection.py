@@ -154,6 +154,8 @@ def count_true(masks: Sequence[jax.Array], layouts: tuple[Layout | None, ...] | 
       masks: boolean tensors, or bytes of 8 entries each as :func:`dstjax.masks.pack` makes them.
       layouts: for each what its axes mean, or None; then it is one layer.
     """
+    if not masks:
+        return jnp.zeros(0, jnp.int32)
     stacks = [lanes_of(layout) for layout in layouts or [None] * len(masks)]
     masks = [unpack(m) if _is_packed_along(m, stack) else m for m, stack in zip(masks, stacks, strict=True)]
 

@@ -38,6 +38,11 @@ def masked_leaves(masking: Masking, leaves: Mapping[str, Any]) -> Layouts:
         chosen = distributions.masked_by_map(masking.distribution, chosen, list(arrays))
     for name in chosen:
         _check_leaf(name, leaves[name])
+        if not leaves[name].shape and masking.distribution in ("er", "erk"):
+            raise ValueError(
+                f"leaf {name!r} is a single number, for which distribution={masking.distribution!r} has no density; "
+                "leave it dense with maskable=, or take 'uniform'."
+            )
     if not chosen:
         raise ValueError(
             "dstjax finds nothing to mask among "

@@ -248,7 +248,8 @@ def _remembered(
         ]
         if rules.leaf is not None:
             together = getattr(rules.leaf, "of_all", None)
-            memory = memory._replace(leaves=[rules.leaf(leaf) for leaf in read] if together is None else together(read))
+            found = [rules.leaf(leaf) for leaf in read] if together is None else together(read)
+            memory = memory._replace(leaves=[returned.remembered(rules.leaf, x) for x in found])
             read = [leaf._replace(memory=m) for leaf, m in zip(read, memory.leaves, strict=True)]
         if rules.second_mask is not None:
             sizes, active = layer_sizes([w.shape for w in arrays], layouts), count_true(masks, layouts)

@@ -67,6 +67,6 @@ def _tried(method: Method, rule: Any, weight: Any, layout: Any) -> np.ndarray | 
             if remembered.second_mask is not None:
                 leaf = leaf._replace(second_mask=active)
             found = rule(leaf)
-            return None if is_traced(found) else np.asarray(found, np.float64)
+            return None if found is None or is_traced(found) else np.asarray(found, np.float64)
         except Exception:  # whatever it is, the first mask update will say it better
             return None

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from dstjax._arrays.bits import StoredMask
 from dstjax._arrays.leaves import MaskedLeaves, named_masks, united
-from dstjax._arrays.trees import Tree, is_absent, or_absent, or_none
+from dstjax._arrays.trees import Tree, is_absent, is_array, or_absent, or_none, places
 from dstjax.rules import Memory
 
 
@@ -165,8 +165,14 @@ def masks_of(opt_state_or_masks: Tree, *, packed: bool = False) -> Tree:
     if holds_state(opt_state_or_masks):
         return united([state.masks for state in every(opt_state_or_masks)])
     accepted = (jnp.bool_, jnp.uint8, jnp.int8) if packed else (jnp.bool_,)
-    if any(jnp.result_type(mask) not in accepted for mask in named_masks(opt_state_or_masks).values()):
-        raise ValueError("expected an optimiser state of dstjax.sparsify, or a tree of boolean masks.")
+    found = named_masks(opt_state_or_masks)
+    if any(not is_array(mask) or mask.dtype not in accepted for mask in found.values()):
+        raise ValueError("expected an optimiser state of dstjax.sparsify, or a tree of boolean masks, as arrays.")
+    if not found and not any(place.is_hole and place.path for place in places(opt_state_or_masks)[0]):
+        raise ValueError(
+            "there are no masks, and no state of dstjax.sparsify; expected its optimiser state, or a tree of boolean "
+            "masks with None at dense leaves."
+        )
     return opt_state_or_masks
 
 

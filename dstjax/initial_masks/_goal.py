@@ -17,7 +17,7 @@ from dstjax._arrays.leaves import MaskedLeaves, named
 from dstjax._arrays.shares import floor_share
 from dstjax._arrays.trees import Tree, is_traced
 from dstjax._engine.counts import active_counts, layers_of, masked_leaves
-from dstjax.checks import check_choice
+from dstjax.checks import check_choice, suggest
 from dstjax.distributions import Distribution
 from dstjax.method import SCOPES, Maskable, Masking
 from dstjax.selection import top_k_masks
@@ -141,12 +141,18 @@ def goal_of(
     distribution: Distribution | None = None,
     maskable: Maskable | None = None,
     layout: Any = None,
+    **unknown: Any,
 ) -> Goal:
     """Returns the goal of a rule; ``name`` stands in error messages.
 
     Raises:
+      TypeError: an argument that there is not.
       ValueError: a hyper-parameter is out of range, unknown or contradictory, a leaf cannot be masked or is too small.
     """
+    if unknown:
+        word = next(iter(unknown))
+        accepted = ("sparsity", "scope", "distribution", "maskable", "layout")
+        raise TypeError(f"{name}() has no argument {word!r}; {suggest(word, accepted)}")
     check_choice("scope", scope, SCOPES)
     if is_traced(sparsity):
         raise ValueError(f"sparsity={sparsity!r} is traced; {name} needs a number that is known outside the trace.")

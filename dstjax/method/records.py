@@ -8,7 +8,8 @@ import jax
 
 from dstjax import budgets, criteria, distributions, layouts, schedules, structures, views
 from dstjax._arrays.trees import is_traced
-from dstjax.checks import check_bool, check_choice, check_integer, check_number, check_rules
+from dstjax.checks import check_bool, check_choice, check_integer, check_number, check_rules, suggest
+from dstjax.method.promises import check_promise
 from dstjax.rules import Layers, Leaf, Memory, Value, value
 
 UPDATE_ORDERS = ("skip", "step_then_update", "update_then_step")
@@ -130,6 +131,8 @@ class Remembered(Value):
         check_rules(self, True, leaf="leaf", before_step="leaf", after_step="leaf, is_update")
         check_rules(self, True, after_update="layers, kept, masks", second_mask="layers, masks")
         check_integer("lag", self.lag, 1)
+        if not all(isinstance(x, bool | int | float) or hasattr(x, "dtype") for x in jax.tree.leaves(self.shared)):
+            raise ValueError(f"shared={self.shared!r} is not accepted; expected numbers, such as a NamedTuple of them.")
         if self.measure is not None:
             check_choice("measure", self.measure, ("value", "metric"))
         for name, needed in (("before_step", "leaf"), ("after_step", "leaf"), ("after_update", "shared")):
@@ -176,6 +179,10 @@ class Method(Value):
         super().__post_init__()
         check_choice("promises", self.promises, PROMISES)
         check_choice("metric", self.metric, ("accuracy", "loss"))
+        if not isinstance(self.name, str):
+            raise ValueError(f"name={self.name!r} is not accepted; expected a text, which error messages have.")
+        if not isinstance(self.needs, tuple):
+            raise ValueError(f"needs={self.needs!r} is not accepted; expected a tuple, such as ('value',).")
         for name in self.needs:
             check_choice("needs", name, NEEDS)
         for part, kind in (("start", Start), ("remembered", Remembered), ("seen", Seen)):
@@ -188,6 +195,7 @@ class Method(Value):
                 )
         self._check_masking()
         self._check_updates()
+        check_promise(self)
         measure = self.remembered.measure
         if measure is not None and measure not in self.needs:
             raise ValueError(f"needs={self.needs!r} is not accepted with measure={measure!r}; expected it among them.")
@@ -266,8 +274,21 @@ class Method(Value):
         """The method with other fields, of its own or of its parts: ``method.but(n_grown=..., promises='free')``.
 
         A field of the start is its own: ``method.but(start=Start(...))``.
+
+        Raises:
+          TypeError: no part has such a field.
+          ValueError: the method has not the part, or the parts contradict each other.
         """
         new: dict[str, Any] = {}
+        parts = {"masking": Masking, "updates": Updates, "remembered": Remembered, "seen": Seen}
+        fields_of = {part: {f.name for f in dataclasses.fields(kind)} for part, kind in parts.items()}
+        every = sorted({f.name for f in dataclasses.fields(self)}.union(*fields_of.values()))
+        for name in fields:
+            if name not in every:
+                hint = "Hyper-parameters are given where it is made."
+                raise TypeError(f"a method has no field {name!r}; {suggest(name, every)} {hint}")
+            if missing := [part for part, names in fields_of.items() if name in names and getattr(self, part) is None]:
+                raise ValueError(f"{name} is not accepted by {self.name!r}, which has no {missing[0]}.")
         for part in ("masking", "updates", "remembered", "seen"):
             old = getattr(self, part)
             names = {f.name for f in dataclasses.fields(old)} if old is not None else set()

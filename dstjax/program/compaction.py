@@ -78,19 +78,19 @@ def compact(
     """
     check_integer("round_to", round_to, 1)
     check_bool("check", check)
-    if any(is_traced(x) for x in jax.tree_util.tree_leaves(params)):
-        raise ValueError(
-            "the parameters are traced; call dstjax.compact outside of jit, vmap and grad, on their values."
-        )
+    for what, tree in (("parameters", params), ("masks", masks), ("arguments of the example", args)):
+        if any(is_traced(x) for x in jax.tree_util.tree_leaves(tree)):
+            raise ValueError(
+                f"the {what} are traced; call dstjax.compact outside of jit, vmap and grad, on their values."
+            )
     found = [p for p in places(params)[0] if not p.is_hole]
+    if lost := [p.name for p in found if not is_array(p.leaf) or isinstance(p.leaf, jax.ShapeDtypeStruct)]:
+        raise ValueError(f"the parameters have leaves that are no arrays: {', '.join(lost)}; expected arrays alone.")
     paths = {p.name: p.path for p in found}
     flags, prefix = masks_like(params, masks)
     if flags is not None:
         params = masks_lib.apply(params, flags)
     leaves = named(params)
-    if not all(map(is_array, leaves.values())):
-        lost = [name for name, leaf in leaves.items() if not is_array(leaf)]
-        raise ValueError(f"the parameters have leaves that are no arrays: {', '.join(lost)}; expected arrays alone.")
     shapes = {name: tuple(np.shape(x)) for name, x in leaves.items()}
     closed, _ = trace(function, params, args)
     record = read(closed, shapes, [np.asarray(x) for x in leaves.values()])

@@ -27,6 +27,7 @@ from dstjax.program.layout_reader import layouts
 from dstjax.program.primitives import CALLS, scan_sizes
 from dstjax.program.signal_rules import apply
 from dstjax.program.signals import Notes, Signal, mapped, some
+from dstjax.program.tracing import trace
 from dstjax.program.walking import programs, walk
 
 
@@ -91,7 +92,7 @@ def connections(
       layout: what the axes of masked leaves mean where the program does not tell, as in :func:`dstjax.sparsify`.
 
     Raises:
-      ValueError: a mask does not fit the parameters, or there are no data.
+      ValueError: a mask does not fit the parameters, or there are no data; a program that branches on values.
 
     >>> params = {"first": jnp.zeros((4, 3)), "second": jnp.zeros((3, 2))}
     >>> masks = {"first": jnp.zeros((4, 3), bool).at[:, 0].set(True), "second": jnp.ones((3, 2), bool).at[0].set(False)}
@@ -107,7 +108,7 @@ def connections(
             raise ValueError(f"the masks have {path!r}, which is no leaf of the parameters; {suggest(path, leaves)}")
         if mask.shape != np.shape(leaves[path]):
             raise ValueError(f"the mask of {path!r} has shape {mask.shape}; the weight {np.shape(leaves[path])}.")
-    closed = jax.make_jaxpr(function)(params, *args)
+    closed, _ = trace(function, params, args)
     program: Any = closed.jaxpr
     data = program.invars[len(leaves) :]
     if not any(_is_data(v.aval) for v in data):

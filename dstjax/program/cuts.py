@@ -12,7 +12,7 @@ from dstjax import masks as masks_lib
 from dstjax._arrays.layout import Layout
 from dstjax._arrays.leaves import MaskedLeaves, named
 from dstjax._arrays.selection import count_true
-from dstjax._arrays.trees import Path, Tree, is_array, places
+from dstjax._arrays.trees import Path, Tree, is_absent, is_array, places
 from dstjax._engine.states import SparseState, batch_axes, is_state, whole
 
 Keep = tuple[np.ndarray, ...]  # of a leaf: which indices of each axis stay, bool
@@ -151,6 +151,8 @@ def _with_targets(new: Tree, old: Tree, cuts: Cuts) -> Tree:
         if not is_state(state):
             return state
         was: SparseState = whole(next(states))
+        if is_absent(was.targets):  # masks nothing
+            return state
         if batch_axes(was):
             raise ValueError(
                 "the state is of several networks; cut one at a time, as jax.tree.map(lambda x: x[0], ...) gives."

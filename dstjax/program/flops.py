@@ -17,7 +17,6 @@ from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from jax.extend import core
 
@@ -26,6 +25,7 @@ from dstjax._arrays.trees import Tree
 from dstjax.checks import check_number, suggest
 from dstjax.program.origins import Origin, combined, either, joined, picked, strongest
 from dstjax.program.primitives import CALLS, ELEMENTWISE, MOVES, scan_sizes
+from dstjax.program.tracing import trace
 from dstjax.program.walking import walk
 
 
@@ -75,7 +75,7 @@ def count(function: Callable[..., Any], params: Tree, *args: Any) -> Flops:
 
     Raises:
       ValueError: multiply-adds in a loop whose number of rounds does not show in the program, or inside a primitive
-        that cannot be looked into (a Pallas kernel, a foreign call).
+        that cannot be looked into (a Pallas kernel, a foreign call); a program that branches on values.
 
     >>> import jax.numpy as jnp
     >>> params = {"w": jnp.zeros((20, 30)), "b": jnp.zeros(30)}
@@ -84,7 +84,7 @@ def count(function: Callable[..., Any], params: Tree, *args: Any) -> Flops:
     ({'b': 0, 'w': 600}, 1200, 120.0)
     """
     leaves = [(name, np.size(leaf)) for name, leaf in named(params).items()]
-    closed = jax.make_jaxpr(function)(params, *args)
+    closed, _ = trace(function, params, args)
     inputs = [Origin(parts=((path, Fraction(1)),), size=int(size)) for path, size in leaves]
     inputs += [Origin(data=True)] * (len(closed.jaxpr.invars) - len(inputs))
     counts: Counter[str | None] = Counter()

@@ -56,11 +56,12 @@ class Table:
         Raises:
           ValueError: another number of pools, or a width that the network does not have.
         """
-        if np.shape(widths) != np.shape(self.work.full) or any(
-            not 0 <= w <= n for w, n in zip(widths, self.work.full, strict=True)
+        given = np.asarray(widths)
+        if given.shape != np.shape(self.work.full) or not (
+            np.issubdtype(given.dtype, np.integer) and (given >= 0).all() and (given <= self.work.full).all()
         ):
-            raise ValueError(f"widths={tuple(widths)} are not accepted; expected at most {self.work.full}.")
-        return float(self.work.total(np.asarray(widths)))
+            raise ValueError(f"widths={widths!r} are not accepted; expected at most {self.work.full}, as integers.")
+        return float(self.work.total(given))
 
     def fitted(self, measured: Sequence[tuple[Sequence[int], float]]) -> "Table":
         """Returns the table with a constant and a factor, such that it comes closest to the whole network as measured.
@@ -72,10 +73,10 @@ class Table:
           measured: widths, as ``Channels.widths`` says them, and the cost of the whole network there.
 
         Raises:
-          ValueError: fewer than two measurements of different cost, or costs that are not positive.
+          ValueError: fewer than two measurements of different cost, costs that are not positive, or widths that the
+            network does not have.
         """
-        from_layers = dataclasses.replace(self.work, constant=0.0)
-        x = np.asarray([from_layers.total(np.asarray(widths)) for widths, _ in measured])
+        x = np.asarray([self.predict(widths) - self.work.constant for widths, _ in measured])
         y = np.asarray([cost for _, cost in measured], np.float64)
         if len(x) < 2 or x.max() - x.min() <= 1e-9 * x.max() or not (np.isfinite(y).all() and (y > 0).all()):
             raise ValueError(f"measured={measured!r} is not accepted; expected positive costs at two widths or more.")
@@ -95,6 +96,7 @@ class Table:
         """Writes the table as JSON."""
         entries = [dataclasses.asdict(layer) for layer in self.work.layers]
         work = {"unit": self.work.unit, "full": self.work.full, "constant": self.work.constant, "layers": entries}
+        work["entries"] = len(entries)  # so that one that is lost is missed
         Path(path).write_text(json.dumps({"format": FORMAT, **self.about, **work}, indent=1) + "\n")
 
 
@@ -113,6 +115,8 @@ def load(path: str | os.PathLike[str], *, any_device: bool = False) -> Table:
         if found["format"] != FORMAT:
             raise KeyError("format")
         entries = tuple(_layer(x) for x in found.pop("layers"))
+        if (number := found.pop("entries", len(entries))) != len(entries):
+            raise ValueError(f"it has {len(entries)} of {number} entries")
         work = Work(found.pop("unit"), entries, tuple(found.pop("full")), found.pop("constant"))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no table of latencies ({error}); expected one that Table.save wrote.") from None

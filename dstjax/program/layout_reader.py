@@ -32,6 +32,7 @@ from dstjax.program.axes import (
 )
 from dstjax.program.layout_rules import RULES, apply, unknown
 from dstjax.program.primitives import CALLS, scan_sizes
+from dstjax.program.tracing import trace
 from dstjax.program.uses import Record
 from dstjax.program.walking import walk
 
@@ -141,6 +142,9 @@ def layouts(function: Callable[..., Any], params: Tree, *args: Any) -> Layouts:
       params: tree of arrays or ``jax.ShapeDtypeStruct``, as from ``jax.eval_shape``.
       *args: the other arguments, likewise.
 
+    Raises:
+      ValueError: the program branches on values.
+
     >>> import jax.numpy as jnp
     >>> params = {"w": jnp.zeros((20, 30)), "b": jnp.zeros(30), "v": jnp.zeros((5, 30))}
     >>> layouts(lambda p, x: jnp.tanh(x @ p["w"] + p["b"]) @ p["v"].T, params, jnp.zeros((1, 20)))
@@ -150,7 +154,7 @@ def layouts(function: Callable[..., Any], params: Tree, *args: Any) -> Layouts:
       w          (20, 30)  in out
     """
     leaves = [(path_name(path), np.shape(leaf)) for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]]
-    closed = jax.make_jaxpr(function)(params, *args)
+    closed, _ = trace(function, params, args)
     record = Record(dict(leaves))
     views = [_leaf(path, shape) for path, shape in leaves]
     views += [plain(v.aval.shape, ARGUMENT) for v in closed.jaxpr.invars[len(views) :]]

@@ -52,7 +52,7 @@ class Channels(Weight):
         """Returns the same of a tree of masks, as :func:`dstjax.get_masks` returns it.
 
         Raises:
-          ValueError: masks of another network.
+          ValueError: masks of another network, or of a channel in part.
         """
         known = named_masks(masks)
         if missing := [path for path in self.pools.paths if known.get(path) is None]:
@@ -60,7 +60,10 @@ class Channels(Weight):
                 f"there is no mask of {', '.join(map(repr, missing))}; expected the masks of this network."
             )
         found = [jnp.asarray(known[path]) for path in self.pools.paths]
-        self._check(found)
+        if not all(bool(whole) for whole in self.holds(found)):
+            raise ValueError(
+                "the masks have channels that are active in part; expected whole ones, in all their leaves."
+            )
         return tuple(np.asarray(self.widths(found)).tolist())
 
     def cost(self, masks: Sequence[jax.Array]) -> jax.Array:
@@ -269,17 +272,16 @@ def channels(
     """
     check_integer("round_to", round_to, 1)
     check_bool("together", together)
+    if not isinstance(getattr(found, "of", None), Mapping):
+        raise ValueError(f"channels of {found!r} are not accepted; expected what dstjax.program.channels returns.")
     pools = Pools.of(without(found.of, whole))
     if not pools.sizes:
         raise ValueError("the network has no channels that could be removed; expected some (dstjax.program.channels).")
     work = weights(pools) if costs is None else getattr(costs, "work", costs)
     if not isinstance(work, Work):
         raise ValueError(f"costs={costs!r} is not accepted; expected a table of dstjax.latency.")
-    if work.full != pools.sizes:
-        raise ValueError(
-            f"the table of costs is of {len(work.full)} pools of {sum(work.full)} channels, the network has "
-            f"{len(pools.sizes)} of {pools.number}; expected one made of the same channels, and with the same whole=."
-        )
+    if costs is not None:
+        work.check(pools, found.of)
     if budget is not None:
         if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget <= 1:
             raise ValueError(f"budget={budget!r} is not accepted; expected a share of the dense cost in (0, 1].")

@@ -171,6 +171,8 @@ class Inputs:
 def n_m(n: int, m: int, *, pad: bool = False) -> NM:
     """Returns N:M sparsity: exactly n active weights in every group of m consecutive inputs.
 
+    So the density of every leaf is n / m, whatever the sparsity of the method says.
+
     Args:
       n: active weights of a group.
       m: inputs of a group.

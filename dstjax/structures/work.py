@@ -3,13 +3,15 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from dstjax.checks import check_choice, check_number, suggest
 from dstjax.structures.pools import Pools
 
+UNITS = ("weights", "FLOPs", "seconds")
 Axis = tuple[int, tuple[tuple[int, int], ...]]  # indices that stay, and pools with how many each of their groups has
 
 
@@ -72,6 +74,8 @@ class Work:
     constant: float = 0.0  # what no width changes
 
     def __post_init__(self) -> None:
+        check_choice("unit", self.unit, UNITS)
+        check_number("constant", self.constant, "a finite cost >= 0", lambda c: 0 <= c < math.inf)
         for layer in self.layers:
             if any(not 0 <= pool < len(self.full) for pool in layer.inputs.pools + layer.outputs.pools):
                 raise ValueError(f"the layer {layer.name!r} names a pool that is not there; expected another table.")
@@ -83,6 +87,44 @@ class Work:
                 )
         if not self.layers or not 0 < self.dense < float("inf"):
             raise ValueError("the network costs nothing; expected layers with a cost above 0.")
+
+    def check(self, pools: Pools, leaves: Collection[str]) -> None:
+        """Refuses a table that is not of these channels.
+
+        Args:
+          pools: the channels.
+          leaves: the paths of all leaves of the network.
+
+        Raises:
+          ValueError: it is of other pools, has an entry of another leaf or of other channels of a leaf, or lacks one.
+        """
+        if self.full != pools.sizes:
+            raise ValueError(
+                f"the table of costs is of {len(self.full)} pools of {sum(self.full)} channels, the network has "
+                f"{len(pools.sizes)} of {pools.number}; expected one made of the same channels, and with the same "
+                "whole=."
+            )
+        known = dict(zip(pools.paths, pools.counts, strict=True))
+        entries = {x.name for x in self.layers}
+        for x in self.layers:
+            if x.name not in leaves:
+                raise ValueError(
+                    f"the table of costs has an entry {x.name!r}, which is no leaf; {suggest(x.name, leaves)}"
+                )
+            own = {pool for counts in known.get(x.name, ()) for pool, n in enumerate(counts) if n}
+            if not {*x.inputs.pools, *x.outputs.pools} <= own:
+                raise ValueError(
+                    f"the entry {x.name!r} of the table of costs is of other channels than the leaf has; expected a "
+                    "table made of this network."
+                )
+        read = {pool for x in self.layers for pool in (*x.inputs.pools, *x.outputs.pools)}
+        lost = [path for path, axes in known.items() if path not in entries and sum(map(any, axes)) > 1]
+        lost += [f"one with the channels of pool {pool}" for pool in range(len(pools.sizes)) if pool not in read]
+        if lost:
+            raise ValueError(
+                f"the table of costs lacks entries: {', '.join(lost)}. Expected one made of this network; what it "
+                "multiplies by inside a branch or a loop of unknown length has none: keep its channels with whole=."
+            )
 
     @functools.cached_property
     def _arrays(self) -> _Arrays:

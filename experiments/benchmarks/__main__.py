@@ -65,6 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = [name for name in given.only.split(",") if name]
     if unknown := [name for name in names if name not in BENCHMARKS]:
         parser.error(f"--only {','.join(unknown)} is not known; expected some of {', '.join(BENCHMARKS)}.")
+    if not names:
+        parser.error(f"--only is empty; expected some of {', '.join(BENCHMARKS)}.")
+    if given.report and not any(given.out.glob("*.jsonl")):
+        parser.error(f"{given.out} holds no figures; run the benchmarks without --report first.")
     words = sys.argv[1:] if arguments is None else list(arguments)
     command = shlex.join(["python", "-m", "experiments.benchmarks", *words])
     failed = False

@@ -148,7 +148,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = given.models.split(",")
     if unknown := [name for name in names if name not in MODELS]:
         parser.error(f"--models {','.join(unknown)} is not known; expected some of {', '.join(MODELS)}.")
+    if given.devices is not None and (given.devices < 1 or given.devices & (given.devices - 1)):
+        parser.error(f"--devices {given.devices} is not accepted; expected a power of two.")
     device = {name: getattr(given, name) for name in DEVICE}
+    for name, value in device.items():
+        if not (0 < value < float("inf") or (name == "latency" and value == 0)):
+            parser.error(f"--{name} {value} is not accepted; expected a positive number.")
     if given.worker:
         virtual.join(given.rank)
         for row in rows(names[0], given.devices, given.mesh, device):

@@ -242,18 +242,20 @@ def _paper(claim: Claim, pairs: Sequence[sides.Pair], published: Published) -> f
 def _diverged(claim: Claim, cells: Sequence[Measured], lost: Sequence[tuple[Cell, str]]) -> Verdict:
     """A claim that training fails: shown where all cells did, reversed where none did."""
     finite = [m for m in cells if sides.has(m.cell, claim.left)]
-    failed = [c for c, why in lost if sides.has(c, claim.left) and why.startswith("failed")]
+    own = [(c, why) for c, why in lost if sides.has(c, claim.left)]
+    failed = [c for c, why in own if why.startswith("failed")]
+    remarks = sides.without([(c, why) for c, why in own if not why.startswith("failed")], claim.left)
     if not finite and not failed:
-        return Verdict(claim.text, "not run", "no cells of this claim were run", direction=direction(claim))
-    verdict = "shown" if not finite else "not shown" if failed else "reversed"
+        why = "; ".join(["no cells of this claim were run", *remarks])
+        return Verdict(claim.text, "not run", why, direction=direction(claim))
+    verdict = "not shown" if finite and failed else "reversed" if finite else "not tested" if remarks else "shown"
     said = f"{len(failed)} of {len(finite) + len(failed)} cells diverged"
-    return Verdict(
-        claim.text, verdict, said, direction=direction(claim), seeds=max((len(m.seeds) for m in finite), default=0)
-    )
+    seeds = max((len(m.seeds) for m in finite), default=0)
+    return Verdict(claim.text, verdict, said, direction=direction(claim), seeds=seeds, remarks=tuple(remarks))
 
 
 def _trend(claim: Claim, cells: Sequence[Measured], lost: Sequence[tuple[Cell, str]]) -> Tested | Verdict:
-    remarks = sides.without(lost, claim.left)
+    remarks = [*sides.without(lost, claim.left), *sides.unmeasured(cells, [(claim.left, claim.metric)])]
     series: dict[tuple[Any, ...], list[Measured]] = {}
     for m in cells:
         if sides.has(m.cell, claim.left) and m.cell.x is not None and claim.metric in m.values:
@@ -263,8 +265,12 @@ def _trend(claim: Claim, cells: Sequence[Measured], lost: Sequence[tuple[Cell, s
     if not long:
         why = "; ".join(["no cells of this claim were run", *remarks])
         return Verdict(claim.text, "not run", why, direction=direction(claim))
+    if short := [s for s in series.values() if len(s) <= 2]:
+        remarks.append(f"without {len(short)} line(s) of fewer than three points")
     found, blocks, flat = [], [], True
     seeds = sorted(set.intersection(*({*m.seeds} for s in long for m in s)))
+    if more := {i for s in long for m in s for i in m.seeds}.difference(seeds):
+        remarks.append(f"{len(more)} of {len(more) + len(seeds)} seeds do not pair and are left out")
     apart = sorted({name for s in long for m in s[1:] for name in sides.undeclared(s[0], m)})
     for s in long:
         table = np.array([sides.of_seeds(m, claim.metric, seeds) for m in s])

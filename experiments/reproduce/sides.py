@@ -74,7 +74,7 @@ def compare(
       lost: cells that were not, each with the reason.
     """
     compared = {n for n in {*left, *right} if left.get(n) != right.get(n) or n == "method"}
-    remarks = without(lost, left, right) + _unmeasured(cells, ((left, metric), (right, other or metric)))
+    remarks = without(lost, left, right) + unmeasured(cells, ((left, metric), (right, other or metric)))
     found = [
         (a, b)
         for a in cells
@@ -83,6 +83,10 @@ def compare(
         if has(b.cell, right) and (other or metric) in b.values
         if (a is b) == bool(other) and same_block(a.cell, b.cell, compared)
     ]
+    paired = {id(a) for a, _ in found}
+    alone = [a.cell.title for a in cells if has(a.cell, left) and metric in a.values and id(a) not in paired]
+    if found and alone:
+        remarks.append(f"without {len(alone)} cell(s), nothing to compare with: {_listed(alone)}")
     if not found:
         return Sides(refused="; ".join(["no cells of this claim were run", *remarks]), run=False)
     apart = sorted({name for a, b in found for name in undeclared(a, b)})
@@ -125,7 +129,8 @@ def without(lost: Sequence[tuple[Cell, str]], *sides: Mapping[str, Any]) -> list
     return [f"without {len(titles)} cell(s), {why}: {_listed(titles)}" for why, titles in reasons.items()]
 
 
-def _unmeasured(cells: Sequence[Measured], sides: Iterable[tuple[Mapping[str, Any], str]]) -> list[str]:
+def unmeasured(cells: Sequence[Measured], sides: Iterable[tuple[Mapping[str, Any], str]]) -> list[str]:
+    """Remarks on the cells that lack the metric of their side."""
     found = []
     for side, metric in sides:
         titles = [m.cell.title for m in cells if has(m.cell, side) and metric not in m.values]

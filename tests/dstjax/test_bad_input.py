@@ -190,3 +190,54 @@ def test_masks_of_ones_and_zeros_are_not_taken_for_packed_ones(check):
     params = {"w": jnp.ones((8, 16))}
     with pytest.raises(ValueError, match="or a tree of boolean masks"):
         check(params, {"w": jnp.ones((8, 16), jnp.uint8)})
+
+
+# --- Masks that are none ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("masks", [{}, None, "a", optax.sgd(0.1).init({"w": jnp.ones((8, 8))})], ids=str)
+def test_where_there_are_no_masks_nothing_is_checked_in_silence(masks):
+    params = {"w": jnp.ones((8, 8))}
+    for use in (dstjax.check_sparse, dstjax.apply_masks):
+        with pytest.raises(ValueError, match="there are no masks, and no state"):
+            use(params, masks)
+
+
+def test_masks_of_a_method_that_masks_nothing_are_fine():
+    params = {"w": jnp.ones((8, 8))}
+    state = dstjax.sparsify(optax.sgd(0.1), methods.dense()).init(params)
+    assert dstjax.check_sparse(params, state)
+    assert dstjax.check_sparse(params, dstjax.get_masks(state))
+
+
+def test_masks_of_another_shape_or_of_no_arrays():
+    params = {"w": jnp.ones((8, 8))}
+    for use in (dstjax.check_sparse, dstjax.apply_masks):
+        with pytest.raises(ValueError, match=r"leaf 'w' .* has shape \(8, 8\); expected \(4, 4\)"):
+            use(params, {"w": jnp.ones((4, 4), bool)})
+        with pytest.raises(ValueError, match="boolean masks, as arrays"):
+            use(params, {"w": [[True] * 8] * 8})
+
+
+# --- Calls ------------------------------------------------------------------------------------------------------------
+
+
+def test_arguments_of_another_kind():
+    method, params = methods.rigl(**GOOD), {"w": jnp.ones((4, 4))}
+    with pytest.raises(ValueError, match="seed=18446744073709551616 is not accepted"):
+        dstjax.sparsify(optax.sgd(0.1), method, seed=2**64)
+    with pytest.raises(ValueError, match="track=None is not accepted; expected some of exploration"):
+        dstjax.sparsify(optax.sgd(0.1), method, track=None)
+    with pytest.raises(ValueError, match="expected an optimiser, such as"):
+        dstjax.start(method, params)
+    with pytest.raises(ValueError, match="method=3 is not accepted"):
+        dstjax.adopt(init(method, params)[2], params, 3)
+    with pytest.raises(TypeError, match=r"snip\(\) has no argument 'scop'; did you mean 'scope'"):
+        dstjax.initial_masks.snip(lambda p, b: 0.0, params, [], sparsity=0.5, scop="layer")
+
+
+@pytest.mark.parametrize("distribution", ["er", "erk"])
+def test_a_single_number_has_no_density(distribution):
+    method = methods.static(sparsity=0.5, distribution=distribution, maskable=lambda path, leaf: True)
+    with pytest.raises(ValueError, match="leaf 'w' is a single number"):
+        init(method, {"w": jnp.ones(()), "v": jnp.ones((4, 4))})

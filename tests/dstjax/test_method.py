@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
 import dstjax
 from dstjax import budgets, criteria, methods, schedules, structures, views
 from dstjax.method import Masking, Method, Remembered, Seen, Start, Updates, common_fields, rewiring
-from dstjax.rules import Value, holds_traced, value
+from dstjax.rules import Value, bind, holds_traced, value
 
 GOOD = dict(sparsity=0.5, update_period=2, end_step=20)
 EVERY = schedules.UpdateSchedule(1)
@@ -245,11 +246,69 @@ def test_but_reaches_each_part():
     assert method.seen.gradient == Power()
     assert method.remembered.lag == 2
     assert method.promises == "total"
-    with pytest.raises(TypeError, match="nothing"):
+    with pytest.raises(TypeError, match=r"a method has no field 'nothing'; Accepted: .*regrow_dropped"):
         rigl().but(nothing=1)
+    with pytest.raises(ValueError, match="n_kept is not accepted by 'dense', which has no updates"):
+        methods.dense().but(n_kept=rigl().updates.n_kept)
     assert rigl().moving is rigl().moving or rigl().moving == rigl().moving
     with pytest.raises(ValueError, match="method 'dense' has no mask updates"):
         _ = methods.dense().moving
+
+
+BEGIN = Start(sparsity=0.2)
+BROKEN = {
+    "another start, kept": (
+        lambda: rigl().but(start=BEGIN),
+        "which is not that of the end",
+    ),
+    "another start, no ramp": (lambda: rigl().but(start=BEGIN, promises="reached"), "nothing changes the numbers"),
+    "another start, fixed": (
+        lambda: Method("x", Masking(0.9), Start(sparsity=0), promises="total"),
+        "nothing changes the numbers",
+    ),
+    "drops alone": (lambda: rigl().but(n_grown=budgets.no_growth), "it drops weights and grows none"),
+    "a ramp that is kept": (lambda: gmp().but(promises="kept"), "which is not that of the end"),
+    "a ramp that is cut": (
+        lambda: gmp().but(schedule=schedules.UpdateSchedule(2, 0, 6)),
+        "its ramp is 0.5.* of the way at the last of 2 updates",
+    ),
+}
+
+
+def gmp():
+    return methods.gmp(sparsity=0.75, update_period=2, end_step=20)
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_promise_that_the_parts_break(broken):
+    make, said = BROKEN[broken]
+    with pytest.raises(ValueError, match=f"promises=.* is not accepted by .*{said}"):
+        make()
+
+
+def test_parts_that_promise_nothing_may_do_so():
+    assert rigl().but(start=BEGIN, promises="free").promises == "free"
+    assert gmp().but(schedule=schedules.UpdateSchedule(2)).promises == "reached"
+
+
+@pytest.mark.parametrize("fields", [dict(needs=["value"]), dict(needs=None), dict(needs="value"), dict(name=None)])
+def test_names_and_needs_of_another_type(fields):
+    with pytest.raises(ValueError, match=f"{next(iter(fields))}=.* is not accepted; expected a t"):
+        rigl().but(**fields)
+
+
+def first_of(numbers, leaf):
+    return leaf.weight * numbers[0]
+
+
+def test_a_rule_that_holds_an_array_is_one_of_a_kind():
+    one, other = (bind(first_of, np.ones(3)) for _ in range(2))
+    assert one == one
+    assert one != other
+    assert len({one, other}) == 2
+    listed = [bind(first_of, [1.0, 2.0]) for _ in range(2)]
+    assert listed[0] == listed[1]
+    assert len({*listed}) == 1
 
 
 # --- What rules return ------------------------------------------------------------------------------------------------
@@ -262,6 +321,21 @@ def returning(x):
 BASE = dict(sparsity=0.5, update_period=1)
 W = (4, 4)
 WRONG = {
+    **{
+        f"{name} that is no array": (dict([(name, returning(x))]), rf"{what}=.* returned {x!r}; expected an array")
+        for name, what, x in (
+            *(("n_kept", "n_kept", None), ("n_grown", "n_grown", "some"), ("gradient", "gradient", None)),
+            *(("drop_score", "drop", "some"), ("grow_score", "grow", None), ("new_weights", "new_weights", "some")),
+        )
+    },
+    "leaf that is nothing": (dict(leaf=returning(None)), "leaf=.* returned None; expected what is remembered"),
+    "leaf that is a number": (dict(leaf=returning(0.0)), "leaf=.* returned float; expected what is remembered"),
+    "leaf that is a list": (dict(leaf=returning([[0.0] * 4] * 4)), "leaf=.* returned float; expected what is"),
+    "second_mask that is no list": (dict(second_mask=returning(None)), "second_mask=.* returned None; expected a list"),
+    "gradient of eight bits": (
+        dict(gradient=returning(jnp.zeros(W, jnp.float8_e4m3fn))),
+        r"gradient=.* returned float8_e4m3fn\[4, 4\] for a leaf of float32",
+    ),
     "n_kept of another shape": (dict(n_kept=returning(jnp.zeros(3, jnp.int32))), r"n_kept=.* returned int32\[3\]"),
     "n_kept of floats": (dict(n_kept=returning(jnp.zeros(1))), r"n_kept=.* returned float32\[1\]; expected integers"),
     "n_grown of floats": (dict(n_grown=returning(jnp.zeros(()))), r"n_grown=.* returned float32\[\]"),
@@ -313,6 +387,11 @@ def test_what_a_rule_returns_is_checked_by_name(name):
     params = {"w": jnp.ones(W)}
     with pytest.raises(ValueError, match=f"the rule {message}"):
         tx.update(params, tx.init(params), params, rewire=True)
+
+
+def test_what_is_shared_is_numbers():
+    with pytest.raises(ValueError, match="shared='a' is not accepted; expected numbers"):
+        rigl().but(shared="a")
 
 
 def test_trainable_is_boolean():

@@ -55,3 +55,10 @@ def test_a_small_run(tmp_path, capsys):
     assert [r["method"] for r in rows] == ["dense", "iee_structured", "halp, once", "random"]
     assert all(r["predicted"] <= 0.8 + 1e-6 for r in rows[1:])
     assert tables.load(tmp_path / "table.json").work.constant >= 0
+
+
+@pytest.mark.parametrize("budgets", ["2", "0", "-1", "nan", "much"])
+def test_a_budget_is_a_share_of_the_dense_latency(budgets, tmp_path, capsys):
+    assert latency.main(["--workdir", str(tmp_path / "new"), f"--budgets={budgets}"]) == 2
+    assert "expected shares of the dense latency in (0, 1]" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

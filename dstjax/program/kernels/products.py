@@ -51,6 +51,8 @@ def possible(
     form: Form, mask: np.ndarray, dtype: Any, block: tuple[int, int] | None
 ) -> tuple[dict[str, Product], dict[str, str]]:
     """Returns the sparse products that a mask allows, by name, and why it does not allow the others."""
+    if jnp.finfo(dtype).bits < 16:
+        return {}, dict.fromkeys(PRODUCTS[1:], f"there is no product of weights of {np.dtype(dtype)}")
     shape, layout = form.shape, form.layout
     matrices = form.matrices(mask)
     flat = matrices.reshape(-1, matrices.shape[-1])

@@ -14,7 +14,7 @@ from dstjax import masks as masks_lib
 from dstjax._arrays.layout import Layout
 from dstjax._arrays.leaves import named, named_masks
 from dstjax._arrays.trees import Tree, is_array, is_traced, places
-from dstjax.checks import check_bool, suggest
+from dstjax.checks import check_bool, check_integer, suggest
 from dstjax.program.compaction import compare, masks_like, read_layouts
 from dstjax.program.kernels import products as choices
 from dstjax.program.kernels.forms import Form
@@ -96,6 +96,7 @@ def rewrite(
     check_bool("derivative", derivative)
     check_bool("check", check)
     _check_product(product, params)
+    _check_block(block)
     if any(is_traced(x) for x in jax.tree_util.tree_leaves(params)):
         raise ValueError("the parameters are traced; call dstjax.kernels.rewrite outside of jit, vmap and grad.")
     flags, prefix = masks_like(params, masks)
@@ -118,7 +119,11 @@ def rewrite(
             why[name] = said
             continue
         form = Form(tuple(leaves[name].shape), found_layout)
-        options[name], refused[name] = choices.possible(form, mask, leaves[name].dtype, block)
+        able, refused[name] = choices.possible(form, mask, leaves[name].dtype, block)
+        if able:
+            options[name] = able
+        else:
+            why[name] = next(iter(refused[name].values()))
     places_of = tuple((p.name, p.path, tuple(np.shape(p.leaf))) for p in found)
 
     def made(products: Mapping[str, Product]) -> Rewritten:
@@ -185,6 +190,15 @@ def _no_matrix(leaf: Any, layout: Any) -> str:
     if layout.is_table or not (layout.inputs and layout.outputs):
         return "is a table that is looked up" if layout.is_table else "has no inputs and outputs"
     return "" if is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating) else "holds no real numbers"
+
+
+def _check_block(block: Any) -> None:
+    if block is None:
+        return
+    if not isinstance(block, tuple | list) or len(block) != 2:
+        raise ValueError(f"block={block!r} is not accepted; expected the inputs and outputs of a block, as (32, 32).")
+    for size in block:
+        check_integer("block", size, 1)
 
 
 def _check_product(product: Any, params: Tree) -> None:

@@ -47,11 +47,20 @@ class Rewritten:
         """Returns parameters, or gradients, with the active entries alone of the leaves that were rewritten.
 
         A packed leaf has as many axes as the leaf; products read it as :attr:`tables` says.
+
+        Raises:
+          ValueError: another tree, or leaves of other shapes, such as packed ones.
         """
+        self._check(params, packed=False)
         return self._map(params, lambda form, x, table: form.pack(x, table))
 
     def unpack(self, packed: Tree) -> Tree:
-        """Undoes :meth:`pack`, exactly: zero where nothing is active."""
+        """Undoes :meth:`pack`, exactly: zero where nothing is active.
+
+        Raises:
+          ValueError: another tree, or leaves of other shapes, such as full ones.
+        """
+        self._check(packed)
         return self._map(packed, lambda form, x, table: form.unpack(x, table))
 
     def pack_state(self, opt_state: Tree) -> Tree:
@@ -103,6 +112,11 @@ class Rewritten:
         like = self.treedef.unflatten([jax.ShapeDtypeStruct(shape, np.float32) for *_, shape in self.leaves])
         flags, _ = masks_like(like, masks)
         found = {} if flags is None else named_masks(flags)
+        if lost := [name for name, _ in self.products if name not in found]:
+            raise ValueError(
+                f"there are no masks of {', '.join(lost)}, which this function multiplies by their active entries; "
+                "expected masks, or an optimiser state, of the same leaves."
+            )
         tables = {name: product.form.table(np.asarray(found[name])) for name, product in self.products}
         return dataclasses.replace(self, tables=tables)
 
@@ -120,16 +134,19 @@ class Rewritten:
         found = {path: (chosen[name].form, self.tables[name]) for name, path, _ in self.leaves if name in chosen}
         return found | {path[self.prefix :]: x for path, x in found.items() if self.prefix}
 
-    def _check(self, packed: Tree) -> None:
-        chosen = dict(self.products)
-        given = {name: tuple(np.shape(x)) for name, x in named(packed).items()}
+    def _check(self, params: Tree, *, packed: bool = True) -> None:
+        chosen = dict(self.products) if packed else {}
+        given = {name: tuple(np.shape(x)) for name, x in named(params).items()}
+        what, made = ("packed parameters", "as pack() of") if packed else ("parameters", "as unpack() of")
         for name, _, shape in self.leaves:
             want = chosen[name].form.stored_shape(self.tables[name]) if name in chosen else shape
-            if given.get(name) != want:
+            if given.pop(name, None) != want:
+                has = {n: tuple(np.shape(x)) for n, x in named(params).items()}.get(name)
                 raise ValueError(
-                    f"leaf {name!r} of the packed parameters has shape {given.get(name)}; expected {want}, as pack() "
-                    "of this function gives it."
+                    f"leaf {name!r} of the {what} has shape {has}; expected {want}, {made} this function gives it."
                 )
+        if given:
+            raise ValueError(f"the {what} have leaves that this function has not: {', '.join(given)}.")
 
 
 jax.tree_util.register_dataclass(

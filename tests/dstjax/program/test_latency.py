@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dstjax import latency, program
+from dstjax import latency, program, structures
 from tests import channel_network as small
 
 
@@ -126,8 +126,10 @@ def test_files_and_devices(tmp_path):
     with pytest.raises(ValueError, match="was measured on 'gpu: Imaginary'"):
         latency.load(tmp_path / "other.json")
     assert latency.load(tmp_path / "other.json", any_device=True).work == table.work
+    fewer = json.dumps({**entry, "layers": entry["layers"][1:]})
+    wrong = [json.dumps({**entry, **field}) for field in ({"constant": -1.0}, {"unit": "bananas"})]
     del entry["layers"][0]["costs"]
-    for text in ("", "{}", json.dumps(entry)):
+    for text in ("", "{}", json.dumps(entry), fewer, *wrong):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(ValueError, match="is no table of latencies") as error:
             latency.load(tmp_path / "bad.json")
@@ -149,9 +151,11 @@ def test_bad_input():
     with pytest.raises(ValueError, match="no product with a leaf"):
         latency.analytic(lambda p, x: x * p["a"], {"a": jnp.zeros(3)}, jnp.zeros((3,)))
     table = latency.analytic(small.network, params, x)
-    for widths in ((6,), (7, 5), (-1, 5)):
+    for widths in ((6,), (7, 5), (-1, 5), (1.5, 2)):
         with pytest.raises(ValueError, match="expected at most"):
             table.predict(widths)
+        with pytest.raises(ValueError, match="expected at most"):
+            table.fitted([(widths, 1.0), ((2, 2), 0.5)])
     layer = table.work.layers[0]
     with pytest.raises(ValueError, match="expected one cost for each pair"):
         dataclasses.replace(layer, at_outputs=(0, 3, 6))
@@ -159,3 +163,35 @@ def test_bad_input():
         dataclasses.replace(layer, costs=((0.0, 0.0), (0.0, float(np.nan))))
     with pytest.raises(ValueError, match="the layer has 1 x 5"):
         dataclasses.replace(table.work, full=(5, 5))
+
+
+def deep(params, x):
+    return jax.nn.relu(jax.nn.relu(x @ params["one"]) @ params["two"]) @ params["out"]
+
+
+def changed(table, layers):
+    return latency.Table(dataclasses.replace(table.work, layers=tuple(layers)))
+
+
+def test_a_table_of_costs_is_that_of_the_network():
+    params, x = {"one": jnp.ones((8, 16)), "two": jnp.ones((16, 16)), "out": jnp.ones((16, 3))}, jnp.ones((32, 8))
+    found, table = program.channels(deep, params, x), latency.analytic(deep, params, x)
+    one, two, out = table.work.layers
+    for layers, said in (
+        ([one], "lacks entries: two, one with the channels of pool 1"),
+        ([one, out], "lacks entries: two"),
+        ([one, two, dataclasses.replace(out, name="oat")], "has an entry 'oat', which is no leaf; did you mean 'out'"),
+        (
+            [dataclasses.replace(one, name="out"), two, out],
+            "the entry 'out' of the table of costs is of other",
+        ),
+    ):
+        with pytest.raises(ValueError, match=said):
+            structures.channels(found, costs=changed(table, layers), budget=0.5)
+    with pytest.raises(ValueError, match="channels of None are not accepted"):
+        structures.channels(None, budget=0.5)
+    structure = structures.channels(found, costs=table, budget=0.5)
+    masks = {"one": jnp.ones((8, 16), bool), "two": jnp.ones((16, 16), bool), "out": jnp.ones((16, 3), bool)}
+    assert structure.widths_of(masks) == (16, 16)
+    with pytest.raises(ValueError, match="active in part"):
+        structure.widths_of({**masks, "one": masks["one"].at[0, 0].set(False)})

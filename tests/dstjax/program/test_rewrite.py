@@ -1,6 +1,7 @@
 """Programs rewritten to multiply by active blocks alone: results, gradients and training of the masked dense ones."""
 
 import functools
+import importlib
 
 import flax.linen as nn
 import jax
@@ -279,3 +280,48 @@ def test_packed_parameters_of_another_topology_are_refused():
     denser = fast.moved({"w": jnp.ones((8, 12), bool)})
     with pytest.raises(ValueError, match=r"expected \(48, 2\)"):
         denser(packed, x)
+
+
+def test_parameters_that_are_packed_twice_or_not_at_all_are_refused():
+    params = {"a": jnp.arange(64.0).reshape(8, 8), "c": jnp.ones((8, 2))}
+    fast, packed, _ = kernels.rewrite(
+        lambda p, x: jax.nn.relu(x @ p["a"]) @ p["c"],
+        params,
+        {"a": jnp.ones((8, 8), bool), "c": None},
+        jnp.ones((1, 8)),
+        product="block",
+        block=(4, 4),
+    )
+    np.testing.assert_array_equal(fast.unpack(fast.pack(params))["a"], params["a"])
+    for call, given, said in (
+        (fast.unpack, params, r"leaf 'a' of the packed parameters has shape \(8, 8\); expected \(16, 4\)"),
+        (fast.unpack, {**packed, "a": jnp.ones((3, 3))}, r"shape \(3, 3\); expected \(16, 4\)"),
+        (fast.pack, packed, r"leaf 'a' of the parameters has shape \(16, 4\); expected \(8, 8\)"),
+        (fast.pack, {"a": params["a"]}, r"leaf 'c' of the parameters has shape None"),
+        (fast.pack, {**params, "d": jnp.ones(1)}, "have leaves that this function has not: d"),
+        (fast.moved, None, "there are no masks of a"),
+        (fast.moved, {"a": None, "c": None}, "there are no masks of a"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            call(given)
+
+
+@pytest.mark.parametrize("block", [(0, 1), (2,), (2, 4, 1), 2, "ab", (2.0, 4), (-2, 4)])
+def test_a_block_is_two_sizes(block):
+    with pytest.raises(ValueError, match=r"block=.* is not accepted"):
+        kernels.rewrite(lambda p, x: x @ p["w"], {"w": jnp.ones((8, 8))}, {"w": jnp.ones((8, 8), bool)}, block=block)
+
+
+def test_weights_of_eight_bits_stay_dense():
+    params, x = {"w": jnp.ones((8, 8), jnp.float8_e4m3fn)}, jnp.ones((1, 8), jnp.float8_e4m3fn)
+    masks = {"w": jnp.ones((8, 8), bool)}
+    report = kernels.rewrite(lambda p, x: x @ p["w"], params, masks, x)[2]
+    assert report.why == {"w": "there is no product of weights of float8_e4m3fn"}
+    with pytest.raises(ValueError, match="product='block' fits no masked leaf: w there is no product"):
+        kernels.rewrite(lambda p, x: x @ p["w"], params, masks, x, product="block")
+
+
+def test_the_names_of_the_docs_can_be_imported():
+    kernels_again, latency_again = (importlib.import_module(f"dstjax.{name}") for name in ("kernels", "latency"))
+    assert kernels_again is dstjax.kernels
+    assert latency_again is dstjax.latency

@@ -221,3 +221,26 @@ def test_a_claim_that_training_fails():
     assert one(claim, [measured("new", [1.0, 2.0])]).verdict == "reversed"
     assert one(claim, [measured("new", [1.0, 2.0])], lost).verdict == "not shown"
     assert one(claim, [], [(Cell("any", "new"), "left out by --only")]).verdict == "not run"
+    stopped = [(Cell("any", "new", group=str(i)), "interrupted") for i in range(2)]
+    found = one(claim, [], [*lost, *stopped])
+    assert found.verdict == "not tested"
+    assert found.remarks[0].startswith("without 2 cell(s), interrupted")
+
+
+def test_a_trend_names_what_it_leaves_out():
+    line = [measured("m", [x + s for s in range(5)], x=x) for x in (1.0, 2.0, 3.0, 4.0)]
+    claim = Claim("it rises", {"method": "m"}, kind="rising")
+    assert one(claim, line).remarks == ()
+    for cells, said in (
+        ([*line, measured("m", [5.0] * 5, x=5.0, metric="loss")], "no accuracy of net, data, m"),
+        ([*line[:3], measured("m", [4.0, 5.0], x=4.0)], "3 of 5 seeds do not pair and are left out"),
+        ([*line, *(measured("m", [x] * 5, x=x, group="g") for x in (1.0, 2.0))], "1 line(s) of fewer than three"),
+    ):
+        (remark,) = one(claim, cells).remarks
+        assert said in remark
+
+
+def test_a_cell_with_nothing_to_compare_with_is_named():
+    cells = [measured(m, [i, i + 0.5, i + 1.5]) for i, m in enumerate(("old", "new"))]
+    found = one(CLAIM, [*cells, measured("new", [1.0, 2.0, 3.0], sparsity=0.8)])
+    assert found.remarks == ("without 1 cell(s), nothing to compare with: net, data, new, 80 %",)
