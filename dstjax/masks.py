@@ -22,7 +22,7 @@ from dstjax._arrays.selection import count_true
 from dstjax._arrays.trees import Tree, is_array, is_traced, is_weight, places
 from dstjax._engine.counts import active_counts, masked_leaves, prunes
 from dstjax._engine.draw import filled_masks
-from dstjax._engine.states import masks_of
+from dstjax._engine.states import holds_state, masks_of
 from dstjax.checks import check_integer
 from dstjax.method import Maskable, Masking, Method
 from dstjax.rules import Value, value
@@ -178,7 +178,7 @@ def _masked_by(
         if masking is None:
             raise ValueError("method 'dense' is not accepted, which masks nothing; expected another one.")
         return masked_leaves(_with_layout(masking, layout), weights)
-    stored = masks_of(like, packed=True)
+    stored = masks_of(like, packed=True) if holds_state(like) or named_masks(like) else like
     leaves = MaskedLeaves.of(stored)
     if not leaves.masked:
         raise ValueError(
