@@ -26,6 +26,13 @@ def check_integer(name: str, value: Any, minimum: int) -> None:
         raise ValueError(f"{name}={value!r} is not accepted; expected an integer >= {minimum}.")
 
 
+def check_step(name: str, value: Any, minimum: int) -> None:
+    """Refuses what is not an integer from ``minimum`` to the last step that a state can count."""
+    check_integer(name, value, minimum)
+    if value >= 2**31:
+        raise ValueError(f"{name}={value} is not accepted; expected less than 2,147,483,648, as steps are int32.")
+
+
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     """Refuses what is not one of ``choices``, and names the nearest of them."""
     choices = list(choices)

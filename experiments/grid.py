@@ -33,6 +33,9 @@ COEFFICIENTS = "1e-4,1e-3,1e-2,1e-1"
 SET_BY = {"method": "--methods", "sparsity": "--sparsities", "seeds": "--seeds"}
 
 
+_OUTSIDE = r",(?![^()]*\))(?![^{}]*\})"  # a comma that is not within brackets
+
+
 class Variant(NamedTuple):
     """A method of the grid, under the name that it is reported by."""
 
@@ -64,12 +67,12 @@ def plan(arguments: Sequence[str]) -> Grid:
     for field, option in SET_BY.items():
         if config.get(field) != defaults.get(field):
             raise ValueError(f"config field {field!r} is not accepted here; use {option}.")
-    listed = in_order() if options["methods"] == "all" else _list("methods", options["methods"])
+    listed = in_order() if options["methods"] == "all" else _list("methods", options["methods"], _OUTSIDE)
     variants = [variant(text) for text in listed]
     if len({v.name for v in variants}) < len(variants):
         raise ValueError(f"--methods={options['methods']!r} is not accepted; expected different names.")
     methods = [v.method for v in variants]
-    sparse = [m for m in methods if _has_sparsity(m)]
+    sparse = [v for v in variants if _has_sparsity(v, config)]
     sparsities = [_number("sparsities", s) for s in _list("sparsities", options["sparsities"])] if sparse else []
     wanted = options["coefficients"]
     if wanted == "default":
@@ -101,7 +104,7 @@ def plan(arguments: Sequence[str]) -> Grid:
     names = [
         add(v.name if s is None else f"{v.name}-{s:g}", v, s)
         for v in variants
-        for s in (sparsities if _has_sparsity(v.method) else [None])
+        for s in (sparsities if _has_sparsity(v, config) else [None])
     ]
     usual = config.get("coefficient")
     if usual is None:
@@ -143,8 +146,14 @@ def variant(text: str) -> Variant:
 
 
 def reported(of: Variant, config: ConfigDict) -> str:
-    """What a method is called: by its name, and by the rules of one's own that the whole grid was given."""
-    own = [f"{n}={config[n]}" for n in rules.RULES if n not in of.changes and rules.is_rule(config[n])]
+    """What a method is called: by its name, and by other rules than its own that the whole grid was given."""
+    usual = rules.defaults(of.method)
+    own = [
+        f"{n}={config[n]}"
+        for n in rules.RULES
+        if n not in of.changes
+        and (rules.is_rule(config[n]) or (n in ("drop", "grow") and config[n] not in (None, usual.get(n))))
+    ]
     return f"{method_label(of.name)} with {', '.join(own)}" if own else of.name
 
 
@@ -203,13 +212,15 @@ def in_order() -> list[str]:
     return [name for name in dstjax.methods.CATALOGUE if name in every]
 
 
-def _has_sparsity(method: str) -> bool:
-    """Whether a method takes a sparsity; the dense one has none, and N:M sparsity has its own."""
-    return "sparsity" in rules.hyperparameters([method])
+def _has_sparsity(of: Variant, config: ConfigDict) -> bool:
+    """Whether a method takes a sparsity; the dense one has none, and N:M and SET with an epsilon have their own."""
+    given = {*of.changes, *(["epsilon"] if config.get("epsilon") is not None else [])}
+    own = of.method == "set" and "epsilon" in given
+    return "sparsity" in rules.hyperparameters([of.method]) and not own
 
 
-def _list(name: str, text: str) -> list[str]:
-    values = [v.strip() for v in text.split(",")]
+def _list(name: str, text: str, comma: str = ",") -> list[str]:
+    values = [v.strip() for v in re.split(comma, text)]
     if "" in values or len({*values}) < len(values):
         raise ValueError(f"--{name}={text!r} is not accepted; expected different values with commas between them.")
     return values

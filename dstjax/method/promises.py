@@ -34,6 +34,8 @@ def check_promise(method: Any) -> None:
         return
     if moves and updates.n_grown is budgets.no_growth:
         refuse("it drops weights and grows none; expected 'free', or n_grown=None, as many as are lost")
+    if isinstance(updates.n_kept, budgets.Ramp) and updates.n_grown is None:
+        refuse("it grows as many weights as its ramp prunes; expected n_grown=dstjax.budgets.no_growth, or 'free'")
     count = updates.schedule.count
     if isinstance(updates.n_kept, budgets.Ramp) and isinstance(count, int):
         share = updates.n_kept.progress.at(count - 1)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from dstjax import budgets, criteria, schedules
-from dstjax.checks import check_choice, check_integer
+from dstjax.checks import check_choice, check_step
 from dstjax.method import Masking, Method, Remembered, Start, Updates
 from dstjax.methods.catalogue import CHANNELS, catalogued
 from dstjax.methods.iee import iee
@@ -179,7 +179,7 @@ def halp(
     counts the layers that read a channel too, and is solved again for other capacities until the cost meets it.
     """
     _check_channels("halp", structure)
-    check_integer("updates", updates, 1)
+    check_step("updates", updates, 1)
     check_choice("importance", importance, IMPORTANCES)
     first = schedules.UpdateSchedule(update_period, start_step).first
     schedule = schedules.UpdateSchedule(update_period, start_step, first + (updates - 1) * update_period + 1)

@@ -11,6 +11,7 @@ from dstjax._arrays.leaves import named
 from dstjax._arrays.trees import Tree, places
 from dstjax.checks import check_integer
 from dstjax.program.channel_reader import read
+from dstjax.program.layers import layers
 from dstjax.program.tracing import trace
 
 
@@ -30,6 +31,11 @@ class Channels:
     fixed: Mapping[str, tuple[str, ...]]  # leaves with an axis that no group has: by reason, where it may surprise
     n_groups: int
     _params: Tree
+    _multiplied: Callable[[], frozenset[str]] = frozenset
+
+    def multiplied(self) -> frozenset[str]:
+        """Returns the leaves that the program multiplies by, of which a table of costs has an entry."""
+        return self._multiplied()
 
     def members(self, group: int) -> tuple[Member, ...]:
         """Returns what belongs to a group."""
@@ -112,4 +118,8 @@ def channels(function: Callable[..., Any], params: Tree, *args: Any) -> Channels
     number[every] = np.arange(-1, len(every) - 1)  # the fixed one is the first
     of = {path: tuple(number[r] for r in axes) for path, axes in roots.items()}
     fixed = {why: tuple(sorted(found)) for why, found in record.kept.items()}
-    return Channels(of, fixed, len(every) - 1, params)
+
+    def multiplied() -> frozenset[str]:
+        return frozenset(product.leaf for product in layers(function, params, *args))
+
+    return Channels(of, fixed, len(every) - 1, params, multiplied)

@@ -227,8 +227,14 @@ def _check_function(schedule: StepFunction, steps: range) -> bool:
             f"{HOST_CALLS} times)."
         )
     for step in (*steps[:1], *steps[1:][-1:]) if traceable else steps:
-        with jax.ensure_compile_time_eval():
-            found = schedule(step)
+        try:
+            with jax.ensure_compile_time_eval():
+                found = schedule(step)
+        except Exception as error:
+            raise ValueError(
+                f"drop_schedule={described(schedule)} is not accepted: at step {step} it ended with "
+                f"{type(error).__name__}: {error}. Expected a function of the step."
+            ) from error
         if not is_traced(found) and not 0 <= float(found) <= 1:
             raise ValueError(
                 f"drop_schedule gives {float(found)} at step {step}; expected fractions in [0, 1] at every step."

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dstjax._arrays.trees import is_traced
-from dstjax.checks import check_integer
+from dstjax.checks import check_integer, check_step
 
 
 class Schedule(Protocol):
@@ -44,11 +44,11 @@ class UpdateSchedule:
     end_step: int | None = None  # None: to the end of training
 
     def __post_init__(self) -> None:
-        check_integer("update_period", self.update_period, 1)
-        check_integer("start_step", self.start_step, 0)
+        check_step("update_period", self.update_period, 1)
+        check_step("start_step", self.start_step, 0)
         if self.end_step is None:
             return
-        check_integer("end_step", self.end_step, 1)
+        check_step("end_step", self.end_step, 1)
         if self.end_step <= self.start_step:
             raise ValueError(
                 f"end_step={self.end_step} is not accepted with start_step={self.start_step}; expected a later step."

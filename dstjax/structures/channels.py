@@ -281,7 +281,7 @@ def channels(
     if not isinstance(work, Work):
         raise ValueError(f"costs={costs!r} is not accepted; expected a table of dstjax.latency.")
     if costs is not None:
-        work.check(pools, found.of)
+        work.check(pools, found.of, found.multiplied() if hasattr(found, "multiplied") else ())
     if budget is not None:
         if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget <= 1:
             raise ValueError(f"budget={budget!r} is not accepted; expected a share of the dense cost in (0, 1].")

@@ -88,12 +88,13 @@ class Work:
         if not self.layers or not 0 < self.dense < float("inf"):
             raise ValueError("the network costs nothing; expected layers with a cost above 0.")
 
-    def check(self, pools: Pools, leaves: Collection[str]) -> None:
+    def check(self, pools: Pools, leaves: Collection[str], multiplied: Collection[str]) -> None:
         """Refuses a table that is not of these channels.
 
         Args:
           pools: the channels.
           leaves: the paths of all leaves of the network.
+          multiplied: those that it multiplies by.
 
         Raises:
           ValueError: it is of other pools, has an entry of another leaf or of other channels of a leaf, or lacks one.
@@ -117,14 +118,8 @@ class Work:
                     f"the entry {x.name!r} of the table of costs is of other channels than the leaf has; expected a "
                     "table made of this network."
                 )
-        read = {pool for x in self.layers for pool in (*x.inputs.pools, *x.outputs.pools)}
-        lost = [path for path, axes in known.items() if path not in entries and sum(map(any, axes)) > 1]
-        lost += [f"one with the channels of pool {pool}" for pool in range(len(pools.sizes)) if pool not in read]
-        if lost:
-            raise ValueError(
-                f"the table of costs lacks entries: {', '.join(lost)}. Expected one made of this network; what it "
-                "multiplies by inside a branch or a loop of unknown length has none: keep its channels with whole=."
-            )
+        if lost := sorted({*multiplied} - entries):
+            raise ValueError(f"the table of costs lacks entries: {', '.join(lost)}; expected one made of this network.")
 
     @functools.cached_property
     def _arrays(self) -> _Arrays:

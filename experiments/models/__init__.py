@@ -85,7 +85,7 @@ def make(name: str, *, classes: int | None = None, sizes: Any = None, dtype: Any
                 f"model.sizes={sizes!r} is not accepted; model {name!r} has sizes of its own, leave it None."
             )
         if not 0 < len(sizes) <= entry.most or any(
-            isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sizes
+            isinstance(s, bool) or not isinstance(s, int) or not 0 < s < 2**31 for s in sizes
         ):
             wanted = f"at most {entry.most} positive integers, one for each layer or stage"
             raise ValueError(f"model.sizes={sizes!r} is not accepted; expected {wanted}.")
@@ -98,7 +98,7 @@ def make(name: str, *, classes: int | None = None, sizes: Any = None, dtype: Any
 def _floating(dtype: Any) -> Any:
     try:
         known = jnp.dtype(dtype)
-    except TypeError as error:
+    except (TypeError, ValueError, SyntaxError) as error:
         raise ValueError(f"model.dtype={dtype!r} is not accepted; expected one such as 'bfloat16'.") from error
     if not jnp.issubdtype(known, jnp.floating):
         raise ValueError(f"model.dtype={dtype!r} is not accepted; expected a floating-point one such as 'bfloat16'.")

@@ -27,6 +27,10 @@ class VisionTransformer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         check_image("vit", x, self.patch)
+        if any(size % self.patch for size in x.shape[1:3]):
+            raise ValueError(
+                f"vit got an input of shape {x.shape}; expected rows and columns that patches of {self.patch} divide."
+            )
         width, *hidden = self.sizes
         if width % self.heads:
             raise ValueError(

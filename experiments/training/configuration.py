@@ -12,7 +12,7 @@ import optax
 from ml_collections import ConfigDict
 
 import dstjax
-from dstjax.checks import check_choice, check_integer, check_number, suggest
+from dstjax.checks import check_choice, check_integer, check_number, check_step, suggest
 from experiments import data, models
 from experiments.training import inputs, optimisers, rules
 from experiments.training.trainer import MakeTransformation
@@ -30,6 +30,8 @@ SHARED_FIELDS = (
     *("sparsity", "distribution", "update_period", "start_step", "end_step", "end_percent", "prune_percent"),
     *("start_percent", "period_percent", "drop_fraction", "drop_schedule", "structure", "maskable"),
 )
+# What rows that differ in the method alone have in common besides.
+SAME_UPDATES = ("rounding", "update_order")
 NESTED_FIELDS = {
     "model": ("name", "sizes", "dtype"),
     "optimizer": (
@@ -45,6 +47,7 @@ STANDS_FOR = {
 # What changes no result, or on devices of another number the rounding alone: a run may go on with others.
 DISPLAY_FIELDS = ("log_every_epochs", "tensorboard", "devices", "shard_params")
 DEFAULT_END_PERCENT = 75.0
+MOST_SEEDS = 100_000
 
 
 class Plan(NamedTuple):
@@ -151,12 +154,20 @@ def foreign(config: ConfigDict, methods: Iterable[str]) -> set[str]:
 def change_method(config: ConfigDict, method: str, instead: Mapping[str, Any] | None = None) -> None:
     """Sets the method; a hyper-parameter that it does not have becomes None.
 
-    One of ``SHARED_FIELDS`` becomes what it is in ``instead``, where that is given: a method may leave it aside.
+    Where ``instead`` is given, the config before anyone changed it for this run, one of ``SHARED_FIELDS`` becomes what
+    it is there, since a method may leave it aside; and what the config sets for its own method, such as a criterion,
+    becomes None, but ``SAME_UPDATES``.
     """
+    own = config.method
     with config.unlocked():
         config.method = method
         for name in foreign(config, [method]):
             config[name] = None if instead is None or name not in SHARED_FIELDS else instead[name]
+        if instead is None or method == own:
+            return
+        for name in rules.hyperparameters([method]) & {*config.keys()} - {*SHARED_FIELDS, *SAME_UPDATES}:
+            if config[name] == instead.get(name):
+                config[name] = None
 
 
 def _check_fields(config: ConfigDict) -> None:
@@ -249,7 +260,7 @@ def _steps(config: ConfigDict, samples: int) -> int:
             f"steps={config.steps} and epochs={config.epochs} are not accepted together; give one of them."
         )
     if config.steps is not None:
-        check_integer("steps", config.steps, 1)
+        check_step("steps", config.steps, 1)
         return int(config.steps)
     check_number("epochs", config.epochs, "a finite number > 0", lambda v: 0 < v < math.inf)
     return max(1, round(config.epochs * (samples // config.batch_size)))
@@ -274,11 +285,11 @@ def _devices(config: ConfigDict) -> list[jax.Device]:
 
 
 def _seeds(value: Any) -> list[int]:
-    accepted = "expected a number of seeds >= 1, or different integers in [0, 2**31)"
+    accepted = f"expected a number of seeds from 1 to {MOST_SEEDS:,}, or different integers in [0, 2**31)"
     if isinstance(value, str):
         parts = value.split(",")
         value = [int(part) for part in parts] if all(p.strip().isdecimal() for p in parts) else value
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_SEEDS:
         return list(range(value))
     seeds = list(value) if isinstance(value, list | tuple) else []
     integers = all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**31 for s in seeds)

@@ -42,6 +42,11 @@ def schedule(config: ConfigDict, steps: int) -> Schedule:
     elif config.schedule == "exponential":
         after = optax.exponential_decay(rate, left, config.factor)
     elif config.schedule == "steps":
+        if not isinstance(config.milestones, list | tuple):
+            raise ValueError(
+                f"optimizer.milestones={config.milestones!r} is not accepted with schedule 'steps'; expected shares of "
+                "all steps, as (0.5, 0.75)."
+            )
         for share in config.milestones:
             check_number("optimizer.milestones", share, "shares of all steps in (0, 1)", lambda v: 0 < v < 1)
         at = {round(share * steps) - config.warmup_steps: config.factor for share in config.milestones}

@@ -106,6 +106,8 @@ def _structure(text: str, network: tuple[Any, tuple[int, ...]] | None) -> Any:
         values = [shapes.channels_of(*network), *values]
         if named.get("costs") == FLOPS:
             whole = named.get("whole", ())
+            if not isinstance(whole, str | list | tuple):
+                raise ValueError(f"structure={text!r} is not accepted; expected regular expressions for whole=.")
             named["costs"] = shapes.channel_flops(*network, whole if isinstance(whole, str) else tuple(whole))
         elif (file := costs_of(text)) is not None:
             # What runs the network in the end need not be what trains it.

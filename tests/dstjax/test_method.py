@@ -267,6 +267,7 @@ BROKEN = {
         "nothing changes the numbers",
     ),
     "drops alone": (lambda: rigl().but(n_grown=budgets.no_growth), "it drops weights and grows none"),
+    "a ramp that regrows": (lambda: gmp().but(n_grown=None), "it grows as many weights as its ramp prunes"),
     "a ramp that is kept": (lambda: gmp().but(promises="kept"), "which is not that of the end"),
     "a ramp that is cut": (
         lambda: gmp().but(schedule=schedules.UpdateSchedule(2, 0, 6)),

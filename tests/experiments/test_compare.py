@@ -141,6 +141,33 @@ def test_what_a_config_sets_for_its_own_method_stays_there(tmp_path):
     assert asked.cells["static-0.95"].update_period == asked.cells["rigl-0.95"].update_period  # left aside
 
 
+def test_the_criteria_of_a_config_are_those_of_its_own_method_alone(tmp_path):
+    config = str(Path(CONFIG).with_name("criteria_lenet5_fashion_mnist.py"))  # RigL's, with random growth
+    given = [f"--config={config}", "--config.proxy=True", f"--workdir={tmp_path}", "--sparsities=0.9", "--seeds=1"]
+    asked = grid.plan([*given, "--methods=all"])
+    assert asked.called["rigl-0.9"] == "RigL with grow=random"
+    assert asked.called["snfs-0.9"] == "snfs"
+    assert {n: c.grow for n, c in asked.cells.items() if c.grow is not None} == {"rigl-0.9": "random"}
+    typed = grid.plan([*given, "--methods=rigl,snfs", "--config.grow=momentum"])
+    assert typed.cells["snfs-0.9"].grow == "momentum"
+
+
+def test_a_method_with_a_sparsity_of_its_own_is_run_once(tmp_path):
+    for methods, more in (("mine=set:epsilon=3", ()), ("mine=set", ("--config.epsilon=3",))):
+        asked = grid.plan(command(tmp_path, *more, methods=(f"--methods=static,{methods}", "--sparsities=0.5,0.8")))
+        assert [*asked.cells] == ["static-0.5", "static-0.8", "mine"]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("structure", "n_m(2, 4)"), ("distribution", '{"Dense_0/kernel": 0.5, "Dense_1/kernel": 0.1}')]
+)
+def test_a_value_of_a_variant_may_have_commas_in_brackets(field, value, tmp_path):
+    methods = (f"--methods=static,x=rigl:{field}={value}+drop_fraction=0.2,rigl", "--sparsities=0.5")
+    asked = grid.plan(command(tmp_path, methods=methods))
+    assert [*asked.cells] == ["static-0.5", "x-0.5", "rigl-0.5"]
+    assert str(asked.cells["x-0.5"][field]) == value
+
+
 def test_the_sweep_is_at_the_middle_sparsity_unless_said_otherwise(tmp_path):
     methods = ("--methods=dst_ee", "--sparsities=0.5,0.9,0.8", "--seeds=1")
     assert len(grid.plan(command(tmp_path, methods=methods)).sweep) == 4

@@ -217,3 +217,8 @@ def test_a_transformer_has_a_block_for_each_hidden_layer_and_whole_heads():
         assert sum(name.startswith("MultiHead") for name in variables["params"]) == len(sizes) - 1
     with pytest.raises(ValueError, match=r"sizes=\(6, 8\) is not accepted; .* expected a multiple of 4"):
         shapes_of(models.make("vit", sizes=(6, 8)), x, train=False)
+
+
+def test_patches_cover_the_picture():
+    with pytest.raises(ValueError, match=r"shape \(1, 7, 8, 1\); expected rows and columns that patches of 2 divide"):
+        shapes_of(models.make("vit"), jnp.zeros((1, 7, 8, 1)), train=False)
