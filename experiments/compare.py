@@ -15,6 +15,9 @@
                             by one program, each from its first step to its last; what cannot be trained so is named)
   --config.FIELD=VALUE      changes the config for every cell whose method has such a field
 
+All methods have the data, network, optimiser, densities and times of mask updates of the config. What else it sets for
+its own method, such as a criterion or a coefficient, stays with that one; others have their defaults.
+
 Each cell trains in a folder of its own in DIR. The same command again continues where it was interrupted, of a cell on
 the fast path at its beginning, and does not run finished cells again. DIR holds in the end results.csv (a row per cell
 and seed) and report.html (for a browser).
