@@ -280,16 +280,18 @@ def _plain(x: Any) -> Any:
 
 def holds_traced(x: Any) -> bool:
     """Whether a value, or one inside it, is only known inside a trace."""
-    if isinstance(x, Value):
-        return any(holds_traced(v) for v in x._fields().values())
-    return any(holds_traced(v) for v in x) if isinstance(x, tuple) else is_traced(x)
+    return any(map(is_traced, _inside(x)))
 
 
 def _is_one_of_a_kind(x: Any) -> bool:
     """Whether a value holds what has no one answer to whether it equals another: of a trace, or an array."""
-    if isinstance(x, Value):
-        return any(map(_is_one_of_a_kind, x._fields().values()))
-    return any(map(_is_one_of_a_kind, x)) if isinstance(x, tuple) else is_traced(x) or bool(getattr(x, "ndim", 0))
+    return any(is_traced(v) or bool(getattr(v, "ndim", 0)) for v in _inside(x))
+
+
+def _inside(x: Any) -> list[Any]:
+    """What a value holds, within values, tuples, lists and dicts too."""
+    parts = x._fields().values() if isinstance(x, Value) else jax.tree.leaves(x)
+    return [y for part in parts for y in (_inside(part) if part is not x else [part])]
 
 
 def described(x: Any) -> str:

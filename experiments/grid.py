@@ -1,6 +1,7 @@
 """The grid of a comparison: methods x sparsities, and variants and methods of one's own among them."""
 
 import copy
+import itertools
 import os
 import re
 import shlex
@@ -31,9 +32,6 @@ OPTIONS = {
 }
 COEFFICIENTS = "1e-4,1e-3,1e-2,1e-1"
 SET_BY = {"method": "--methods", "sparsity": "--sparsities", "seeds": "--seeds"}
-
-
-_OUTSIDE = r",(?![^()]*\))(?![^{}]*\})"  # a comma that is not within brackets
 
 
 class Variant(NamedTuple):
@@ -67,7 +65,7 @@ def plan(arguments: Sequence[str]) -> Grid:
     for field, option in SET_BY.items():
         if config.get(field) != defaults.get(field):
             raise ValueError(f"config field {field!r} is not accepted here; use {option}.")
-    listed = in_order() if options["methods"] == "all" else _list("methods", options["methods"], _OUTSIDE)
+    listed = in_order() if options["methods"] == "all" else _list("methods", options["methods"])
     variants = [variant(text) for text in listed]
     if len({v.name for v in variants}) < len(variants):
         raise ValueError(f"--methods={options['methods']!r} is not accepted; expected different names.")
@@ -219,11 +217,18 @@ def _has_sparsity(of: Variant, config: ConfigDict) -> bool:
     return "sparsity" in rules.hyperparameters([of.method]) and not own
 
 
-def _list(name: str, text: str, comma: str = ",") -> list[str]:
-    values = [v.strip() for v in re.split(comma, text)]
+def _list(name: str, text: str) -> list[str]:
+    """The parts of a text between its commas; those within brackets belong to a part."""
+    ends = [-1, *(i for i, c in enumerate(text) if c == "," and _depth(text[:i]) <= 0), len(text)]
+    values = [text[a + 1 : b].strip() for a, b in itertools.pairwise(ends)]
     if "" in values or len({*values}) < len(values):
         raise ValueError(f"--{name}={text!r} is not accepted; expected different values with commas between them.")
     return values
+
+
+def _depth(text: str) -> int:
+    """How many brackets are open at the end of a text."""
+    return sum((c in "([{") - (c in ")]}") for c in text)
 
 
 def _number(name: str, text: str) -> float:

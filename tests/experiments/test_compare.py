@@ -168,6 +168,11 @@ def test_a_value_of_a_variant_may_have_commas_in_brackets(field, value, tmp_path
     assert str(asked.cells["x-0.5"][field]) == value
 
 
+def test_commas_within_brackets_within_brackets():
+    text = "a=halp:structure=channels(round_to=2, whole=('x', 'y'), budget=0.5),b"
+    assert grid._list("methods", text) == [text[:-2], "b"]
+
+
 def test_the_sweep_is_at_the_middle_sparsity_unless_said_otherwise(tmp_path):
     methods = ("--methods=dst_ee", "--sparsities=0.5,0.9,0.8", "--seeds=1")
     assert len(grid.plan(command(tmp_path, methods=methods)).sweep) == 4
