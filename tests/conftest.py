@@ -62,7 +62,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "tests", deadline=None, derandomize=bool(os.environ.get("CI")), max_examples=examples
     )
     hypothesis.settings.load_profile("tests")
-    settings: dict[str, Any] = {}
+    # Nobody reads from which line an operation of a program came, and to write it down takes a twentieth of the time.
+    settings: dict[str, Any] = {"jax_traceback_in_locations_limit": 0}
     if not config.getoption("--optimised"):
         os.environ["XLA_FLAGS"] += f" {CHEAP_FLAGS}"
         settings[CHEAP] = True
@@ -90,6 +91,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     wanted = config.getoption("--optimised")
     items[:] = kinds[wanted]
     config.hook.pytest_deselected(items=kinds[not wanted])
+
+
+def pytest_collection_finish() -> None:
+    """Python looks for garbage less often, and not among modules and tests: tracing makes much that is none."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 20)
 
 
 @pytest.fixture(autouse=True, scope="module")
