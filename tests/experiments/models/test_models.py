@@ -19,6 +19,22 @@ def test_a_convolution_of_shifts_is_the_convolution(shape):
     layout = jax.lax.conv_dimension_numbers(x.shape, kernel.shape, ("NHWC", "HWIO", "NHWC"))
     expected = jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout)
     np.testing.assert_allclose(jax.jit(layer.apply)(variables, x), expected, rtol=1e-4, atol=1e-5)
+    with_channels_first = jax.jit(models.ShiftedConv(6, axis=0).apply)(variables, x.transpose(3, 1, 2, 0))
+    np.testing.assert_allclose(with_channels_first.transpose(3, 1, 2, 0), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_convolutional_network_is_the_same_function_outside_of_training():
+    model = models.make("conv", sizes=(3, 4))
+    x = jax.random.normal(jax.random.key(0), (5, 6, 8, 2))
+    variables = model.init(jax.random.key(1), x, train=False)
+    trained, changed = model.apply(variables, x, train=True, mutable=["batch_stats"])
+
+    def without_momentum(old, new):  # running statistics that are those of the batch
+        return jax.tree.map(lambda o, n: (n - 0.9 * o) / 0.1, old, new)
+
+    statistics = without_momentum(variables["batch_stats"], changed["batch_stats"])
+    logits = model.apply({"params": variables["params"], "batch_stats": statistics}, x, train=False)
+    np.testing.assert_allclose(logits, trained, rtol=1e-3, atol=1e-4)
 
 
 def test_max_pool_takes_the_largest_of_each_square():
