@@ -16,6 +16,7 @@ import jax
 import pytest
 from jax.sharding import AxisType
 
+from tests import contexts
 from tests.hearing import hearing
 from tests.thorough import leave_to_make_slow
 
@@ -76,6 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
     for name, value in settings.items():
         jax.config.update(name, value)
         os.environ[name.upper()] = str(value)
+    contexts.share()
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest looks for what is slow
@@ -95,7 +97,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_collection_finish() -> None:
     """Python looks for garbage less often, and not among modules and tests: tracing makes much that is none."""
-    gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 10, 20)
 
@@ -104,6 +105,7 @@ def pytest_collection_finish() -> None:
 def few_programs() -> Iterator[None]:
     """Lets go of compiled programs once there are many: each holds memory maps, of which a process may have 65,530."""
     yield
+    contexts.forget()
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > MANY_MAPS:
         trainer = sys.modules.get("experiments.training.trainer")

@@ -29,15 +29,17 @@ def trained(method, platform):
         layout=LAYOUT,
     )
     rng = np.random.default_rng(0)
-    draw = lambda: {n: jnp.asarray(rng.integers(-9, 10, s) / 8, jnp.float32) for n, s in SHAPES.items()}  # noqa: E731
-    params = draw()
-    state = tx.init(params)
-    params = dstjax.apply_masks(params, state)
-    step = jax.jit(lambda grads, state, params: tx.update(grads, state, params))
+    draw = lambda: {n: np.float32(rng.integers(-9, 10, s) / 8) for n, s in SHAPES.items()}  # noqa: E731
+
+    @jax.jit
+    def step(grads, state, params):
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params, state = jax.jit(lambda params: dstjax.start(tx, params))(draw())
     for _ in range(7):
-        updates, state = step(draw(), state, params)
-        params = optax.apply_updates(params, updates)
-    return jax.device_get((params, dstjax.get_masks(state)))
+        params, state = step(draw(), state, params)
+    return jax.device_get((params, jax.jit(dstjax.get_masks)(state)))
 
 
 @pytest.mark.parametrize("method", ["set", *map(slow, ("rigl", "dst_ee", "srigl", "snfs", "mest", "rigl_itop"))])
