@@ -1,8 +1,11 @@
 """The settings of the tests themselves."""
 
+import gc
 from pathlib import Path
 
 import jax
+
+from tests import contexts
 
 
 def test_a_program_that_is_half_written_in_the_store_is_compiled_anew():
@@ -21,3 +24,19 @@ def test_a_program_that_is_half_written_in_the_store_is_compiled_anew():
     finally:
         for path in stored:
             path.unlink()
+
+
+def test_programs_share_a_context_until_it_is_forgotten():
+    x = jax.ShapeDtypeStruct((3,), "float32")
+
+    def context():
+        return jax.jit(lambda x: x * 2).lower(x).compiler_ir().context
+
+    first = context()
+    assert context() is first
+    contexts.forget()
+    assert context() is not first
+
+
+def test_garbage_is_looked_for_among_what_tests_make_alone():
+    assert gc.get_freeze_count() > 10_000
