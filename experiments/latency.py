@@ -1,7 +1,7 @@
 """Trains a small network under a budget of latency, makes it really smaller, and measures it.
 
     python -m experiments.latency --workdir runs/latency [--budgets 0.55,0.3] [--seeds 10] [--steps 300]
-                                  [--sizes 16,32,64] [--table FILE] [--timed 3]
+                                  [--sizes 16,32,64] [--table FILE] [--timed 3] [--at_least 0]
 
 The convolutional network of the digits, from scratch. First a table is measured on the machine at hand: each layer at
 some of its widths, for a batch of 256, fitted to the whole network with all, 40 and 10 % of its weights. Then for each
@@ -66,9 +66,9 @@ class Setting(NamedTuple):
         return variables["params"], {"batch_stats": variables["batch_stats"]}
 
 
-def methods_of(setting: Setting, found: Any, table: Any, budget: float) -> dict[str, Any]:
-    """The methods that are compared at a budget."""
-    structure = structures.channels(found, costs=table, budget=budget)
+def methods_of(setting: Setting, found: Any, table: Any, budget: float, at_least: float = 0.0) -> dict[str, Any]:
+    """The methods that are compared at a budget, where each layer keeps a share of its channels in any case."""
+    structure = structures.channels(found, costs=table, budget=budget, at_least=at_least)
     end = _end(setting.steps)
     return {
         "iee_structured": methods.iee_structured(
@@ -134,7 +134,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
-    options = command_line.read(arguments, ["workdir", "budgets", "seeds", "steps", "sizes", "table", "timed"])
+    options = command_line.read(
+        arguments, ["workdir", "budgets", "seeds", "steps", "sizes", "table", "timed", "at_least"]
+    )
     if not options.get("workdir"):
         raise ValueError("option --workdir is missing; expected a directory.")
     workdir = Path(options["workdir"])
@@ -142,6 +144,7 @@ def _main(arguments: Sequence[str]) -> int:
     seeds, steps, number = (_number(name, options.get(name, default)) for name, default in usual)
     budgets = [_budget(text) for text in options.get("budgets", "0.55,0.3").split(",")]
     sizes = [_number("sizes", text) for text in options.get("sizes", "16,32,64").split(",")]
+    at_least = _share("at_least", options.get("at_least", "0"))
     fields = data.load("digits")
     setting = Setting(models.make("conv", classes=10, sizes=sizes), fields, steps)
     x = jnp.asarray(fields.x[:_TIMED_BATCH])
@@ -155,7 +158,7 @@ def _main(arguments: Sequence[str]) -> int:
     )
     table.save(workdir / "table.json")
     rows: list[Row] = []
-    for row in _rows(setting, found, table, budgets, seeds, number, x):
+    for row in _rows(setting, found, table, budgets, at_least, seeds, number, x):
         rows.append(row)
         (workdir / "results.json").write_text(json.dumps([r._asdict() for r in rows], indent=1) + "\n")
     print(report(rows))
@@ -163,11 +166,19 @@ def _main(arguments: Sequence[str]) -> int:
 
 
 def _rows(
-    setting: Setting, found: Any, table: Any, budgets: Sequence[float], seeds: int, number: int, x: jax.Array
+    setting: Setting,
+    found: Any,
+    table: Any,
+    budgets: Sequence[float],
+    at_least: float,
+    seeds: int,
+    number: int,
+    x: jax.Array,
 ) -> Any:
     full: dict[tuple[str, float], Any] = {("dense", 1.0): methods.dense()}
     for budget in budgets:
-        full |= {(name, budget): method for name, method in methods_of(setting, found, table, budget).items()}
+        of_budget = methods_of(setting, found, table, budget, at_least)
+        full |= {(name, budget): method for name, method in of_budget.items()}
     whole, trainers = 0.0, {key: trainer(setting, method) for key, method in full.items()}
     for seed in range(seeds):
         for (name, budget), method in full.items():
@@ -256,13 +267,25 @@ def _number(name: str, text: str) -> int:
 
 
 def _budget(text: str) -> float:
-    try:
-        share = float(text)
-    except ValueError:
-        share = 0.0
+    share = _real(text)
     if not 0 < share <= 1:
         raise ValueError(f"budgets has {text!r}; expected shares of the dense latency in (0, 1], such as 0.55,0.3.")
     return share
+
+
+def _share(name: str, text: str) -> float:
+    share = _real(text)
+    if not 0 <= share <= 1:
+        raise ValueError(f"{name}={text!r} is not accepted; expected a share of the channels in [0, 1], such as 0.25.")
+    return share
+
+
+def _real(text: str) -> float:
+    """The number that a text is, NaN if none."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
 
 
 if __name__ == "__main__":

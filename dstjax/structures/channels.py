@@ -10,7 +10,7 @@ import numpy as np
 
 from dstjax._arrays.knapsack import solve
 from dstjax._arrays.leaves import named_masks
-from dstjax.checks import check_bool, check_integer
+from dstjax.checks import check_bool, check_integer, check_number
 from dstjax.structures.pools import Pools, without
 from dstjax.structures.weights import Array, Arrays, Kept, Layouts, Scores, Shapes, Stored, Weight
 from dstjax.structures.work import Work, weights
@@ -28,6 +28,7 @@ class Channels(Weight):
     budget: float | None = None  # share of the dense cost that growth fills; None: what the method counts
     round_to: int = 1
     together: bool = True
+    at_least: float = 0.0
     exact: ClassVar[bool] = False
     refills: ClassVar[bool] = True
     keeps_counts: ClassVar[bool] = False
@@ -111,7 +112,7 @@ class Channels(Weight):
         widths = self.pools.widths(active)
         share = _total(keep) / jnp.maximum(jnp.sum(jnp.stack([_total(m) for m in masks])), 1.0)
         goal = self.work.total(widths, jnp) * share
-        least = jnp.minimum(widths, self.round_to)
+        least = jnp.minimum(widths, _least(self.work, self.at_least, self.round_to))
         if self.together:
             kept = self._solved(values, active, jnp.zeros_like(widths), widths, widths, least, goal)
         else:
@@ -175,7 +176,8 @@ class Channels(Weight):
         """Returns the same share of each pool, the largest whose cost is within a goal, between some widths."""
         full, r = np.asarray(self.work.full), self.round_to
         shares = np.arange(_PARTS + 1)[:, None] / _PARTS
-        table = np.clip(np.floor(shares * full / r + 1e-9) * r, np.minimum(r, full), full).astype(np.int32)
+        lowest = _least(self.work, self.at_least, r)
+        table = np.clip(np.floor(shares * full / r + 1e-9) * r, lowest, full).astype(np.int32)
         widths = jnp.clip(table, least[None, :], most[None, :])
         fits = self.work.total(widths, jnp) <= goal * (1 + 1e-6)
         return widths[jnp.argmax(jnp.where(fits, jnp.arange(_PARTS + 1), 0))]
@@ -231,6 +233,13 @@ class Channels(Weight):
         return jax.lax.fori_loop(0, _HALVINGS, try_one, (jnp.float32(0), jnp.float32(1), least))[2]
 
 
+def _least(work: Work, at_least: float, round_to: int) -> np.ndarray:
+    """Returns how many channels of each pool stay in any case, int32[pools]: a share, rounded up, and one at least."""
+    full = np.asarray(work.full)
+    asked = np.maximum(np.ceil(at_least * full / round_to - 1e-9), 1) * round_to
+    return np.minimum(asked, full).astype(np.int32)
+
+
 def _total(x: Any) -> jax.Array:
     """Returns a sum as float32[], which no number of weights overflows."""
     return jnp.sum(x, dtype=jnp.float32)
@@ -244,13 +253,14 @@ def channels(
     whole: Sequence[str] = (),
     round_to: int = 1,
     together: bool = True,
+    at_least: float = 0.0,
 ) -> Channels:
     """Returns the channels of a network as a structure: a unit, head or channel is switched in all leaves that have it.
 
     All leaves that have channels are masked, biases and norms too, so that the output of a channel is zero and
     :func:`dstjax.compact` removes it. Scores are added up over the leaves that make a channel. Which channels stay is
     decided for all layers together, by the exact knapsack over what each layer costs at each width: the most score
-    within the budget. Each pool of channels that stand in the same leaves keeps one at least.
+    within the budget. Each pool of channels that stand in the same leaves keeps one at least, or ``at_least`` of them.
 
     A channel that was zeroed everywhere has no gradient and never learns: for growth take a method that keeps values
     behind its masks (``iee``, ``iee_structured``). Pruning (``gmp``, ``one_shot``, ``halp``) and masks that stay
@@ -266,12 +276,15 @@ def channels(
         layer.
       round_to: widths are multiples of this, or full.
       together: False keeps the same share of each pool in place of the knapsack.
+      at_least: share of the channels of each pool that stays whatever it costs, in [0, 1]. Under a small budget the
+        knapsack may leave single channels of a layer, through which all that follows must pass.
 
     Raises:
-      ValueError: a budget out of range or below one channel of each pool; a table of other channels.
+      ValueError: a budget out of range or below the channels that each pool keeps; a table of other channels.
     """
     check_integer("round_to", round_to, 1)
     check_bool("together", together)
+    check_number("at_least", at_least, "a share in [0, 1]", lambda x: 0 <= x <= 1)
     if not isinstance(getattr(found, "of", None), Mapping):
         raise ValueError(f"channels of {found!r} are not accepted; expected what dstjax.program.channels returns.")
     pools = Pools.of(without(found.of, whole))
@@ -285,10 +298,10 @@ def channels(
     if budget is not None:
         if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget <= 1:
             raise ValueError(f"budget={budget!r} is not accepted; expected a share of the dense cost in (0, 1].")
-        least = float(work.total(np.minimum(work.full, round_to))) / work.dense
+        least = float(work.total(_least(work, at_least, round_to))) / work.dense
         if least > budget:
+            of = f"at_least={at_least}" if at_least else f"{round_to} channel{'s' * (round_to > 1)}"
             raise ValueError(
-                f"budget={budget} is below {least:.3g} of the dense cost, that of {round_to} channel"
-                f"{'s' * (round_to > 1)} of each pool; expected more."
+                f"budget={budget} is below {least:.3g} of the dense cost, that of {of} of each pool; expected more."
             )
-    return Channels(pools, work, None if budget is None else float(budget), round_to, together)
+    return Channels(pools, work, None if budget is None else float(budget), round_to, together, float(at_least))

@@ -1,5 +1,6 @@
 """Channels over several leaves: what is whole, what it costs, and that the knapsack chooses it."""
 
+import math
 import pickle
 
 import jax
@@ -87,6 +88,23 @@ def test_drop_and_growth_are_the_knapsack_written_out():
         assert cost > 0.6  # growth fills what there is, in channels of up to a sixth
 
 
+@pytest.mark.parametrize(("at_least", "kept"), [(0, 1), (0.2, 2), (0.5, 3), (0.51, 4)])
+def test_a_pool_of_no_worth_keeps_what_it_keeps_at_least(at_least, kept):
+    structure = structure_of(costs=latency.analytic(small.network, small.params(), small.X), at_least=at_least)
+    worthless, other = (np.flatnonzero(np.asarray(structure.pools.pool_of) == pool) for pool in (0, 1))
+    assert (len(worthless), len(other)) == (6, 5)
+    values = jnp.zeros(11).at[other].set(1.0)
+    layouts = [None] * len(structure.pools.paths)
+    masks = [jnp.ones(structure.pools.shape(i), bool) for i in range(len(layouts))]
+    number = sum(m.size for m in masks)
+    keep = jnp.zeros(6, jnp.int32).at[0].set(int(0.6 * number))
+    scores = [jnp.broadcast_to(x, m.shape) for x, m in zip(structure.placed(values, layouts), masks, strict=True)]
+    found, _ = structure.drop(scores, masks, keep, lambda: None, keep, layouts)
+    widths = structure.widths_of(dict(zip(structure.pools.paths, found, strict=True)))
+    assert widths[0] == kept
+    assert structure.cost(found) <= structure.work.dense * 0.6 * (1 + 1e-5) or widths[1] == math.ceil(5 * at_least)
+
+
 def test_random_channels_fill_the_budget_evenly_and_compact_to_it():
     params = small.params()
     table = latency.analytic(small.network, params, small.X)
@@ -110,6 +128,9 @@ def test_random_channels_fill_the_budget_evenly_and_compact_to_it():
         (dict(budget=True), "budget=True is not accepted"),
         (dict(budget=1e-3), "below 0.0"),
         (dict(budget=0.5, round_to=5), "that of 5 channels of each pool"),
+        (dict(budget=0.2, at_least=0.5), "that of at_least=0.5 of each pool"),
+        (dict(at_least=1.5), "at_least=1.5 is not accepted; expected a share in"),
+        (dict(at_least="x"), "at_least='x'"),
         (dict(round_to=0), "round_to=0"),
         (dict(together=1), "together=1"),
         (dict(whole=["nowhere"]), "'nowhere' is in no path"),

@@ -62,3 +62,10 @@ def test_a_budget_is_a_share_of_the_dense_latency(budgets, tmp_path, capsys):
     assert latency.main(["--workdir", str(tmp_path / "new"), f"--budgets={budgets}"]) == 2
     assert "expected shares of the dense latency in (0, 1]" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("share", ["2", "-1", "nan", "much"])
+def test_what_a_layer_keeps_is_a_share_of_its_channels(share, tmp_path, capsys):
+    assert latency.main(["--workdir", str(tmp_path / "new"), f"--at_least={share}"]) == 2
+    assert "expected a share of the channels in [0, 1]" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

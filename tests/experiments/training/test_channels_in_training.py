@@ -55,11 +55,11 @@ def test_a_table_of_another_machine_is_taken(conv, tmp_path):
 
 
 def test_channels_that_all_stay_are_left_out_of_the_table_of_operations(conv):
-    text = "channels(budget=0.5, costs='flops', whole=['ShiftedConv_0'])"
+    text = "channels(budget=0.5, costs='flops', whole=['ShiftedConv_0'], at_least=0.2)"
     found = configuration.plan(conv(method="halp", structure=text)).method.masking.structure
     assert found == dstjax.structures.channels(
         shapes.channels_of(*NETWORK), costs=shapes.channel_flops(*NETWORK, ("ShiftedConv_0",)), budget=0.5,
-        whole=["ShiftedConv_0"],
+        whole=["ShiftedConv_0"], at_least=0.2,
     )  # fmt: skip
     assert found != structure(shapes.channel_flops(*NETWORK))
 
