@@ -105,7 +105,6 @@ def pytest_collection_finish() -> None:
 def few_programs() -> Iterator[None]:
     """Lets go of compiled programs once there are many: each holds memory maps, of which a process may have 65,530."""
     yield
-    contexts.forget()
     maps = Path("/proc/self/maps")
     if maps.exists() and maps.read_bytes().count(b"\n") > MANY_MAPS:
         trainer = sys.modules.get("experiments.training.trainer")

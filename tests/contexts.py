@@ -1,34 +1,38 @@
-"""One context of MLIR for all programs of a module of tests.
+"""One context of MLIR for many programs, as jax 0.12 has it too.
 
-jax makes one for every program, which takes as long as a small program itself, and eager tests have thousands of small
-ones. Whoever uses dstjax has none of this: it reaches into a private module of jax, and does nothing where that has
-changed.
+Older jax makes one for every program, which takes as long as a small program itself, and eager tests have thousands of
+small ones. This reaches into a private module of jax, and does nothing where that has changed.
 """
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
-_held: list[Any] = []
+USES = 100  # of a context: what it knows of programs stays in memory as long as it does
+
+
+class _Held(threading.local):
+    """The context of a thread: a dialect that one thread registers must not meet another."""
+
+    context: Any = None
+    uses = 0
 
 
 def share() -> None:
-    """Makes programs take the context that is held, from here on."""
+    """Makes programs share contexts, from here on."""
     try:
         from jax._src.interpreters import mlir
     except ImportError:
         return
     make: Callable[[], Any] | None = getattr(mlir, "make_ir_context", None)
-    if make is None:
+    if make is None or hasattr(mlir, "_thread_local_context"):
         return
+    held = _Held()
 
     def shared() -> Any:
-        if not _held:
-            _held.append(make())
-        return _held[0]
+        if held.uses % USES == 0:
+            held.context = make()
+        held.uses += 1
+        return held.context
 
     mlir.make_ir_context = shared
-
-
-def forget() -> None:
-    """Lets go of the context: what it knows of programs stays in memory as long as it does."""
-    _held.clear()
