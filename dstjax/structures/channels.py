@@ -1,6 +1,7 @@
 """Whole channels of a network, over all leaves that have them, under one budget."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from dstjax._arrays.knapsack import solve
 from dstjax._arrays.leaves import named_masks
+from dstjax._arrays.trees import is_traced
 from dstjax.checks import check_bool, check_integer, check_number
 from dstjax.structures.pools import Pools, without
 from dstjax.structures.weights import Array, Arrays, Kept, Layouts, Scores, Shapes, Stored, Weight
@@ -74,7 +76,11 @@ class Channels(Weight):
     # --- Masks ---
 
     def counts(self, shapes: Shapes, counts: Mapping[str, Any], stored: Stored | None = None) -> dict[str, Any]:
-        """Returns the numbers asked for: what a layer gets is decided for all together."""
+        """Returns the numbers asked for: what a layer gets is decided for all together.
+
+        Raises:
+          ValueError: other leaves than those of the channels; or fewer weights than those that stay in any case.
+        """
         wrong = [path for path in self.pools.paths if path not in shapes]
         if wrong or len(shapes) != len(self.pools.paths):
             told = wrong or [path for path in shapes if path not in self.pools.paths]
@@ -82,6 +88,9 @@ class Channels(Weight):
                 f"structure={self} is of another network, or masks other leaves: {', '.join(map(repr, told))}; "
                 "expected all leaves that have channels, which it masks by default."
             )
+        if self.budget is None and not any(is_traced(n) for n in counts.values()):
+            share = sum(float(np.sum(n)) for n in counts.values()) / sum(math.prod(s) for s in shapes.values())
+            self._check_share("a density of ", share)
         return dict(counts)
 
     def best(self, scores: Sequence[jax.Array], counts: Any, layouts: Layouts = None) -> Arrays:
@@ -158,6 +167,15 @@ class Channels(Weight):
         if shapes != known:
             raise ValueError(
                 f"structure={self} is of leaves of shapes {known}, not {shapes}; expected its own network."
+            )
+
+    def _check_share(self, what: str, share: float) -> None:
+        least = float(self.work.total(_least(self.work, self.at_least, self.round_to))) / self.work.dense
+        if share < least * (1 - 1e-6):
+            n = self.round_to
+            of = f"at_least={self.at_least}" if self.at_least else f"{n} channel{'s' * (n > 1)}"
+            raise ValueError(
+                f"{what}{share:.3g} is below {least:.3g} of the dense cost, that of {of} of each pool; expected more."
             )
 
     def _values(self, scores: Sequence[jax.Array], layouts: Layouts) -> jax.Array:
@@ -296,12 +314,8 @@ def channels(
     if costs is not None:
         work.check(pools, found.of, found.multiplied() if hasattr(found, "multiplied") else ())
     if budget is not None:
-        if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget <= 1:
-            raise ValueError(f"budget={budget!r} is not accepted; expected a share of the dense cost in (0, 1].")
-        least = float(work.total(_least(work, at_least, round_to))) / work.dense
-        if least > budget:
-            of = f"at_least={at_least}" if at_least else f"{round_to} channel{'s' * (round_to > 1)}"
-            raise ValueError(
-                f"budget={budget} is below {least:.3g} of the dense cost, that of {of} of each pool; expected more."
-            )
-    return Channels(pools, work, None if budget is None else float(budget), round_to, together, float(at_least))
+        check_number("budget", budget, "a share of the dense cost in (0, 1]", lambda b: 0 < b <= 1)
+    structure = Channels(pools, work, None if budget is None else float(budget), round_to, together, float(at_least))
+    if budget is not None:
+        structure._check_share("budget=", budget)
+    return structure

@@ -143,6 +143,15 @@ def test_bad_options(options, said):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"), [({}, "that of 1 channel of each pool"), ({"at_least": 0.5}, "that of at_least=0.5")]
+)
+def test_a_sparsity_that_leaves_less_than_each_pool_keeps_is_refused(options, said):
+    method = methods.static(sparsity=0.99, distribution="uniform", structure=structure_of(**options))
+    with pytest.raises(ValueError, match=rf"a density of 0\.0209 is below 0\.\d+ of the dense cost, {said}"):
+        dstjax.sparsify(optax.sgd(0.1), method).init(small.params())
+
+
 def test_what_is_of_another_network_is_refused():
     structure, params = structure_of(budget=0.5), small.params()
     table = latency.analytic(small.network, params, small.X, whole=["a/kernel"])
