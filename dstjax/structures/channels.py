@@ -302,6 +302,9 @@ def channels(
     """
     check_integer("round_to", round_to, 1)
     check_bool("together", together)
+    for name, share in (("at_least", at_least), ("budget", budget)):
+        if is_traced(share):
+            raise ValueError(f"{name} is traced; a structure is made before a program is: expected a number.")
     check_number("at_least", at_least, "a share in [0, 1]", lambda x: 0 <= x <= 1)
     if not isinstance(getattr(found, "of", None), Mapping):
         raise ValueError(f"channels of {found!r} are not accepted; expected what dstjax.program.channels returns.")

@@ -143,6 +143,12 @@ def test_bad_options(options, said):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["budget", "at_least"])
+def test_a_share_is_known_before_a_program_is_made(name):
+    with pytest.raises(ValueError, match=f"{name} is traced; .*expected a number"):
+        jax.jit(lambda share: structure_of(**{name: share}).pools.number * share)(0.5)
+
+
 @pytest.mark.parametrize(
     ("options", "said"), [({}, "that of 1 channel of each pool"), ({"at_least": 0.5}, "that of at_least=0.5")]
 )
