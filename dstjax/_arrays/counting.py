@@ -19,7 +19,8 @@ from jax import lax
 
 from dstjax._arrays import sums
 from dstjax._arrays.platforms import is_cpu, is_tpu
-from dstjax._arrays.rows import WIDTH, Rows, cut, picked
+from dstjax._arrays.rows import WIDTH, Rows, cut
+from dstjax._arrays.segments import Segments, picked
 from dstjax._arrays.shards import Shards, may_be_cut
 from dstjax._arrays.sums import Scalars
 
@@ -193,26 +194,21 @@ class Blocks:
         # Lanes in the order of the blocks: their numbers, how many rows they have, the first row, and the block.
         lanes = self._lane_numbers([*self.alone, *self.small])
         number = np.concatenate([np.repeat(alone, [self.lanes[i] for i in self.alone]), self.rows.of_lane]).astype(int)
-        first = np.cumsum([0, *number])
+        first = np.cumsum(number) - number
         ends = np.cumsum([0, *(len(x) for x in rows)])
-        block = np.searchsorted(ends, first[:-1], side="right") - 1
-        lane_of_row = np.repeat(np.arange(len(number)), number)
+        block = np.searchsorted(ends, first, side="right") - 1
 
-        counts = jnp.concatenate([sums.of_rows(x) for x in rows])
-        before = jnp.cumsum(counts, dtype=jnp.uint32) - counts
-        before = before - before[first[:-1]][lane_of_row]
         room = room[lanes]
-        passed = jnp.cumsum(before + counts <= room[lane_of_row], dtype=jnp.int32)[first[1:] - 1]
-        row = jnp.minimum(jnp.diff(passed, prepend=0), number - 1)
-        at = row + first[:-1]
+        row, before = Segments(number).after(sums.flags_of_rows(rows), room)
         width = max(x.shape[1] for x in rows)
-        looked_at = [
-            jnp.pad(x[at[np.flatnonzero(block == b)] - ends[b]], ((0, 0), (0, width - x.shape[1])))
-            for b, x in enumerate(rows)
-        ]
+        looked_at = []
+        for b, x in enumerate(rows):
+            at = row[block == b] + (first[block == b] - ends[b]).astype(np.uint32)
+            mine = lax.dynamic_slice_in_dim(x, at[0], 1) if len(at) == 1 else x[at]
+            looked_at.append(jnp.pad(mine, ((0, 0), (0, width - x.shape[1]))))
         length = np.array([x.shape[1] for x in rows], np.uint32)[block]
-        place = jnp.minimum(sums.after(jnp.concatenate(looked_at), room - before[at]), length)
-        return (row.astype(jnp.uint32) * length + place)[np.argsort(lanes)]
+        place = jnp.minimum(sums.after(jnp.concatenate(looked_at), room - before), length)
+        return (row * length + place)[np.argsort(lanes)]
 
     def _matrix(self, i: int, x: jax.Array) -> jax.Array:
         """Returns a tensor with a row for each lane."""

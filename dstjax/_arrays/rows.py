@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dstjax._arrays.segments import Segments, picked
+
 WIDTH = 1024  # entries of a row
 COMPARED = 2**22  # rows times lanes up to which a row finds its lane by comparison, off the CPU: a gather takes longer
 
@@ -58,20 +60,12 @@ class Rows:
         if self.is_compared:
             zero = jnp.uint32(0)
             return jnp.stack([jnp.sum(jnp.where(self._is_of(), n[:, None], zero), 0, jnp.uint32) for n in table])
-        sums = jnp.pad(jnp.cumsum(table, axis=1, dtype=jnp.uint32), ((0, 0), (1, 0)))
-        return sums[:, self.starts[1:]] - sums[:, self.starts[:-1]]
+        return Segments(self.of_lane).sums(table)
 
     def _is_of(self) -> jax.Array:
         """Whether each row is of each lane, bool[rows, lanes]."""
         lane = jnp.asarray(np.repeat(np.arange(len(self.numbers), dtype=np.int32), self.of_lane))
         return lane[:, None] == lax.iota(jnp.int32, len(self.numbers))[None]
-
-
-def picked(x: jax.Array, places: np.ndarray) -> jax.Array:
-    """Returns some entries of the last axis; those that follow one another without a gather."""
-    if len(places) and np.array_equal(places, np.arange(places[0], places[0] + len(places))):
-        return lax.slice_in_dim(x, int(places[0]), int(places[-1]) + 1, axis=-1)
-    return x[..., places]
 
 
 def cut(x: jax.Array, start: Any, length: int) -> jax.Array:

@@ -16,10 +16,11 @@ from dstjax._arrays.shards import Shards
 from dstjax._arrays.sums import Scalars
 from dstjax._arrays.wide import Wide
 
-# Bits of a threshold that one pass resolves, by platform; any number of them gives the same masks. On CPU two and three
-# are about equally fast. The others are not measured: there each kernel costs its start, so fewer passes should pay.
-# But a TPU's compiler takes twice as long over three. `python -m experiments.benchmarks --only selection` finds out.
-BITS_PER_PASS = MappingProxyType({"cpu": 3, "gpu": 3, "tpu": 2})
+# Bits of a threshold that one pass resolves, by platform; any number of them gives the same masks. On a CPU two are
+# faster than one or three, and compile in less time than three. The others are not measured: there each kernel costs
+# its start, so fewer passes should pay, but a TPU's compiler takes twice as long over three.
+# `python -m experiments.benchmarks --only selection` finds out.
+BITS_PER_PASS = MappingProxyType({"cpu": 2, "gpu": 3, "tpu": 2})
 BITS_ELSEWHERE = 3  # where tensors are spread by hand too: each pass waits for other devices
 
 

@@ -1,6 +1,7 @@
 """Sums over a tensor in one pass, on a CPU row by row in one piece; traced once for all tensors of a size."""
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -31,23 +32,38 @@ def bits(x: jax.Array, kept: tuple[int, ...], by_rows: bool) -> Scalars:
     return _sum([set_bits, lax.population_count(~x)] if by_rows else [set_bits], kept, by_rows)
 
 
+def of_rows(x: jax.Array) -> jax.Array:
+    """Sums over the last axis: uint32[..., columns] to uint32[...], modulo 2**32."""
+    total, opposite = _reduce([x, ~x], (x.ndim - 1,))
+    # A number and its opposite add up to -1. Both sums are read, so that both are computed.
+    return jnp.minimum(total, np.uint32(-x.shape[-1] % 2**32) - opposite)
+
+
 @jax.jit
-def of_rows(flags: jax.Array) -> jax.Array:
-    """Counts the flags of each row, uint32[rows]."""
-    true, false = _count([flags], (0,), True, jnp.uint16)
-    return jnp.minimum(true, jnp.uint32(flags.shape[1]) - false)
+def flags_of_rows(flags: Sequence[jax.Array]) -> jax.Array:
+    """Counts the flags of each row of some matrices, uint32[rows of all]."""
+    row = jnp.uint16 if max(x.shape[1] for x in flags) <= np.iinfo(np.uint16).max else jnp.uint32
+    counts = [_reduce([x.astype(row), (~x).astype(row)], (1,)) for x in flags]
+    true, false = (jnp.concatenate(x).astype(jnp.uint32) for x in zip(*counts, strict=True))
+    width = np.concatenate([np.full(x.shape[0], x.shape[1], np.uint32) for x in flags])
+    return jnp.minimum(true, width - false)
 
 
-def after(flags: jax.Array, room: jax.Array) -> jax.Array:
-    """Returns the highest place of each row before which at most ``room`` flags are set, uint32[rows]."""
-    index = lax.broadcasted_iota(jnp.uint32, flags.shape, 1)
-    bits = flags.shape[1].bit_length()
+def before_of_rows(x: jax.Array, place: jax.Array) -> jax.Array:
+    """Sums what lies before a place of each row: of numbers uint32[rows, columns], or of flags; uint32[rows]."""
+    is_before = lax.broadcasted_iota(jnp.uint32, x.shape, 1) < place[:, None]
+    return flags_of_rows([x & is_before]) if x.dtype == jnp.bool_ else of_rows(jnp.where(is_before, x, 0))
+
+
+def after(x: jax.Array, most: jax.Array) -> jax.Array:
+    """Returns the highest place of each row before which the numbers, or flags, add up to at most ``most``: uint32."""
+    bits = x.shape[1].bit_length()
 
     def narrow(i: Any, place: jax.Array) -> jax.Array:
         further = place + (jnp.uint32(1) << jnp.uint32(bits - 1 - i))
-        return jnp.where(of_rows(flags & (index < further[:, None])) <= room, further, place)
+        return jnp.where(before_of_rows(x, further) <= most, further, place)
 
-    return lax.fori_loop(0, bits, narrow, jnp.zeros_like(room))
+    return lax.fori_loop(0, bits, narrow, jnp.zeros_like(most))
 
 
 def _count(tests: list[jax.Array], kept: tuple[int, ...], by_rows: bool, row: Any = jnp.uint32) -> Scalars:
