@@ -17,12 +17,12 @@ def root_mean_square(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     over one axis after another, so that it has these bits however many entries there are.
 
     Args:
-      x: real numbers; what is not finite counts as 0.
+      x: real numbers; what is not finite counts as 0. The mean of none is 0.
       axes: at least one.
     """
     size = jnp.abs(x.astype(jnp.float32))
     size = jnp.where(jnp.isfinite(size), size, 0)
-    bits = lax.bitcast_convert_type(jnp.max(size, axis=axes, keepdims=True), jnp.uint32)
+    bits = lax.bitcast_convert_type(jnp.max(size, axis=axes, keepdims=True, initial=0), jnp.uint32)
     unit = lax.bitcast_convert_type(bits & jnp.uint32(0x7F800000), jnp.float32)  # 0 where all is 0, or subnormal
     rest = jnp.square(jnp.where(unit > 0, size / unit, 0))  # below 4
     width = min(14, 30 - max(x.shape[a] for a in axes).bit_length())  # so that no sum of digits reaches 2**32
@@ -33,12 +33,15 @@ def root_mean_square(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
         # The last is rounded: what is cut off of many small squares would add up.
         digits.append(jnp.floor(rest) if place < places else jnp.round(rest))
     numbers = [d.astype(jnp.uint32) for d in reversed(digits)]  # the last digit first
+    # Squares below 4 add up to less than 4 times their number: digits above are 0, and their units beyond float32.
+    number = math.prod(x.shape[a] for a in axes)
+    above = -(-(2 + number.bit_length()) // width)
     for axis in axes:
-        numbers = _carried(_sums(numbers, axis), width)
+        numbers = _carried(_sums(numbers, axis), width)[: places + above]
     total = jnp.zeros_like(unit)
     for place, n in reversed(list(enumerate(numbers, 1 - len(digits)))):
         total = total + n.astype(jnp.float32) * 2.0 ** (place * width)
-    return unit * jnp.sqrt(total / math.prod(x.shape[a] for a in axes))
+    return unit * jnp.sqrt(total / max(number, 1))
 
 
 def _sums(numbers: list[jax.Array], axis: int) -> list[jax.Array]:

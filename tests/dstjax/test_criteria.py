@@ -260,3 +260,30 @@ def test_narrow_floats_are_scored_as_wide_ones(role, dtype):
         wide = narrow._replace(weight=narrow.weight.astype("float32"), gradient=narrow.gradient.astype("float32"))
         score = criteria.resolve(role, name)
         np.testing.assert_allclose(score(narrow).astype("float32"), score(wide).astype("float32"), rtol=1e-6)
+
+
+UNITS = {
+    "dst_ee of the gradient": lambda: criteria.dst_ee(scale="gradient"),
+    "dst_ee of balanced": lambda: criteria.dst_ee(of="balanced"),
+    "alive first": lambda: criteria.alive_first(criteria.balanced),
+}
+
+
+@pytest.mark.parametrize("name", [*criteria.DROP, *criteria.GROW, *UNITS])
+def test_scores_do_not_depend_on_how_many_axes_a_window_has(name):
+    """Of a kernel of (window..., in, out): those of the matrix with all of its rows, bit for bit."""
+    criterion = ({**criteria.DROP, **criteria.GROW} | UNITS)[name]()
+    w, g, m = np.random.default_rng(7).normal(size=(3, 48, 5)).astype(np.float32)
+    given = {"counter": np.arange(240, dtype=np.uint8), "memory": m}
+
+    def scores(shape):
+        others = {n: jnp.asarray(x.reshape(shape)) for n, x in given.items()}
+        leaf = leaf_of(w.reshape(shape), g.reshape(shape), (w > -1).reshape(shape), 20, **others)
+        together = getattr(criterion, "of_all", None)
+        return np.asarray(criterion(leaf) if together is None else together([leaf])[0])
+
+    expected = scores((48, 5))
+    assert np.isfinite(expected).all()
+    assert len(np.unique(expected)) > 2
+    for shape in ((4, 12, 5), (2, 2, 12, 5), (2, 2, 2, 6, 5), (2, 2, 2, 2, 3, 5)):
+        np.testing.assert_array_equal(scores(shape).reshape(48, 5), expected, str(shape))

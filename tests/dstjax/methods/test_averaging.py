@@ -154,6 +154,19 @@ def test_root_mean_squares_are_exact_in_any_order(axis):
     assert root_mean_square(jnp.zeros((3, 4)), (0, 1)) == 0
 
 
+@pytest.mark.parametrize("shape", [(7,), (70_000, 2), (2, 3, 5), (3, 3, 4, 8), (2, 2, 3, 2, 5), (1, 1, 1, 1), (0, 3)])
+def test_root_mean_squares_of_all_axes(shape):
+    """However many they are: a sum of many has digits of its own for each, and none of them is beyond float32."""
+    x = np.random.default_rng(4).normal(size=shape).astype(np.float32)
+    for axes in (tuple(range(len(shape))), (0,)):
+        found = root_mean_square(jnp.asarray(x), axes)
+        if 0 not in (shape[a] for a in axes):
+            np.testing.assert_allclose(found, np.sqrt((x.astype(np.float64) ** 2).mean(axes, keepdims=True)), rtol=1e-6)
+        below_two = np.nextafter(np.float32(2), 0)
+        high = root_mean_square(jnp.full(shape, below_two), axes)
+        np.testing.assert_allclose(high, np.full(high.shape, below_two if x.size else 0), rtol=1e-6)
+
+
 def test_a_large_entry_hides_no_small_ones():
     """A layer of a million weights, of which one is a thousand times the others: all count, to the last digits."""
     x = jax.random.normal(jax.random.key(3), (1024, 1024)).at[5, 7].set(1000.0)
