@@ -58,7 +58,9 @@ class Segments:
 
 
 def _taken(x: jax.Array, places: np.ndarray) -> jax.Array:
-    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)])[..., places]
+    """Returns the entries at some places of the last axis, 0 at the place behind the last one."""
+    padded = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, 1)]) if np.any(places == x.shape[-1]) else x
+    return picked(padded, places.reshape(-1)).reshape(*x.shape[:-1], *places.shape)
 
 
 def picked(x: jax.Array, places: np.ndarray) -> jax.Array:

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dstjax._arrays.segments import ALIKE, Segments
@@ -13,6 +13,7 @@ LENGTHS = st.lists(
 
 
 @settings(max_examples=20)
+@example([ALIKE + 1] * 3, 0)  # no place beside them: nothing is gathered
 @given(LENGTHS, st.integers(0, 2**32 - 1))
 def test_each_segment_is_summed(lengths, seed):
     table = np.random.default_rng(seed).integers(0, 2**32, (3, sum(lengths)), np.uint32)
@@ -22,6 +23,7 @@ def test_each_segment_is_summed(lengths, seed):
 
 
 @settings(max_examples=20)
+@example([ALIKE + 1] * 3, 0)  # no place beside them: nothing is gathered
 @given(LENGTHS, st.integers(0, 2**32 - 1))
 def test_the_last_entry_before_which_there_is_room(lengths, seed):
     rng = np.random.default_rng(seed)
