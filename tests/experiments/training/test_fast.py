@@ -24,7 +24,7 @@ def config_of(method="rigl", **changes):
     for name, value in {**usual, **changes}.items():
         if name in config and (name in known or name in configuration.RUN_FIELDS):
             config[name] = value
-    config.model.sizes = (10,)
+    config.model.sizes = (12,)  # groups of four fit
     return config
 
 
