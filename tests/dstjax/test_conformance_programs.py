@@ -41,10 +41,12 @@ def test_donation_of_the_whole_train_state(name):
     donating = jax.jit(lambda carry, grads: step(tx, *carry, grads, **needed(name, grads)), donate_argnums=0)
     carry = started(tx)
     reference = jax.tree.map(jnp.array, carry)
+    # Where each call is a mask update it counts anew what it tracks, and jax does not take what no program reads.
+    unread = {"tracked": None} if all(is_update(name, t) for t in range(1, 8)) else {}
     for t in range(1, 8):
         grads = grads_at(reference[0], t)
         before, carry = carry, donating(carry, grads)
-        used = (before[0], before[1]._replace(view=None))  # a view is made anew from the step
+        used = (before[0], before[1]._replace(view=None, **unread))  # a view is made anew from the step
         assert all(leaf.is_deleted() for leaf in jax.tree.leaves(used) if leaf.size)
         reference = step(tx, *reference, grads, **needed(name, grads))
     if not excused(name, "rounding"):
