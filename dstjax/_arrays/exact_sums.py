@@ -25,7 +25,8 @@ def root_mean_square(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     bits = lax.bitcast_convert_type(jnp.max(size, axis=axes, keepdims=True, initial=0), jnp.uint32)
     unit = lax.bitcast_convert_type(bits & jnp.uint32(0x7F800000), jnp.float32)  # 0 where all is 0, or subnormal
     rest = jnp.square(jnp.where(unit > 0, size / unit, 0))  # below 4
-    width = min(14, 30 - max(x.shape[a] for a in axes).bit_length())  # so that no sum of digits reaches 2**32
+    longest = max(x.shape[a] for a in axes)
+    width = max(1, min(14, 30 - longest.bit_length()))  # so that no sum of digits reaches 2**32
     digits = [jnp.floor(rest)]
     places = -(-BITS // width)
     for place in range(1, places + 1):

@@ -167,6 +167,12 @@ def test_root_mean_squares_of_all_axes(shape):
         np.testing.assert_allclose(high, np.full(high.shape, below_two if x.size else 0), rtol=1e-6)
 
 
+def test_root_mean_squares_of_long_axes_can_be_traced():
+    for length in (2**28, 2**29, 2**30):
+        x = jax.ShapeDtypeStruct((length, 2), jnp.float32)
+        assert jax.eval_shape(lambda x: root_mean_square(x, (0,)), x).shape == (1, 2)
+
+
 def test_a_large_entry_hides_no_small_ones():
     """A layer of a million weights, of which one is a thousand times the others: all count, to the last digits."""
     x = jax.random.normal(jax.random.key(3), (1024, 1024)).at[5, 7].set(1000.0)
