@@ -155,10 +155,15 @@ def _switch(
     """Drops and grows in leaves whose numbers are known; see :func:`drop_and_grow_all`."""
     shapes, layouts = [leaf.weight.shape for leaf in leaves], tuple(leaf.layout for leaf in leaves)
     masks = [leaf.mask for leaf in leaves]
-    scores = _scored("drop", drop, leaves)
-    if still is not None and together:  # in one ranking they come first; their numbers are among n_kept
-        scores = [jnp.where(s, _highest(x.dtype), x) for s, x in zip(still, scores, strict=True)]
-    kept, room = structure.drop(scores, masks, stay, lambda: _scored("grow", grow, leaves), target, layouts)
+    choose = getattr(drop, "choose", None)
+    if choose is not None and structure == WEIGHT and not together:
+        kept = returned.masks(drop, "drop", choose(leaves), masks)
+        room = [~k for k in kept]
+    else:
+        scores = _scored("drop", drop, leaves)
+        if still is not None and together:  # in one ranking they come first; their numbers are among n_kept
+            scores = [jnp.where(s, _highest(x.dtype), x) for s, x in zip(still, scores, strict=True)]
+        kept, room = structure.drop(scores, masks, stay, lambda: _scored("grow", grow, leaves), target, layouts)
     if not regrow_dropped:
         room = [r & ~m for r, m in zip(room, masks, strict=True)]
     is_exact = getattr(structure, "exact", False) and not together
