@@ -1,6 +1,7 @@
 """Runs the program of a network on smaller parameters: the same equations, in smaller shapes."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from dstjax.program.channel_record import Place, Record
 from dstjax.program.labels import Ints
 from dstjax.program.primitives import scan_sizes
 from dstjax.program.walking import apply, programs, walk
+
+_MOVED = 32  # multiply-adds that take about as long as moving one number on a CPU
 
 
 class Cutter:
@@ -43,6 +46,36 @@ class Cutter:
                 x = jnp.take(jnp.asarray(x), np.flatnonzero(keep), axis=k)
         return x
 
+    def _filled(self, eqn: Any, operands: list[Any], cuts: Sequence[Sequence[Ints] | None]) -> list[Any] | None:
+        """Fills up the weights of a product with zeros for data that is not read, where that is less work than a cut.
+
+        Returns the operands, or None where data is to be cut.
+        """
+        contracted, batched = eqn.params["dimension_numbers"]
+        for data, weights in ((0, 1), (1, 0)):
+            axes = cuts[data]
+            if axes is None or cuts[weights] is not None:
+                continue
+            x, w, keep = operands[data], operands[weights], [self.keep(labels) for labels in axes]
+            if not all(k.all() for a, k in enumerate(keep) if a not in contracted[data]):
+                return None
+            pairs = [(keep[a], b) for a, b in zip(contracted[data], contracted[weights], strict=True)]
+            shape = list(np.shape(w))
+            inner = {b for _, b in pairs} | set(batched[weights])
+            outputs = math.prod(n for b, n in enumerate(shape) if b not in inner)
+            for k, b in pairs:
+                shape[b] = len(k)
+            size = math.prod(int(k.sum()) for k in keep)
+            more = outputs * (math.prod(np.shape(x)) - size)
+            if more + _MOVED * math.prod(shape) > _MOVED * size:
+                return None
+            for k, b in pairs:
+                if not k.all():  # places beyond the end are filled with zeros
+                    places = np.where(k, np.cumsum(k) - 1, k.sum())
+                    w = jnp.take(w, places, axis=b, mode="fill", fill_value=0)
+            return [x, w] if data == 0 else [w, x]
+        return None
+
     def _all_cut(self, found: Sequence[Any], key: Place) -> list[Any]:
         """Cuts those of some results that are held in full, where all of them are to be cut."""
         return [self._cut(x, axes) for x, axes in zip(found, self._record.ends[key], strict=True)]
@@ -51,7 +84,8 @@ class Cutter:
         name, inner = eqn.primitive.name.replace("-", "_"), programs(eqn)
         if place in self._record.cuts:
             cuts = self._record.cuts[place]
-            operands = [self._cut(x, axes) for x, axes in zip(operands, cuts, strict=True)]
+            filled = self._filled(eqn, operands, cuts) if name == "dot_general" else None
+            operands = filled or [self._cut(x, axes) for x, axes in zip(operands, cuts, strict=True)]
         if place in self._record.looked_into:
             if name in _LOOPS:
                 return _LOOPS[name](self, eqn, operands, place)
