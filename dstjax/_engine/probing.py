@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dstjax._arrays.layout import lanes_of
 from dstjax._arrays.trees import is_traced
 from dstjax._engine.counts import Layouts
 from dstjax.method import Method
@@ -39,6 +40,38 @@ def check_scores(method: Method, known: Layouts, weights: Mapping[str, Any]) -> 
                 f"the rule {what}={described(rule)} is not accepted: on random numbers it returned nothing finite for "
                 f"leaf {path!r} of shape {tuple(weights[path].shape)}; expected a score that ranks the weights."
             )
+        if what == "drop" and hasattr(rule, "choose"):
+            _check_choice(rule, path, _tried(method, _Chosen(rule), weights[path], known[path]), known[path])
+
+
+class _Chosen(NamedTuple):
+    """What a rule that chooses marks in one leaf; None where that is no mask, as the first update says."""
+
+    rule: Any
+
+    def __call__(self, leaf: Leaf) -> Any:
+        found = self.rule.choose([leaf])[0]
+        return found if found.dtype == jnp.bool_ and found.shape == leaf.mask.shape else None
+
+
+def _check_choice(rule: Any, path: str, found: np.ndarray | None, layout: Any) -> None:
+    """Refuses a choice that keeps what is not active, or another number than its budget leaves."""
+    if found is None:
+        return
+    active, kept = _active(found.shape), found != 0
+    axes = tuple(a for a in range(kept.ndim) if a not in lanes_of(layout))
+    numbers, expected = kept.sum(axis=axes), active.sum(axis=axes) - 1
+    if (kept & ~active).any() or (numbers != expected).any():
+        raise ValueError(
+            f"the rule drop={described(rule)} is not accepted: asked to drop one of {np.max(expected) + 1} active "
+            f"weights of a layer of leaf {path!r}, it marked {np.max(numbers)}, {int((kept & ~active).sum())} of them "
+            "not active; expected as many active weights of each layer as its budget leaves (dstjax.rules.choosing)."
+        )
+
+
+def _active(shape: tuple[int, ...]) -> np.ndarray:
+    """A mask of half of the weights."""
+    return np.arange(math.prod(shape)).reshape(shape) % 2 == 0
 
 
 def _is_known(rule: Any) -> bool:
@@ -51,7 +84,7 @@ def _tried(method: Method, rule: Any, weight: Any, layout: Any) -> np.ndarray | 
     """The scores of a leaf half of which is active; None where they cannot be computed now."""
     rng = np.random.default_rng(0)
     shape, remembered, assumed = tuple(weight.shape), method.remembered, method.updates
-    mask = np.arange(math.prod(shape)).reshape(shape) % 2 == 0
+    mask = _active(shape)
     numbers = rng.standard_normal((3, *shape))
     with jax.ensure_compile_time_eval():
         arrays = [jnp.asarray(x, weight.dtype) for x in (numbers[0] * mask, *numbers[1:])]

@@ -77,6 +77,43 @@ def test_what_is_no_mask_is_refused(rule):
         trained(rule)
 
 
+@choosing
+def one_too_many(leaves):
+    numbers = jnp.stack([jnp.sum(leaf.mask) - leaf.budget - 1 for leaf in leaves])
+    return top_k_masks([abs(leaf.weight) for leaf in leaves], numbers, where=[leaf.mask for leaf in leaves])
+
+
+@choosing
+def among_all(leaves):
+    numbers = jnp.stack([jnp.sum(leaf.mask) - leaf.budget for leaf in leaves])
+    return top_k_masks([abs(leaf.gradient) for leaf in leaves], numbers)
+
+
+@pytest.mark.parametrize("rule", [one_too_many, among_all])
+def test_a_choice_of_another_number_or_of_inactive_weights_is_refused(rule):
+    with pytest.raises(ValueError, match=rf"drop={rule.__name__} is not accepted: asked to drop one of"):
+        trained(rule)
+
+
+@pytest.mark.parametrize("fewer", [0, 1])
+def test_a_choice_in_each_layer_of_a_stack(fewer):
+    @choosing
+    def in_each(leaves):
+        numbers = jnp.sum(leaves[0].mask, axis=(1, 2)) - leaves[0].budget - fewer
+        masks = [leaf.mask for leaf in leaves]
+        return top_k_masks([abs(leaves[0].weight)], numbers, where=masks, layouts=(leaves[0].layout,))
+
+    tx = dstjax.sparsify(optax.sgd(0.1), methods.rigl(**PLAN, drop=in_each), layout="stack in out")
+    params = {"kernel": jnp.linspace(-1.0, 1.0, 3 * 8 * 6).reshape(3, 8, 6)}
+    if fewer:
+        with pytest.raises(ValueError, match="expected as many active weights of each layer"):
+            tx.init(params)
+    else:
+        opt_state = tx.init(params)
+        _, opt_state = jax.jit(tx.update)(params, opt_state, dstjax.apply_masks(params, opt_state))
+        assert dstjax.get_masks(opt_state)["kernel"].sum(axis=(1, 2)).tolist() == [24, 24, 24]
+
+
 def rankings(jaxpr):
     """How many selections a program holds."""
     found = 0
