@@ -6,7 +6,8 @@
 * ``selection``: the choice of 3 % of a matrix in every dtype, and of each tensor of a network, masks as booleans.
 * ``frameworks``: a whole training step in plain JAX, Linen, NNX, Equinox and Haiku.
 * ``layouts``: mask updates in every layout, with structures too; on a slice alone.
-* ``scaling``: dense, between and update for the other models of the scaling benchmark; on a slice alone.
+* ``scaling``: dense, between and update for the other models of the scaling benchmark; on one chip for ViT-B/16, which
+  is ranked in parts, with SET.
 """
 
 import functools
@@ -82,12 +83,13 @@ def programs(devices: int, methods: Sequence[str], groups: Sequence[str]) -> Ite
             for name in LAID_OUT:
                 case = {"tree": "a convolution and two matrices", "layout": layout}
                 yield _step("layouts", case, collectives.TREE, name, "update", layout)
-    if "scaling" in groups and devices > 1:
-        for model in (n for n, m in scaling.MODELS.items() if devices in m.devices and n != DECODER):
-            for tree, of_tree in _decoders(model).items():
-                yield _step("scaling", {"tree": tree}, of_tree, "dense", "step")
-                for step in ("between", "update"):
-                    yield _step("scaling", {"tree": tree}, of_tree, "rigl", step)
+    if "scaling" in groups:
+        for tree, of_tree in _other_trees(devices).items():
+            yield _step("scaling", {"tree": tree}, of_tree, "dense", "step")
+            for step in ("between", "update"):
+                yield _step("scaling", {"tree": tree}, of_tree, "rigl", step)
+            if devices == 1:  # where leaves are ranked in parts
+                yield _step("scaling", {"tree": tree}, of_tree, "set", "update")
 
 
 def names() -> list[str]:
@@ -117,6 +119,14 @@ def _in_groups(path: str, leaf: Any) -> bool:
 def _decoders(model: str) -> dict[str, shapes.Shapes]:
     """One layer and two: what the second adds is what any layer adds."""
     return {f"{model}, {n} layer{'s' * (n > 1)}": scaling.tree(scaling.MODELS[model], n) for n in (1, 2)}
+
+
+def _other_trees(devices: int) -> dict[str, shapes.Shapes]:
+    """A network of many weights for one device, and the models of the scaling benchmark that need so many."""
+    if devices == 1:
+        return {"vit_b16": shapes.vit_b16()}
+    models = [n for n, m in scaling.MODELS.items() if devices in m.devices and n != DECODER]
+    return {tree: of_tree for model in models for tree, of_tree in _decoders(model).items()}
 
 
 def _step(
