@@ -198,10 +198,11 @@ def damage(checkpoint, how):
     elif how == "truncated":
         for path in files:
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    elif how == "flipped":  # one bit of the largest file, which holds the arrays
-        content = bytearray(files[-1].read_bytes())
-        content[len(content) // 2] ^= 1
-        files[-1].write_bytes(content)
+    elif how == "flipped":  # one bit of each file of arrays; which of them are read depends on how they were written
+        for path in (checkpoint / "tree").rglob("d/*"):
+            content = bytearray(path.read_bytes())
+            content[len(content) // 2] ^= 1
+            path.write_bytes(content)
     elif how == "no record":
         shutil.rmtree(checkpoint / "meta")
     elif how == "no arrays":
