@@ -104,8 +104,11 @@ def top_k_masks(
     if together:
         common = common_dtype([s.dtype for s in scores])
         scores = [s.astype(common) for s in scores]
-    if is_tpu():  # float32 holds narrow integers exactly, and its keys tell candidates
-        scores = [s.astype(jnp.float32) if is_narrow_integer(s.dtype) else s for s in scores]
+    if is_tpu():  # float32 holds narrow integers exactly, and its keys tell candidates; two bytes may stay without any
+        scores = [
+            s.astype(jnp.float32) if is_narrow_integer(s.dtype) and (w is not None or s.dtype.itemsize < 2) else s
+            for s, w in zip(scores, wheres, strict=True)
+        ]
     keys = [ordered_key(s, w) for s, w in zip(scores, wheres, strict=True)]
     told = [tell_candidates(s.dtype) for s in scores]
     wanted = _wanted(ks, lanes, together)

@@ -60,8 +60,10 @@ def _positive_first(leaf: Leaf, positive: jax.Array, negative: jax.Array) -> jax
 
     Returns the bits of abs(w) with that of the sign turned, unsigned; 0 for what is not active.
     """
-    magnitude = jnp.where(positive | negative, jnp.abs(leaf.weight), jnp.zeros((), leaf.weight.dtype))
-    width = 8 * leaf.weight.dtype.itemsize
+    size = jnp.abs(leaf.weight)
+    size = size if jnp.finfo(size.dtype).bits >= 16 else size.astype(jnp.float32)
+    magnitude = jnp.where(positive | negative, size, jnp.zeros((), size.dtype))
+    width = 8 * size.dtype.itemsize
     unsigned = jnp.dtype(f"uint{width}")
     bits = lax.bitcast_convert_type(magnitude, unsigned)
     bits = jnp.where(negative, bits, bits | unsigned.type(1 << (width - 1)))

@@ -7,9 +7,12 @@ import optax
 import pytest
 
 import dstjax
+from dstjax import criteria
 from dstjax._arrays import counting
 from dstjax._arrays.bits import pack, unpack
+from tests import oracles
 from tests.thorough import slow
+from tests.trees import leaf_of
 
 pytestmark = pytest.mark.usefixtures("one_device")
 
@@ -52,6 +55,22 @@ def test_a_method_does_the_same_as_on_each_platform(method, monkeypatch):
     jax.clear_caches()
     for other in found[1:]:
         jax.tree.map(np.testing.assert_array_equal, found[0], other)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "float4_e2m1fn"])
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_set_drops_of_each_sign_in_every_dtype(dtype, platform, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    jax.clear_caches()
+    rng = np.random.default_rng(2)
+    mask = rng.random((12, 20)) < 0.6
+    weight = jnp.asarray(rng.integers(-8, 9, mask.shape) / 2 * mask, jnp.float32).astype(dtype)
+    values = np.asarray(weight.astype(jnp.float32))
+    for budget in (0, 3, 40, int(mask.sum())):  # zeros alone, some of each sign, all
+        leaf = leaf_of(weight, weight, mask, budget)
+        kept = criteria.set_fraction.choose([leaf])[0]
+        np.testing.assert_array_equal(kept, oracles.keep_after_set(values, mask, budget, fraction=True))
+    jax.clear_caches()
 
 
 @pytest.mark.parametrize("shape", [(16, 5), (3, 24, 7), (5, 13), (9,), (2, 3, 8, 1)])
