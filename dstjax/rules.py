@@ -261,21 +261,26 @@ def of_all_leaves(scores: Callable[[Sequence[Leaf]], list[jax.Array]]) -> Callab
     return of_one
 
 
-def choosing(stay: Callable[[Sequence[Leaf]], list[jax.Array]]) -> Callable[[Leaf], jax.Array]:
+Masks = list[jax.Array]
+
+
+def choosing(
+    stay: Callable[[Sequence[Leaf]], Masks], scores: Callable[[Sequence[Leaf], Masks], list[jax.Array]] | None = None
+) -> Callable[[Leaf], jax.Array]:
     """Makes a drop criterion of a function that says itself which weights stay, where no single score would.
 
     The function gets all leaves, or some after others, and marks as many active weights of each layer as its budget
-    leaves. Where single weights are dropped layer by layer a mask update calls it, as the attribute ``choose``, and
-    ranks nothing. Elsewhere the criterion is one like others (:func:`of_all_leaves`), and scores the weights that it
-    marks 2, others 1, and zeros 0.
+    leaves; one that marks another number is refused before training. Where single weights are dropped layer by layer a
+    mask update calls it, as the attribute ``choose``, and ranks nothing. Elsewhere the criterion is one like others
+    (:func:`of_all_leaves`): ``scores`` makes scores of leaves and marks; by default what is marked is above the rest.
     """
 
     @functools.wraps(stay)
-    def scores(leaves: Sequence[Leaf]) -> list[jax.Array]:
-        signed = [leaf.mask & ((leaf.weight > 0) | (leaf.weight < 0)) for leaf in leaves]
-        return [jnp.where(s & m, jnp.int8(2), s.astype(jnp.int8)) for s, m in zip(signed, stay(leaves), strict=True)]
+    def scored(leaves: Sequence[Leaf]) -> list[jax.Array]:
+        marks = stay(leaves)
+        return [m.astype(jnp.int8) for m in marks] if scores is None else scores(leaves, marks)
 
-    criterion = of_all_leaves(scores)
+    criterion = of_all_leaves(scored)
     criterion.choose = stay  # type: ignore[attr-defined]
     return criterion
 

@@ -61,6 +61,8 @@ def _check_choice(rule: Any, path: str, found: np.ndarray | None, layout: Any) -
     active, kept = _active(found.shape), found != 0
     axes = tuple(a for a in range(kept.ndim) if a not in lanes_of(layout))
     numbers, expected = kept.sum(axis=axes), active.sum(axis=axes) - 1
+    if (expected < 1).any():  # at least one weight stays
+        return
     if (kept & ~active).any() or (numbers != expected).any():
         raise ValueError(
             f"the rule drop={described(rule)} is not accepted: asked to drop one of {np.max(expected) + 1} active "

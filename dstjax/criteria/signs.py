@@ -1,5 +1,6 @@
 """SET's drop: the weights of each sign that are closest to zero."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import jax
@@ -11,7 +12,13 @@ from dstjax.rules import Leaf, choosing
 from dstjax.selection import count_true, top_k_masks
 
 
-@choosing
+def _zeros_first(leaves: Sequence[Leaf], marks: list[jax.Array]) -> list[jax.Array]:
+    """Scores zeros lowest, then what has a sign and goes, then what stays."""
+    signed = [leaf.mask & ((leaf.weight > 0) | (leaf.weight < 0)) for leaf in leaves]
+    return [jnp.where(s & m, jnp.int8(2), s.astype(jnp.int8)) for s, m in zip(signed, marks, strict=True)]
+
+
+@functools.partial(choosing, scores=_zeros_first)
 def set_signs(leaves: Sequence[Leaf]) -> list[jax.Array]:
     """Drops the positive and the negative weights closest to zero, in equal numbers.
 
@@ -23,7 +30,7 @@ def set_signs(leaves: Sequence[Leaf]) -> list[jax.Array]:
     return _stay(leaves, lambda moving, n_positive, n_signed: moving - moving // 2)
 
 
-@choosing
+@functools.partial(choosing, scores=_zeros_first)
 def set_fraction(leaves: Sequence[Leaf]) -> list[jax.Array]:
     """Drops the same fraction of the positive and of the negative weights, those closest to zero; exact zeros first.
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import dstjax
-from dstjax import methods, structures
+from dstjax import criteria, methods, structures
 from dstjax.rules import choosing
 from dstjax.selection import top_k_masks
 
@@ -68,7 +68,8 @@ def test_it_is_a_criterion_like_others():
     leaf = dstjax.rules.Leaf(
         jnp.array([0.3, 0.0, -0.1, 0.2, 0.0]), jnp.ones(5), mask, None, jnp.int32(1), jax.random.key(0), jnp.int32(2)
     )
-    assert largest(leaf).tolist() == [2, 0, 1, 2, 0]
+    assert largest(leaf).tolist() == [1, 0, 0, 1, 0]
+    assert criteria.set_signs(leaf).tolist() == [2, 0, 2, 1, 0]
 
 
 @pytest.mark.parametrize("rule", [of_another_shape, numbers])
@@ -93,6 +94,11 @@ def among_all(leaves):
 def test_a_choice_of_another_number_or_of_inactive_weights_is_refused(rule):
     with pytest.raises(ValueError, match=rf"drop={rule.__name__} is not accepted: asked to drop one of"):
         trained(rule)
+
+
+def test_a_leaf_of_a_single_weight_tells_nothing_of_a_choice():
+    tx = dstjax.sparsify(optax.sgd(0.1), methods.rigl(**PLAN, drop=one_too_many))
+    assert tx.init({"kernel": jnp.ones((2, 1))}) is not None
 
 
 @pytest.mark.parametrize("fewer", [0, 1])
