@@ -97,7 +97,12 @@ def test_a_choice_of_another_number_or_of_inactive_weights_is_refused(rule):
 
 
 def test_a_leaf_of_a_single_weight_tells_nothing_of_a_choice():
-    tx = dstjax.sparsify(optax.sgd(0.1), methods.rigl(**PLAN, drop=one_too_many))
+    @choosing
+    def at_least_one(leaves):
+        numbers = jnp.stack([jnp.maximum(jnp.sum(leaf.mask) - leaf.budget, 1) for leaf in leaves])
+        return top_k_masks([abs(leaf.weight) for leaf in leaves], numbers, where=[leaf.mask for leaf in leaves])
+
+    tx = dstjax.sparsify(optax.sgd(0.1), methods.rigl(**PLAN, drop=at_least_one))
     assert tx.init({"kernel": jnp.ones((2, 1))}) is not None
 
 
