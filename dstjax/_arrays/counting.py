@@ -7,6 +7,7 @@ count of a row, and a vector of the processor holds twice as many of these. Else
 moves every entry to change it.
 """
 
+import collections
 import functools
 import math
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ SMALL = 2**19  # entries below which tensors share an array,
 MANY = 8  # if there are as many of them
 ROW = 1024  # entries of a row of a tensor that is counted alone, at least,
 LONGEST = 2**16 - 1  # and at most
+EQUAL = 4  # tensors of a shape that are counted by equal kernels on a TPU
 
 
 class Blocks:
@@ -137,8 +139,8 @@ class Blocks:
 
     def reaching(self, blocks: list[jax.Array], numbers: jax.Array, digits: Scalars) -> jax.Array:
         """Counts the entries of each lane that reach its number plus each of the digits, uint32[digits, lanes]."""
-        each = zip(blocks, self.at(numbers), self._kept(), strict=True)
-        return self._table([sums.reaching(x, n, digits, axes, self.by_rows) for x, n, axes in each])
+        each = zip(blocks, self.at(numbers), self._kept(), self._variants(blocks, len(digits)), strict=True)
+        return self._table([sums.reaching(x, n, digits, axes, self.by_rows, variant) for x, n, axes, variant in each])
 
     def before(self, flags: list[jax.Array], index: list[jax.Array], numbers: jax.Array, digits: Scalars) -> jax.Array:
         """Counts the flags of each lane before its number plus each of the digits, uint32[digits, lanes]."""
@@ -150,6 +152,19 @@ class Blocks:
         return self._table(
             [sums.bits(x, axes, self.by_rows) for x, axes in zip(blocks, self._kept(), strict=True)], most=8
         )[0]
+
+    def _variants(self, blocks: list[jax.Array], digits: int) -> list[int]:
+        """Returns which of several equal comparisons counts each block.
+
+        A TPU's compiler takes more than a few equal kernels in a row for a loop, fetches what they read from the main
+        memory one after another, and so keeps none of it in vector memory from pass to pass.
+        """
+        earlier = collections.Counter[tuple[int, ...]]()
+        found = []
+        for shape in [x.shape for x in blocks]:
+            found.append(earlier[shape] // EQUAL % 2**digits if self.for_tpu else 0)
+            earlier[shape] += 1
+        return found
 
     def _kept(self) -> list[tuple[int, ...]]:
         """Returns the axes of each block over which nothing is summed."""

@@ -9,6 +9,7 @@ import numpy as np
 from jax import lax
 from jax.extend.random import threefry2x32_p
 
+from dstjax._arrays.platforms import is_tpu
 from dstjax._arrays.shards import may_be_cut
 
 SMALL = 2**19  # entries below which tensors are drawn together
@@ -82,8 +83,10 @@ def _blocks(keys: Sequence[jax.Array], numbers: Sequence[int]) -> jax.Array:
         place = firsts[i] + lax.iota(jnp.uint32, BLOCK)
         return lax.dynamic_update_slice(drawn, _threefry(of_block[i, 0], of_block[i, 1], place)[None], (i, 0))
 
-    # Begins with a part of a key, so that no memory is held before there is one.
-    firsts, begin = jnp.asarray(first), jnp.broadcast_to(data[0, 0], (len(first), BLOCK))
+    # A TPU's compiler takes seconds for each length, so that there are few. The array begins with a part of a key, so
+    # that no memory is held before there is one.
+    unit = 2 ** max(len(first).bit_length() - 2, 0) if is_tpu() else 1
+    firsts, begin = jnp.asarray(first), jnp.broadcast_to(data[0, 0], (-(-len(first) // unit) * unit, BLOCK))
     return lax.fori_loop(0, len(first), draw, begin).reshape(-1)
 
 

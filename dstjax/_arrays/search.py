@@ -1,6 +1,7 @@
 """Finds the threshold of the k largest keys of each layer, and the last entry at it that is taken."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -128,18 +129,31 @@ def choose(
     nobody = np.repeat(np.array(told), layout.lanes) & (threshold == 0)
     room = jnp.where(nobody, jnp.uint32(0), room)
 
+    def equals(to: list[jax.Array]) -> list[jax.Array]:
+        same = [key == at for key, at in zip(blocks, to, strict=True)]
+        return same if candidates is None else [s & where for s, where in zip(same, candidates, strict=True)]
+
+    def marked_until(stop: jax.Array) -> list[jax.Array]:
+        return layout.rows_of(_marked(blocks, layout.at(threshold), layout.index(blocks), layout.at(stop)))
+
     behind = pieces.varying_as(jnp.full(lanes, every), room, *blocks)  # all indices
+    is_tied = jnp.any(equal > room)
+    index_after = functools.partial(_index_after, layout, blocks, equals, threshold, room, bits_per_pass)
 
     # Small tensors are marked within the branch: its result is stored, and each tensor cut out of it once.
     def tied() -> tuple[jax.Array, list[jax.Array]]:
-        stop = _index_after(layout, blocks, candidates, threshold, room, bits_per_pass)
-        return stop, layout.rows_of(_marked(blocks, layout.at(threshold), layout.index(blocks), layout.at(stop)))
+        stop = layout.after(equals(layout.at(threshold)), room) if layout.is_whole else index_after()
+        return stop, marked_until(stop)
 
     def untied() -> tuple[jax.Array, list[jax.Array]]:
         marks = [key >= at for key, at in zip(blocks, layout.at(threshold), strict=True)]
         return behind, layout.rows_of(marks)
 
-    stop, rows = lax.cond(jnp.any(equal > room), tied, untied)
+    if layout.for_tpu:  # whose compiler keeps no keys in vector memory that are read both in a branch and after it
+        stop = index_after((~is_tied, behind))
+        rows = marked_until(stop)
+    else:
+        stop, rows = lax.cond(is_tied, tied, untied)
     alone = [keys[i] for i in layout.alone]
     index = [layout.index_of(i, keys[i]) for i in layout.alone]
     n = len(alone)
@@ -168,19 +182,16 @@ def _mark(key: jax.Array, threshold: jax.Array, index: jax.Array, stop: jax.Arra
 def _index_after(
     layout: Blocks,
     blocks: list[jax.Array],
-    candidates: list[jax.Array] | None,
+    equals: Callable[[list[jax.Array]], list[jax.Array]],
     threshold: jax.Array,
     room: jax.Array,
     bits_per_pass: int,
+    unless: tuple[jax.Array, jax.Array] | None = None,
 ) -> jax.Array:
-    """Returns the highest index of each lane before which at most ``room`` keys are at the threshold."""
+    """Returns the highest index of each lane before which at most ``room`` keys are at the threshold.
 
-    def equal(to: list[jax.Array]) -> list[jax.Array]:
-        same = [key == at for key, at in zip(blocks, to, strict=True)]
-        return same if candidates is None else [s & where for s, where in zip(same, candidates, strict=True)]
-
-    if layout.is_whole:
-        return layout.after(equal(layout.at(threshold)), room)
+    Where the first of ``unless`` is true, bool[], the loop does not run, and the second is returned.
+    """
     if not (layout.by_rows or layout.pieces.axes):
         bits_per_pass = 1  # compiles in less time, and no pass waits for other devices
 
@@ -191,12 +202,17 @@ def _index_after(
         # indices, before the loop and store them: a kernel and a pass for each tensor.
         zero = lax.shift_right_logical(jnp.asarray(i, jnp.uint32), jnp.uint32(31))
         index = layout.index(blocks, one=zero | jnp.uint32(1))
-        same = equal([at | zero.astype(at.dtype) for at in layout.at(threshold)])
+        same = equals([at | zero.astype(at.dtype) for at in layout.at(threshold)])
         before = layout.before(same, index, start, digits)
         return unit >> bits_per_pass, _advanced(start, exist & (before <= room[None]), unit)
 
     passes, unit = _passes(max(layout.whole_sizes).bit_length(), jnp.dtype(jnp.uint32), bits_per_pass)
-    return lax.fori_loop(0, passes, narrow, (unit, layout.pieces.varying_as(jnp.zeros_like(room), room, *blocks)))[1]
+    start = layout.pieces.varying_as(jnp.zeros_like(room), room, *blocks)
+    if unless is None:
+        return lax.fori_loop(0, passes, narrow, (unit, start))[1]
+    left_out, instead = unless
+    first = jnp.where(left_out, passes, 0)
+    return lax.fori_loop(first, passes, narrow, (unit, jnp.where(left_out, instead, start)))[1]
 
 
 def _passes(bits: int, dtype: Any, bits_per_pass: int) -> tuple[int, jax.Array]:

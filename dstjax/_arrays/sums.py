@@ -14,9 +14,16 @@ from dstjax._arrays.shards import may_be_cut
 Scalars = list[jax.Array]
 
 
-@functools.partial(jax.jit, static_argnames=("kept", "by_rows"))
-def reaching(x: jax.Array, number: jax.Array, digits: Scalars, kept: tuple[int, ...], by_rows: bool) -> Scalars:
-    return _count([x >= number + d for d in digits], kept, by_rows, jnp.uint16 if x.dtype.itemsize <= 2 else jnp.uint32)
+@functools.partial(jax.jit, static_argnames=("kept", "by_rows", "variant"))
+def reaching(
+    x: jax.Array, number: jax.Array, digits: Scalars, kept: tuple[int, ...], by_rows: bool, variant: int = 0
+) -> Scalars:
+    """Counts what reaches a number plus each digit, which is 1 or more; so is their sum, unless it wraps around.
+
+    The bits of ``variant`` say which tests are written as another comparison that comes to the same.
+    """
+    tests = [x > number + (d - 1) if variant >> i & 1 else x >= number + d for i, d in enumerate(digits)]
+    return _count(tests, kept, by_rows, jnp.uint16 if x.dtype.itemsize <= 2 else jnp.uint32)
 
 
 @functools.partial(jax.jit, static_argnames=("kept", "by_rows"))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from dstjax._arrays.bits import pack
 from dstjax._arrays.counting import SMALL
+from dstjax._arrays.platforms import is_tpu
 from dstjax._arrays.selection import count_true
 from dstjax._arrays.shards import pieces_of
 from dstjax.rules import Leaf
@@ -16,6 +17,8 @@ from dstjax.rules import Leaf
 # most so many. A part has loops of its own, which take longer to compile and, on many devices, a collective a pass.
 PART = 13 * 2**20
 PARTS = 8
+# On a single TPU, whose vector memory holds the keys and scores of so few in any pass; in all kinds of it.
+PART_OF_TPU = 9 * 2**19
 
 
 def parts(weights: Sequence[jax.Array]) -> list[list[int]]:
@@ -23,8 +26,9 @@ def parts(weights: Sequence[jax.Array]) -> list[list[int]]:
 
     Returns the leaves of each part by number, in their order.
     """
-    sizes = [w.size // pieces_of(w) for w in weights]
-    number = min(PARTS, sum(sizes) // PART)
+    pieces = [pieces_of(w) for w in weights]
+    sizes = [w.size // n for w, n in zip(weights, pieces, strict=True)]
+    number = min(PARTS, sum(sizes) // (PART_OF_TPU if is_tpu() and set(pieces) == {1} else PART))
     if number < 2:
         return [list(range(len(sizes)))]
     small = [i for i, size in enumerate(sizes) if size < SMALL]
@@ -45,6 +49,8 @@ def after(
 
     It would compute all parts side by side otherwise. A packed mask is computed once, others in all that reads them.
     """
+    if is_tpu():  # whose compiler keeps to a barrier; others remove it before they choose an order
+        return _behind([pack(m) for m in masks], leaves, keys)
     counts = count_true([pack(m) for m in masks]).astype(jnp.uint32)
     zero = jnp.bitwise_or.reduce(counts) >> 31  # not known to XLA, though a leaf has less than 2**31 active weights
     is_read = zero == 0
@@ -62,3 +68,14 @@ def after(
         return leaf._replace(**jax.tree.map(later, arrays), key=key_later(leaf.key))
 
     return [leaf_later(leaf) for leaf in leaves], [key_later(key) for key in keys]
+
+
+def _behind(
+    first: Sequence[jax.Array], leaves: Sequence[Leaf], keys: Sequence[jax.Array]
+) -> tuple[list[Leaf], list[jax.Array]]:
+    """Returns leaves and keys behind a barrier."""
+    flat, tree = jax.tree.flatten((list(leaves), list(keys)))
+    arrays = [x for x in flat if isinstance(x, jax.Array)]
+    _, arrays = jax.lax.optimization_barrier((list(first), arrays))
+    later = iter(arrays)
+    return jax.tree.unflatten(tree, [next(later) if isinstance(x, jax.Array) else x for x in flat])

@@ -106,7 +106,7 @@ def executions(
       bodies: as :func:`computations` gives them.
       entry: where the program starts.
       fused: follow the insides of fusions and reductions too.
-      branches: follow both sides of every branch, else neither.
+      branches: follow both sides of every branch, else neither; a loop that may be left out is a branch too.
     """
     calls: dict[str, list[tuple[str, float]]] = {}
     for name, lines in bodies.items():
@@ -119,7 +119,8 @@ def executions(
                 called += _FUSED.findall(line)
             for listed in _BRANCHES.findall(line):
                 called += [c.strip().lstrip("%") for c in listed.split(",")]
-            each = _runs(line, lines, bodies) if " while(" in line else 1.0
+            least, most = _runs(line, lines, bodies) if " while(" in line else (1.0, 1.0)
+            each = most if branches else least
             calls[name] += [(c, each) for c in called if c in bodies]
     times: dict[str, float] = defaultdict(float)
 
@@ -139,14 +140,15 @@ class _Instruction(NamedTuple):
     after: str  # the attributes
 
 
-def _runs(line: str, around: list[str], bodies: dict[str, list[str]]) -> float:
-    """How often the body of a ``while`` runs, infinite where that is not known.
+def _runs(line: str, around: list[str], bodies: dict[str, list[str]]) -> tuple[float, float]:
+    """How often the body of a ``while`` runs, at least and at most; infinite where that is not known.
 
-    CPU's compiler writes it down. TPU's does not; there a counter tells that begins with a constant, grows by one, and
-    is compared with another.
+    CPU's compiler writes it down. TPU's does not; there a counter tells that begins with a constant, or with either of
+    two, grows by one, and is compared with another.
     """
+    unknown = math.inf, math.inf
     if told := _TRIPS.search(line):
-        return float(told[1])
+        return float(told[1]), float(told[1])
     condition, body = (
         bodies.get(found[1], []) if found else [] for found in (_CONDITION.search(line), _BODY.search(line))
     )
@@ -155,15 +157,15 @@ def _runs(line: str, around: list[str], bodies: dict[str, list[str]]) -> float:
     test, after = asked.get("ROOT"), done.get("ROOT")
     start = outside.get(carried[1]) if carried else None
     if test is None or after is None or start is None or test.kind != "compare" or "direction=LT" not in test.after:
-        return math.inf
-    counter, end = asked.get(test.operands[0]), _constant(asked, test.operands[1])
+        return unknown
+    counter, ends = asked.get(test.operands[0]), _constants(asked, test.operands[1])
     place = re.search(r"index=(\d+)", counter.after) if counter and counter.kind == "get-tuple-element" else None
-    if place is None or end is None or "tuple" not in (start.kind, after.kind):
-        return math.inf
-    begin, step = _constant(outside, start.operands[int(place[1])]), done.get(after.operands[int(place[1])])
-    if begin is None or step is None or step.kind != "add" or 1 not in (_constant(done, o) for o in step.operands):
-        return math.inf
-    return float(max(end - begin, 0))
+    if place is None or len(ends) != 1 or "tuple" not in (start.kind, after.kind):
+        return unknown
+    begins, step = _constants(outside, start.operands[int(place[1])]), done.get(after.operands[int(place[1])])
+    if not begins or step is None or step.kind != "add" or [1] not in [_constants(done, o) for o in step.operands]:
+        return unknown
+    return float(max(ends[0] - max(begins), 0)), float(max(ends[0] - min(begins), 0))
 
 
 def _instructions(lines: list[str]) -> dict[str, _Instruction]:
@@ -178,14 +180,17 @@ def _instructions(lines: list[str]) -> dict[str, _Instruction]:
     return found
 
 
-def _constant(known: dict[str, _Instruction], name: str) -> int | None:
-    """The integer that an instruction holds, through copies; None where it is no constant."""
+def _constants(known: dict[str, _Instruction], name: str) -> list[int]:
+    """The integers that an instruction may hold, through copies and choices; none where they are not known."""
     at = known.get(name)
-    while at is not None and at.kind in ("copy", "bitcast"):
+    while at is not None and at.kind in ("copy", "bitcast", "reshape"):
         at = known.get(at.operands[0])
-    if at is None or at.kind != "constant" or not re.fullmatch(r"-?\d+", at.inside):
-        return None
-    return int(at.inside)
+    if at is not None and at.kind == "select":
+        either = [_constants(known, operand) for operand in at.operands[1:]]
+        return [x for found in either for x in found] if all(either) else []
+    if at is None or at.kind != "constant" or not re.fullmatch(r"-?\d+|\{-?\d+\}", at.inside):
+        return []
+    return [int(at.inside.strip("{}"))]
 
 
 def result_bytes(result: str, kind: str, *, main: bool = False) -> int:

@@ -30,10 +30,18 @@ def test_bits_drawn_together_are_those_of_each_key(one_device: None) -> None:
     assert sum("threefry2x32" in str(eqn) or "random_bits" in str(eqn) for eqn in program.eqns) == 1, program
 
 
-def test_large_tensors_are_drawn_block_by_block(one_device: None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("platform", "rows"), [("cpu", 2121), ("tpu", 3072)])
+def test_large_tensors_are_drawn_block_by_block(
+    platform: str, rows: int, one_device: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A TPU fills an array of one of few lengths."""
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
     monkeypatch.setattr(drawing, "SMALL", 1025)
     monkeypatch.setattr(drawing, "BLOCK", 256)
     assert_equal(*draw(list(range(len(SHAPES)))))
+    keys = [jax.random.key(0)] * len(SHAPES)
+    program = jax.make_jaxpr(lambda keys: drawing.random_bits(keys, SHAPES, [None] * len(SHAPES)))(keys)
+    assert f"u32[{rows},256]" in str(program)
 
 
 def test_bits_of_tensors_that_may_be_cut_are_drawn_one_by_one() -> None:

@@ -1,6 +1,9 @@
 """Selection against a sort in NumPy: ties, NaN, infinities, every dtype, every k."""
 
+import collections
+
 import jax
+import jax.extend
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -8,6 +11,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from dstjax._arrays import counting
 from dstjax.selection import count_true, top_k_mask, top_k_masks
 from tests import oracles
 from tests.thorough import examples, few, lighter, slow
@@ -145,6 +149,24 @@ def test_different_dtypes_of_one_width_too_have_one_order(dtypes, platform, monk
             np.testing.assert_array_equal(mark, one)
 
 
+@pytest.mark.parametrize("platform", ["gpu", "tpu"])
+def test_many_tensors_of_one_shape_are_counted_by_few_equal_kernels_on_a_tpu(platform, one_device, monkeypatch):
+    """Whose compiler takes more of them in a row for a loop."""
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(counting, "SMALL", 16)
+    rng = np.random.default_rng(7)
+    scores = [rng.integers(-9, 10, (6, 7)).astype(np.float32) for _ in range(4 * counting.EQUAL + 1)]
+    ks = [int(k) for k in rng.integers(0, 43, len(scores))]
+    traced = jax.make_jaxpr(lambda scores: top_k_masks.__wrapped__(scores, ks))([jnp.asarray(s) for s in scores])
+    for mark, s, k in zip(jax.jit(jax.extend.core.jaxpr_as_fun(traced))(*scores), scores, ks, strict=True):
+        np.testing.assert_array_equal(mark, oracles.best(s, k))
+    loops = [eqn.params["jaxpr"] for eqn in traced.jaxpr.eqns if eqn.primitive.name == "scan"]
+    called = [eqn.params for loop in loops for eqn in loop.eqns if eqn.primitive.name == "jit"]
+    kernels = collections.Counter(str(params["jaxpr"]) for params in called if params["name"] == "reaching")
+    assert sum(kernels.values()) == len(scores)
+    assert max(kernels.values()) == (counting.EQUAL if platform == "tpu" else len(scores))
+
+
 def test_large_integers_keep_their_order_as_on_each_platform(monkeypatch):
     scores = [np.array([2**24, 2**24 + 1], np.int32), np.array([5, 7], np.int8)]
     for platform in ("cpu", "tpu"):
@@ -197,7 +219,11 @@ def test_each_platform_has_its_bits_per_pass(platform, bits, monkeypatch):
     assert f"length={-(-32 // bits)}" in text
 
 
-def test_under_vmap_each_row_has_its_own_k():
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_under_vmap_each_row_has_its_own_k(platform, monkeypatch):
+    """Of some rows all ties are taken: on a TPU theirs is a loop that others go on with."""
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    jax.clear_caches()
     scores = np.random.default_rng(4).integers(-3, 4, (5, 4, 3)).astype(np.float32)
     ks = np.array([0, 1, 5, 11, 12])
     masks = jax.vmap(lambda s, k: top_k_mask(s, k))(jnp.asarray(scores), jnp.asarray(ks))

@@ -44,6 +44,17 @@ def test_a_tree_that_is_not_large_is_one_part():
     assert len(parts.parts(shapes_of([2**20] * 26))) == 2
 
 
+def test_a_single_tpu_switches_fewer_leaves_at_a_time(monkeypatch):
+    """On many devices a part has a collective a pass, and the parts are as large as elsewhere."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    assert len(parts.parts(shapes_of([2**20] * 25))) == 5
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Explicit,))
+    cut = [jax.ShapeDtypeStruct((2**23,), jnp.float32, sharding=NamedSharding(mesh, jax.P("d"))) for _ in range(25)]
+    found = []
+    jax.eval_shape(lambda *x: found.append(parts.parts(x)), *cut)
+    assert [len(dealt) for dealt in found] == [1]
+
+
 def test_what_counts_is_what_a_device_holds():
     mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Explicit,))
     cut = [
@@ -88,19 +99,47 @@ def in_small_parts(monkeypatch):
         drop_and_grow, "_switch", lambda leaves, *args, **kw: sizes.append(len(leaves)) or switch(leaves, *args, **kw)
     )
     monkeypatch.setattr(parts, "PART", 512)
+    monkeypatch.setattr(parts, "PART_OF_TPU", 512)
     monkeypatch.setattr(parts, "SMALL", 64)
     return sizes
 
 
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
 @pytest.mark.parametrize("name", [n if n in ("rigl", "set") else slow(n) for n in METHODS])
-def test_masks_are_the_same(name, monkeypatch):
+def test_masks_are_the_same(name, platform, monkeypatch):
     method = methods.get(name, **PLAN)
     whole = trained(method)
     sizes = in_small_parts(monkeypatch)
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    jax.clear_caches()
     found = trained(method)
     assert 1 < len(sizes) <= parts.PARTS
     assert sum(sizes) == len(SHAPES)
     jax.tree.map(np.testing.assert_array_equal, found.masks, whole.masks)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+def test_each_of_several_seeds_has_the_same_masks(platform, monkeypatch):
+    in_small_parts(monkeypatch)
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    jax.clear_caches()
+    shapes = [(16, 24), (24, 40), (3, 16, 16)]
+    keys = jax.random.split(jax.random.key(3), 6)
+    params, grads = (
+        [jax.random.normal(k, (2, *s)) for k, s in zip(half, shapes, strict=True)] for half in (keys[:3], keys[3:])
+    )
+    tx = dstjax.sparsify(optax.sgd(0.1), methods.set(**PLAN), layout={"2": "stack in out", "": "in out"})
+
+    def one(params, grads):
+        state = tx.init(params)
+        params = dstjax.apply_masks(params, state)
+        return dstjax.get_masks(tx.update(grads, state, params, rewire=True)[1])
+
+    together = jax.jit(jax.vmap(one))(params, grads)
+    for seed in range(2):
+        alone = jax.jit(one)([p[seed] for p in params], [g[seed] for g in grads])
+        for a, b in zip(jax.tree.leaves(together), jax.tree.leaves(alone), strict=True):
+            np.testing.assert_array_equal(a[seed], b)
 
 
 @pytest.mark.parametrize("change", [dict(scope="global"), dict(structure=structures.n_m(2, 4), sparsity=0.5)])

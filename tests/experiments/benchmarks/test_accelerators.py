@@ -56,6 +56,24 @@ def test_a_loop_runs_as_often_as_its_counter_says():
     assert hlo.collectives(from_three).operations == {"all-reduce": 8}
 
 
+def test_a_loop_that_may_be_left_out_is_a_branch():
+    """Its counter begins with zero or with where it ends."""
+    begin = "%begin = s32[]{:T(128)} copy(%zero)"
+    assert begin in TPU
+    either = """%ten = s32[1]{0:T(128)} constant({11})
+  %none = s32[1]{0:T(128)} constant({0})
+  %x.1 = pred[1]{0:T(512)} parameter(1)
+  %chosen = s32[1]{0:T(128)} select(%x.1, %ten, %none)
+  %begin = s32[]{:T(128)} bitcast(%chosen)"""
+    text = TPU.replace(begin, either)
+    bodies, entry = hlo.computations(text)
+    assert hlo.executions(bodies, entry)["body"] == 11
+    assert hlo.executions(bodies, entry, branches=False)["body"] == 0
+    assert traffic(text, branches=False) < traffic(text)
+    unknown = text.replace("constant({0})", "parameter(2)")
+    assert math.isinf(hlo.executions(*hlo.computations(unknown), branches=False)["body"])
+
+
 @pytest.mark.parametrize(
     "change",
     [
