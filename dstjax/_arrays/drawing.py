@@ -85,7 +85,7 @@ def _blocks(keys: Sequence[jax.Array], numbers: Sequence[int]) -> jax.Array:
 
     # A TPU's compiler takes seconds for each length, so that there are few. The array begins with a part of a key, so
     # that no memory is held before there is one.
-    unit = 2 ** max(len(first).bit_length() - 2, 0) if is_tpu() else 1
+    unit = min(32, 2 ** max(len(first).bit_length() - 2, 0)) if is_tpu() else 1
     firsts, begin = jnp.asarray(first), jnp.broadcast_to(data[0, 0], (-(-len(first) // unit) * unit, BLOCK))
     return lax.fori_loop(0, len(first), draw, begin).reshape(-1)
 

@@ -10,14 +10,14 @@ from dstjax._arrays.bits import pack
 from dstjax._arrays.counting import SMALL
 from dstjax._arrays.platforms import is_tpu
 from dstjax._arrays.selection import count_true
-from dstjax._arrays.shards import pieces_of
+from dstjax._arrays.shards import may_be_cut, pieces_of
 from dstjax.rules import Leaf
 
 # A device that holds so many weights for each part, and at least twice as many, switches them in parts; there are at
 # most so many. A part has loops of its own, which take longer to compile and, on many devices, a collective a pass.
 PART = 13 * 2**20
 PARTS = 8
-# On a single TPU, whose vector memory holds the keys and scores of so few in any pass; in all kinds of it.
+# On a single TPU: the vector memory of each kind holds the keys and the scores of so many from pass to pass.
 PART_OF_TPU = 9 * 2**19
 
 
@@ -26,9 +26,9 @@ def parts(weights: Sequence[jax.Array]) -> list[list[int]]:
 
     Returns the leaves of each part by number, in their order.
     """
-    pieces = [pieces_of(w) for w in weights]
-    sizes = [w.size // n for w, n in zip(weights, pieces, strict=True)]
-    number = min(PARTS, sum(sizes) // (PART_OF_TPU if is_tpu() and set(pieces) == {1} else PART))
+    sizes = [w.size // pieces_of(w) for w in weights]
+    single = is_tpu() and not any(may_be_cut(w) for w in weights)
+    number = min(PARTS, sum(sizes) // (PART_OF_TPU if single else PART))
     if number < 2:
         return [list(range(len(sizes)))]
     small = [i for i, size in enumerate(sizes) if size < SMALL]

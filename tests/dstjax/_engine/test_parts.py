@@ -45,14 +45,12 @@ def test_a_tree_that_is_not_large_is_one_part():
 
 
 def test_a_single_tpu_switches_fewer_leaves_at_a_time(monkeypatch):
-    """On many devices a part has a collective a pass, and the parts are as large as elsewhere."""
+    """Where leaves may be spread a part has a collective a pass, and parts are as large as elsewhere."""
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
-    assert len(parts.parts(shapes_of([2**20] * 25))) == 5
-    mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Explicit,))
-    cut = [jax.ShapeDtypeStruct((2**23,), jnp.float32, sharding=NamedSharding(mesh, jax.P("d"))) for _ in range(25)]
-    found = []
-    jax.eval_shape(lambda *x: found.append(parts.parts(x)), *cut)
-    assert [len(dealt) for dealt in found] == [1]
+    for devices, expected in ((1, 5), (8, 1)):
+        for kind in (AxisType.Auto, AxisType.Explicit):
+            with jax.set_mesh(jax.make_mesh((devices,), ("d",), axis_types=(kind,))):
+                assert len(parts.parts(shapes_of([2**20] * 25))) == expected
 
 
 def test_what_counts_is_what_a_device_holds():
