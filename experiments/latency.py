@@ -2,12 +2,15 @@
 
     python -m experiments.latency --workdir runs/latency [--budgets 0.55,0.3] [--seeds 10] [--steps 300]
                                   [--sizes 16,32,64] [--table FILE] [--timed 3] [--at_least 0]
+                                  [--data digits] [--period 15] [--until 0.25]
 
-The convolutional network of the digits, from scratch. First a table is measured on the machine at hand: each layer at
-some of its widths, for a batch of 256, fitted to the whole network with all, 40 and 10 % of its weights. Then for each
-budget, seed by seed: structured IEE; HALP, dense at first and pruned once, where the cycles of IEE end; and random
-channels that stay. All take as many steps. The networks of the first ``timed`` seeds are compacted and timed beside the
-dense one. Prints a table, and writes table.json and results.json into the directory; ``table`` takes one of before.
+A small convolutional network, from scratch, on the digits or on other pictures that are in memory (--data
+cluttereddigits). First a table is measured on the machine at hand: each layer at some of its widths, for a batch of
+256, fitted to the whole network with all, 40 and 10 % of its weights. Then for each budget, seed by seed: structured
+IEE in cycles of --period steps, until a share of the training; HALP, dense at first and pruned once, where the cycles
+of IEE end; and random channels that stay. All take as many steps. The networks of the first ``timed`` seeds are
+compacted and timed beside the dense one. Prints a table, and writes table.json and results.json into the directory;
+``table`` takes one of before.
 """
 
 import functools
@@ -27,25 +30,10 @@ from dstjax import costs, latency, methods, program, structures
 from dstjax.checks import check_integer
 from experiments import command_line, data, latency_table, models
 from experiments.models import shapes
-from experiments.report.statistics import paired
+from experiments.report.budgets import Row, report
 
 _BATCH, _TIMED_BATCH = 64, 256
-_PERIOD, _STAGES = 15, (5, 5, 5)
-
-
-class Row(NamedTuple):
-    """What one network came to."""
-
-    method: str
-    budget: float
-    seed: int
-    top1: float  # of the test samples
-    top5: float
-    predicted: float  # share of the dense latency
-    measured: float  # likewise; NaN where it was not timed, and so are the next two
-    frames: float  # test images a second
-    multiply_adds: float  # of one image
-    training: float  # cost relative to dense training
+_STAGES = 3  # of a cycle of IEE, equally long
 
 
 class Setting(NamedTuple):
@@ -54,6 +42,19 @@ class Setting(NamedTuple):
     model: Any
     fields: Any  # of the data
     steps: int
+    period: int = 15  # steps of a cycle, or of as many as are given
+    until: float = 0.25  # share of the training after which channels stay as they are
+
+    @property
+    def stages(self) -> tuple[int, int, int]:
+        """Steps of each stage of a cycle of IEE."""
+        each = self.period // _STAGES
+        return each, each, each
+
+    @property
+    def end(self) -> int:
+        """Where the channels stop to change: after whole cycles, one at least."""
+        return max(self.period, int(self.steps * self.until) // self.period * self.period)
 
     def forward(self, params: Any, model_state: Any, x: jax.Array) -> jax.Array:
         """The logits, in evaluation."""
@@ -69,19 +70,14 @@ class Setting(NamedTuple):
 def methods_of(setting: Setting, found: Any, table: Any, budget: float, at_least: float = 0.0) -> dict[str, Any]:
     """The methods that are compared at a budget, where each layer keeps a share of its channels in any case."""
     structure = structures.channels(found, costs=table, budget=budget, at_least=at_least)
-    end = _end(setting.steps)
+    cycle, end = setting.period, setting.end
     return {
         "iee_structured": methods.iee_structured(
-            structure=structure, update_period=_PERIOD, stages=_STAGES, end_step=end
+            structure=structure, update_period=cycle, stages=setting.stages, end_step=end
         ),
-        "halp, once": methods.halp(structure=structure, update_period=_PERIOD, start_step=end, updates=1),
+        "halp, once": methods.halp(structure=structure, update_period=cycle, start_step=end, updates=1),
         "random": methods.static(sparsity=1 - budget, distribution="uniform", structure=structure),
     }
-
-
-def _end(steps: int) -> int:
-    """Where the channels stop to change: after a quarter of training, in whole cycles."""
-    return max(_PERIOD, steps // 4 // _PERIOD * _PERIOD)
 
 
 def trainer(setting: Setting, method: Any) -> Callable[[int], tuple[Any, Any, Any]]:
@@ -135,7 +131,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(arguments: Sequence[str]) -> int:
     options = command_line.read(
-        arguments, ["workdir", "budgets", "seeds", "steps", "sizes", "table", "timed", "at_least"]
+        arguments,
+        ["workdir", "budgets", "seeds", "steps", "sizes", "table", "timed", "at_least", "data", "period", "until"],
     )
     if not options.get("workdir"):
         raise ValueError("option --workdir is missing; expected a directory.")
@@ -144,9 +141,13 @@ def _main(arguments: Sequence[str]) -> int:
     seeds, steps, number = (_number(name, options.get(name, default)) for name, default in usual)
     budgets = [_budget(text) for text in options.get("budgets", "0.55,0.3").split(",")]
     sizes = [_number("sizes", text) for text in options.get("sizes", "16,32,64").split(",")]
-    at_least = _share("at_least", options.get("at_least", "0"))
-    fields = data.load("digits")
-    setting = Setting(models.make("conv", classes=10, sizes=sizes), fields, steps)
+    at_least = _share("at_least", options.get("at_least", "0"), "of the channels")
+    until = _share("until", options.get("until", "0.25"), "of the training")
+    period = _number("period", options.get("period", "15"))
+    if period % _STAGES or period > steps:
+        raise ValueError(f"period={period} is not accepted; expected a multiple of 3, at most the {steps} steps.")
+    fields = _pictures(options.get("data", "digits"))
+    setting = Setting(models.make("conv", classes=fields.classes, sizes=sizes), fields, steps, period, until)
     x = jnp.asarray(fields.x[:_TIMED_BATCH])
     params, model_state = setting.start(0)
     found = shapes.channels_of(setting.model, x.shape[1:])
@@ -206,59 +207,26 @@ def _rows(
                     before, after, work = latency_table.compared(setting.model, params, model_state, masks, x)
                 predicted = table.predict(method.masking.structure.widths_of(masks)) / table.dense
                 share, frames, each = after / before, len(x) / after, work / len(x)
-                cost = _training(name, setting.steps, work / whole)
+                cost = _training(name, setting, work / whole)
                 row = Row(name, budget, seed, top1, top5, predicted, share, frames, each, cost)
             print(f"{name} {budget:g} seed {seed}: {top1:.4f}, {row.measured:.3f} of the latency", file=sys.stderr)
             yield row
 
 
-def _training(name: str, steps: int, share: float) -> float:
+def _training(name: str, setting: Setting, share: float) -> float:
     """The cost of training relative to dense, as the papers count."""
-    end = _end(steps) / steps
+    end = setting.end / setting.steps
     given: Mapping[str, Any] = {}
     if np.isnan(share):
         return share
     entry, sparse = {"iee_structured": "iee_structured", "halp, once": "halp"}.get(name, "static"), min(share, 1.0)
     if entry == "iee_structured":
-        given = dict(zip(("estimation", "improvement", "exploration"), _STAGES, strict=True)) | {"update_share": end}
+        given = dict(zip(("estimation", "improvement", "exploration"), setting.stages, strict=True))
+        given = {**given, "update_share": end}
     elif entry == "halp":
         given = {"dense_share": end}
     flops = costs.training_flops(entry, sparse=sparse, dense=1.0, convention="paper", **given)
     return costs.relative(flops, dense=1.0)
-
-
-def report(rows: Sequence[Row]) -> str:
-    """The table: means over the seeds, and differences in pairs of seeds."""
-    lines = [
-        "| budget | method | top-1 | top-5 | predicted | measured | frames/s | multiply-adds | training | "
-        "top-1 - dense |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    by_cell: dict[tuple[float, str], list[Row]] = {}
-    for row in rows:
-        by_cell.setdefault((row.budget, row.method), []).append(row)
-    dense = by_cell[1.0, "dense"]
-    for (budget, method), found in by_cell.items():
-
-        def mean(name: str, found: list[Row] = found) -> float:
-            return float(np.nanmean([getattr(row, name) for row in found]))
-
-        text = [f"{budget:g}", method, f"{mean('top1'):.2%}", f"{mean('top5'):.2%}"]
-        text += [f"{mean('predicted'):.3f}", f"{mean('measured'):.3f}", f"{mean('frames'):,.0f}"]
-        text += [f"{mean('multiply_adds'):,.0f}", f"{mean('training'):.2f}", _difference(found, dense)]
-        lines.append(f"| {' | '.join(text)} |")
-    for budget, method in by_cell:
-        if method != "iee_structured":
-            continue
-        for other in ("halp, once", "random"):
-            gap = _difference(by_cell[budget, method], by_cell[budget, other])
-            lines.append(f"at {budget:g}: iee_structured - {other}: {gap} points of top-1")
-    return "\n".join(lines)
-
-
-def _difference(found: Sequence[Row], other: Sequence[Row]) -> str:
-    difference = paired(*(np.asarray([100 * row.top1 for row in cell]) for cell in (found, other)))
-    return f"{difference.mean:+.2f} ({difference.interval[0]:+.2f} to {difference.interval[1]:+.2f})"
 
 
 def _number(name: str, text: str) -> int:
@@ -273,11 +241,20 @@ def _budget(text: str) -> float:
     return share
 
 
-def _share(name: str, text: str) -> float:
+def _share(name: str, text: str, of: str) -> float:
     share = _real(text)
     if not 0 <= share <= 1:
-        raise ValueError(f"{name}={text!r} is not accepted; expected a share of the channels in [0, 1], such as 0.25.")
+        raise ValueError(f"{name}={text!r} is not accepted; expected a share {of} in [0, 1], such as 0.25.")
     return share
+
+
+def _pictures(name: str) -> Any:
+    """A data set of pictures in memory."""
+    fields = data.load(name)
+    shape = getattr(getattr(fields, "x", None), "shape", ())
+    if len(shape) != 4:
+        raise ValueError(f"data={name!r} has no pictures in memory; expected such as digits or cluttereddigits.")
+    return fields
 
 
 def _real(text: str) -> float:

@@ -55,6 +55,7 @@ DATASETS: dict[str, Dataset] = {
     "teacher": Dataset(_OWN, lambda root, protocol: generated.teacher()),
     "spectra": Dataset(_OWN, lambda root, protocol: generated.spectra()),
     "noisydigits": Dataset(_OWN, lambda root, protocol: generated.noisydigits()),
+    "cluttereddigits": Dataset(_OWN, lambda root, protocol: generated.cluttereddigits()),
     "blockgraph": Dataset({"paper": links.PROTOCOLS["paper"]}, lambda root, protocol: links.blockgraph()),
     "cifar10": Dataset(cifar.PROTOCOLS, functools.partial(cifar.load, "cifar10")),
     "cifar100": Dataset(cifar.PROTOCOLS, functools.partial(cifar.load, "cifar100")),

@@ -44,6 +44,9 @@ SOURCES: Mapping[str, DataSource] = {
     "teacher": DataSource("generated: 128 inputs, 10 classes told by a sparse network", ()),
     "spectra": DataSource("generated: 40 channels, 10 classes", ()),
     "noisydigits": DataSource("scikit-learn's digits beside generated noise: 512 inputs, 10 classes", ()),
+    "cluttereddigits": DataSource(
+        "scikit-learn's digits among parts of others, at random places: 12 x 12, 10 classes", ()
+    ),
     "blockgraph": DataSource("a generated graph for link prediction", ()),
     "cifar10": DataSource(
         "CIFAR-10, 170 MB",

