@@ -44,9 +44,9 @@ def _list(root: Path) -> None:
     for name, dataset in data.DATASETS.items():
         source = downloads.SOURCES[name]
         state = "always there" if not source.accepted else "there" if is_there(name, root) else "not there"
-        print(f"{name:14} {state:13} {source.title}")
+        print(f"{name:16} {state:13} {source.title}")
         for protocol, meaning in dataset.protocols.items():
-            print(f"{'':14} {protocol}: {meaning}")
+            print(f"{'':16} {protocol}: {meaning}")
 
 
 def is_there(name: str, root: Path) -> bool:
