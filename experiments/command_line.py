@@ -11,12 +11,25 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from experiments import stopping
 
 if TYPE_CHECKING:  # imports of seconds are left to what needs them, so that --help is quick
     from ml_collections import ConfigDict
+
+
+def start(main: Callable[..., int], *arguments: Sequence[str]) -> NoReturn:
+    """Ends the process with the status of a command; in a line and with 2 where nobody reads on what it prints."""
+    try:
+        try:
+            status: Any = main(*arguments)
+        except SystemExit as ended:  # help was printed
+            status = ended.code
+        sys.stdout.flush()
+    except BrokenPipeError as error:
+        status = failed(error, 2)
+    sys.exit(status)
 
 
 def run(

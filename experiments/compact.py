@@ -141,4 +141,4 @@ def _number(name: str, text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.start(main)

@@ -46,4 +46,4 @@ def _compare(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command_line.start(main, sys.argv[1:])

@@ -195,4 +195,4 @@ def _flops(count: float) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.start(main)

@@ -266,4 +266,4 @@ def _real(text: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.start(main)

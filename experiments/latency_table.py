@@ -8,7 +8,6 @@ network with all, 40 and 10 % of its weights. A structure takes it:
 """
 
 import functools
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -94,4 +93,4 @@ def _images(shape: tuple[int, ...]) -> jax.Array:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.start(main)

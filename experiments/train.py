@@ -67,4 +67,4 @@ def _train(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command_line.start(main, sys.argv[1:])

@@ -120,4 +120,4 @@ def _report(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.start(main)

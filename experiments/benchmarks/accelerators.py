@@ -184,4 +184,4 @@ def _methods(given: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.start(main)

@@ -213,4 +213,4 @@ def _piece(x: Any) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.start(main)

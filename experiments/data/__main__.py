@@ -76,4 +76,4 @@ def _prepare(name: str, root: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command_line.start(main)

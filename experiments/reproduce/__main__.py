@@ -265,4 +265,4 @@ def _command(table: Table, options: Options) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    command_line.start(main, sys.argv[1:])

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 
 from experiments import command_line
@@ -36,3 +39,13 @@ def test_a_command_ends_with_the_status_of_what_happened(capsys):
     assert printed.out == "doc\n"
     assert printed.err.splitlines()[0] == "SIGINT: again"
     assert printed.err.splitlines()[1].startswith("error: invalid literal")
+
+
+@pytest.mark.parametrize("command", ["data list", "train --help", "compact --help"])
+def test_a_reader_that_has_gone_is_an_error_in_one_line(command):
+    """As ``| head -1`` may leave it."""
+    program = [sys.executable, "-m", *f"experiments.{command}".split()]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        running.stdout.close()
+        assert running.stderr.read().decode().splitlines() == ["error: [Errno 32] Broken pipe"]
+    assert running.returncode == 2
