@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from dstjax._arrays import counting
 from dstjax.selection import count_true, top_k_mask, top_k_masks
@@ -165,6 +167,25 @@ def test_many_tensors_of_one_shape_are_counted_by_few_equal_kernels_on_a_tpu(pla
     kernels = collections.Counter(str(params["jaxpr"]) for params in called if params["name"] == "reaching")
     assert sum(kernels.values()) == len(scores)
     assert max(kernels.values()) == (counting.EQUAL if platform == "tpu" else len(scores))
+
+
+@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize("spec", [P("d"), slow(P(None, "d"))])
+def test_equal_scores_over_eight_devices_as_on_a_tpu(kind, spec, monkeypatch):
+    """Their loop, which may be left out, sums over the devices; the second list has no ties."""
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    jax.clear_caches()
+    rng = np.random.default_rng(8)
+    shape = (16, 24)
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(kind,))
+    for make in (lambda: rng.integers(0, 5, shape), lambda: rng.permutation(16 * 24).reshape(shape)):
+        scores = [make().astype(np.float32) for _ in range(5)]
+        ks = [int(k) for k in rng.integers(0, 385, len(scores))]
+        with jax.set_mesh(mesh):
+            spread = jax.device_put(scores, NamedSharding(mesh, spec))
+            marks = jax.jit(lambda scores, ks=ks: top_k_masks(scores, ks))(spread)
+        for mark, s, k in zip(marks, scores, ks, strict=True):
+            np.testing.assert_array_equal(mark, oracles.best(s, k))
 
 
 def test_large_integers_keep_their_order_as_on_each_platform(monkeypatch):
