@@ -19,8 +19,9 @@ import numpy as np
 from jax import lax
 
 from dstjax._arrays import sums
+from dstjax._arrays.places import cut, unseen
 from dstjax._arrays.platforms import is_cpu, is_tpu
-from dstjax._arrays.rows import WIDTH, Rows, cut
+from dstjax._arrays.rows import WIDTH, Rows
 from dstjax._arrays.segments import Segments, picked
 from dstjax._arrays.shards import Shards, may_be_cut
 from dstjax._arrays.sums import Scalars
@@ -198,32 +199,41 @@ class Blocks:
         lined = all(self._is_lined(i) and row_length(self.sizes[i]) <= LONGEST for i in self.alone)
         return lined and min(self.sizes) > 0 and not self.pieces.axes and not any(self.may_be_cut)
 
-    def after(self, flags: list[jax.Array], room: jax.Array) -> jax.Array:
-        """Returns the highest place in each lane before which at most ``room`` flags are set; for whole tensors.
+    def after(
+        self, keys: list[jax.Array], candidates: list[jax.Array] | None, numbers: jax.Array, room: jax.Array
+    ) -> jax.Array:
+        """Returns the highest place in each lane before which at most ``room`` candidates are equal to its number.
 
-        Counts the flags of each row, and looks into a single row of each lane.
+        For whole tensors. Counts the equal keys of each row, and looks into a single row of each lane.
         """
-        rows = [f.reshape(-1, f.shape[-1]) for f in flags]
+        flags = [key == at for key, at in zip(keys, self.at(numbers), strict=True)]
+        flags = flags if candidates is None else [f & c for f, c in zip(flags, candidates, strict=True)]
         shapes = [self._block_shape(i) for i in self.alone]
         alone = [math.prod(s[:-1]) // self.lanes[i] for i, s in zip(self.alone, shapes, strict=True)]
         # Lanes in the order of the blocks: their numbers, how many rows they have, the first row, and the block.
         lanes = self._lane_numbers([*self.alone, *self.small])
         number = np.concatenate([np.repeat(alone, [self.lanes[i] for i in self.alone]), self.rows.of_lane]).astype(int)
         first = np.cumsum(number) - number
-        ends = np.cumsum([0, *(len(x) for x in rows)])
+        ends = np.cumsum([0, *(x.size // x.shape[-1] for x in keys)])
         block = np.searchsorted(ends, first, side="right") - 1
 
-        room = room[lanes]
-        row, before = Segments(number).after(sums.flags_of_rows(rows), room)
-        width = max(x.shape[1] for x in rows)
-        looked_at = []
-        for b, x in enumerate(rows):
-            at = row[block == b] + (first[block == b] - ends[b]).astype(np.uint32)
-            mine = lax.dynamic_slice_in_dim(x, at[0], 1) if len(at) == 1 else x[at]
-            looked_at.append(jnp.pad(mine, ((0, 0), (0, width - x.shape[1]))))
-        length = np.array([x.shape[1] for x in rows], np.uint32)[block]
-        place = jnp.minimum(sums.after(jnp.concatenate(looked_at), room - before), length)
-        return (row * length + place)[np.argsort(lanes)]
+        numbers, room = picked(numbers, lanes), picked(room, lanes)
+        row, before = Segments(number).after(sums.flags_of_rows([f.reshape(-1, f.shape[-1]) for f in flags]), room)
+        length = np.array([x.shape[-1] for x in keys], np.uint32)[block]
+
+        def looked_at(blocks: list[jax.Array]) -> jax.Array:
+            found = []
+            for b, x in enumerate(blocks):
+                at, rows = row[block == b] + (first[block == b] - ends[b]).astype(np.uint32), x.reshape(-1, x.shape[-1])
+                mine = lax.dynamic_slice_in_dim(rows, at[0], 1) if len(at) == 1 else rows[at]
+                found.append(jnp.pad(mine, ((0, 0), (0, max(length) - x.shape[-1]))))
+            return jnp.concatenate(found)
+
+        # Compared once for all lanes: a row of flags of each would be a kernel that takes long to compile.
+        equal = looked_at(keys) == numbers[:, None]
+        equal = equal if candidates is None else equal & looked_at(candidates)
+        place = jnp.minimum(sums.after(equal, room - before), length)
+        return picked(row * length + place, np.argsort(lanes))
 
     def _matrix(self, i: int, x: jax.Array) -> jax.Array:
         """Returns a tensor with a row for each lane."""
@@ -288,15 +298,6 @@ class Blocks:
         """Returns the numbers of the lanes of some tensors, in their order."""
         found = [np.arange(self.first_lane[i], self.first_lane[i + 1], dtype=np.int32) for i in tensors]
         return np.concatenate([np.zeros(0, np.int32), *found])
-
-
-def unseen(values: Sequence[int]) -> Scalars:
-    """Returns numbers as uint32[] each, and hides from XLA that they are constant.
-
-    A kernel that reads an array at a place that is no constant is one program for all places.
-    """
-    turned = [jnp.uint32(values[(i - 2) % len(values)]) for i in range(len(values))]
-    return lax.fori_loop(0, 2, lambda _, v: [*v[1:], *v[:1]], turned)
 
 
 def row_length(size: int) -> int:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dstjax._arrays.layout import Layout, lanes_of
+from dstjax._arrays.places import cut, hidden
 from dstjax._arrays.shards import mesh_axes
 
 Layouts = Sequence[Layout | None]
@@ -68,9 +69,10 @@ def sums(arrays: Sequence[jax.Array], layouts: Layouts, dtype: Any = None) -> ja
 
 def of_each(numbers: jax.Array, shapes: Sequence[tuple[int, ...]], layouts: Layouts) -> list[jax.Array]:
     """Returns numbers of all layers as what each leaf can be compared with: a scalar, or see :func:`total`."""
-    found, start = [], 0
-    for shape, layout, n in zip(shapes, layouts, layer_counts(shapes, layouts), strict=True):
-        stack = lanes_of(layout)
-        found.append(spread(numbers[start : start + n], stack, shape) if stack else numbers[start])
-        start += n
+    counts = layer_counts(shapes, layouts)
+    places = hidden([int(n) for n in np.cumsum([0, *counts[:-1]])], numbers)
+    found = []
+    for shape, layout, n, place in zip(shapes, layouts, counts, places, strict=True):
+        stack, mine = lanes_of(layout), cut(numbers, place, n)
+        found.append(spread(mine, stack, shape) if stack else mine.reshape(()))
     return found

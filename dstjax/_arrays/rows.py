@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from dstjax._arrays.places import cut
 from dstjax._arrays.segments import Segments, picked
 
 WIDTH = 1024  # entries of a row
@@ -66,10 +67,3 @@ class Rows:
         """Whether each row is of each lane, bool[rows, lanes]."""
         lane = jnp.asarray(np.repeat(np.arange(len(self.numbers), dtype=np.int32), self.of_lane))
         return lane[:, None] == lax.iota(jnp.int32, len(self.numbers))[None]
-
-
-def cut(x: jax.Array, start: Any, length: int) -> jax.Array:
-    """Returns so many entries of a vector from a place on, which may be an array."""
-    if isinstance(start, int):
-        return lax.slice(x, (start,), (start + length,))
-    return lax.dynamic_slice(x, (start,), (length,))

@@ -142,7 +142,7 @@ def choose(
 
     # Small tensors are marked within the branch: its result is stored, and each tensor cut out of it once.
     def tied() -> tuple[jax.Array, list[jax.Array]]:
-        stop = layout.after(equals(layout.at(threshold)), room) if layout.is_whole else index_after()
+        stop = layout.after(blocks, candidates, threshold, room) if layout.is_whole else index_after()
         return stop, marked_until(stop)
 
     def untied() -> tuple[jax.Array, list[jax.Array]]:

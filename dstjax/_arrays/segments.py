@@ -23,7 +23,8 @@ class Segments:
         """Takes the length of each segment."""
         self.lengths = np.asarray(lengths, int)
         first, size = np.cumsum(self.lengths) - self.lengths, int(np.sum(self.lengths))
-        level = np.ceil(np.log(np.maximum(self.lengths, 1)) / np.log(ALIKE))
+        times = np.max(self.lengths, initial=1) / np.maximum(self.lengths, 1)
+        level = np.floor(np.log(times) / np.log(ALIKE))
         self.members = [np.flatnonzero(level == x) for x in np.unique(level)]
         self.places = []
         for mine in self.members:

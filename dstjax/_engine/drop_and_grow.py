@@ -126,10 +126,11 @@ def _in_parts(
     start = np.cumsum([0, *lanes.layer_counts([w.shape for w in weights], layouts)])
     found: dict[int, MaskUpdate] = {}
     last: list[MaskUpdate] = []
-    for part in parts(weights):
+    dealt = parts(weights)
+    for part in dealt:
         some, keys = [leaves[i] for i in part], [grow_keys[i] for i in part]
-        if last:
-            some, keys = after([move.mask for move in last], some, keys)
+        if len(dealt) > 1:
+            some, keys = after([move.mask for move in last], active, some, keys)
         layers = np.concatenate([np.arange(start[i], start[i + 1]) for i in part])
         mine = slice(None) if len(part) == len(leaves) else layers
         last = switch(some, keys, keep[mine], lambda _, n=grown[mine]: n, target[mine], active[mine])

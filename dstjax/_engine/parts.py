@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from dstjax._arrays.bits import pack
 from dstjax._arrays.counting import SMALL
-from dstjax._arrays.platforms import is_tpu
+from dstjax._arrays.platforms import is_cpu, is_tpu
 from dstjax._arrays.selection import count_true
 from dstjax._arrays.shards import may_be_cut, pieces_of
 from dstjax.rules import Leaf
@@ -19,40 +19,82 @@ PART = 13 * 2**20
 PARTS = 8
 # On a single TPU: the vector memory of each kind holds the keys and the scores of so many from pass to pass.
 PART_OF_TPU = 9 * 2**19
+# On a single CPU: its last cache holds their keys from pass to pass, and what it needs beside the arguments is taken
+# from memory that the process has already, where new pages take as long as all else.
+PART_OF_CPU = 3 * 2**21
 
 
 def parts(weights: Sequence[jax.Array]) -> list[list[int]]:
     """Deals leaves out to a few parts that hold about the same; small ones, which are counted together, to one of them.
 
-    Returns the leaves of each part by number, in their order.
+    On a single CPU parts have as many leaves, or one more, and small ones a part of their own if they fill half of it:
+    then most kernels of the parts are the same, and are compiled once.
+
+    Returns the leaves of each part by number.
     """
     sizes = [w.size // pieces_of(w) for w in weights]
-    single = is_tpu() and not any(may_be_cut(w) for w in weights)
-    number = min(PARTS, sum(sizes) // (PART_OF_TPU if single else PART))
+    single_tpu, single_cpu = is_tpu() and _is_whole(weights), is_cpu() and _is_whole(weights)
+    least = PART_OF_TPU if single_tpu else PART_OF_CPU if single_cpu else PART
+    number = min(PARTS, sum(sizes) // least)
     if number < 2:
         return [list(range(len(sizes)))]
     small = [i for i, size in enumerate(sizes) if size < SMALL]
-    groups = [[i] for i, size in enumerate(sizes) if size >= SMALL] + [small]
+    large = sorted((i for i, size in enumerate(sizes) if size >= SMALL), key=lambda i: (-sizes[i], i))
+    dealt = _evenly(sizes, large, small, number) if single_cpu else _by_size(sizes, large, small, number)
+    return [part for part in dealt if part]
+
+
+def _is_whole(weights: Sequence[jax.Array]) -> bool:
+    """Whether each leaf lies on one device."""
+    return not any(may_be_cut(w) for w in weights)
+
+
+def _by_size(sizes: list[int], large: list[int], small: list[int], number: int) -> list[list[int]]:
+    """Deals out each leaf, and the small ones together, to the part that holds the least."""
     dealt: list[list[int]] = [[] for _ in range(number)]
     held = [0] * number
+    groups = [[i] for i in large] + [small]
     for total, group in sorted(((sum(sizes[i] for i in group), group) for group in groups), reverse=True):
         least = held.index(min(held))
         dealt[least] += group
         held[least] += total
-    return [sorted(part) for part in dealt if part]
+    return [sorted(part) for part in dealt]
+
+
+def _evenly(sizes: list[int], large: list[int], small: list[int], number: int) -> list[list[int]]:
+    """Deals out equally many large leaves, from the largest on forwards and backwards."""
+    apart = 2 * number * sum(sizes[i] for i in small) >= sum(sizes)
+    ways = number - apart
+    dealt = [
+        [i for k, i in enumerate(large) if part in (k % (2 * ways), -1 - k % (2 * ways) + 2 * ways)]
+        for part in range(ways)
+    ]
+    if apart:
+        return [*dealt, small]
+    min(dealt, key=lambda part: sum(sizes[i] for i in part)).extend(small)
+    return dealt
 
 
 def after(
-    masks: Sequence[jax.Array], leaves: Sequence[Leaf], keys: Sequence[jax.Array]
+    masks: Sequence[jax.Array], active: jax.Array, leaves: Sequence[Leaf], keys: Sequence[jax.Array]
 ) -> tuple[list[Leaf], list[jax.Array]]:
     """Returns leaves and keys as they are, but XLA reads them only after it has packed some masks.
 
     It would compute all parts side by side otherwise. A packed mask is computed once, others in all that reads them.
+    The first part is behind no masks; on a single CPU it gets what others get, so that its kernels are theirs.
+
+    Args:
+      masks: those of the part before, or none.
+      active: int32[layers], how many weights are active in some layers.
+      leaves: those of this part.
+      keys: their keys.
     """
+    if not masks and not (is_cpu() and _is_whole([leaf.weight for leaf in leaves])):
+        return list(leaves), list(keys)
     if is_tpu():  # whose compiler keeps to a barrier; others remove it before they choose an order
         return _behind([pack(m) for m in masks], leaves, keys)
-    counts = count_true([pack(m) for m in masks]).astype(jnp.uint32)
-    zero = jnp.bitwise_or.reduce(counts) >> 31  # not known to XLA, though a leaf has less than 2**31 active weights
+    counts = (count_true([pack(m) for m in masks]) if masks else active).astype(jnp.uint32)
+    zero = jnp.max(counts) >> 31  # not known to XLA, though a leaf has less than 2**31 active weights
     is_read = zero == 0
 
     def key_later(key: jax.Array) -> jax.Array:

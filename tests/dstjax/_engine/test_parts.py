@@ -1,5 +1,7 @@
 """Large trees are switched in parts: the same masks, and the memory of one part."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,11 @@ METHODS = ["rigl", "set", "dst_ee", "mest", "snfs", "rigl_itop", "balanced_momen
 PLAN = dict(sparsity=0.8, update_period=1, end_step=9, drop_schedule="constant")
 
 
+def one_device():
+    """A mesh on which nothing can be cut."""
+    return jax.set_mesh(jax.make_mesh((1,), ("one",), axis_types=(AxisType.Auto,)))
+
+
 def shapes_of(sizes):
     return [jax.ShapeDtypeStruct((size,), jnp.float32) for size in sizes]
 
@@ -37,6 +44,31 @@ def test_every_leaf_is_in_one_part_and_no_part_is_much_larger_than_its_share(siz
     number = min(parts.PARTS, sum(sizes) // parts.PART)
     assert max(held) <= sum(sizes) / max(number, 1) + indivisible
     assert sum(any(i in part for i in small) for part in dealt) <= 1
+
+
+@given(st.lists(st.sampled_from([8, 1000, SMALL - 1, SMALL, 3 * SMALL, 2**23, 2**25]), min_size=1, max_size=40))
+def test_parts_of_a_single_cpu_have_about_as_many_leaves_so_that_their_kernels_are_the_same(sizes):
+    with one_device():
+        dealt = parts.parts(shapes_of(sizes))
+    assert sorted(i for part in dealt for i in part) == list(range(len(sizes)))
+    number = max(1, min(parts.PARTS, sum(sizes) // parts.PART_OF_CPU))
+    assert len(dealt) <= number
+    small = {i for i, size in enumerate(sizes) if size < SMALL}
+    assert sum(not small.isdisjoint(part) for part in dealt) <= 1
+    large = [[i for i in part if i not in small] for part in dealt if not small or set(part) != small]
+    counts = [len(part) for part in large]
+    if len(dealt) == number > 1:
+        assert max(counts) - min(counts) <= 1
+    held = [sum(sizes[i] for i in part) for part in large]
+    if len(held) == number > 1:
+        assert max(held) - min(held) <= max(sizes)
+
+
+def test_small_leaves_have_a_part_of_their_own_where_they_fill_half_of_one():
+    large, small = [2**21] * 6, [SMALL // 2] * 20
+    with one_device():
+        assert parts.parts(shapes_of(large + small)) == [[0, 1, 2, 3, 4, 5], list(range(6, 26))]
+        assert parts.parts(shapes_of(large + small[:2])) == [[0, 3, 4, 6, 7], [1, 2, 5]]
 
 
 def test_a_tree_that_is_not_large_is_one_part():
@@ -98,19 +130,21 @@ def in_small_parts(monkeypatch):
     )
     monkeypatch.setattr(parts, "PART", 512)
     monkeypatch.setattr(parts, "PART_OF_TPU", 512)
+    monkeypatch.setattr(parts, "PART_OF_CPU", 512)
     monkeypatch.setattr(parts, "SMALL", 64)
     return sizes
 
 
-@pytest.mark.parametrize("platform", ["cpu", "tpu"])
+@pytest.mark.parametrize("platform", ["cpu", "one cpu", "tpu"])
 @pytest.mark.parametrize("name", [n if n in ("rigl", "set") else slow(n) for n in METHODS])
 def test_masks_are_the_same(name, platform, monkeypatch):
     method = methods.get(name, **PLAN)
     whole = trained(method)
     sizes = in_small_parts(monkeypatch)
-    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(jax, "default_backend", lambda: platform.removeprefix("one "))
     jax.clear_caches()
-    found = trained(method)
+    with one_device() if platform == "one cpu" else contextlib.nullcontext():
+        found = trained(method)
     assert 1 < len(sizes) <= parts.PARTS
     assert sum(sizes) == len(SHAPES)
     jax.tree.map(np.testing.assert_array_equal, found.masks, whole.masks)
