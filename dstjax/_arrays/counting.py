@@ -21,15 +21,13 @@ from jax import lax
 from dstjax._arrays import sums
 from dstjax._arrays.places import cut, unseen
 from dstjax._arrays.platforms import is_cpu, is_tpu
-from dstjax._arrays.rows import WIDTH, Rows
+from dstjax._arrays.rows import LONGEST, WIDTH, Rows, row_length
 from dstjax._arrays.segments import Segments, picked
 from dstjax._arrays.shards import Shards, may_be_cut
 from dstjax._arrays.sums import Scalars
 
 SMALL = 2**19  # entries below which tensors share an array,
 MANY = 8  # if there are as many of them
-ROW = 1024  # entries of a row of a tensor that is counted alone, at least,
-LONGEST = 2**16 - 1  # and at most
 EQUAL = 4  # tensors of a shape that are counted by equal kernels on a TPU
 
 
@@ -43,15 +41,17 @@ class Blocks:
     def __init__(
         self,
         pieces: Shards,
-        tensors: Sequence[jax.Array],
+        tensors: Sequence[jax.Array | jax.ShapeDtypeStruct],
         stacks: Sequence[tuple[int, ...]],
         orders: Sequence[tuple[int, ...]] | None = None,
         *,
         once: bool = False,
+        joined: bool = False,
     ) -> None:
         """Takes the stack axes of each tensor, and the order in which its other axes number the entries of a lane.
 
-        Tensors that are counted ``once`` share no array on a TPU, whose compiler writes into one at a time.
+        Tensors that are counted ``once`` share no array on a TPU, whose compiler writes into one at a time. Those that
+        are ``joined`` have been rows of one array from the start, whatever their size; they are given by shape.
         """
         self.pieces = pieces
         self.by_rows = is_cpu()
@@ -65,7 +65,7 @@ class Blocks:
         self.sizes = [x.size // max(n, 1) for x, n in zip(tensors, local, strict=True)]  # entries of a lane here
         self.whole_sizes = [math.prod(shape) // max(n, 1) for shape, n in zip(whole, self.lanes, strict=True)]
         self.first_lane = np.cumsum([0, *self.lanes])
-        self.may_be_cut = [may_be_cut(x) for x in tensors]
+        self.may_be_cut = [not joined and may_be_cut(x) for x in tensors]
         self.is_straight = [s + o == tuple(range(len(s + o))) for s, o in zip(self.stacks, self.orders, strict=True)]
         small = [
             i
@@ -76,7 +76,8 @@ class Blocks:
             and not self.may_be_cut[i]
         ]
         self.for_tpu = is_tpu()
-        self.small = small if len(small) >= MANY and not (once and self.for_tpu) else []
+        together = len(small) >= MANY and not (once and self.for_tpu)
+        self.small = list(range(len(tensors))) if joined else small if together else []
         self.alone = [i for i in range(len(tensors)) if i not in set(self.small)]
         lanes, sizes = ([x[i] for i in self.small] for x in (self.lanes, self.sizes))
         self.rows = Rows(lanes, sizes, self._lane_numbers(self.small), is_cpu=self.by_rows)
@@ -125,6 +126,10 @@ class Blocks:
         """
         alone = [self._at(i, numbers, place, shaped) for i, place in zip(self.alone, self.places, strict=True)]
         return [*alone, self.rows.at(numbers)] if self.small else alone
+
+    def at_tensor(self, i: int, numbers: jax.Array) -> jax.Array:
+        """Returns what to compare a tensor with, given a vector of numbers of all lanes."""
+        return self._at(i, numbers, int(self.first_lane[i]), shaped=True)
 
     def index(self, blocks: list[jax.Array], one: Any = 1) -> list[jax.Array]:
         """Returns the place of each entry of each block in its lane, uint32; times ``one``, a uint32[]."""
@@ -290,7 +295,7 @@ class Blocks:
             return counts.reshape(-1)
         return self.pieces.all_lanes(i, counts, self.stacks[i])
 
-    def _hidden(self, values: Sequence[int], *like: jax.Array) -> Sequence[Any]:
+    def _hidden(self, values: Sequence[int], *like: Any) -> Sequence[Any]:
         """Returns places that XLA does not know; for a TPU known ones, since its compiler copies more for others."""
         return values if self.for_tpu else self.pieces.varying_as(unseen(values), *like)
 
@@ -298,13 +303,3 @@ class Blocks:
         """Returns the numbers of the lanes of some tensors, in their order."""
         found = [np.arange(self.first_lane[i], self.first_lane[i + 1], dtype=np.int32) for i in tensors]
         return np.concatenate([np.zeros(0, np.int32), *found])
-
-
-def row_length(size: int) -> int:
-    """Returns the entries of a row of a tensor, or lane, of some size: all of them where no fit length divides it."""
-    return _fit_divisor(size, ROW, LONGEST)
-
-
-@functools.cache
-def _fit_divisor(size: int, low: int, high: int) -> int:
-    return next((n for n in range(low, min(high + 1, size)) if size % n == 0), size)

@@ -38,7 +38,7 @@ def random_bits(
     whole = [
         i
         for i, (key, size, sharding) in enumerate(zip(keys, sizes, shardings, strict=True))
-        if 0 < size < 2**32 and _is_threefry(key) and not may_be_cut(sharding)
+        if can_draw_rows(key, size, sharding)
     ]
     small, large = ([i for i in whole if (sizes[i] < SMALL) == is_small] for is_small in (True, False))
     for draw, width, least, tensors in ((_rows, WIDTH, 2, small), (_blocks, BLOCK, 1, large)):
@@ -52,6 +52,47 @@ def random_bits(
         jax.random.bits(key, shape, jnp.uint32, out_sharding=sharding) if bits is None else bits
         for bits, key, shape, sharding in zip(found, keys, shapes, shardings, strict=True)
     ]
+
+
+def random_rows(keys: Sequence[jax.Array], sizes: Sequence[int], lanes: Sequence[int]) -> jax.Array:
+    """Draws what :func:`random_bits` draws for some tensors as rows of one array, in which each lane begins a row.
+
+    Args:
+      keys: a threefry key for each tensor.
+      sizes: the entries of a lane of each.
+      lanes: how many follow one another in each.
+
+    Returns:
+      uint32[rows, WIDTH], 0 behind the last entry of a lane; some more rows than there are lanes need.
+    """
+    data = jnp.stack([jax.random.key_data(key) for key in keys])
+    numbers = [-(-size // WIDTH) for size, n in zip(sizes, lanes, strict=True) for _ in range(n)]
+    of_lane = np.repeat(np.arange(len(keys)), lanes)
+    first = [lane * size for size, n in zip(sizes, lanes, strict=True) for lane in range(n)]
+    within = np.concatenate([np.arange(n) for n in numbers]) * WIDTH
+    left = np.minimum(np.repeat(np.repeat(sizes, lanes), numbers) - within, WIDTH)
+    places = np.repeat(np.array(first, np.int64), numbers) + within
+    group = BLOCK // WIDTH  # rows that are drawn at a time
+    times = -(-len(places) // group)
+
+    def padded(x: np.ndarray, dtype: Any) -> np.ndarray:
+        return np.pad(x, (0, times * group - len(x))).reshape(times, group, 1).astype(dtype)
+
+    of_row = data[padded(np.repeat(of_lane, numbers), np.int32)[..., 0]]
+    place_of, left_of = jnp.asarray(padded(places, np.uint32)), jnp.asarray(padded(left, np.uint32))
+
+    def draw(i: Any, drawn: jax.Array) -> jax.Array:
+        column = lax.broadcasted_iota(jnp.uint32, (group, WIDTH), 1)
+        bits = _threefry(of_row[i, :, :1], of_row[i, :, 1:], place_of[i] + column)
+        return lax.dynamic_update_slice(drawn, jnp.where(column < left_of[i], bits, 0)[None], (i, 0, 0))
+
+    begin = jnp.broadcast_to(data[0, 0], (times, group, WIDTH))
+    return lax.fori_loop(0, times, draw, begin).reshape(-1, WIDTH)
+
+
+def can_draw_rows(key: jax.Array, size: int, sharding: Any) -> bool:
+    """Whether :func:`random_rows` can draw a tensor of so many entries, of a sharding as in :func:`random_bits`."""
+    return 0 < size < 2**32 and _is_threefry(key) and not may_be_cut(sharding)
 
 
 def _is_threefry(key: jax.Array) -> bool:

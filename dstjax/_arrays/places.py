@@ -11,7 +11,7 @@ from dstjax._arrays.platforms import is_tpu
 from dstjax._arrays.varying import varying_as
 
 
-def hidden(values: Sequence[int], *like: jax.Array) -> Sequence[Any]:
+def hidden(values: Sequence[int], *like: Any) -> Sequence[Any]:
     """Returns places as uint32[] each, of which XLA does not know that they are constant.
 
     A TPU gets them as they are, since its compiler copies more for others. Within ``shard_map`` they vary over the

@@ -1,5 +1,6 @@
 """Small tensors as the rows of one array, in which each lane begins at a row of its own."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from dstjax._arrays.places import cut
 from dstjax._arrays.segments import Segments, picked
 
 WIDTH = 1024  # entries of a row
+ROW = 1024  # entries of a row of a tensor that is counted alone, at least,
+LONGEST = 2**16 - 1  # and at most
 COMPARED = 2**22  # rows times lanes up to which a row finds its lane by comparison, off the CPU: a gather takes longer
 
 
@@ -43,6 +46,16 @@ class Rows:
             found.append(cut(flat, offset, lanes * padded).reshape(lanes, padded)[:, :size])
         return found
 
+    def cut_by_rows(self, array: jax.Array) -> list[jax.Array]:
+        """Returns the entries of each tensor, [lanes, entries of a lane], cut out by whole rows."""
+        found, first = [], 0
+        for lanes, size in zip(self.lanes, self.sizes, strict=True):
+            n = -(-size // WIDTH)
+            mine = lax.slice_in_dim(array, first, first + lanes * n)
+            found.append(mine.reshape(lanes, n * WIDTH)[:, :size])
+            first += lanes * n
+        return found
+
     def at(self, numbers: jax.Array) -> jax.Array:
         """Returns the number of the lane of each row, [rows, 1], of numbers of all lanes there are."""
         if not self.is_compared:
@@ -67,3 +80,13 @@ class Rows:
         """Whether each row is of each lane, bool[rows, lanes]."""
         lane = jnp.asarray(np.repeat(np.arange(len(self.numbers), dtype=np.int32), self.of_lane))
         return lane[:, None] == lax.iota(jnp.int32, len(self.numbers))[None]
+
+
+def row_length(size: int) -> int:
+    """Returns the entries of a row of a tensor, or lane, of some size: all of them where no fit length divides it."""
+    return _fit_divisor(size, ROW, LONGEST)
+
+
+@functools.cache
+def _fit_divisor(size: int, low: int, high: int) -> int:
+    return next((n for n in range(low, min(high + 1, size)) if size % n == 0), size)

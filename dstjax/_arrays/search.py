@@ -39,17 +39,47 @@ def choose(
 
     Where candidates are told by keys, 0 is none. Elsewhere ``wheres`` has them, or None where all are.
     """
-    if bits_per_pass is None:
-        bits_per_pass = BITS_ELSEWHERE if pieces.axes else bits_by_platform()
-    dtype = keys[0].dtype
     stacks = [lanes_of(layout) for layout in layouts]
     orders = [order_of(layout, k.ndim) for layout, k in zip(layouts, keys, strict=True)]
     layout = Blocks(pieces, keys, stacks, orders)
-    blocks = layout.blocks(keys)
     candidates = None
     if any(w is not None for w in wheres):
         every_one = [jnp.ones(k.shape, bool) if w is None else w for k, w in zip(keys, wheres, strict=True)]
         candidates = layout.flags(every_one)
+    threshold, stop, rows = find(layout, layout.blocks(keys), candidates, ks, told=told, bits_per_pass=bits_per_pass)
+    alone = [keys[i] for i in layout.alone]
+    index = [layout.index_of(i, keys[i]) for i in layout.alone]
+    n = len(alone)
+    last = marked(alone, layout.at(threshold, shaped=True)[:n], index, layout.at(stop, shaped=True)[:n])
+    marks = layout.tensors(last, rows)
+    return [m if w is None else m & w for m, w in zip(marks, wheres, strict=True)]
+
+
+def find(
+    layout: Blocks,
+    blocks: list[jax.Array],
+    candidates: list[jax.Array] | None,
+    ks: jax.Array | Wide,
+    *,
+    told: Sequence[bool],
+    bits_per_pass: int | None = None,
+) -> tuple[jax.Array, jax.Array, list[jax.Array]]:
+    """Finds what :func:`choose` marks: keys above a threshold of each lane, and those at it before an index.
+
+    Args:
+      layout: says what the blocks hold.
+      blocks: the keys.
+      candidates: boolean blocks, or None where all are candidates.
+      ks: how many to mark.
+      told: of each tensor whether its keys tell candidates.
+      bits_per_pass: bits of the threshold that one pass resolves; by platform if omitted.
+
+    Returns:
+      The thresholds and the indices, one for each lane, and the marks of the block of small tensors.
+    """
+    pieces, dtype = layout.pieces, blocks[0].dtype
+    if bits_per_pass is None:
+        bits_per_pass = BITS_ELSEWHERE if pieces.axes else bits_by_platform()
     lanes = sum(layout.lanes)
     every = jnp.uint32(2**32 - 1)
     budgets = 1 if isinstance(ks, Wide) else len(ks)
@@ -134,7 +164,7 @@ def choose(
         return same if candidates is None else [s & where for s, where in zip(same, candidates, strict=True)]
 
     def marked_until(stop: jax.Array) -> list[jax.Array]:
-        return layout.rows_of(_marked(blocks, layout.at(threshold), layout.index(blocks), layout.at(stop)))
+        return layout.rows_of(marked(blocks, layout.at(threshold), layout.index(blocks), layout.at(stop)))
 
     behind = pieces.varying_as(jnp.full(lanes, every), room, *blocks)  # all indices
     is_tied = jnp.any(equal > room)
@@ -154,12 +184,7 @@ def choose(
         rows = marked_until(stop)
     else:
         stop, rows = lax.cond(is_tied, tied, untied)
-    alone = [keys[i] for i in layout.alone]
-    index = [layout.index_of(i, keys[i]) for i in layout.alone]
-    n = len(alone)
-    last = _marked(alone, layout.at(threshold, shaped=True)[:n], index, layout.at(stop, shaped=True)[:n])
-    marks = layout.tensors(last, rows)
-    return [m if w is None else m & w for m, w in zip(marks, wheres, strict=True)]
+    return threshold, stop, rows
 
 
 def bits_by_platform() -> int:
@@ -167,7 +192,7 @@ def bits_by_platform() -> int:
     return BITS_PER_PASS.get(jax.default_backend(), BITS_ELSEWHERE)
 
 
-def _marked(
+def marked(
     keys: Sequence[jax.Array], thresholds: Sequence[jax.Array], index: Sequence[jax.Array], stops: Sequence[jax.Array]
 ) -> list[jax.Array]:
     """Marks the keys above their threshold, or at it and before an index; for arrays in a list."""

@@ -80,7 +80,7 @@ class Shards:
     def _everywhere(self, x: jax.Array) -> jax.Array:
         return lax.pcast(x, self.axes, to="varying")
 
-    def varying_as(self, tree: Any, *arrays: jax.Array) -> Any:
+    def varying_as(self, tree: Any, *arrays: Any) -> Any:
         """Returns what loops begin with that end with totals of some arrays: totals are the same on every device."""
         return tree if self.axes else varying_as(tree, *arrays)
 

@@ -1,6 +1,7 @@
 """A random choice of the weights that are active at first."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,10 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dstjax._arrays.drawing import random_bits
+from dstjax._arrays.drawing import can_draw_rows, random_bits
 from dstjax._arrays.keys import leaf_keys, placed_like
 from dstjax._arrays.layout import Layout, lanes_of, order_of
+from dstjax._arrays.random_subsets import fits, random_subsets
 from dstjax.structures import WEIGHT, Structure
+from dstjax.structures.weights import numbers
 
 
 def random_masks(
@@ -69,7 +72,31 @@ def _draw(
     structure: Structure,
     layouts: tuple[Layout | None, ...],
 ) -> list[jax.Array]:
-    return structure.best(_scores(key, shapes, layouts), counts, layouts)
+    keys = [k for k, _ in leaf_keys(key, 0, len(shapes))]
+    stored, shardings = [shape for shape, _ in shapes], [sharding for _, sharding in shapes]
+    if structure == WEIGHT and all(map(_is_joined, keys, stored, shardings, layouts)):
+        return _joined(keys, stored, layouts, counts)
+    return structure.best(ordered_bits(keys, stored, shardings, layouts), counts, layouts)
+
+
+def _is_joined(key: jax.Array, shape: tuple[int, ...], sharding: Any, layout: Layout | None) -> bool:
+    """Whether a leaf can be drawn and chosen from together with others."""
+    size, lanes = math.prod(shape), math.prod(shape[a] for a in lanes_of(layout))
+    return can_draw_rows(key, size, sharding) and fits(size, lanes)
+
+
+def _joined(
+    keys: Sequence[jax.Array],
+    shapes: Sequence[tuple[int, ...]],
+    layouts: Sequence[Layout | None],
+    counts: Sequence[Any],
+) -> list[jax.Array]:
+    """The masks of leaves that are drawn and chosen from together: those that one by one would have."""
+    stacks = [lanes_of(layout) for layout in layouts]
+    orders = [stack + order_of(layout, len(x)) for x, layout, stack in zip(shapes, layouts, stacks, strict=True)]
+    turned = [tuple(shape[a] for a in axes) for shape, axes in zip(shapes, orders, strict=True)]
+    masks = random_subsets(keys, turned, [len(stack) for stack in stacks], numbers(counts))
+    return [_turned_back(m, axes) for m, axes in zip(masks, orders, strict=True)]
 
 
 @functools.partial(jax.jit, static_argnames=("shapes", "structure", "layouts"))
@@ -103,10 +130,12 @@ def ordered_bits(
     turned = [tuple(shape[a] for a in axes) for shape, axes in zip(shapes, orders, strict=True)]
     specs = [_turned(sharding, axes) for sharding, axes in zip(shardings, orders, strict=True)]
     bits = random_bits(keys, turned, specs)
-    return [
-        x if axes == tuple(range(x.ndim)) else x.transpose(np.argsort(axes))
-        for x, axes in zip(bits, orders, strict=True)
-    ]
+    return [_turned_back(x, axes) for x, axes in zip(bits, orders, strict=True)]
+
+
+def _turned_back(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    """An array whose axes come in another order, as it is stored."""
+    return x if axes == tuple(range(x.ndim)) else x.transpose(np.argsort(axes))
 
 
 def _turned(sharding: Any, axes: tuple[int, ...]) -> Any:

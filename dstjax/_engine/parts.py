@@ -21,7 +21,7 @@ PARTS = 8
 PART_OF_TPU = 9 * 2**19
 # On a single CPU: its last cache holds their keys from pass to pass, and what it needs beside the arguments is taken
 # from memory that the process has already, where new pages take as long as all else.
-PART_OF_CPU = 3 * 2**21
+PART_OF_CPU = 17 * 2**18
 
 
 def parts(weights: Sequence[jax.Array]) -> list[list[int]]:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dstjax._arrays import counting
+from dstjax._arrays import counting, rows
 from dstjax._arrays.layout import Layout
 from dstjax.selection import count_true, top_k_masks
 from tests import oracles
@@ -30,7 +30,7 @@ def bounds(request, monkeypatch):
     if request.param != "all together":
         monkeypatch.setattr(counting, "SMALL", 600)
     if request.param == "large ones in rows":
-        monkeypatch.setattr(counting, "ROW", 16)
+        monkeypatch.setattr(rows, "ROW", 16)
 
 
 def programs(**options):
@@ -96,8 +96,9 @@ def test_large_and_small_stacked_and_single_as_on_each_platform(platform, values
     """The last of equal entries lies in the first row, in the last, or between; without ties all is one search."""
     monkeypatch.setattr(jax, "default_backend", lambda: platform[:3])
     monkeypatch.setattr(counting, "SMALL", 600)
-    monkeypatch.setattr(counting, "ROW", 16)
-    monkeypatch.setattr(counting, "LONGEST", 300)
+    monkeypatch.setattr(rows, "ROW", 16)
+    for module in (counting, rows):
+        monkeypatch.setattr(module, "LONGEST", 300)
     stack = Layout(("stack", "in", "out"))
     rest = [(7, 5), (3, 3), (11,), (2, 2), (4, 9), (5,), (8, 8), (1,), (9, 3)]
     shapes = [(30, 40), (3, 50, 16), (3, 41, 43), (4, 6, 6), (1201,), *rest]
@@ -119,11 +120,11 @@ def test_large_and_small_stacked_and_single_as_on_each_platform(platform, values
 
 
 def test_rows_divide_a_tensor_and_fit_16_bits():
-    assert counting.row_length(2**22) == 1024
-    assert counting.row_length(512 * 512 * 9) == 1024
-    assert counting.row_length(1000 * 999) == 1080
-    assert counting.row_length(1000) == 1000
-    assert counting.row_length(1_000_003) == 1_000_003  # a prime: all entries in one
+    assert rows.row_length(2**22) == 1024
+    assert rows.row_length(512 * 512 * 9) == 1024
+    assert rows.row_length(1000 * 999) == 1080
+    assert rows.row_length(1000) == 1000
+    assert rows.row_length(1_000_003) == 1_000_003  # a prime: all entries in one
 
 
 @pytest.mark.optimised

@@ -64,7 +64,8 @@ def test_parts_of_a_single_cpu_have_about_as_many_leaves_so_that_their_kernels_a
         assert max(held) - min(held) <= max(sizes)
 
 
-def test_small_leaves_have_a_part_of_their_own_where_they_fill_half_of_one():
+def test_small_leaves_have_a_part_of_their_own_where_they_fill_half_of_one(monkeypatch):
+    monkeypatch.setattr(parts, "PART_OF_CPU", 3 * 2**21)
     large, small = [2**21] * 6, [SMALL // 2] * 20
     with one_device():
         assert parts.parts(shapes_of(large + small)) == [[0, 1, 2, 3, 4, 5], list(range(6, 26))]
