@@ -3,16 +3,19 @@
     python -m experiments.compact --workdir runs/digits [--batch_size 256] [--round_to 1]
 
 For each seed: parameters and FLOPs before and after, test images on which the smaller network predicts something else
-than the masked one (there should be none), and how long a batch takes in both, the median of many calls in turn on the
-machine at hand. Prints the table of the first seed's layers too.
+than the masked one (there should be none), and how long a batch takes in both on the machine at hand: the median of
+many calls in turn, each of one batch, or of a compiled loop over several, in which no call has to be started. Prints
+the table of the first seed's layers too, and writes compact.json and compact.html, with a chart, into the directory.
 """
 
 import functools
+import json
+import os
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,28 +25,14 @@ from ml_collections import ConfigDict
 import dstjax
 from dstjax.checks import check_integer
 from experiments import command_line, tasks, turns
+from experiments.report import compacted
 from experiments.training import configuration, finished, inputs, run, sealed
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.trainer import Trainer
 
 _NUMBERS = (("batch_size", "256"), ("round_to", "1"))
 _ROUNDS, _SECONDS = 30, 0.02  # of each network in turn, each about so long
-
-
-class Measured(NamedTuple):
-    """What became of one network."""
-
-    seed: int
-    report: Any
-    changed: int  # test samples with another prediction
-    samples: int
-    before: float  # seconds a batch
-    after: float
-
-    @property
-    def faster(self) -> float:
-        """How many times faster a batch is."""
-        return self.before / self.after
+_LOOP, _BYTES = 32, 2**26  # batches of a compiled loop, or as many as take so many bytes
 
 
 def load(workdir: Path) -> tuple[Trainer, configuration.Plan]:
@@ -69,8 +58,8 @@ def load(workdir: Path) -> tuple[Trainer, configuration.Plan]:
     return trainer, plan
 
 
-def measure(trainer: Trainer, index: int, batch_size: int, round_to: int) -> Measured:
-    """Makes one network smaller, and compares it with the masked one on all test samples."""
+def measure(trainer: Trainer, index: int, batch_size: int, round_to: int) -> tuple[compacted.Row, Any]:
+    """Makes one network smaller, and compares it with the masked one on all test samples; its report too."""
     state = trainer.network(index)
     params = dstjax.forward_params(state.params, state.opt_state, training=False)
     variables = {"params": params, **state.model_state}
@@ -81,9 +70,31 @@ def measure(trainer: Trainer, index: int, batch_size: int, round_to: int) -> Mea
     masked = jax.jit(forward)
     predicted = [np.asarray(tasks.answers(f(p, x))) for f, p in ((masked, variables), (smaller, fewer))]
     batch = x[np.resize(np.arange(len(x)), batch_size)]
-    calls = [lambda: masked(variables, batch), lambda: smaller(fewer, batch)]
+    batches = jnp.stack([jnp.roll(batch, i, axis=0) for i in range(min(_LOOP, max(2, _BYTES // batch.nbytes)))])
+    loops = [_over_batches(forward), _over_batches(smaller)]
+    calls = [
+        lambda: masked(variables, batch),
+        lambda: smaller(fewer, batch),
+        lambda: loops[0](variables, batches),
+        lambda: loops[1](fewer, batches),
+    ]
     times = [statistics.median(found) for found in turns.timed(calls, rounds=_ROUNDS, seconds=_SECONDS)]
-    return Measured(trainer.seeds[index], report, int((predicted[0] != predicted[1]).sum()), len(x), *times)
+    before, after, *looped = times
+    row = compacted.Row(
+        seed=trainer.seeds[index],
+        parameters=report.parameters,
+        flops=report.flops,
+        changed=int((predicted[0] != predicted[1]).sum()),
+        samples=len(x),
+        call=(before, after),
+        looped=(looped[0] / len(batches), looped[1] / len(batches)),
+    )
+    return row, report
+
+
+def _over_batches(forward: Callable[[Any, jax.Array], Any]) -> Any:
+    """One compiled function of the parameters and several batches, one after another."""
+    return jax.jit(lambda params, batches: jax.lax.map(functools.partial(forward, params), batches))
 
 
 def _samples(trainer: Trainer, index: int) -> jax.Array:
@@ -97,25 +108,6 @@ def _samples(trainer: Trainer, index: int) -> jax.Array:
     return jnp.concatenate(found)
 
 
-def table(found: Sequence[Measured], batch_size: int) -> str:
-    """The table of all seeds."""
-    lines = [f"seed  parameters before -> after       FLOPs  other predictions  ms a batch of {batch_size}  faster"]
-    for m in found:
-        before, after = m.report.parameters
-        work = m.report.flops
-        flops = f"{work[0] / max(work[1], 1):.1f}x less" if work else "unknown"
-        parameters = f"{before:,} -> {after:,}, {before / after:.1f}x"
-        changed, times = f"{m.changed} of {m.samples}", f"{m.before * 1e3:.3f} -> {m.after * 1e3:.3f}"
-        lines.append(f"{m.seed:>4}  {parameters:>26}  {flops:>10}  {changed:>17}  {times:>18}  {m.faster:.1f}x")
-    if len(found) > 1:
-        smaller = [m.report.parameters[0] / m.report.parameters[1] for m in found]
-        lines.append(
-            f"mean of {len(found)}: {statistics.mean(smaller):.1f}x smaller (standard deviation "
-            f"{statistics.stdev(smaller):.1f}), {statistics.mean(m.faster for m in found):.1f}x faster"
-        )
-    return "\n".join(lines)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command."""
     given = sys.argv[1:] if arguments is None else arguments
@@ -127,11 +119,23 @@ def _main(arguments: Sequence[str]) -> int:
     if not options.get("workdir"):
         raise ValueError("option --workdir is missing; expected the directory of a finished run.")
     batch_size, round_to = (_number(name, options.get(name, default)) for name, default in _NUMBERS)
-    trainer, _ = load(Path(options["workdir"]))
-    found = [measure(trainer, i, batch_size, round_to) for i in range(len(trainer.seeds))]
-    print(found[0].report)
+    workdir = Path(options["workdir"])
+    trainer, _ = load(workdir)
+    measured = [measure(trainer, i, batch_size, round_to) for i in range(len(trainer.seeds))]
+    found, layers = [row for row, _ in measured], str(measured[0][1])
+    print(layers)
     print()
-    print(table(found, batch_size))
+    print(compacted.text(found, batch_size))
+    device = jax.devices()[0]
+    cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
+    measured_on = f"{device.platform}: {device.device_kind}{cores}, jax {jax.__version__}"
+    command = f"python -m experiments.compact --workdir {workdir} --batch_size {batch_size} --round_to {round_to}"
+    rows = [{**row._asdict(), "batch_size": batch_size, "round_to": round_to, "machine": measured_on} for row in found]
+    (workdir / "compact.json").write_text(json.dumps(rows, indent=1) + "\n")
+    title = f"{workdir.resolve().name}, made smaller"
+    html = compacted.page(found, batch_size, title=title, machine=measured_on, layers=layers, command=command)
+    (workdir / "compact.html").write_text(html)
+    print(f"\nchart: {workdir / 'compact.html'}")
     return 0
 
 

@@ -1,5 +1,7 @@
 """The command that makes the networks of a finished run smaller, from the command line."""
 
+import json
+
 import pytest
 
 from experiments import compact
@@ -38,7 +40,12 @@ def test_every_network_of_a_run_becomes_smaller(mode, tmp_path, capsys):
     rows = [line for line in out.splitlines() if "of 540" in line]
     assert len(rows) == 2
     assert all(" 0 of 540 " in row for row in rows)
-    trainer, _ = compact.load(tmp_path / "run")
-    for i in range(2):
-        before, after = compact.measure(trainer, i, 8, 1).report.parameters
+    written = json.loads((tmp_path / "run" / "compact.json").read_text())
+    assert [row["seed"] for row in written] == [0, 1]
+    for row in written:
+        before, after = row["parameters"]
         assert after < before / 2
+        assert min(*row["call"], *row["looped"]) > 0
+    page = (tmp_path / "run" / "compact.html").read_text()
+    assert page.count("<svg") == 1
+    assert "None of 1,080 predictions of test samples differ" in page
