@@ -103,7 +103,9 @@ def after(
     def later(x: Any) -> Any:
         if not isinstance(x, jax.Array) or jnp.issubdtype(x.dtype, jax.dtypes.extended):
             return x
-        return x & is_read if x.dtype == jnp.bool_ else jnp.where(is_read, x, jnp.zeros((), x.dtype))
+        if x.dtype == jnp.bool_:
+            return x & is_read
+        return jax.lax.select(jnp.broadcast_to(is_read, x.shape), x, jnp.zeros_like(x))
 
     def leaf_later(leaf: Leaf) -> Leaf:
         arrays = {name: x for name, x in leaf._asdict().items() if name not in ("key", "layout")}

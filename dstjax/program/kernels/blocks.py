@@ -5,7 +5,8 @@ block of column c leads from the inputs ``table[c, j] * h`` and on to the output
 fewer than k blocks the table says I / h, which is past the end, and its value is zero and stays so.
 
 The inputs are gathered block by block and multiplied in one batched product, which XLA runs as dense arithmetic. Of
-that copy some megabytes exist at a time, so that it stays in the cache.
+that copy some megabytes exist at a time, so that it stays in the cache. A CPU multiplies small blocks one by one and
+adds up what each gives: otherwise the inputs of a column must lie behind one another, and are moved once more.
 """
 
 import functools
@@ -17,6 +18,7 @@ import numpy as np
 
 _COPY = {"cpu": 2**23}  # bytes of gathered inputs at a time; elsewhere a loop costs more than the memory
 _COPY_ELSEWHERE = 2**30
+_BY_ITSELF = {"cpu": 2**14}  # entries of an input block, of all rows, up to which each block is multiplied by itself
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
@@ -42,10 +44,15 @@ def block_product(x: jax.Array, values: jax.Array, table: jax.Array, precision: 
 def _forward(x: jax.Array, values: jax.Array, table: jax.Array, precision: Any) -> jax.Array:
     blocks = by_block(x, values.shape[2])
 
+    by_itself = values.shape[2] * len(x) <= _BY_ITSELF.get(jax.default_backend(), 0)
+    wide = jnp.promote_types(jnp.promote_types(x.dtype, values.dtype), jnp.float32)
+
     def of_columns(part: tuple[jax.Array, jax.Array]) -> jax.Array:
         v, t = part
-        gathered = _gathered(blocks, t)
-        return jnp.einsum("cri,ciw->crw", gathered, _joined(v), precision=precision)
+        if not by_itself:
+            return jnp.einsum("cri,ciw->crw", _gathered(blocks, t), _joined(v), precision=precision)
+        of_each = jnp.einsum("ckrh,ckhw->ckrw", _read(blocks, t), v, precision=precision, preferred_element_type=wide)
+        return jnp.sum(of_each, axis=1).astype(jnp.promote_types(x.dtype, v.dtype))
 
     (found,) = _by_columns(lambda part, carry: ((of_columns(part),), carry), (values, table), None, len(x))[0]
     return found.transpose(1, 0, 2).reshape(len(x), -1)
@@ -85,8 +92,12 @@ def by_block(x: jax.Array, h: int) -> jax.Array:
 
 def _gathered(blocks: jax.Array, table: jax.Array) -> jax.Array:
     """Returns what each column reads, float[C, R, k * h]."""
-    found = jnp.take(blocks, table, axis=0, mode="fill", fill_value=0)
-    return found.transpose(0, 2, 1, 3).reshape(len(table), blocks.shape[1], -1)
+    return _read(blocks, table).transpose(0, 2, 1, 3).reshape(len(table), blocks.shape[1], -1)
+
+
+def _read(blocks: jax.Array, table: jax.Array) -> jax.Array:
+    """Returns the blocks of inputs that each column reads, float[C, k, R, h]."""
+    return jnp.take(blocks, table, axis=0, mode="fill", fill_value=0)
 
 
 def _joined(values: jax.Array) -> jax.Array:

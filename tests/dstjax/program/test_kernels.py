@@ -155,6 +155,26 @@ def test_a_large_copy_is_made_in_parts(monkeypatch):
         np.testing.assert_allclose(a, b, rtol=1e-5)
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("which", ["balanced", "uneven"])
+def test_blocks_one_by_one_and_columns_at_once_give_the_same(which, dtype, at_once, monkeypatch):
+    """Sums of two-byte numbers are made in four bytes."""
+    monkeypatch.setattr(blocks_lib, "_BY_ITSELF", {} if at_once else {jax.default_backend(): 2**30})
+    mask = MASKS[which]
+    form, weight = held("block", mask), np.asarray(jnp.asarray(drawn(INPUTS, OUTPUTS) * mask, dtype), np.float64)
+    table = form.table(mask)
+    x = np.asarray(jnp.asarray(drawn(ROWS, INPUTS), dtype), np.float64)
+    values, at = jnp.asarray(form.values(weight, table)[0], dtype), table["blocks"][0]
+    given = jnp.asarray(x, dtype)
+    found = jax.jit(lambda x, v: kernels.block_product(x, v, at))(given, values)
+    products = str(jax.make_jaxpr(lambda x, v: kernels.block_product(x, v, at))(given, values)).count("reduce_sum")
+    assert found.dtype == dtype
+    assert products == (0 if at_once else 1)
+    tolerance = 1e-5 if dtype == jnp.float32 else 2**-8
+    np.testing.assert_allclose(np.asarray(found, np.float64), x @ weight, rtol=tolerance, atol=1e-5)
+
+
 LAYOUTS = ["in out", "out in", "in in out", "in out out", "stack in out", "out stack in", slow("in stack out out")]
 SIZES = {"in": 4, "out": 6, "stack": 3}
 
