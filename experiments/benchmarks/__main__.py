@@ -2,8 +2,8 @@
 
     python -m experiments.benchmarks [--only NAME,NAME] [--quick] [--out DIR] [--report]
 
-  --only NAMES   only these: selection, update, step, compile, collectives, seeds, sparse_layers; the figures of the
-                 others stay
+  --only NAMES   only these: selection, update, step, compile, start, collectives, seeds, sparse_layers; the figures
+                 of the others stay
   --quick        tiny sizes, to see that everything runs; the figures mean nothing
   --out DIR      where to write (default: runs/bench): a NAME-PLATFORM.jsonl each, results.json, index.html, targets.md
   --patience S   seconds that a race may spend on rounds that other processes disturb, which do not count (default: 120)
@@ -35,6 +35,7 @@ from experiments.benchmarks import (
     seeds,
     selection,
     sparse_layers,
+    starting,
     step,
     targets,
     update,
@@ -47,6 +48,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "update": update.run,
     "step": step.run,
     "compile": compilation.run,
+    "start": starting.run,
     "collectives": collectives.run,
     "seeds": seeds.run,
     "sparse_layers": sparse_layers.run,

@@ -40,6 +40,7 @@ CHARTS: dict[str, tuple[str, Callable[[Sequence[Row]], str | None], str]] = {
         "Counted in the compiled program, loops as often as they run and both sides of every branch.",
     ),
     "compile": ("Tracing and compiling", lambda rows: None, ""),
+    "start": ("To the first step", lambda rows: None, ""),
     "state": ("Sparse state", lambda rows: None, ""),
     "scaling": (
         "Past one machine",

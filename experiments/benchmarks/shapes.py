@@ -54,6 +54,11 @@ def tiny() -> Shapes:
     return {"kernel": (16, 8), "bias": (8,)}
 
 
+def many(leaves: int = 1000) -> Shapes:
+    """Leaves that are small and many: what a program of each costs is nearly all there is."""
+    return {f"kernel{i}": (64, 64) for i in range(leaves)}
+
+
 def conv(sizes: tuple[int, ...] = (64, 64, 128, 128)) -> Shapes:
     """A small convolutional network on 32 x 32 images; :func:`conv_loss` trains it."""
     inputs = (3, *sizes[:-1])
@@ -64,6 +69,7 @@ def conv(sizes: tuple[int, ...] = (64, 64, 128, 128)) -> Shapes:
 
 TREES: dict[str, Callable[..., Shapes]] = {
     "tiny": tiny,
+    "1,000 leaves": many,
     "conv": conv,
     "resnet50": resnet50,
     "vit_b16": vit_b16,

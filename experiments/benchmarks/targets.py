@@ -152,6 +152,18 @@ TARGETS = (
         "{:.1f} s".format,
         high=6,
     ),
+    Target(
+        "tracing and compiling init of 54 leaves, against their update",
+        _value("start", "init_to_update", tree="resnet50"),
+        _times,
+        high=0.25,
+    ),
+    Target(
+        "tracing and compiling a step between updates of 1,000 leaves, AdamW, against dense",
+        _value("start", "step_to_dense", tree="1,000 leaves"),
+        _times,
+        high=3,
+    ),
     *(
         Target(
             f"temporaries of a mask update, {shown}, a weight",
