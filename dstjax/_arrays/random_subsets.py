@@ -14,6 +14,8 @@ from dstjax._arrays.rows import WIDTH
 from dstjax._arrays.search import find
 from dstjax._arrays.shards import Shards
 
+MOST = 2**28  # entries that are drawn together: the places of more rows would be large constants of the program
+
 
 def random_subsets(
     keys: Sequence[jax.Array], shapes: Sequence[tuple[int, ...]], stacks: Sequence[int], ks: jax.Array

@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dstjax._arrays import random_subsets
 from dstjax._arrays.drawing import can_draw_rows, random_bits
 from dstjax._arrays.keys import leaf_keys, placed_like
 from dstjax._arrays.layout import Layout, lanes_of, order_of
-from dstjax._arrays.random_subsets import fits, random_subsets
 from dstjax.structures import WEIGHT, Structure
 from dstjax.structures.weights import numbers
 
@@ -74,7 +74,8 @@ def _draw(
 ) -> list[jax.Array]:
     keys = [k for k, _ in leaf_keys(key, 0, len(shapes))]
     stored, shardings = [shape for shape, _ in shapes], [sharding for _, sharding in shapes]
-    if structure == WEIGHT and all(map(_is_joined, keys, stored, shardings, layouts)):
+    few = sum(math.prod(shape) for shape in stored) <= random_subsets.MOST
+    if structure == WEIGHT and few and all(map(_is_joined, keys, stored, shardings, layouts)):
         return _joined(keys, stored, layouts, counts)
     return structure.best(ordered_bits(keys, stored, shardings, layouts), counts, layouts)
 
@@ -82,7 +83,7 @@ def _draw(
 def _is_joined(key: jax.Array, shape: tuple[int, ...], sharding: Any, layout: Layout | None) -> bool:
     """Whether a leaf can be drawn and chosen from together with others."""
     size, lanes = math.prod(shape), math.prod(shape[a] for a in lanes_of(layout))
-    return can_draw_rows(key, size, sharding) and fits(size, lanes)
+    return can_draw_rows(key, size, sharding) and random_subsets.fits(size, lanes)
 
 
 def _joined(
@@ -95,7 +96,7 @@ def _joined(
     stacks = [lanes_of(layout) for layout in layouts]
     orders = [stack + order_of(layout, len(x)) for x, layout, stack in zip(shapes, layouts, stacks, strict=True)]
     turned = [tuple(shape[a] for a in axes) for shape, axes in zip(shapes, orders, strict=True)]
-    masks = random_subsets(keys, turned, [len(stack) for stack in stacks], numbers(counts))
+    masks = random_subsets.random_subsets(keys, turned, [len(stack) for stack in stacks], numbers(counts))
     return [_turned_back(m, axes) for m, axes in zip(masks, orders, strict=True)]
 
 

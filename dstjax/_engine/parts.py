@@ -65,10 +65,10 @@ def _evenly(sizes: list[int], large: list[int], small: list[int], number: int) -
     """Deals out equally many large leaves, from the largest on forwards and backwards."""
     apart = 2 * number * sum(sizes[i] for i in small) >= sum(sizes)
     ways = number - apart
-    dealt = [
-        [i for k, i in enumerate(large) if part in (k % (2 * ways), -1 - k % (2 * ways) + 2 * ways)]
-        for part in range(ways)
-    ]
+    dealt: list[list[int]] = [[] for _ in range(ways)]
+    for k, i in enumerate(large):
+        turn = k % (2 * ways)
+        dealt[min(turn, 2 * ways - 1 - turn)].append(i)
     if apart:
         return [*dealt, small]
     min(dealt, key=lambda part: sum(sizes[i] for i in part)).extend(small)

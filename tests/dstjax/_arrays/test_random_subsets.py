@@ -106,12 +106,12 @@ def test_first_masks_do_not_depend_on_whether_leaves_are_drawn_together(platform
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     leaves, counts = [jax.ShapeDtypeStruct(s, jnp.float32) for s in SHAPE_OF.values()], [96, 32, 64, 320, 57, 6]
     asked = []
-    together = draw.random_subsets
-    monkeypatch.setattr(draw, "random_subsets", lambda *args: asked.append(args) or together(*args))
+    together = random_subsets.random_subsets
+    monkeypatch.setattr(random_subsets, "random_subsets", lambda *args: asked.append(args) or together(*args))
     jax.clear_caches()
     found = masks_of(leaves, counts)
     assert len(asked) == 1
-    monkeypatch.setattr(draw, "_is_joined", lambda *_: False)
+    monkeypatch.setattr(random_subsets, "MOST", sum(leaf.size for leaf in leaves) - 1)
     jax.clear_caches()
     for a, b in zip(found, masks_of(leaves, counts), strict=True):
         np.testing.assert_array_equal(a, b)
