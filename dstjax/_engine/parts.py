@@ -105,7 +105,7 @@ def after(
             return x
         if x.dtype == jnp.bool_:
             return x & is_read
-        return jax.lax.select(jnp.broadcast_to(is_read, x.shape), x, jnp.zeros_like(x))
+        return jax.lax.select(is_read, x, jnp.zeros_like(x))
 
     def leaf_later(leaf: Leaf) -> Leaf:
         arrays = {name: x for name, x in leaf._asdict().items() if name not in ("key", "layout")}
