@@ -10,7 +10,7 @@ import numpy as np
 
 from dstjax._arrays.layout import Layout, lanes_of
 from dstjax._arrays.places import cut, hidden
-from dstjax._arrays.shards import may_be_cut, mesh_axes
+from dstjax._arrays.shards import mesh_axes
 
 Layouts = Sequence[Layout | None]
 
@@ -70,10 +70,7 @@ def sums(arrays: Sequence[jax.Array], layouts: Layouts, dtype: Any = None) -> ja
 def of_each(numbers: jax.Array, shapes: Sequence[tuple[int, ...]], layouts: Layouts) -> list[jax.Array]:
     """Returns numbers of all layers as what each leaf can be compared with: a scalar, or see :func:`total`."""
     counts = layer_counts(shapes, layouts)
-    starts = [int(n) for n in np.cumsum([0, *counts[:-1]])]
-    places = (
-        starts if may_be_cut(numbers) else hidden(starts, numbers)
-    )  # XLA gathers what it may cut, at unknown places
+    places = hidden([int(n) for n in np.cumsum([0, *counts[:-1]])], numbers)
     found = []
     for shape, layout, n, place in zip(shapes, layouts, counts, places, strict=True):
         stack, mine = lanes_of(layout), cut(numbers, place, n)
