@@ -65,7 +65,7 @@ def unpack(stored: StoredMask) -> jax.Array:
 
 def once(masks: list[jax.Array]) -> list[jax.Array]:
     """Returns boolean tensors that many read: a TPU computes each once, since each reader would compile it again."""
-    return jax.lax.optimization_barrier(masks) if is_tpu() else masks
+    return [jax.lax.optimization_barrier(m) for m in masks] if is_tpu() else masks
 
 
 def shape(stored: StoredMask) -> tuple[int, ...]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dstjax._arrays import lanes, wide
+from dstjax._arrays.bits import StoredMask
 from dstjax._arrays.layout import lanes_of
 from dstjax._arrays.selection import count_true
 from dstjax._engine import returned
@@ -65,6 +66,7 @@ def drop_and_grow_all(
     structure: Structure = WEIGHT,
     regrow_dropped: bool = True,
     still: Sequence[jax.Array] | None = None,
+    stored: Sequence[StoredMask] | None = None,
 ) -> list[MaskUpdate]:
     """Drops and grows in all leaves of a tree at once.
 
@@ -84,6 +86,7 @@ def drop_and_grow_all(
       structure: what is switched as one unit.
       regrow_dropped: whether what was just dropped may be grown again.
       still: for each leaf which of its layers stay as they are, bool[] or what fits the leaf.
+      stored: the masks as they are stored, from which a part of the leaves reads its own when it is its turn.
     """
     layouts = tuple(leaf.layout for leaf in leaves)
     shapes = [leaf.weight.shape for leaf in leaves]
@@ -107,7 +110,7 @@ def drop_and_grow_all(
         n = grown_for(keep)
         single = structure == WEIGHT and isinstance(n, jax.Array) and n.ndim == 1
         if single and is_separate(drop) and is_separate(grow):
-            return _in_parts(switch, leaves, grow_keys, keep, n, target, active)
+            return _in_parts(switch, leaves, grow_keys, keep, n, target, active, stored)
         grown_for = lambda _: n  # noqa: E731
     return switch(leaves, grow_keys, stay, grown_for, target, active, still, scope == "global")
 
@@ -120,6 +123,7 @@ def _in_parts(
     grown: jax.Array,
     target: jax.Array,
     active: jax.Array,
+    stored: Sequence[StoredMask] | None,
 ) -> list[MaskUpdate]:
     """Switches some leaves after others, where each is ranked by itself."""
     weights, layouts = [leaf.weight for leaf in leaves], tuple(leaf.layout for leaf in leaves)
@@ -130,10 +134,11 @@ def _in_parts(
     for part in dealt:
         some, keys = [leaves[i] for i in part], [grow_keys[i] for i in part]
         if len(dealt) > 1:
-            some, keys = after([move.mask for move in last], active, some, keys)
+            mine = None if stored is None else [stored[i] for i in part]
+            some, keys = after([move.mask for move in last], active, some, keys, mine)
         layers = np.concatenate([np.arange(start[i], start[i + 1]) for i in part])
-        mine = slice(None) if len(part) == len(leaves) else layers
-        last = switch(some, keys, keep[mine], lambda _, n=grown[mine]: n, target[mine], active[mine])
+        at = slice(None) if len(part) == len(leaves) else layers
+        last = switch(some, keys, keep[at], lambda _, n=grown[at]: n, target[at], active[at])
         found.update(zip(part, last, strict=True))
     return [found[i] for i in range(len(leaves))]
 

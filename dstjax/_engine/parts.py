@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from dstjax._arrays.bits import pack
+from dstjax._arrays.bits import StoredMask, once, pack, unpack
 from dstjax._arrays.counting import SMALL
 from dstjax._arrays.platforms import is_cpu, is_tpu
 from dstjax._arrays.selection import count_true
@@ -76,7 +76,11 @@ def _evenly(sizes: list[int], large: list[int], small: list[int], number: int) -
 
 
 def after(
-    masks: Sequence[jax.Array], active: jax.Array, leaves: Sequence[Leaf], keys: Sequence[jax.Array]
+    masks: Sequence[jax.Array],
+    active: jax.Array,
+    leaves: Sequence[Leaf],
+    keys: Sequence[jax.Array],
+    stored: Sequence[StoredMask] | None = None,
 ) -> tuple[list[Leaf], list[jax.Array]]:
     """Returns leaves and keys as they are, but XLA reads them only after it has packed some masks.
 
@@ -88,11 +92,13 @@ def after(
       active: int32[layers], how many weights are active in some layers.
       leaves: those of this part.
       keys: their keys.
+      stored: the masks of these leaves as they are stored, if known. A TPU unpacks them here, so that it holds those of
+        one part alone, a byte a weight.
     """
+    if is_tpu():  # whose compiler keeps to a barrier; others remove it before they choose an order
+        return _behind([pack(m) for m in masks], leaves, keys, stored)
     if not masks and not (is_cpu() and _is_whole([leaf.weight for leaf in leaves])):
         return list(leaves), list(keys)
-    if is_tpu():  # whose compiler keeps to a barrier; others remove it before they choose an order
-        return _behind([pack(m) for m in masks], leaves, keys)
     counts = (count_true([pack(m) for m in masks]) if masks else active).astype(jnp.uint32)
     zero = jnp.max(counts) >> 31  # not known to XLA, though a leaf has less than 2**31 active weights
     is_read = zero == 0
@@ -115,11 +121,22 @@ def after(
 
 
 def _behind(
-    first: Sequence[jax.Array], leaves: Sequence[Leaf], keys: Sequence[jax.Array]
+    first: Sequence[jax.Array],
+    leaves: Sequence[Leaf],
+    keys: Sequence[jax.Array],
+    stored: Sequence[StoredMask] | None,
 ) -> tuple[list[Leaf], list[jax.Array]]:
-    """Returns leaves and keys behind a barrier."""
-    flat, tree = jax.tree.flatten((list(leaves), list(keys)))
-    arrays = [x for x in flat if isinstance(x, jax.Array)]
-    _, arrays = jax.lax.optimization_barrier((list(first), arrays))
-    later = iter(arrays)
-    return jax.tree.unflatten(tree, [next(later) if isinstance(x, jax.Array) else x for x in flat])
+    """Returns leaves and keys behind a barrier, masks unpacked there."""
+    if stored is not None:
+        leaves = [leaf._replace(mask=m) for leaf, m in zip(leaves, stored, strict=True)]
+    some, others = list(leaves), list(keys)
+    if first:
+        flat, tree = jax.tree.flatten((some, others))
+        arrays = [x for x in flat if isinstance(x, jax.Array)]
+        _, arrays = jax.lax.optimization_barrier((list(first), arrays))
+        later = iter(arrays)
+        some, others = jax.tree.unflatten(tree, [next(later) if isinstance(x, jax.Array) else x for x in flat])
+    if stored is not None:
+        flags = once([unpack(leaf.mask) for leaf in some])
+        some = [leaf._replace(mask=m) for leaf, m in zip(some, flags, strict=True)]
+    return some, others

@@ -83,6 +83,7 @@ def rewire(
         structure=masking.structure,
         regrow_dropped=updates.regrow_dropped,
         still=of_leaf,
+        stored=old.masks,
     )
     new = [move.mask for move in moves]
     if masking.structure != WEIGHT or updates.scope != "layer":  # single weights of a layer stay by their numbers

@@ -39,7 +39,8 @@ def _cells(row: Row, dense: dict[str, float] | None) -> dict[str, str]:
         "compile": _beside(f"{values['compile_cpu_seconds']:.1f} s", values, base, "compile_cpu_seconds"),
         "main memory": _moved(moved, base, "bytes"),
         "all memories": _moved(anywhere, base, "bytes_of_all_memories"),
-        "temporaries": f"{values['temporary_bytes_per_weight']:.2f} B/weight",
+        "arrays": _a_weight(values, "array_bytes_per_weight"),
+        "temporaries": _a_weight(values, "temporary_bytes_per_weight"),
         "branches": str(values["branches"]),
         "sorts": str(values["sorts"]),
         "collectives": values["collective_kinds"],
@@ -62,3 +63,7 @@ def _moved(moved: float, base: dict[str, float] | None, name: str) -> str:
 
 def _beside(shown: str, values: dict[str, float], base: dict[str, float] | None, name: str) -> str:
     return shown if base is None or not base[name] else f"{shown} ({values[name] / base[name]:.1f}x)"
+
+
+def _a_weight(values: dict[str, float], name: str) -> str:
+    return f"{values[name]:.2f} B/weight" if name in values else "not read"  # by an older version

@@ -36,6 +36,7 @@ from experiments import command_line
 from experiments.benchmarks import accelerator_table, chips, hlo, machine, page, records
 from experiments.benchmarks.accelerator_programs import GROUPS, STEPS_AND_START, Program, names, programs
 from experiments.benchmarks.compilation import uncached
+from experiments.benchmarks.held import held
 from experiments.benchmarks.traffic import traffic
 
 FILE = "accelerators.jsonl"
@@ -95,7 +96,7 @@ def measured(program: Program, on: chips.Target) -> tuple[dict[str, Any], str]:
         done = lowered.compile()
         end = time.process_time()
     text, memory = done.as_text() or "", done.memory_analysis()
-    cost = done.cost_analysis()
+    cost, arrays = done.cost_analysis(), held(text)
     values = {
         "trace_cpu_seconds": round(middle - start, 2),
         "compile_cpu_seconds": round(end - middle, 2),
@@ -104,6 +105,8 @@ def measured(program: Program, on: chips.Target) -> tuple[dict[str, Any], str]:
         "bytes_of_all_memories": traffic(text, branches=False),
         "bytes_of_all_memories_with_branches": traffic(text),
         "bytes_by_compiler": int((cost or {}).get("bytes accessed", 0)),
+        "array_bytes": arrays,
+        "array_bytes_per_weight": arrays * on.mesh.size / program.weights,
         "temporary_bytes": memory.temp_size_in_bytes,
         "temporary_bytes_per_weight": memory.temp_size_in_bytes * on.mesh.size / program.weights,
         "argument_bytes": memory.argument_size_in_bytes,

@@ -13,15 +13,19 @@ UPDATE = "dynamic-update-slice"
 _INSTRUCTION = re.compile(r"^\s*(ROOT )?%([\w.\-]+) = (.*?) ([a-z][\w\-]*)\((.*)$")
 _OPERAND = re.compile(r"%([\w.\-]+)")
 _CALLED = re.compile(r"calls=%([\w.\-]+)")
+_ELEMENT = re.compile(r"\bindex=(\d+)")
 
 
-class _Instruction(NamedTuple):
+class Instruction(NamedTuple):
+    """One instruction of a computation."""
+
     name: str
     result: str  # the type
     kind: str
     operands: list[str]
     called: str  # a fused computation, or empty
     number: str  # of a parameter
+    element: int  # of a tuple
     is_root: bool
 
 
@@ -47,7 +51,7 @@ def traffic(text: str | None, *, branches: bool = True, main: bool = False) -> i
         if math.isinf(count):
             raise ValueError(f"{name} runs in a loop of unknown length.")
         sizes: dict[str, int] = {}
-        for x in _instructions(bodies[name]):
+        for x in instructions(bodies[name]):
             sizes[x.name] = result_bytes(x.result, x.kind, main=main)
             if x.kind in FREE or x.kind.endswith("-done"):
                 continue
@@ -59,7 +63,7 @@ def traffic(text: str | None, *, branches: bool = True, main: bool = False) -> i
                 read[0], written = 0, min(written, read[1])
             elif x.called in bodies:
                 if x.called not in parts:
-                    parts[x.called] = _parts(list(_instructions(bodies[x.called])))
+                    parts[x.called] = _parts(list(instructions(bodies[x.called])))
                 of_operands, of_results = parts[x.called]
                 read = [min(r, of_operands.get(i, r)) for i, r in enumerate(read)]
                 results = [(math.inf if part is None else part) for part in of_results]
@@ -68,18 +72,28 @@ def traffic(text: str | None, *, branches: bool = True, main: bool = False) -> i
     return int(total)
 
 
-def _instructions(lines: list[str]) -> list[_Instruction]:
+def instructions(lines: list[str]) -> list[Instruction]:
+    """The instructions of a computation, in its order."""
     found = []
     for match in filter(None, map(_INSTRUCTION.match, lines)):
-        operands, called = match[5].split("), ")[0], _CALLED.search(match[5])
+        operands, called, element = match[5].split("), ")[0], _CALLED.search(match[5]), _ELEMENT.search(match[5])
         names, number = _OPERAND.findall(operands), operands.split(")")[0]
         found.append(
-            _Instruction(match[2], match[3], match[4], names, called[1] if called else "", number, bool(match[1]))
+            Instruction(
+                name=match[2],
+                result=match[3],
+                kind=match[4],
+                operands=names,
+                called=called[1] if called else "",
+                number=number,
+                element=int(element[1]) if element else 0,
+                is_root=bool(match[1]),
+            )
         )
     return found
 
 
-def _parts(body: list[_Instruction]) -> tuple[dict[int, int], list[int | None]]:
+def _parts(body: list[Instruction]) -> tuple[dict[int, int], list[int | None]]:
     """Bytes of the parts of operands that a fused computation reads, and of its results that it writes.
 
     Operands that are read whole are left out; None stands for a result that is written whole.

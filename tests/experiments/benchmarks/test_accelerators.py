@@ -181,6 +181,7 @@ def test_a_run_goes_on_where_it_ended(monkeypatch, tmp_path, capsys):
     assert rows[0]["versions"]["libtpu"] == "0"
     values = [row["values"] for row in rows[1:]]
     assert [v["sorts"] for v in values] == [1, 1]
+    assert [v["array_bytes_per_weight"] for v in values] == [4, 4]  # what is sorted, before one is added
     assert all(v["bytes"] >= 2 * 4 * 64 and 0 <= v["compile_cpu_seconds"] < 60 for v in values)
     table = (tmp_path / "accelerators.md").read_text()
     assert table.count("| v5e |") == 2
