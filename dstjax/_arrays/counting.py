@@ -109,10 +109,14 @@ class Blocks:
         if not self.small:
             return alone
         found = dict(zip(self.alone, alone, strict=True))
-        offsets = self._hidden(self.rows.offsets(), *alone, *rows)
-        # A TPU's compiler ends the process over some bytes that are cut out of others: 32 bits until they have a shape.
-        array = rows[0].astype(jnp.uint32) if self.for_tpu else rows[0]
-        shaped = [self._from_matrix(i, x) for i, x in zip(self.small, self.rows.cut(array, offsets), strict=True)]
+        if self.for_tpu:
+            # Its compiler takes long to change the shape of bytes, and ends the process over some that are cut out of
+            # others: numbers of 32 bits until they have a shape. Whole rows are cut out, since a vector of all entries
+            # would be another array, and so would be what its entries are compared with.
+            parts = self.rows.cut_by_rows(rows[0].astype(jnp.uint32))
+        else:
+            parts = self.rows.cut(rows[0], self._hidden(self.rows.offsets(), *alone, *rows))
+        shaped = [self._from_matrix(i, x) for i, x in zip(self.small, parts, strict=True)]
         shaped = lax.optimization_barrier(shaped) if self.for_tpu else shaped
         found |= {i: x.astype(rows[0].dtype) for i, x in zip(self.small, shaped, strict=True)}
         return [found[i] for i in range(len(self.shapes))]

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.extend.random import threefry2x32_p
 
 from dstjax._arrays.platforms import is_tpu
 from dstjax._arrays.shards import may_be_cut
 
 SMALL = 2**19  # entries below which tensors are drawn together
 WIDTH = 1024  # entries of a row; each of them begins a row
-BLOCK = 2**16  # entries of larger ones that are drawn at a time; each of these begins a block
+BLOCK = 2**16  # entries that are drawn at a time; each of the larger ones begins a block
+ROWS = BLOCK // WIDTH  # rows that are drawn at a time
 
 
 def random_bits(
@@ -41,13 +41,16 @@ def random_bits(
         if can_draw_rows(key, size, sharding)
     ]
     small, large = ([i for i in whole if (sizes[i] < SMALL) == is_small] for is_small in (True, False))
-    for draw, width, least, tensors in ((_rows, WIDTH, 2, small), (_blocks, BLOCK, 1, large)):
+    for width, least, tensors in ((WIDTH, 2, small), (BLOCK, 1, large)):
         if len(tensors) >= least:
-            bits = draw([keys[i] for i in tensors], [-(-sizes[i] // width) for i in tensors])
+            mine, lengths = [keys[i] for i in tensors], [sizes[i] for i in tensors]
+            bits = random_rows(mine, lengths, [1] * len(mine)) if width == WIDTH else _blocks(mine, lengths)
             start = 0
             for i in tensors:
-                found[i] = lax.slice(bits, (start,), (start + sizes[i],)).reshape(shapes[i])
-                start += -(-sizes[i] // width) * width
+                n = -(-sizes[i] // width)
+                rows = lax.slice_in_dim(bits, start, start + n).reshape(-1)
+                found[i] = lax.slice(rows, (0,), (sizes[i],)).reshape(shapes[i])
+                start += n
     return [
         jax.random.bits(key, shape, jnp.uint32, out_sharding=sharding) if bits is None else bits
         for bits, key, shape, sharding in zip(found, keys, shapes, shardings, strict=True)
@@ -72,21 +75,20 @@ def random_rows(keys: Sequence[jax.Array], sizes: Sequence[int], lanes: Sequence
     within = np.concatenate([np.arange(n) for n in numbers]) * WIDTH
     left = np.minimum(np.repeat(np.repeat(sizes, lanes), numbers) - within, WIDTH)
     places = np.repeat(np.array(first, np.int64), numbers) + within
-    group = BLOCK // WIDTH  # rows that are drawn at a time
-    times = -(-len(places) // group)
+    times = -(-len(places) // ROWS)
 
     def padded(x: np.ndarray, dtype: Any) -> np.ndarray:
-        return np.pad(x, (0, times * group - len(x))).reshape(times, group, 1).astype(dtype)
+        return np.pad(x, (0, times * ROWS - len(x))).reshape(times, ROWS, 1).astype(dtype)
 
     of_row = data[padded(np.repeat(of_lane, numbers), np.int32)[..., 0]]
     place_of, left_of = jnp.asarray(padded(places, np.uint32)), jnp.asarray(padded(left, np.uint32))
 
     def draw(i: Any, drawn: jax.Array) -> jax.Array:
-        column = lax.broadcasted_iota(jnp.uint32, (group, WIDTH), 1)
+        column = lax.broadcasted_iota(jnp.uint32, (ROWS, WIDTH), 1)
         bits = _threefry(of_row[i, :, :1], of_row[i, :, 1:], place_of[i] + column)
         return lax.dynamic_update_slice(drawn, jnp.where(column < left_of[i], bits, 0)[None], (i, 0, 0))
 
-    begin = jnp.broadcast_to(data[0, 0], (times, group, WIDTH))
+    begin = jnp.broadcast_to(data[0, 0], (times, ROWS, WIDTH))
     return lax.fori_loop(0, times, draw, begin).reshape(-1, WIDTH)
 
 
@@ -103,19 +105,9 @@ def _is_threefry(key: jax.Array) -> bool:
     return str(jax.random.key_impl(key)) == "threefry2x32" and key.ndim == 0
 
 
-def _rows(keys: Sequence[jax.Array], numbers: Sequence[int]) -> jax.Array:
-    """Draws so many rows of bits with each key, one after another in one vector."""
-    data = jnp.stack([jax.random.key_data(key) for key in keys])
-    of_row = data[np.repeat(np.arange(len(keys)), numbers)]
-    first = np.concatenate([np.arange(n) for n in numbers]) * WIDTH
-    place = jnp.asarray(first.astype(np.uint32))[:, None] + lax.broadcasted_iota(jnp.uint32, (len(first), WIDTH), 1)
-    halves = (jnp.broadcast_to(of_row[:, i, None], place.shape) for i in range(2))
-    high, low = threefry2x32_p.bind(*halves, jnp.zeros_like(place), place)
-    return (high ^ low).reshape(-1)
-
-
-def _blocks(keys: Sequence[jax.Array], numbers: Sequence[int]) -> jax.Array:
-    """Draws so many blocks of bits with each key, one after another in one vector."""
+def _blocks(keys: Sequence[jax.Array], sizes: Sequence[int]) -> jax.Array:
+    """Draws the bits of some tensors, each from a new block on, uint32[blocks, BLOCK]; perhaps some more blocks."""
+    numbers = [-(-size // BLOCK) for size in sizes]
     data = jnp.stack([jax.random.key_data(key) for key in keys])
     of_block = data[np.repeat(np.arange(len(keys)), numbers)]
     first = np.concatenate([np.arange(n, dtype=np.uint32) * np.uint32(BLOCK) for n in numbers])
@@ -128,7 +120,7 @@ def _blocks(keys: Sequence[jax.Array], numbers: Sequence[int]) -> jax.Array:
     # that no memory is held before there is one.
     unit = min(32, 2 ** max(len(first).bit_length() - 2, 0)) if is_tpu() else 1
     firsts, begin = jnp.asarray(first), jnp.broadcast_to(data[0, 0], (-(-len(first) // unit) * unit, BLOCK))
-    return lax.fori_loop(0, len(first), draw, begin).reshape(-1)
+    return lax.fori_loop(0, len(first), draw, begin)
 
 
 def _threefry(high: jax.Array, low: jax.Array, place: jax.Array) -> jax.Array:

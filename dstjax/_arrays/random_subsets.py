@@ -5,11 +5,9 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from dstjax._arrays.counting import Blocks
 from dstjax._arrays.drawing import random_rows
-from dstjax._arrays.platforms import is_tpu
 from dstjax._arrays.rows import WIDTH
 from dstjax._arrays.search import find
 from dstjax._arrays.shards import Shards
@@ -42,12 +40,7 @@ def random_subsets(
     rows = random_rows(keys, sizes, lanes)[: layout.rows.starts[-1]]
     wanted, told = jnp.maximum(ks, 0).astype(jnp.uint32), [False] * len(shapes)
     _, _, marks = find(layout, [rows], None, wanted, told=told)
-    if not is_tpu():
-        return layout.tensors([], marks)
-    # Its compiler takes long to change the shape of bytes, and little to cut whole rows of numbers out.
-    numbers = layout.rows.cut_by_rows(marks[0].astype(jnp.uint32))
-    tensors = lax.optimization_barrier([x.reshape(shape) for x, shape in zip(numbers, shapes, strict=True)])
-    return [x > 0 for x in tensors]
+    return layout.tensors([], marks)
 
 
 def fits(size: int, lanes: int) -> bool:

@@ -36,7 +36,7 @@ class Rows:
     def join(self, matrices: Sequence[jax.Array]) -> jax.Array:
         """Returns the array of tensors that come with a row for each lane. Fills its rows up with zeros."""
         padded = [jnp.pad(x, ((0, 0), (0, -x.shape[1] % WIDTH))) for x in matrices]
-        return jnp.concatenate([x.reshape(-1) for x in padded]).reshape(-1, WIDTH)
+        return jnp.concatenate([x.reshape(-1, WIDTH) for x in padded])
 
     def cut(self, array: jax.Array, offsets: Sequence[Any]) -> list[jax.Array]:
         """Returns what :meth:`join` was given; ``offsets`` are those of :meth:`offsets`, as numbers or arrays."""
