@@ -2,15 +2,15 @@
 
     python -m experiments.latency --workdir runs/latency [--budgets 0.55,0.3] [--seeds 10] [--steps 300]
                                   [--sizes 16,32,64] [--table FILE] [--timed 3] [--at_least 0]
-                                  [--data digits] [--period 15] [--until 0.25]
+                                  [--data digits] [--period 15] [--until 0.25] [--batch 256] [--first 0]
 
 A small convolutional network, from scratch, on the digits or on other pictures that are in memory (--data
-cluttereddigits). First a table is measured on the machine at hand: each layer at some of its widths, for a batch of
-256, fitted to the whole network with all, 40 and 10 % of its weights. Then for each budget, seed by seed: structured
-IEE in cycles of --period steps, until a share of the training; HALP, dense at first and pruned once, where the cycles
-of IEE end; and random channels that stay. All take as many steps. The networks of the first ``timed`` seeds are
-compacted and timed beside the dense one. Prints a table, and writes table.json and results.json into the directory;
-``table`` takes one of before.
+cluttereddigits). First a table is measured on the machine at hand: each layer at some of its widths, for --batch
+pictures at once, fitted to the whole network with all, 40 and 10 % of its weights. Then for each budget, seed by seed:
+structured IEE in cycles of --period steps, until a share of the training; HALP, dense at first and pruned once, where
+the cycles of IEE end; and random channels that stay. All take as many steps. The networks of the first ``timed`` seeds
+are compacted and timed beside the dense one. Seeds are numbered from --first on. Prints a table, and writes table.json
+and results.json into the directory. ``--table FILE`` takes one of before, and ``--table flops`` one of operations.
 """
 
 import functools
@@ -32,7 +32,11 @@ from experiments import command_line, data, latency_table, models
 from experiments.models import shapes
 from experiments.report.budgets import Row, report
 
-_BATCH, _TIMED_BATCH = 64, 256
+_OPTIONS = [
+    *("workdir", "budgets", "seeds", "steps", "sizes", "table", "timed", "at_least", "data", "period", "until"),
+    *("batch", "first"),
+]
+_BATCH = 64
 _STAGES = 3  # of a cycle of IEE, equally long
 
 
@@ -130,17 +134,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
-    options = command_line.read(
-        arguments,
-        ["workdir", "budgets", "seeds", "steps", "sizes", "table", "timed", "at_least", "data", "period", "until"],
-    )
+    options = command_line.read(arguments, _OPTIONS)
     if not options.get("workdir"):
         raise ValueError("option --workdir is missing; expected a directory.")
     workdir = Path(options["workdir"])
-    usual = (("seeds", "10"), ("steps", "300"), ("timed", "3"))
-    seeds, steps, number = (_number(name, options.get(name, default)) for name, default in usual)
+    usual = (("seeds", "10"), ("steps", "300"), ("timed", "3"), ("batch", "256"))
+    seeds, steps, number, batch = (_number(name, options.get(name, default)) for name, default in usual)
     budgets = [_budget(text) for text in options.get("budgets", "0.55,0.3").split(",")]
     sizes = [_number("sizes", text) for text in options.get("sizes", "16,32,64").split(",")]
+    first = _number("first", options.get("first", "0"), least=0)
     at_least = _share("at_least", options.get("at_least", "0"), "of the channels")
     until = _share("until", options.get("until", "0.25"), "of the training")
     period = _number("period", options.get("period", "15"))
@@ -148,18 +150,19 @@ def _main(arguments: Sequence[str]) -> int:
         raise ValueError(f"period={period} is not accepted; expected a multiple of 3, at most the {steps} steps.")
     fields = _pictures(options.get("data", "digits"))
     setting = Setting(models.make("conv", classes=fields.classes, sizes=sizes), fields, steps, period, until)
-    x = jnp.asarray(fields.x[:_TIMED_BATCH])
+    x = jnp.asarray(fields.x[:batch])
     params, model_state = setting.start(0)
     found = shapes.channels_of(setting.model, x.shape[1:])
     workdir.mkdir(parents=True, exist_ok=True)
-    table = (
-        latency.load(options["table"])
-        if "table" in options
-        else latency_table.measured(setting.model, params, model_state, x)
-    )
+    if options.get("table") == "flops":
+        table = latency.analytic(lambda params, x: setting.forward(params, model_state, x), params, x)
+    elif "table" in options:
+        table = latency.load(options["table"])
+    else:
+        table = latency_table.measured(setting.model, params, model_state, x)
     table.save(workdir / "table.json")
     rows: list[Row] = []
-    for row in _rows(setting, found, table, budgets, at_least, seeds, number, x):
+    for row in _rows(setting, found, table, budgets, at_least, range(first, first + seeds), number, x):
         rows.append(row)
         (workdir / "results.json").write_text(json.dumps([r._asdict() for r in rows], indent=1) + "\n")
     print(report(rows))
@@ -172,7 +175,7 @@ def _rows(
     table: Any,
     budgets: Sequence[float],
     at_least: float,
-    seeds: int,
+    seeds: Sequence[int],
     number: int,
     x: jax.Array,
 ) -> Any:
@@ -181,7 +184,7 @@ def _rows(
         of_budget = methods_of(setting, found, table, budget, at_least)
         full |= {(name, budget): method for name, method in of_budget.items()}
     whole, trainers = 0.0, {key: trainer(setting, method) for key, method in full.items()}
-    for seed in range(seeds):
+    for seed in seeds:
         for (name, budget), method in full.items():
             params, model_state, opt_state = trainers[name, budget](seed)
             top1, top5 = evaluate(setting, seed, params, model_state)
@@ -203,7 +206,7 @@ def _rows(
             else:
                 masks = dstjax.get_masks(opt_state)
                 before, after, work = (float("nan"),) * 3
-                if seed < number:
+                if seed < seeds[0] + number:
                     before, after, work = latency_table.compared(setting.model, params, model_state, masks, x)
                 predicted = table.predict(method.masking.structure.widths_of(masks)) / table.dense
                 share, frames, each = after / before, len(x) / after, work / len(x)
@@ -229,8 +232,8 @@ def _training(name: str, setting: Setting, share: float) -> float:
     return costs.relative(flops, dense=1.0)
 
 
-def _number(name: str, text: str) -> int:
-    check_integer(name, int(text) if text.isdecimal() else text, 1)
+def _number(name: str, text: str, least: int = 1) -> int:
+    check_integer(name, int(text) if text.isdecimal() else text, least)
     return int(text)
 
 

@@ -24,6 +24,8 @@ def test_training_costs_as_the_papers_count():
         ([], "option --workdir is missing"),
         (["--workdir", "x", "--budgets", "half"], "budgets has 'half'"),
         (["--workdir", "x", "--seeds", "0"], "seeds=0"),
+        (["--workdir", "x", "--batch", "-3"], "batch='-3'"),
+        (["--workdir", "x", "--first", "-1"], "first='-1'"),
         (["--workdir", "x", "--sizes", "4,x"], "sizes='x'"),
         (["--workdirs", "x"], "did you mean '--workdir'"),
         (["--workdir", "x", "--period", "20"], "period=20 is not accepted; expected a multiple of 3"),
@@ -43,13 +45,23 @@ def test_bad_options_end_in_one_line(options, said, capsys):
 @pytest.mark.slow
 def test_a_small_run(tmp_path, capsys):
     options = ["--workdir", str(tmp_path), "--seeds", "1", "--steps", "60", "--sizes", "8,8", "--budgets", "0.8"]
-    options += ["--data", "cluttereddigits", "--period", "12", "--until", "0.5"]
+    options += ["--data", "cluttereddigits", "--period", "12", "--until", "0.5", "--batch", "32"]
     assert latency.main(options) == 0
     assert "iee_structured" in capsys.readouterr().out
     rows = json.loads((tmp_path / "results.json").read_text())
     assert [r["method"] for r in rows] == ["dense", "iee_structured", "halp, once", "random"]
     assert all(r["predicted"] <= 0.8 + 1e-6 for r in rows[1:])
     assert tables.load(tmp_path / "table.json").work.constant >= 0
+
+
+@pytest.mark.slow
+def test_a_budget_of_operations(tmp_path):
+    options = ["--workdir", str(tmp_path), "--seeds", "1", "--first", "7", "--steps", "15", "--sizes", "8,8"]
+    assert latency.main([*options, "--budgets", "0.6", "--table", "flops", "--batch", "16"]) == 0
+    rows = json.loads((tmp_path / "results.json").read_text())
+    assert {r["seed"] for r in rows} == {7}
+    dense, *others = [r["multiply_adds"] for r in rows]
+    assert [r["predicted"] for r in rows[1:]] == pytest.approx([work / dense for work in others])
 
 
 @pytest.mark.parametrize("budgets", ["2", "0", "-1", "nan", "much"])
