@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import grain
 import numpy as np
 
 from dstjax.checks import check_choice, check_integer
@@ -79,9 +78,8 @@ def batches(
     while True:
         order = np.random.default_rng((2, seed, epoch)).permutation(size)[: in_epoch * batch_size]
         own = order.reshape(in_epoch, batch_size)[:, host * share : (host + 1) * share].ravel()
-        samples = grain.MapDataset.range(first * share, in_epoch * share).map(_Augmented(stream, own, seed, epoch))
-        ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * share, threads))
-        for done, batch in enumerate(samples.to_iter_dataset(ahead).batch(share), first + 1):
+        places, sample = range(first * share, in_epoch * share), _Augmented(stream, own, seed, epoch)
+        for done, batch in enumerate(_read(places, sample, share, threads), first + 1):
             yield batch, Position(seed, epoch, done) if done < in_epoch else Position(seed, epoch + 1)
         epoch, first = epoch + 1, 0
 
@@ -114,8 +112,15 @@ def evaluation_batches(
         row = own[i]
         return {**stream.plain(source[min(row, len(source) - 1)]), "weight": np.float32(row < len(source))}
 
-    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * share, threads))
-    yield from grain.MapDataset.range(len(own)).map(sample).to_iter_dataset(ahead).batch(share)
+    yield from _read(range(len(own)), sample, share, threads)
+
+
+def _read(places: range, sample: Callable[[int], Batch], batch: int, threads: int) -> Iterator[Batch]:
+    """Batches of the samples at some places, in order; threads read ahead."""
+    import grain  # few data sets need it, and where jaxlib is older it says so in each command
+
+    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2 * batch, threads))
+    yield from grain.MapDataset.range(places.start, places.stop).map(sample).to_iter_dataset(ahead).batch(batch)
 
 
 class _Augmented:
