@@ -149,6 +149,10 @@ def _main(arguments: Sequence[str]) -> int:
     if period % _STAGES or period > steps:
         raise ValueError(f"period={period} is not accepted; expected a multiple of 3, at most the {steps} steps.")
     fields = _pictures(options.get("data", "digits"))
+    if batch > len(fields.x):
+        raise ValueError(
+            f"batch={batch} is not accepted; expected at most the {len(fields.x)} pictures that there are."
+        )
     setting = Setting(models.make("conv", classes=fields.classes, sizes=sizes), fields, steps, period, until)
     x = jnp.asarray(fields.x[:batch])
     params, model_state = setting.start(0)

@@ -25,6 +25,7 @@ def test_training_costs_as_the_papers_count():
         (["--workdir", "x", "--budgets", "half"], "budgets has 'half'"),
         (["--workdir", "x", "--seeds", "0"], "seeds=0"),
         (["--workdir", "x", "--batch", "-3"], "batch='-3'"),
+        (["--workdir", "x", "--batch", "9999"], "batch=9999 is not accepted; expected at most the 1797 pictures"),
         (["--workdir", "x", "--first", "-1"], "first='-1'"),
         (["--workdir", "x", "--sizes", "4,x"], "sizes='x'"),
         (["--workdirs", "x"], "did you mean '--workdir'"),
