@@ -29,6 +29,7 @@ import dstjax
 from dstjax import costs, latency, methods, program, structures
 from dstjax.checks import check_integer
 from experiments import command_line, data, latency_table, models
+from experiments.alone import alone
 from experiments.models import shapes
 from experiments.report.budgets import Row, report
 
@@ -157,39 +158,51 @@ def _main(arguments: Sequence[str]) -> int:
     x = jnp.asarray(fields.x[:batch])
     params, model_state = setting.start(0)
     found = shapes.channels_of(setting.model, x.shape[1:])
-    workdir.mkdir(parents=True, exist_ok=True)
-    if options.get("table") == "flops":
-        table = latency.analytic(lambda params, x: setting.forward(params, model_state, x), params, x)
-    elif "table" in options:
-        table = latency.load(options["table"])
-    else:
-        table = latency_table.measured(setting.model, params, model_state, x)
-    table.save(workdir / "table.json")
+    compared = functools.partial(_compared, setting, found, budgets, at_least)
+    table = _given(options["table"], setting, params, model_state, x) if "table" in options else None
+    chosen = {} if table is None else compared(table)  # refuses a table of other channels before all else
     rows: list[Row] = []
-    for row in _rows(setting, found, table, budgets, at_least, range(first, first + seeds), number, x):
-        rows.append(row)
-        (workdir / "results.json").write_text(json.dumps([r._asdict() for r in rows], indent=1) + "\n")
+    with alone(workdir):
+        if table is None:
+            table = latency_table.measured(setting.model, params, model_state, x)
+            chosen = compared(table)
+        table.save(workdir / "table.json")
+        for row in _rows(setting, chosen, table, range(first, first + seeds), number, x):
+            rows.append(row)
+            (workdir / "results.json").write_text(json.dumps([r._asdict() for r in rows], indent=1) + "\n")
     print(report(rows))
     return 0
 
 
+def _given(table: str, setting: Setting, params: Any, model_state: Any, x: jax.Array) -> latency.Table:
+    """The table of a file, or that of operations."""
+    if table != "flops":
+        return latency.load(table)
+    return latency.analytic(lambda params, x: setting.forward(params, model_state, x), params, x)
+
+
+def _compared(
+    setting: Setting, found: Any, budgets: Sequence[float], at_least: float, table: latency.Table
+) -> dict[tuple[str, float], Any]:
+    """All methods by name and budget."""
+    compared: dict[tuple[str, float], Any] = {("dense", 1.0): methods.dense()}
+    for budget in budgets:
+        of_budget = methods_of(setting, found, table, budget, at_least)
+        compared |= {(name, budget): method for name, method in of_budget.items()}
+    return compared
+
+
 def _rows(
     setting: Setting,
-    found: Any,
-    table: Any,
-    budgets: Sequence[float],
-    at_least: float,
+    compared: Mapping[tuple[str, float], Any],
+    table: latency.Table,
     seeds: Sequence[int],
     number: int,
     x: jax.Array,
 ) -> Any:
-    full: dict[tuple[str, float], Any] = {("dense", 1.0): methods.dense()}
-    for budget in budgets:
-        of_budget = methods_of(setting, found, table, budget, at_least)
-        full |= {(name, budget): method for name, method in of_budget.items()}
-    whole, trainers = 0.0, {key: trainer(setting, method) for key, method in full.items()}
+    whole, trainers = 0.0, {key: trainer(setting, method) for key, method in compared.items()}
     for seed in seeds:
-        for (name, budget), method in full.items():
+        for (name, budget), method in compared.items():
             params, model_state, opt_state = trainers[name, budget](seed)
             top1, top5 = evaluate(setting, seed, params, model_state)
             if name == "dense":

@@ -33,6 +33,7 @@ import jax
 
 from dstjax.checks import suggest
 from experiments import command_line
+from experiments.alone import alone
 from experiments.benchmarks import accelerator_table, chips, hlo, machine, page, records
 from experiments.benchmarks.accelerator_programs import GROUPS, STEPS_AND_START, Program, names, programs
 from experiments.benchmarks.compilation import uncached
@@ -72,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print("\n".join(_title(on, p) for on, p in found))
                 return 0
             command = " ".join(["python -m experiments.benchmarks.accelerators", *words])
-            whole = _compile(found, given.out / FILE, command, given.texts, again=given.again)
+            with alone(given.out):
+                whole = _compile(found, given.out / FILE, command, given.texts, again=given.again)
         if not (given.out / FILE).is_file():
             raise ValueError(f"{given.out} has no {FILE}; run without --report first, or name another --out.")
     except ValueError as error:

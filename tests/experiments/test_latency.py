@@ -2,10 +2,12 @@
 
 import json
 
+import jax.numpy as jnp
 import pytest
 
 from dstjax import latency as tables
 from experiments import latency
+from experiments.alone import alone
 
 
 def test_training_costs_as_the_papers_count():
@@ -70,6 +72,27 @@ def test_a_budget_is_a_share_of_the_dense_latency(budgets, tmp_path, capsys):
     assert latency.main(["--workdir", str(tmp_path / "new"), f"--budgets={budgets}"]) == 2
     assert "expected shares of the dense latency in (0, 1]" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_table_of_others_is_refused_before_a_directory_is_made(tmp_path, capsys):
+    options = ["--workdir", str(tmp_path / "new"), "--sizes", "8,8", "--table"]
+    assert latency.main([*options, str(tmp_path / "none.json")]) == 2
+    assert "none.json is no table of latencies" in capsys.readouterr().err
+    other = tmp_path / "other.json"
+    tables.analytic(
+        lambda p, x: x @ p["a"] @ p["b"], {"a": jnp.ones((4, 6)), "b": jnp.ones((6, 2))}, jnp.ones((1, 4))
+    ).save(other)
+    assert latency.main([*options, str(other)]) == 2
+    said = capsys.readouterr().err
+    assert "error: " in said
+    assert said.count("\n") == 1
+    assert not (tmp_path / "new").exists()
+
+
+def test_two_processes_do_not_share_a_directory(tmp_path, capsys):
+    with alone(tmp_path):
+        assert latency.main(["--workdir", str(tmp_path), "--sizes", "8,8", "--table", "flops"]) == 2
+    assert "is in use by another process" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("share", ["2", "-1", "nan", "much"])

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from experiments.alone import alone
 from experiments.benchmarks import accelerator_programs, accelerator_table, accelerators, chips, hlo, layouts
 from experiments.benchmarks.traffic import traffic
 from tests.thorough import slow
@@ -227,3 +228,10 @@ def test_every_framework_can_be_traced(name):
     assert traced.weights == (784 + 1) * 512 + (512 + 1) * 10
     with jax.set_mesh(mesh):
         assert traced.lower(mesh).as_text()
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path, capsys):
+    options = ["--topologies", "", "--out", str(tmp_path)]
+    with alone(tmp_path):
+        assert accelerators.main(options) == 2
+    assert "is in use by another process" in capsys.readouterr().err
