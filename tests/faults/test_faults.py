@@ -1,6 +1,7 @@
 """A fault of each quick kind, and in ``make slow`` all; ``python -m tests.faults`` makes a table of them."""
 
 import contextlib
+import gc
 import os
 import random
 from collections.abc import Iterator
@@ -11,6 +12,19 @@ import pytest
 from tests.faults.kinds import KINDS, Kind
 from tests.faults.lab import BIT_FOR_BIT, REFUSED, Lab
 from tests.faults.under_way import NotPermittedError
+
+# What orbax has begun, and the system then refuses, it does not await. Python says so when it finds the garbage, which
+# may be in the test of something else: so it is looked for here.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:coroutine .* was never awaited"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+@pytest.fixture(autouse=True)
+def garbage() -> Iterator[None]:
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +53,6 @@ def test_one_fault_is_survived_or_explained(kind, lab):
     assert not fails(lab, kind, range(1))
 
 
-# What orbax has begun, and the system then refuses, it does not await.
-@pytest.mark.filterwarnings("ignore:coroutine 'AsyncCheckpointer._save' was never awaited")
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_all_faults_are_survived_or_explained(kind, lab):
