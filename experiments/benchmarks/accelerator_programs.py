@@ -1,8 +1,8 @@
 """What is compiled for an accelerator, in groups.
 
 * ``network``: the step of a dense optimiser; of every method the mask update, the step between updates and the step
-  with the branch inside; the start with RigL. ResNet-50 on one chip; on a slice one and two layers of a decoder, split
-  along both axes.
+  with the branch inside; on one chip the updates of three once more, with the compiler's least effort; the start with
+  RigL. ResNet-50 on one chip; on a slice one and two layers of a decoder, split along both axes.
 * ``selection``: the choice of 3 % of a matrix in every dtype, and of each tensor of a network, masks as booleans.
 * ``frameworks``: a whole training step in plain JAX, Linen, NNX, Equinox and Haiku.
 * ``layouts``: mask updates in every layout, with structures too; on a slice alone.
@@ -28,7 +28,10 @@ from experiments.benchmarks.selection import SHARE
 
 GROUPS = ("network", "selection", "frameworks", "layouts", "scaling")
 STEPS: dict[str, dict[str, Any]] = {"update": {"rewire": True}, "between": {"rewire": False}, "branch": {}}
-STEPS_AND_START = (*STEPS, "init")
+QUICK = "quick"
+LEAST_EFFORT = {"exec_time_optimization_effort": -1.0}
+QUICK_METHODS = ("rigl", "set", "dst_ee")
+PROGRAMS = (*STEPS, QUICK, "init")
 DTYPES = ("float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2", "int32", "uint8", "bool")
 IN_A_NETWORK = ("float32", "bool")
 MATRIX = (4096, 4096)
@@ -54,6 +57,7 @@ class Program(NamedTuple):
     case: dict[str, Any]  # what it is
     weights: int  # of the parameters
     lower: Callable[[Mesh], Any]  # traces it for a mesh, within ``jax.set_mesh``
+    options: dict[str, Any] | None = None  # of the compiler
 
 
 def programs(devices: int, methods: Sequence[str], groups: Sequence[str]) -> Iterator[Program]:
@@ -71,6 +75,8 @@ def programs(devices: int, methods: Sequence[str], groups: Sequence[str]) -> Ite
             for name in methods:
                 for step in STEPS if method(name).updates is not None else ("between",):
                     yield _step("network", {"tree": tree}, of_tree, name, step)
+                if name in QUICK_METHODS and devices == 1:
+                    yield _step("network", {"tree": tree}, of_tree, name, QUICK)._replace(options=LEAST_EFFORT)
             yield _start({"tree": tree}, of_tree)
     if "selection" in groups:
         yield from map(_selection, DTYPES)
@@ -143,7 +149,7 @@ def _step(
             tx = dstjax.sparsify(inner, of, initial_masks=_given(of), layout=axes)
         structs = {n: jax.ShapeDtypeStruct(shape, jnp.float32) for n, shape in of_tree.items()}
         params = layouts.placed(mesh, structs, layout)
-        options = STEPS.get(step, {})
+        options = STEPS.get("update" if step == QUICK else step, {})
 
         @functools.partial(jax.jit, donate_argnums=(0, 1))
         def run(params: Any, state: Any, grads: Any, signals: dict[str, Any]) -> tuple[Any, Any]:

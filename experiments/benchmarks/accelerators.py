@@ -8,7 +8,7 @@
                       GPU, h100:8 for eight (default: v5e,v5p,v6e,v5e:16x16)
   --only GROUPS       from network, selection, frameworks, layouts, scaling (default: all)
   --methods NAMES     of the network group (default: the whole catalogue, and RigL with two structures)
-  --programs NAMES    of the network group, from update, between, branch, init (default: all)
+  --programs NAMES    of the network group, from update, between, branch, quick, init (default: all)
   --out DIR           where accelerators.jsonl, accelerators.md, results.json and index.html go (default: runs/bench)
   --texts DIR         write the texts of the compiled programs there
   --again             compile anew what DIR already has figures of; without it a run goes on where the last one ended
@@ -35,7 +35,7 @@ from dstjax.checks import suggest
 from experiments import command_line
 from experiments.alone import alone
 from experiments.benchmarks import accelerator_table, chips, hlo, machine, page, records
-from experiments.benchmarks.accelerator_programs import GROUPS, STEPS_AND_START, Program, names, programs
+from experiments.benchmarks.accelerator_programs import GROUPS, PROGRAMS, Program, names, programs
 from experiments.benchmarks.compilation import uncached
 from experiments.benchmarks.held import held
 from experiments.benchmarks.traffic import traffic
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--topologies", default=",".join(chips.USUAL))
     parser.add_argument("--only", default=",".join(GROUPS))
     parser.add_argument("--methods", default="")
-    parser.add_argument("--programs", default=",".join(STEPS_AND_START))
+    parser.add_argument("--programs", default=",".join(PROGRAMS))
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     parser.add_argument("--texts", type=Path)
     for flag in ("again", "list", "report"):
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         groups = _chosen("only", given.only, GROUPS)
         methods = _methods(given.methods)
-        steps = _chosen("programs", given.programs, STEPS_AND_START)
+        steps = _chosen("programs", given.programs, PROGRAMS)
         whole = True
         if not given.report:
             jax.config.update("jax_platforms", "cpu")  # an accelerator that is here is left alone
@@ -95,7 +95,7 @@ def measured(program: Program, on: chips.Target) -> tuple[dict[str, Any], str]:
         start = time.process_time()
         lowered = program.lower(on.mesh)
         middle = time.process_time()
-        done = lowered.compile()
+        done = lowered.compile(compiler_options=program.options)
         end = time.process_time()
     text, memory = done.as_text() or "", done.memory_analysis()
     cost, arrays = done.cost_analysis(), held(text)

@@ -208,6 +208,21 @@ def test_every_program_has_a_name_of_its_own():
         titles = [repr((p.group, p.case)) for p in found]
         assert len(set(titles)) == len(titles)
         assert {p.group for p in found} == set(groups) - ({"layouts"} if devices == 1 else set())
+        quick = [p.case["method"] for p in found if p.options == accelerator_programs.LEAST_EFFORT]
+        assert quick == (["set"] if devices == 1 else [])
+
+
+def test_the_quick_update_is_the_update_with_other_options():
+    found = {p.case["program"]: p for p in accelerator_programs.programs(1, ["rigl"], ["network"])}
+    one, other = found["update"], found[accelerator_programs.QUICK]
+    assert (one.options, other.options) == (None, {"exec_time_optimization_effort": -1.0})
+    tree, mesh = {"stage0": (16, 64)}, layouts.mesh(1, "auto")
+    with jax.set_mesh(mesh):
+        texts = [
+            accelerator_programs._step("network", {}, tree, "rigl", p.case["program"]).lower(mesh) for p in (one, other)
+        ]
+        assert texts[0].as_text() == texts[1].as_text()
+        assert texts[1].compile(compiler_options=other.options).as_text()
 
 
 @pytest.mark.parametrize("name", [n if n in ("asp", "srigl") else slow(n) for n in accelerator_programs.names()])
