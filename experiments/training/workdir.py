@@ -1,13 +1,13 @@
 """The folder of a run: whose it is, whether all of it is still there, and what to say where it is not."""
 
 import contextlib
-import fcntl
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from experiments.alone import held
 from experiments.training import configuration, hosts, inputs, sealed
 from experiments.training.finished import UnreadableError, check_files
 from experiments.training.inputs import Inputs
@@ -116,13 +116,10 @@ def claim(workdir: Path, identity: dict[str, Any]) -> contextlib.AbstractContext
         workdir.mkdir(parents=True, exist_ok=True)
         if not (workdir / "config.json").exists():
             sealed.write(workdir / "config.json", identity)
-        lock = (workdir / "config.json").open()
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system frees it however the process ends
+            return held(workdir / "config.json")
         except BlockingIOError:
-            lock.close()
             raise ValueError(f"workdir {workdir} is in use by another process.") from None
-        return lock
 
 
 @contextlib.contextmanager

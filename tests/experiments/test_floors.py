@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 # From the ground up: a room imports its own floor and those below. Rooms of one line do not know each other.
 FLOORS = (
-    ("stopping", "configs", "tasks", "turns"),
+    ("stopping", "configs", "tasks", "turns", "alone"),
     ("command_line", "supervising"),
     ("data", "models"),
     ("training",),
