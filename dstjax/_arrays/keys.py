@@ -19,5 +19,6 @@ def leaf_keys(key: jax.Array, step: Any, leaves: int) -> list[tuple[jax.Array, j
     of_leaf = jax.vmap(jax.random.fold_in, (None, 0))(at_step, jnp.arange(leaves, dtype=jnp.uint32))
     fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
     data = jax.random.key_data(fold(of_leaf, jnp.arange(2, dtype=jnp.uint32)))
-    keys = [jax.random.wrap_key_data(k, impl="threefry2x32") for k in jnp.unstack(data.reshape(2 * leaves, 2))]
-    return list(zip(keys[::2], keys[1::2], strict=True))
+    # Those of one kind lie side by side, so that XLA sees that what takes all of them takes one array.
+    drop, grow = ([jax.random.wrap_key_data(k, impl="threefry2x32") for k in jnp.unstack(data[:, i])] for i in range(2))
+    return list(zip(drop, grow, strict=True))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from dstjax._arrays.bits import StoredMask, pack
+from dstjax._arrays.bits import StoredMask, pack, zero_outside
 from dstjax._arrays.keys import leaf_keys
 from dstjax._arrays.lanes import layer_sizes
 from dstjax._arrays.layout import Layout, lanes_of
@@ -279,4 +279,4 @@ def _masked(leaf: Any, mask: jax.Array | None) -> Any:
     """A leaf with its inactive weights zero; shapes without values stay as they are."""
     if mask is None or isinstance(leaf, jax.ShapeDtypeStruct):
         return leaf
-    return jnp.where(mask, leaf, jnp.zeros((), leaf.dtype))
+    return zero_outside(leaf, mask)
