@@ -15,7 +15,9 @@ from tests.faults.under_way import NotPermittedError
 
 # What orbax has begun, and the system then refuses, it does not await. Python says so when it finds the garbage, which
 # may be in the test of something else: so it is looked for here.
+# A limit may also meet the programs that a first run of the tests keeps for later ones.
 pytestmark = [
+    pytest.mark.filterwarnings("ignore:Error (reading|writing) persistent compilation cache"),
     pytest.mark.filterwarnings("ignore:coroutine .* was never awaited"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
