@@ -80,7 +80,15 @@ def best(values, where, pool_of, numbers):
 
 
 def solved(structure, values, where, base, now, least, goal):
-    """How many channels of each pool to choose beside a base: the knapsack, at the best of twelve capacities."""
+    """How many channels of each pool to choose beside a base: the knapsack, and once more for what is left."""
+    pool_of = structure.pools.pool_of
+    first = one_round(structure, values, where, base, now, least, goal)
+    rest = where & ~best(values, where, pool_of, first)
+    return first + one_round(structure, values, rest, base + first, base + first, 0 * base, goal)
+
+
+def one_round(structure, values, where, base, now, least, goal):
+    """The knapsack, at the best of twelve capacities."""
     work, pool_of = structure.work, structure.pools.pool_of
     more = np.array([(where & (pool_of == p)).sum() for p in range(len(work.full))])
     worth, price = [], []

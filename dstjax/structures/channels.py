@@ -9,16 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dstjax._arrays.knapsack import solve
 from dstjax._arrays.leaves import named_masks
 from dstjax._arrays.trees import is_traced
 from dstjax.checks import check_bool, check_integer, check_number
 from dstjax.structures.pools import Pools, without
 from dstjax.structures.weights import Array, Arrays, Kept, Layouts, Scores, Shapes, Stored, Weight
+from dstjax.structures.widths import best, even, fewest
 from dstjax.structures.work import Work, weights
-
-_PARTS = 1000  # of the capacity of the knapsack
-_HALVINGS = 12  # in the search of the capacity
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +99,7 @@ class Channels(Weight):
             goal = asked * (self.work.dense / sum(float(np.prod(s.shape)) for s in scores))
         else:
             goal = jnp.float32(self.budget * self.work.dense)
-        widths = self._even(jnp.zeros(len(self.pools.sizes), jnp.int32), jnp.asarray(self.work.full), goal)
+        widths = self._even(np.zeros(len(self.pools.sizes), np.int32), np.asarray(self.work.full, np.int32), goal)
         return self.pools.masks(self._chosen(values, everywhere, widths))
 
     def holds(self, masks: Arrays, prunes: bool = False, layouts: Layouts = None) -> Arrays:
@@ -121,9 +118,9 @@ class Channels(Weight):
         widths = self.pools.widths(active)
         share = _total(keep) / jnp.maximum(jnp.sum(jnp.stack([_total(m) for m in masks])), 1.0)
         goal = self.work.total(widths, jnp) * share
-        least = jnp.minimum(widths, _least(self.work, self.at_least, self.round_to))
+        least = jnp.minimum(widths, self._fewest())
         if self.together:
-            kept = self._solved(values, active, jnp.zeros_like(widths), widths, widths, least, goal)
+            kept = self._best(values, active, jnp.zeros_like(widths), widths, widths, least, goal)
         else:
             kept = self._even(least, widths, goal)
         stays = self._chosen(values, active, jnp.where(share >= 1, widths, kept))
@@ -142,7 +139,7 @@ class Channels(Weight):
         else:
             goal = jnp.float32(self.budget * self.work.dense)
         if self.together:
-            added = self._solved(values, free, now, more, now, jnp.zeros_like(more), goal)
+            added = self._best(values, free, now, more, now, jnp.zeros_like(more), goal)
         else:
             added = jnp.maximum(self._even(now, now + more, goal) - now, 0)
         grows = (_total(n) > 0) & (cost <= goal)
@@ -170,7 +167,7 @@ class Channels(Weight):
             )
 
     def _check_share(self, what: str, share: float) -> None:
-        least = float(self.work.total(_least(self.work, self.at_least, self.round_to))) / self.work.dense
+        least = float(self.work.total(self._fewest())) / self.work.dense
         if share < least * (1 - 1e-6):
             n = self.round_to
             of = f"at_least={self.at_least}" if self.at_least else f"{n} channel{'s' * (n > 1)}"
@@ -190,72 +187,14 @@ class Channels(Weight):
         """Returns the best of each pool among some, bool[channels]."""
         return where & (self.pools.ranks(values, where) < number[self.pools.pool_of])
 
-    def _even(self, least: jax.Array, most: jax.Array, goal: jax.Array) -> jax.Array:
-        """Returns the same share of each pool, the largest whose cost is within a goal, between some widths."""
-        full, r = np.asarray(self.work.full), self.round_to
-        shares = np.arange(_PARTS + 1)[:, None] / _PARTS
-        lowest = _least(self.work, self.at_least, r)
-        table = np.clip(np.floor(shares * full / r + 1e-9) * r, lowest, full).astype(np.int32)
-        widths = jnp.clip(table, least[None, :], most[None, :])
-        fits = self.work.total(widths, jnp) <= goal * (1 + 1e-6)
-        return widths[jnp.argmax(jnp.where(fits, jnp.arange(_PARTS + 1), 0))]
+    def _fewest(self) -> np.ndarray:
+        return fewest(self.work, self.at_least, self.round_to)
 
-    def _solved(
-        self,
-        values: jax.Array,
-        where: jax.Array,
-        base: jax.Array,
-        more: jax.Array,
-        now: jax.Array,
-        least: jax.Array,
-        goal: jax.Array,
-    ) -> jax.Array:
-        """Returns how many of some channels to have beside a base, int32[pools]: most value within a goal.
+    def _even(self, least: Any, most: Any, goal: jax.Array) -> jax.Array:
+        return even(self.work, self.at_least, self.round_to, least, most, goal)
 
-        The knapsack takes the other pools as wide as they are now; so the capacity with which the cost comes closest to
-        the goal, all widths as they would be, is found by halving.
-
-        Args:
-          values: float32[channels].
-          where: those to choose from, bool[channels].
-          base: widths of what stays anyway, int32[pools].
-          more: how many there are to choose from.
-          now: widths before.
-          least: how many to choose at least.
-          goal: what all may cost.
-        """
-        steps = max(-(-size // self.round_to) for size in self.pools.sizes) + 1
-        options = jnp.minimum(np.arange(steps)[None, :] * self.round_to, more[:, None])
-        table = jnp.zeros((len(more), max(self.pools.sizes) + 1), jnp.float32)
-        at = self.pools.ranks(values, where) + 1
-        table = table.at[self.pools.pool_of, jnp.where(where, at, 0)].add(jnp.where(where, values, 0.0))
-        table = table.at[:, 0].set(0.0)
-        worth = jnp.take_along_axis(jnp.cumsum(table, axis=1), options, axis=1)
-        above = self.work.options(now, base[:, None] + options, jnp)
-        price = jnp.maximum(above - self.work.options(now, base[:, None], jnp), 0)
-        limit = jnp.maximum(jnp.sum(jnp.max(price, axis=1)), 1e-30)
-        allowed = options >= least[:, None]
-
-        def try_one(i: Any, found: Any) -> Any:
-            low, high, best = found
-            x = jnp.where(i == 0, 1.0, (low + high) / 2)
-            whole = jnp.ceil(price / (x * limit) * _PARTS - 1e-3)
-            whole = jnp.where(allowed & (whole <= _PARTS), whole, _PARTS + 1).astype(jnp.int32)
-            picked = jnp.take_along_axis(options, solve(worth, whole, _PARTS)[:, None], axis=1)[:, 0]
-            picked = jnp.maximum(picked, least)
-            cost = self.work.total(base + picked, jnp)
-            fits = cost <= goal * (1 + 1e-6)
-            better = fits & (cost >= self.work.total(base + best, jnp))
-            return jnp.where(fits, x, low), jnp.where(fits, high, x), jnp.where(better, picked, best)
-
-        return jax.lax.fori_loop(0, _HALVINGS, try_one, (jnp.float32(0), jnp.float32(1), least))[2]
-
-
-def _least(work: Work, at_least: float, round_to: int) -> np.ndarray:
-    """Returns how many channels of each pool stay in any case, int32[pools]: a share, rounded up, and one at least."""
-    full = np.asarray(work.full)
-    asked = np.maximum(np.ceil(at_least * full / round_to - 1e-9), 1) * round_to
-    return np.minimum(asked, full).astype(np.int32)
+    def _best(self, values: jax.Array, where: jax.Array, *given: Any) -> jax.Array:
+        return best(self.pools, self.work, self.round_to, values, where, *given)
 
 
 def _total(x: Any) -> jax.Array:

@@ -1,5 +1,6 @@
 """Channels over several leaves: what is whole, what it costs, and that the knapsack chooses it."""
 
+import dataclasses
 import math
 import pickle
 
@@ -86,6 +87,39 @@ def test_drop_and_growth_are_the_knapsack_written_out():
         cost = float(structure.cost(both_masks)) / table.dense
         assert cost <= max(0.8, float(structure.cost(kept)) / table.dense) * (1 + 1e-5)
         assert cost > 0.6  # growth fills what there is, in channels of up to a sixth
+
+
+def jumping(table, rng):
+    """A table whose costs rise in steps of all sizes, as measured ones do."""
+
+    def steps(layer):
+        at = [np.arange(n[-1] + 1) for n in (layer.at_inputs, layer.at_outputs)]
+        rises = rng.exponential(size=(len(at[0]) - 1, len(at[1]) - 1)) ** 3
+        costs = np.pad(np.cumsum(np.cumsum(rises, axis=0), axis=1), ((1, 0), (1, 0)))
+        return dataclasses.replace(layer, at_inputs=(*at[0],), at_outputs=(*at[1],), costs=(*map(tuple, costs),))
+
+    return dataclasses.replace(table.work, layers=tuple(map(steps, table.work.layers)))
+
+
+@pytest.mark.parametrize("seed", [3, 10, 14, 24])
+def test_what_one_knapsack_leaves_of_the_budget_is_filled(seed):
+    rng = np.random.default_rng(seed)
+    structure = structure_of(costs=jumping(latency.analytic(small.network, small.params(), small.X), rng))
+    pools, full, everywhere = structure.pools, np.array(small.SIZES), np.ones(11, bool)
+    values = rng.lognormal(0, 1, size=2)[pools.pool_of] * rng.lognormal(0, 0.5, size=11)
+    layouts, masks = [None] * 6, [jnp.ones(pools.shape(i), bool) for i in range(6)]
+    number = sum(m.size for m in masks)
+    keep = jnp.zeros(6, jnp.int32).at[0].set(int(0.3 * number))
+    placed = structure.placed(jnp.asarray(values, jnp.float32), layouts)
+    scores = [jnp.broadcast_to(x, m.shape) for x, m in zip(placed, masks, strict=True)]
+    found = structure.drop(scores, masks, keep, lambda: None, keep, layouts)[0]
+    goal = structure.work.dense * np.float32(int(0.3 * number) / number)
+    stay = small.dropped(structure, values, everywhere, goal)
+    assert np.asarray(pools.active(found)).tolist() == stay.tolist()
+    once = small.one_round(structure, values, everywhere, 0 * full, full, 0 * full + 1, goal)
+    widths = np.asarray(structure.widths(found))
+    assert (widths >= once).all()
+    assert structure.work.total(once) + 0.01 * goal < structure.work.total(widths) <= goal * (1 + 1e-5)
 
 
 @pytest.mark.parametrize(("at_least", "kept"), [(0, 1), (0.2, 2), (0.5, 3), (0.51, 4)])
