@@ -56,7 +56,9 @@ def choose(
         return [int(np.argmax(x)) for x in v]
     size = capacity if resolution is None else resolution
     if resolution is not None:
-        c = [np.ceil(x / capacity * resolution - 1e-9) for x in c]
+        parts = resolution / capacity if capacity else math.inf
+        c = [np.ceil(np.multiply(x, parts, where=x > 0, out=np.zeros_like(x)) - 1e-9) for x in c]
+        c = [np.minimum(x, resolution + 1) for x in c]
         if sum(x.min() for x in c) > resolution:
             raise ValueError(
                 f"resolution={resolution} is too coarse: the cheapest options do not fit once their costs are rounded "

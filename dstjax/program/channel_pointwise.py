@@ -36,9 +36,17 @@ def pointwise(record: Record, eqn: Any, operands: list[Seen]) -> list[Seen]:
     scalar = UNKNOWN if shape else float(_numbers(record, eqn, [np.asarray([x.scalar]) for x in operands])[0])
     result = Seen(tuple(axes), scalar)
     if eqn.primitive.name == "convert_element_type":
-        return [dataclasses.replace(result, leaf=operands[0].leaf, product=operands[0].product)]
+        leaf = operands[0].leaf if _as_fine(eqn.invars[0].aval.dtype, eqn.params["new_dtype"]) else None
+        return [dataclasses.replace(result, leaf=leaf, product=operands[0].product)]
     _added(record, eqn, operands)
     return [result]
+
+
+def _as_fine(old: Any, new: Any) -> bool:
+    """Whether a leaf of one dtype can take a constant of a sum in another without losing digits of it."""
+    if not (jnp.issubdtype(old, jnp.inexact) and jnp.issubdtype(new, jnp.inexact)):
+        return False
+    return bool(jnp.finfo(old).eps <= jnp.finfo(new).eps)
 
 
 def _added(record: Record, eqn: Any, operands: Sequence[Seen]) -> None:

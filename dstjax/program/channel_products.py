@@ -25,8 +25,10 @@ def _sums(data: Side, weight: Side) -> list[Floats]:
     shape = [len(a) for a in weight.kept]
     pattern = weight.pattern
     numbers = spread([a.value for a in data.contracted])
+    if not numbers.size:  # an example without samples
+        return [unknown(n) for n in shape]
     if pattern is None:
-        everywhere = 0.0 if numbers.size and (numbers == 0).all() else UNKNOWN
+        everywhere = 0.0 if (numbers == 0).all() else UNKNOWN
         return [np.full(n, everywhere) for n in shape]
     pattern, numbers = pattern.reshape(numbers.size, -1), numbers.ravel()
     missing = np.isnan(numbers)
@@ -139,7 +141,7 @@ def total(record: Record, eqn: Any, operands: list[Seen]) -> list[Seen]:
     """Reads ``reduce_sum``: a mean divides by a number in the program, and so keeps its old divisor."""
     (x,), gone = operands, eqn.params["axes"]
     left = [k for k in range(len(x.axes)) if k not in gone]
-    number = math.prod(len(x.axes[k]) for k in gone)
+    number = math.prod(len(x.axes[k]) for k in gone) or UNKNOWN
     if any(record.labels.free(x.axes[k].labels).any() for k in gone):
         why = "a constant is summed up with what is not constant, as in the mean of a norm"
         record.sites.append(Site([_side(x, gone)], refusal=why))

@@ -41,10 +41,14 @@ def read(
     record = Record(valued=params is not None, free_inputs=free_inputs)
     inputs = []
     for i, (path, shape) in enumerate(leaves.items()):
+        if not is_numeric(closed.jaxpr.invars[i].aval):  # a key: noise is drawn from it as from one of the data
+            inputs.append(dataclasses.replace(plain(closed.jaxpr.invars[i]), whole="data"))
+            record.leaves[path] = [*inputs[-1].axes]
+            continue
         axes = [record.fresh(n) for n in shape]
         record.leaves[path] = axes
         found = Seen(tuple(axes))
-        if params is not None and is_numeric(params[i]):
+        if params is not None:
             found = record.known(np.asarray(params[i]), axes)
         inputs.append(dataclasses.replace(found, leaf=Tag(path, tuple(range(len(shape))))))
     inputs += [dataclasses.replace(plain(v), whole="data") for v in closed.jaxpr.invars[len(inputs) :]]

@@ -11,7 +11,7 @@ import numpy as np
 from dstjax.program.channel_record import Record
 from dstjax.program.primitives import SAME
 from dstjax.program.reshaping import reshaped
-from dstjax.program.seen import UNKNOWN, Axis, Seen, Tag, fixed
+from dstjax.program.seen import UNKNOWN, Axis, Floats, Seen, Tag, fixed
 
 _TAKEN = "has an index that is taken alone"
 
@@ -158,8 +158,14 @@ def _along(record: Record, eqn: Any, operands: list[Seen]) -> list[Seen]:
         for a, b in zip(operands[0].axes, x.axes, strict=True):
             record.join(a, b)
     record.fix(operands[0].axes[axis], f"goes through {eqn.primitive.name!r} along the axis")
-    keeps = eqn.primitive.name in ("sort", "cummax", "cummin")
-    return [Seen(tuple(a if keeps else a.valued(np.where(a.value == 0, 0, UNKNOWN)) for a in x.axes)) for x in operands]
+    name = eqn.primitive.name
+
+    def after(value: Floats) -> Floats:
+        if name in ("sort", "cummax", "cummin"):
+            return value
+        return np.where((value == 0) & (name != "cumlogsumexp"), 0, UNKNOWN)
+
+    return [Seen(tuple(a.valued(after(a.value)) for a in x.axes)) for x in operands]
 
 
 def _window(record: Record, eqn: Any, operands: list[Seen]) -> list[Seen]:
@@ -189,10 +195,12 @@ def _gather(record: Record, eqn: Any, operands: list[Seen]) -> list[Seen]:
     left = [k for k in range(len(x.axes)) if k not in dropped]
     axes = [fixed(n) for n in eqn.outvars[0].aval.shape]
     whole = {k: o for o, k in zip(numbers.offset_dims, left, strict=True) if sizes[k] == len(x.axes[k])}
+    filling = eqn.params["fill_value"]  # what stands for what is not there; None: NaN, which is no number
+    fill = 0 if filling is None else float(filling)
     safe = "FILL" not in str(eqn.params["mode"])
     for k, a in enumerate(x.axes):
         if k in whole:
-            axes[whole[k]] = a if safe else a.valued(np.where(a.value == 0, 0, UNKNOWN))
+            axes[whole[k]] = a if safe else a.valued(np.where(a.value == fill, fill, UNKNOWN))
         else:
             record.fix(a, "is looked up along the axis")
     for a in index.axes:

@@ -1,8 +1,8 @@
 """Makes a smaller network of a masked one that computes the same; see :func:`compact`."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +21,10 @@ from dstjax.program.channel_record import Record
 from dstjax.program.compaction_report import Compaction, Row
 from dstjax.program.cuts import Cuts, Keep, prefix_of
 from dstjax.program.cutting import Cutter
-from dstjax.program.dead_units import Verdict, judge
+from dstjax.program.dead_units import Verdict, holds, judge
 from dstjax.program.labels import Ints
 from dstjax.program.layout_reader import layouts
-from dstjax.program.tracing import trace
+from dstjax.program.tracing import coarsest, trace
 
 _TOLERANCE = 1e-3  # of results, relative to the largest
 
@@ -46,7 +46,8 @@ def compact(
     same program runs in smaller shapes, so that it may be any function that JAX can trace.
 
     Numbers are taken to be finite: 0 times anything is 0. The results are those of the masked network to rounding, and
-    so are the gradients of the parameters that are left.
+    so are the gradients of the parameters that are left; but of what feeds a constant alone, whose ways on are gone, and
+    behind a function's own derivative (``jax.custom_vjp``) that mixes channels.
 
     Args:
       function: the forward pass, or a loss: ``function(params, *args)``; bind what is no array with
@@ -55,7 +56,8 @@ def compact(
         Flax do: what a function closes over is not changed.
       masks: the tree of masks, the optimiser state that holds them, or None for the zeros of the parameters.
       *args: an example of the other arguments, arrays or ``jax.ShapeDtypeStruct``. The smaller function takes
-        arguments of other shapes as well, if ``function`` does.
+        arguments of other shapes as well, if ``function`` does, and keeps the full parameters on the host to check that
+        nothing removed is read then, and that constants are those of the example.
       round_to: keeps some dead units, so that widths are multiples of this as far as groups allow it. 8 is often faster
         on a CPU, whose vectors hold as many numbers.
       check: whether to run both networks on the example, if there is one, and compare.
@@ -85,7 +87,7 @@ def compact(
                 f"the {what} are traced; call dstjax.compact outside of jit, vmap and grad, on their values."
             )
     found = [p for p in places(params)[0] if not p.is_hole]
-    if lost := [p.name for p in found if not is_array(p.leaf) or isinstance(p.leaf, jax.ShapeDtypeStruct)]:
+    if lost := [p.name for p in found if not _is_known(p.leaf)]:
         raise ValueError(f"the parameters have leaves that are no arrays: {', '.join(lost)}; expected arrays alone.")
     paths = {p.name: p.path for p in found}
     flags, prefix = masks_like(params, masks)
@@ -94,8 +96,9 @@ def compact(
     leaves = named(params)
     shapes = {name: tuple(np.shape(x)) for name, x in leaves.items()}
     closed, _ = trace(function, params, args)
-    record = read(closed, shapes, [np.asarray(x) for x in leaves.values()])
-    masked = {} if flags is None else named_masks(flags)
+    numbers = [np.asarray(x) if is_array(x) else x for x in leaves.values()]
+    record = read(closed, shapes, numbers)
+    masked = frozenset({} if flags is None else named_masks(flags))
     verdict = judge(record, masked, round_to=round_to)
     keep = _keeps(record, verdict.gone)
     written = read_layouts(function, params, args, leaves)
@@ -105,10 +108,11 @@ def compact(
         prefix,
         {paths[name]: written.get(name) for name in leaves},
     )
-    smaller = _smaller(function, params, keep)
+    known = _Known(numbers, masked, verdict, _shapes_of(args))
+    smaller = _smaller(function, params, keep, known)
     fewer = cuts.cut(params)
     if check and not any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree_util.tree_leaves(args)):
-        compare(jax.jit(function)(params, *args), smaller(fewer, *args))
+        compare(jax.jit(function)(params, *args), smaller(fewer, *args), coarsest(closed.jaxpr))
     return smaller, fewer, _report(function, smaller, params, fewer, args, record, verdict, cuts, written)
 
 
@@ -123,6 +127,10 @@ def masks_like(params: Tree, masks: Tree) -> tuple[Tree | None, int]:
     nodes = []
     for place in found:
         mask = None if place.is_hole else flags.get(place.path[prefix:])
+        if mask is not None and mask.dtype in (jnp.uint8, jnp.int8) and np.shape(mask) == np.shape(place.leaf) != ():
+            raise ValueError(
+                f"the mask of {place.name!r} is of {mask.dtype}, which has eight entries a byte; expected boolean ones."
+            )
         if mask is not None and masks_lib.shape(mask) != np.shape(place.leaf):
             raise ValueError(
                 f"the mask of {place.name!r} has shape {masks_lib.shape(mask)}; its weight {np.shape(place.leaf)}. "
@@ -138,7 +146,26 @@ def _keeps(record: Record, gone: Ints) -> dict[str, Keep]:
     }
 
 
-def _smaller(function: Callable[..., Any], params: Tree, keep: Mapping[str, Keep]) -> Callable[..., Any]:
+class _Known(NamedTuple):
+    """What the example showed, to compare arguments of other shapes with."""
+
+    numbers: Sequence[Any]  # of the full parameters, on the host
+    masked: Collection[str]
+    verdict: Verdict
+    shapes: Any
+
+
+def _shapes_of(args: Sequence[Any]) -> Any:
+    leaves, treedef = jax.tree_util.tree_flatten(args)
+    return treedef, [(np.shape(x), jax.dtypes.result_type(x)) for x in leaves]
+
+
+def _is_known(leaf: Any) -> bool:
+    """Whether a leaf is an array with its numbers, or a key."""
+    return isinstance(leaf, jax.Array) or (is_array(leaf) and not isinstance(leaf, jax.ShapeDtypeStruct))
+
+
+def _smaller(function: Callable[..., Any], params: Tree, keep: Mapping[str, Keep], known: _Known) -> Callable[..., Any]:
     """Returns the function of smaller parameters; it reads the program again for arguments of other shapes."""
     full = jax.tree_util.tree_map(lambda x: jax.ShapeDtypeStruct(np.shape(x), x.dtype), params)
     shapes = {path: tuple(len(k) for k in axes) for path, axes in keep.items()}
@@ -152,7 +179,9 @@ def _smaller(function: Callable[..., Any], params: Tree, keep: Mapping[str, Keep
                 f"these are not the parameters of the smaller network: {'; '.join(wrong) or 'too many leaves'}."
             )
         closed, structure = trace(function, full, args)
-        record = read(closed, shapes)
+        other = _shapes_of(args) != known.shapes
+        with jax.ensure_compile_time_eval():  # constants are computed here and now, and not by the program
+            record = read(closed, shapes, known.numbers if other else None)
         roots = {path: [record.labels.roots(a.labels) for a in axes] for path, axes in record.leaves.items()}
         pairs = [(r, k) for path in roots for r, k in zip(roots[path], keep[path], strict=True)]
         gone = np.unique(np.concatenate([np.zeros(0, np.int64), *(r[~k] for r, k in pairs)]))
@@ -161,22 +190,25 @@ def _smaller(function: Callable[..., Any], params: Tree, keep: Mapping[str, Keep
                 "with arguments of these shapes the program joins what is removed with what is not; expected "
                 "dstjax.compact(...) with an example of these shapes."
             )
+        if other and not holds(record, known.masked, known.verdict, gone):
+            raise ValueError(
+                "with arguments of these shapes the program reads what is removed, or other constants than in the "
+                "example, which went into a bias; expected dstjax.compact(...) with an example of these shapes."
+            )
         leaves = [*jax.tree_util.tree_leaves(params), *jax.tree_util.tree_leaves(args)]
         return structure.unflatten(Cutter(record, gone).run(closed.jaxpr, closed.consts, leaves, ()))
 
     return jax.jit(smaller)
 
 
-def compare(expected: Any, found: Any) -> None:
-    """Refuses results that differ by more than rounding."""
+def compare(expected: Any, found: Any, rounding: float) -> None:
+    """Refuses results that differ by more than rounding, of the coarsest dtype that the program computes in."""
     for x, y in zip(jax.tree_util.tree_leaves(expected), jax.tree_util.tree_leaves(found), strict=True):
         if not jnp.issubdtype(x.dtype, jnp.inexact):
             continue
         a, b = (np.asarray(z).astype(np.complex128 if jnp.iscomplexobj(z) else np.float64) for z in (x, y))
         finite = np.isfinite(a)
-        tolerance = max(_TOLERANCE, 20 * float(jnp.finfo(x.dtype).eps)) * max(
-            float(np.abs(a[finite]).max(initial=0)), 1e-30
-        )
+        tolerance = max(_TOLERANCE, 20 * rounding) * max(float(np.abs(a[finite]).max(initial=0)), 1e-30)
         if not np.allclose(a, b, rtol=0, atol=tolerance, equal_nan=True):
             raise ValueError(
                 f"the new network computes something else: results differ by {np.abs(a - b).max():.3g}, where the "

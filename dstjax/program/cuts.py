@@ -52,32 +52,41 @@ class Cuts:
     def cut_state(self, state: Tree) -> Tree:
         """Returns masks, gradients or the state of an optimiser as they are in the smaller network.
 
-        Arrays are found by structure: those whose path ends with the path of a leaf and that have its shape, stored
-        masks too. All else stays, but the numbers of weights that ``sparsify`` keeps active: they are less by those
-        that were removed.
+        Arrays are found by structure: those whose path ends with the path of a leaf and that have its shape, or that
+        but for axes of length one; stored masks too. All else stays, but the numbers of weights that ``sparsify`` keeps
+        active: they are less by those that were removed.
+
+        Raises:
+          ValueError: an array that has an axis of a leaf in another way, as the sums of rows that adafactor keeps.
         """
+        _refuse_several(state)
         shapes = self._named(lambda keep: tuple(len(k) for k in keep))
         keeps = self._named(lambda keep: keep)
+        lost = {path: {len(k) for k in keep if not k.all()} for path, keep in keeps.items()}
 
         def one(path: Path, x: Any) -> Any:
-            of = owner(path, x, shapes)
-            return x if of is None else changed(x, shapes[of], lambda y: _cut(y, keeps[of]))
+            of = owner(path, x, shapes, spans=True)
+            if of is None:
+                refuse_other(path, x, shapes, lost)
+                return x
+            return changed(x, shapes[of], lambda y: _cut(y, _along(keeps[of], y)))
 
         return _with_targets(mapped(one, state), state, self)
 
     def expand_state(self, state: Tree, like: Tree) -> Tree:
         """Undoes :meth:`cut_state`: what was removed comes from ``like``, the state or masks of the full network."""
+        _refuse_several(state)
         shapes = self._named(lambda keep: tuple(int(k.sum()) for k in keep))
         full, keeps = self._named(lambda keep: tuple(len(k) for k in keep)), self._named(lambda keep: keep)
         before = {p.path: p.leaf for p in places(like)[0] if not p.is_hole}
 
         def one(path: Path, x: Any) -> Any:
-            of = owner(path, x, shapes)
+            of = owner(path, x, shapes, spans=True)
             old = before.get(path)
-            if of is None or old is None or owner(path, old, full) != of:
+            if of is None or old is None or owner(path, old, full, spans=True) != of:
                 return x
-            flags = masks_lib.unpack(x) if tuple(x.shape) != shapes[of] else x
-            return changed(old, full[of], lambda y: _put(y, flags, keeps[of]))
+            flags = x if _spans(x, shapes[of]) else masks_lib.unpack(x)
+            return changed(old, full[of], lambda y: _put(y, flags, _along(keeps[of], y)))
 
         return _with_targets(mapped(one, state), state, self)
 
@@ -104,14 +113,45 @@ class Cuts:
         return treedef.unflatten(nodes)
 
 
-def owner(path: Path, leaf: Any, shapes: Mapping[Path, tuple[int, ...]]) -> Path | None:
-    """Returns the path of the leaf that an array is like, the longest one that is the end of its own path."""
+def owner(path: Path, leaf: Any, shapes: Mapping[Path, tuple[int, ...]], *, spans: bool = False) -> Path | None:
+    """Returns the path of the leaf that an array is like, the longest one that is the end of its own path.
+
+    With ``spans`` axes of the array may be of length one.
+    """
     if not is_array(leaf):
         return None
     for ending in (path[i:] for i in range(len(path) + 1)):
-        if ending in shapes and shapes[ending] and shapes[ending] in (tuple(leaf.shape), _stored(leaf)):
+        shape = shapes.get(ending)
+        if shape and (shape in (tuple(leaf.shape), _stored(leaf)) or (spans and _spans(leaf, shape))):
             return ending
     return None
+
+
+def _spans(leaf: Any, shape: tuple[int, ...]) -> bool:
+    """Whether an array has a shape, or that but for axes of length one, as what is kept of each channel."""
+    same = leaf.ndim == len(shape) and all(n in (1, m) for n, m in zip(leaf.shape, shape, strict=True))
+    return same and (tuple(leaf.shape) == shape or _stored(leaf) is None)
+
+
+def _along(keep: Keep, x: Any) -> Keep:
+    """Returns which indices of an array stay that has the axes of a leaf, or axes of length one in their place."""
+    return tuple(some if n == len(some) else np.ones(n, bool) for some, n in zip(keep, x.shape, strict=True))
+
+
+def refuse_other(path: Path, x: Any, shapes: Mapping[Path, tuple[int, ...]], lost: Mapping[Path, set[int]]) -> None:
+    """Refuses an array that is of a leaf and has an axis of a length that the leaf loses, but not its shape."""
+    if not is_array(x):
+        return
+    lengths = range(len(path), 0, -1)
+    parts = (path[i : i + n] for n in lengths for i in range(len(path) - n + 1))
+    of = next((part for part in parts if part in shapes), None)
+    if of is not None and lost[of] & {*x.shape}:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        raise ValueError(
+            f"the state has an array {name!r} of shape {tuple(x.shape)}, which is of a leaf of shape {shapes[of]} in a "
+            "way that is not known, as the sums of rows and columns of adafactor; expected an optimiser whose arrays "
+            "have the shapes of the parameters, or a new state of the smaller network."
+        )
 
 
 def _stored(leaf: Any) -> tuple[int, ...] | None:
@@ -119,8 +159,8 @@ def _stored(leaf: Any) -> tuple[int, ...] | None:
 
 
 def changed(x: Any, shape: tuple[int, ...], change: Callable[[Any], Any]) -> Any:
-    """Changes an array of this shape, or the mask of this shape that it stores."""
-    return change(x) if tuple(x.shape) == shape else masks_lib.pack(change(masks_lib.unpack(x)))
+    """Changes an array of this shape, or but for axes of length one, or the mask of this shape that it stores."""
+    return change(x) if _spans(x, shape) else masks_lib.pack(change(masks_lib.unpack(x)))
 
 
 def mapped(change: Callable[[Path, Any], Any], tree: Tree) -> Tree:
@@ -142,6 +182,14 @@ def _put(x: Any, part: Any, keep: Keep) -> jax.Array:
     return jnp.asarray(x).at[at].set(part) if keep else jnp.asarray(part)
 
 
+def _refuse_several(state: Tree) -> None:
+    found = (x for x in jax.tree_util.tree_leaves(state, is_leaf=is_state) if is_state(x))
+    if any(batch_axes(x) for x in map(whole, found) if not is_absent(x.targets)):
+        raise ValueError(
+            "the state is of several networks; cut one at a time, as jax.tree.map(lambda x: x[0], ...) gives."
+        )
+
+
 def _with_targets(new: Tree, old: Tree, cuts: Cuts) -> Tree:
     """Corrects the numbers of weights that are to be active by those that were removed, or that came back."""
     before = [x for x in jax.tree_util.tree_leaves(old, is_leaf=is_state) if is_state(x)]
@@ -153,10 +201,6 @@ def _with_targets(new: Tree, old: Tree, cuts: Cuts) -> Tree:
         was: SparseState = whole(next(states))
         if is_absent(was.targets):  # masks nothing
             return state
-        if batch_axes(was):
-            raise ValueError(
-                "the state is of several networks; cut one at a time, as jax.tree.map(lambda x: x[0], ...) gives."
-            )
         difference = _active(state, cuts) - _active(was, cuts)
         return state._replace(targets=was.targets + difference)
 

@@ -71,6 +71,32 @@ def judge(record: Record, masked: Collection[str], *, round_to: int = 1) -> Verd
     return Verdict(gone, added, {why: frozenset(found) for why, found in kept.items() if found})
 
 
+def holds(record: Record, masked: Collection[str], verdict: Verdict, gone: Ints) -> bool:
+    """Returns whether a verdict is true of the same network with arguments of other shapes.
+
+    A longer sequence may read rows of a parameter that a shorter one does not, and sum up more constants.
+
+    Args:
+      record: of the program with these arguments, with the numbers of the parameters.
+      masked: as in :func:`judge`.
+      verdict: what was found with others.
+      gone: the groups of this record that it removed.
+    """
+    roots = record.labels.roots(np.arange(len(record.labels)))
+    stays = np.ones(len(roots), bool)
+    stays[gone] = False
+    refused = {id(s): _refusal(record, s, masked) for s in record.sites}
+    needed, constant = _needed(record.sites, roots, refused, [])
+    seeds = np.flatnonzero(constant & stays & ~needed & (roots == np.arange(len(roots))))
+    needed, _ = _needed(record.sites, roots, refused, seeds.tolist())
+    added = _added(record, roots, refused, stays)
+    return (
+        not needed[gone].any()
+        and added.keys() == verdict.added.keys()
+        and all(np.allclose(x, verdict.added[path], rtol=1e-5, atol=1e-6) for path, x in added.items())
+    )
+
+
 def _refusal(record: Record, site: Site, masked: Collection[str]) -> str:
     """Says why constants cannot be made up for at a sum; empty where they can."""
     if site.refusal:
@@ -112,7 +138,7 @@ def _terms(
 
     Once for terms that depend on the data or are not known, and once for those that are constant and not zero.
     """
-    axes = [a.labels for a in site.sides[0].contracted]
+    axes = [a.labels for a in site.sides[0].contracted if len(a)]
     shape = tuple(map(len, axes))
     active = np.ones(shape, bool)
     for side in site.sides:
@@ -120,7 +146,7 @@ def _terms(
         if reached is None:
             return [], []
         active &= reached
-        for k, a in enumerate(side.contracted):
+        for k, a in enumerate(a for a in side.contracted if len(a)):
             active &= ~(a.value == 0).reshape([-1 if i == k else 1 for i in range(len(shape))])
     numbers = _numbers(site)
     constant = active & (~np.isnan(numbers) if numbers is not None else False)
@@ -137,15 +163,15 @@ def _numbers(site: Site) -> np.ndarray | None:
     if len(site.sides) == 2 and site.weight is None and not site.refusal:
         return None
     data = site.sides[0 if site.weight in (None, 1) else 1]
-    return spread([a.value for a in data.contracted])
+    return spread([a.value for a in data.contracted if len(a)])
 
 
 def _reached(side: Side, roots: Ints, needed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None:
     """Returns which contracted indices have an element, other than zero, in what is needed; None: nothing is."""
     kept = [needed[roots[a.labels]] for a in side.kept]
-    if not all(k.any() for k in kept):
+    if not all(k.any() or not k.size for k in kept):  # an example without samples says nothing of what they need
         return None
-    if side.pattern is None:
+    if side.pattern is None or not side.pattern.size:
         return np.ones(shape, bool)
     where = side.pattern
     for k, some in enumerate(kept):

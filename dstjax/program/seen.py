@@ -83,9 +83,9 @@ def agreed(first: Floats, second: Floats) -> Floats:
 
 def uniform(array: np.ndarray, axis: int) -> Floats:
     """Returns the number that each slice along an axis equals throughout, NaN where it does not."""
+    if not array.size:
+        return unknown(array.shape[axis])
     rows = np.moveaxis(np.asarray(array), axis, 0).reshape(array.shape[axis], -1)
-    if not rows.shape[1]:
-        return unknown(len(rows))
     same = (rows == rows[:, :1]).all(axis=1)
     return np.where(same, rows[:, 0].astype(np.float64), UNKNOWN)
 

@@ -4,8 +4,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from dstjax._arrays.trees import Tree
+from dstjax.program.walking import programs
 
 # All that jax raises where a program needs a value that is not there yet.
 _NEEDS_VALUES = (
@@ -20,8 +23,14 @@ def trace(function: Callable[..., Any], params: Tree, args: Sequence[Any]) -> tu
     """Returns the closed jaxpr of a function and the structure of its results.
 
     Raises:
-      ValueError: it branches on values.
+      ValueError: it branches on values, or the arguments have shapes without numbers.
     """
+    shapes = [tuple(getattr(x, "shape", ())) for x in jax.tree_util.tree_leaves((params, args))]
+    if symbolic := [shape for shape in shapes if not all(isinstance(n, int | np.integer) for n in shape)]:
+        raise ValueError(
+            f"an argument has the shape {symbolic[0]}, which is none of numbers alone; expected numbers, since the "
+            "program is read for them: export one program for each size."
+        )
     try:
         closed, results = jax.make_jaxpr(function, return_shape=True)(params, *args)
     except (*_NEEDS_VALUES, TypeError) as error:
@@ -33,3 +42,13 @@ def trace(function: Callable[..., Any], params: Tree, args: Sequence[Any]) -> tu
             "place, and what is no array, such as train=False, bound with functools.partial."
         ) from error
     return closed, jax.tree_util.tree_structure(results)
+
+
+def coarsest(jaxpr: Any) -> float:
+    """Returns the largest distance from 1.0 to the next number among the dtypes that a jaxpr computes in."""
+    found = [0.0]
+    for eqn in jaxpr.eqns:
+        dtypes = (getattr(v.aval, "dtype", None) for v in eqn.outvars)
+        found += [float(jnp.finfo(d).eps) for d in dtypes if d is not None and jnp.issubdtype(d, jnp.inexact)]
+        found += [coarsest(inner) for inner, _ in programs(eqn)]
+    return max(found)

@@ -55,7 +55,7 @@ def _forward(x: jax.Array, values: jax.Array, table: jax.Array, precision: Any) 
         return jnp.sum(of_each, axis=1).astype(jnp.promote_types(x.dtype, v.dtype))
 
     (found,) = _by_columns(lambda part, carry: ((of_columns(part),), carry), (values, table), None, len(x))[0]
-    return found.transpose(1, 0, 2).reshape(len(x), -1)
+    return found.transpose(1, 0, 2).reshape(len(x), len(values) * values.shape[-1])
 
 
 def _saved(x: jax.Array, values: jax.Array, table: jax.Array, precision: Any) -> tuple[jax.Array, Any]:
@@ -72,14 +72,14 @@ def _backward(precision: Any, saved: Any, slope: jax.Array) -> tuple[jax.Array, 
         v, t, s = part
         of_values = jnp.einsum("cri,crw->ciw", _gathered(blocks, t), s, precision=precision)
         back = jnp.einsum("crw,ciw->cir", s, _joined(v), precision=precision, preferred_element_type=wide)
-        back = back.reshape(-1, h, back.shape[-1])
+        back = back.reshape(t.size, h, len(x))
         return (of_values.reshape(v.shape),), total.at[t.reshape(-1)].add(back, mode="drop")
 
     slopes = slope.reshape(len(x), columns, w).transpose(1, 0, 2)
     start = jnp.zeros((x.shape[1] // h, h, len(x)), wide)
     (of_values,), total = _by_columns(of_columns, (values, table, slopes), start, len(x))
     nothing = np.zeros(table.shape, jax.dtypes.float0)
-    return total.reshape(-1, len(x)).T.astype(x.dtype), of_values.astype(values.dtype), nothing
+    return total.reshape(x.shape[1], len(x)).T.astype(x.dtype), of_values.astype(values.dtype), nothing
 
 
 block_product.defvjp(_saved, _backward)
@@ -87,12 +87,13 @@ block_product.defvjp(_saved, _backward)
 
 def by_block(x: jax.Array, h: int) -> jax.Array:
     """Returns float[R, I] as float[I / h, R, h]."""
-    return x.reshape(len(x), -1, h).transpose(1, 0, 2)
+    return x.reshape(len(x), x.shape[1] // h, h).transpose(1, 0, 2)
 
 
 def _gathered(blocks: jax.Array, table: jax.Array) -> jax.Array:
     """Returns what each column reads, float[C, R, k * h]."""
-    return _read(blocks, table).transpose(0, 2, 1, 3).reshape(len(table), blocks.shape[1], -1)
+    columns, k = table.shape
+    return _read(blocks, table).transpose(0, 2, 1, 3).reshape(columns, blocks.shape[1], k * blocks.shape[2])
 
 
 def _read(blocks: jax.Array, table: jax.Array) -> jax.Array:
@@ -102,7 +103,8 @@ def _read(blocks: jax.Array, table: jax.Array) -> jax.Array:
 
 def _joined(values: jax.Array) -> jax.Array:
     """Returns float[C, k, h, w] as float[C, k * h, w]."""
-    return values.reshape(len(values), -1, values.shape[-1])
+    columns, k, h, w = values.shape
+    return values.reshape(columns, k * h, w)
 
 
 def _by_columns(change: Any, parts: tuple[jax.Array, ...], carry: Any, rows: int) -> tuple[Any, Any]:
@@ -119,7 +121,7 @@ def _by_columns(change: Any, parts: tuple[jax.Array, ...], carry: Any, rows: int
         found, carry = change(part, carry)
         return carry, found
 
-    cut = tuple(p.reshape(-1, at_once, *p.shape[1:]) for p in parts)
+    cut = tuple(p.reshape(columns // at_once, at_once, *p.shape[1:]) for p in parts)
     carry, found = jax.lax.scan(step, carry, cut)
     return tuple(f.reshape(columns, *f.shape[2:]) for f in found), carry
 
@@ -185,4 +187,4 @@ def n_m_product(
     place = (table % m).reshape(columns, k // n, n, 1)
     held = values.reshape(columns, k // n, n, 1)
     full = jnp.sum(jnp.where(place == jnp.arange(m, dtype=table.dtype).reshape(1, 1, 1, m), held, 0), axis=2)
-    return jnp.matmul(x, full.reshape(columns, -1).T, precision=precision)
+    return jnp.matmul(x, full.reshape(columns, x.shape[1]).T, precision=precision)

@@ -14,8 +14,8 @@ def csr_product(x: jax.Array, values: jax.Array, inputs: jax.Array, starts: jax.
     """Returns ``x @ W`` for the weight W of a CSR matrix of (outputs, inputs); it has no derivative.
 
     Args:
-      x: float32 or float64[R, I].
-      values: float[n, 1], output by output.
+      x: float32, float64, complex64 or complex128[R, I].
+      values: of the same dtype, [n, 1], output by output.
       inputs: int32[n], the input of each.
       starts: int32[O + 1], where the entries of each output begin.
 
@@ -26,7 +26,7 @@ def csr_product(x: jax.Array, values: jax.Array, inputs: jax.Array, starts: jax.
       ValueError: scipy is not installed, or has no matrices of the dtype; or a derivative is asked for.
     """
     sparse = imported("scipy.sparse", "the csr product")
-    if x.dtype not in DTYPES or x.dtype != values.dtype:
+    if x.dtype not in (*DTYPES, np.complex64, np.complex128) or x.dtype != values.dtype:
         raise ValueError(f"scipy.sparse has no product of {x.dtype} and {values.dtype}; expected float32 or float64.")
     shape = (len(starts) - 1, x.shape[1])
 

@@ -36,6 +36,8 @@ def kernel(
 ) -> jax.Array:
     """Returns the product as the kernel for ``platform`` ('tpu', else that for a GPU) computes it."""
     columns, _, h, w = values.shape
+    if not len(x):
+        return jnp.zeros((0, columns * w), jnp.promote_types(x.dtype, values.dtype))
     rows = min(_ROWS[platform == "tpu"], max(_LEAST[platform == "tpu"], _power(len(x))))
     short = -len(x) % rows
     x = jnp.pad(x, ((0, short), (0, 0)))

@@ -21,6 +21,7 @@ from dstjax.program.kernels.forms import Form
 from dstjax.program.kernels.products import PRODUCTS, Product
 from dstjax.program.kernels.rewriting import RefusedError
 from dstjax.program.kernels.rewritten import Rewritten, evaluated
+from dstjax.program.tracing import coarsest, trace
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +155,8 @@ def rewrite(
     rewritten = made(chosen)
     packed = rewritten.pack(params)
     if check and not any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree_util.tree_leaves(args)):
-        compare(jax.jit(function)(params, *args), rewritten(packed, *args))
+        closed, _ = trace(function, params, args)
+        compare(jax.jit(function)(params, *args), rewritten(packed, *args), coarsest(closed.jaxpr))
     names = {n: chosen[n].name if n in chosen else "dense" for n in masked}
     shown = {n: str(chosen[n]) if n in chosen else "dense" for n in masked}
     return rewritten, packed, Rewriting(names, shown, why, rows, seconds)

@@ -130,13 +130,14 @@ class Rewriter:
         x = x.transpose([*range(before), *(before + inputs.index(a) for a in layout.inputs)])
         rows = math.prod(sizes)
         _, width, height = form.size
+        x, values = self._as_fine_as(eqn.outvars[0].aval.dtype, leaf, x)
         precision = eqn.params["precision"]
         if leaf.stacked:
             layers = math.prod(shape[a] for a in layout.stack)
             many = jax.vmap(lambda x, v, t: product(x, v, t, precision))
-            found = many(x.reshape(layers, rows, width), leaf.values, leaf.table)
+            found = many(x.reshape(layers, rows, width), values, leaf.table)
         else:
-            found = product(x.reshape(rows, width), leaf.values, leaf.table, precision)
+            found = product(x.reshape(rows, width), values, leaf.table, precision)
         self.used(leaf.path, rows)
         batch = [shape[a] for a in of(mine[1])]
         found = found.reshape([*batch, *sizes, *(shape[a] for a in layout.outputs)]).astype(eqn.outvars[0].aval.dtype)
@@ -145,6 +146,13 @@ class Rewriter:
         mine_last = [m + layout.outputs.index(a) for a in outputs]
         order = [*range(n), *mine_last, *range(n, m)] if leaf is left else [*range(m), *mine_last]
         return found.transpose(order).reshape(eqn.outvars[0].aval.shape)
+
+    def _as_fine_as(self, result: Any, leaf: Held, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the data and values of a product in the dtype in which it is added up."""
+        wide = jnp.promote_types(jnp.promote_types(x.dtype, leaf.values.dtype), result)
+        if leaf.product.name == "csr":  # scipy has nothing narrower
+            wide = jnp.promote_types(wide, jnp.float32)
+        return x.astype(wide), leaf.values.astype(wide)
 
     def _scan(self, eqn: Any, operands: list[Any]) -> list[Any]:
         consts, carried = scan_sizes(eqn.params)

@@ -12,7 +12,7 @@ from dstjax import masks as masks_lib
 from dstjax._arrays.leaves import named, named_masks
 from dstjax._arrays.trees import Path, Tree, places
 from dstjax.program.compaction import masks_like
-from dstjax.program.cuts import changed, mapped, owner
+from dstjax.program.cuts import changed, mapped, owner, refuse_other
 from dstjax.program.kernels.forms import Packed, Table
 from dstjax.program.kernels.products import Product
 from dstjax.program.kernels.rewriting import Held, Rewriter
@@ -69,13 +69,18 @@ class Rewritten:
         Moments, masks and counters are found by structure: arrays whose path ends with that of a leaf that was
         rewritten, and that have its shape. All else stays, so that training goes on with the same optimiser, between
         mask updates: ``tx.update(gradients, opt_state, packed, rewire=False)``.
+
+        Raises:
+          ValueError: an array that has an axis of such a leaf in another way, as the sums of rows that adafactor keeps.
         """
         forms = self._by_path()
         shapes = {path: form.shape for path, (form, _) in forms.items()}
+        lost = {path: {n for n in shape if n > 1} for path, shape in shapes.items()}
 
         def one(path: Path, x: Any) -> Any:
             at = owner(path, x, shapes)
             if at is None:
+                refuse_other(path, x, shapes, lost)
                 return x
             form, table = forms[at]
             return changed(x, shapes[at], lambda y: form.pack(y, table))

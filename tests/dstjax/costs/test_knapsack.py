@@ -79,6 +79,11 @@ def test_the_example_of_two_groups(capacity, expected):
     assert knapsack.choose([[0, 10, 11], [0, 6, 11]], [[0, 2, 5], [0, 3, 4]], capacity) == expected
 
 
+def test_no_capacity_takes_what_costs_nothing():
+    for resolution in (None, 10):
+        assert knapsack.choose([[1, 2], [0, 5]], [[0, 1], [0, 3]], 0, resolution=resolution) == [0, 0]
+
+
 def test_real_costs_are_rounded_up():
     values, costs = [[0, 1.0], [0, 1.0]], [[0, 0.5], [0, 0.5 + 1e-6]]
     assert knapsack.choose(values, costs, 1.0, resolution=10) in ([1, 0], [0, 1])
