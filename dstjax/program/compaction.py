@@ -46,7 +46,7 @@ def compact(
     same program runs in smaller shapes, so that it may be any function that JAX can trace.
 
     Numbers are taken to be finite: 0 times anything is 0. The results are those of the masked network to rounding, and
-    so are the gradients of the parameters that are left; but of what feeds a constant alone, whose ways on are gone, and
+    so are the gradients of the parameters that are left; but of what feeds a constant alone, whose ways on go, and
     behind a function's own derivative (``jax.custom_vjp``) that mixes channels.
 
     Args:
