@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -95,6 +96,7 @@ def _applied(eqn: Any, columns: Sequence[Floats]) -> Floats:
     if any(jnp.issubdtype(d, jnp.complexfloating) for d in dtypes):
         return unknown(n)
     padded = [np.resize(c, 16 * 2 ** max(0, math.ceil(math.log2(n / 16)))) for c in columns]
-    given = [jnp.asarray(c.astype(d)) for c, d in zip(padded, dtypes, strict=False)]
-    found = np.asarray(eqn.primitive.bind(*given, **eqn.params))[:n].astype(np.float64)
+    with jax.ensure_compile_time_eval():  # here and now, where the program is read while another is traced
+        given = [jnp.asarray(c.astype(d)) for c, d in zip(padded, dtypes, strict=False)]
+        found = np.asarray(eqn.primitive.bind(*given, **eqn.params))[:n].astype(np.float64)
     return np.where(np.isfinite(found), found, UNKNOWN)

@@ -8,6 +8,7 @@ them. :mod:`dstjax.program.channel_rules` says what each primitive does.
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ LOOK_INTO = CALLS - {"shard_map", "custom_vmap_call"}
 DERIVED = {"custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr"}
 _MOVE = SAME | {"broadcast_in_dim", "convert_element_type", "expand_dims", "reshape", "squeeze", "transpose"}
 _MOST_NUMBERS = 2**26  # larger arrays of parameters alone are not computed
+_REPEATED = 2**20  # nor such that repeat a smaller one for each sample: what is known of its axes says as much
 _MOST_ROUNDS = 10  # what a loop carries and has not settled by then is unknown
 
 
@@ -136,11 +138,13 @@ def _computed(record: Record, eqn: Any, operands: Sequence[Seen], results: list[
     avals = [v.aval for v in eqn.outvars]
     if not record.valued or any(x.array is None for x in operands) or eqn.effects:
         return results
-    if not all(map(is_numeric, avals)) or any(a.size > _MOST_NUMBERS for a in avals):
+    most = min(_MOST_NUMBERS, max(_REPEATED, 4 * sum(math.prod(map(len, x.axes)) for x in operands)))
+    if not all(map(is_numeric, avals)) or any(a.size > most for a in avals):
         return results
-    given = [jnp.asarray(x.array, v.aval.dtype) for x, v in zip(operands, eqn.invars, strict=True)]
-    arrays = zip(apply(eqn, given), results, strict=True)
-    found = [(record.known(np.asarray(array), x.axes), x) for array, x in arrays]
+    with jax.ensure_compile_time_eval():  # here and now, where the program is read while another is traced
+        given = [jnp.asarray(x.array, v.aval.dtype) for x, v in zip(operands, eqn.invars, strict=True)]
+        arrays = [np.asarray(array) for array in apply(eqn, given)]
+    found = [(record.known(array, x.axes), x) for array, x in zip(arrays, results, strict=True)]
     return [dataclasses.replace(new, leaf=x.leaf, product=x.product, whole=x.whole) for new, x in found]
 
 

@@ -180,8 +180,7 @@ def _smaller(function: Callable[..., Any], params: Tree, keep: Mapping[str, Keep
             )
         closed, structure = trace(function, full, args)
         other = _shapes_of(args) != known.shapes
-        with jax.ensure_compile_time_eval():  # constants are computed here and now, and not by the program
-            record = read(closed, shapes, known.numbers if other else None)
+        record = read(closed, shapes, known.numbers if other else None)
         roots = {path: [record.labels.roots(a.labels) for a in axes] for path, axes in record.leaves.items()}
         pairs = [(r, k) for path in roots for r, k in zip(roots[path], keep[path], strict=True)]
         gone = np.unique(np.concatenate([np.zeros(0, np.int64), *(r[~k] for r, k in pairs)]))
