@@ -22,7 +22,7 @@ from dstjax._arrays.selection import count_true
 from dstjax._arrays.trees import Tree, is_array, is_traced, is_weight, places
 from dstjax._engine.counts import active_counts, masked_leaves, prunes
 from dstjax._engine.draw import filled_masks
-from dstjax._engine.states import holds_state, masks_of
+from dstjax._engine.states import masks_in, masks_of
 from dstjax.checks import check_integer
 from dstjax.method import Maskable, Masking, Method
 from dstjax.rules import Value, value
@@ -53,8 +53,8 @@ def by_name(masks: Tree) -> dict[str, StoredMask | None]:
 
 
 def count_active(masks: Tree) -> dict[str, int]:
-    """Active weights of each masked leaf by path, as Python integers."""
-    return {name: int(n) for name, n in jax.device_get(_counts(named_masks(masks))).items()}
+    """Active weights of each masked leaf by path, as Python integers; of masks, or an optimiser state with them."""
+    return {name: int(n) for name, n in jax.device_get(_counts(named_masks(masks_in(masks)))).items()}
 
 
 @value
@@ -178,7 +178,7 @@ def _masked_by(
         if masking is None:
             raise ValueError("method 'dense' is not accepted, which masks nothing; expected another one.")
         return masked_leaves(_with_layout(masking, layout), weights)
-    stored = masks_of(like, packed=True) if holds_state(like) or named_masks(like) else like
+    stored = masks_in(like)
     leaves = MaskedLeaves.of(stored)
     if not leaves.masked:
         raise ValueError(
@@ -246,6 +246,7 @@ def iou(a: Tree, b: Tree) -> jax.Array:
 
 
 def _pairwise(a: Tree, b: Tree, of: Callable[[jax.Array, jax.Array], Any]) -> dict[str, Any]:
+    a, b = masks_in(a), masks_in(b)
     left, right = by_name(a), by_name(b)
     if left.keys() != right.keys():
         check_alike([left, right])

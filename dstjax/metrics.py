@@ -18,7 +18,7 @@ from dstjax._arrays.layout import Layout, assumed
 from dstjax._arrays.leaves import MaskedLeaves, matched, named, named_masks, shown
 from dstjax._arrays.trees import Tree, is_absent, is_weight
 from dstjax._engine.rewire import error
-from dstjax._engine.states import SparseState, Tracked, every, find, masks_of, whole
+from dstjax._engine.states import SparseState, Tracked, every, find, masks_in, masks_of, whole
 from dstjax.checks import check_number
 from dstjax.masks import iou as iou
 from dstjax.masks import jaccard as jaccard
@@ -134,7 +134,7 @@ def exploitation_degree(loss: Callable[[Tree], Any], params: Tree, grown: Tree) 
 
     Reference: DST-EE, Eq. 2 and 3.
     """
-    kept = shown(grown, lambda mask: ~masks_lib.unpack(mask))
+    kept = shown(masks_in(grown), lambda mask: ~masks_lib.unpack(mask))
     return jnp.asarray(loss(masks_lib.apply(params, kept))) - jnp.asarray(loss(params))
 
 
@@ -191,13 +191,13 @@ def dead_neurons(masks: Tree, *, layout: Any = None) -> dict[str, DeadNeurons]:
     :func:`dstjax.program.connections` knows the network besides: units that lead nowhere, and groups of a convolution.
 
     Args:
-      masks: tree of masks.
+      masks: tree of masks, or an optimiser state with them.
       layout: as given to :func:`dstjax.sparsify`.
 
     Returns:
       Two numbers for each leaf; arrays of the shape of the stack where it holds several layers.
     """
-    kernels = {n: flags for n, m in named_masks(masks).items() if (flags := masks_lib.unpack(m)).ndim >= 2}
+    kernels = {n: flags for n, m in named_masks(masks_in(masks)).items() if (flags := masks_lib.unpack(m)).ndim >= 2}
     known = layouts.read(layout, kernels)
     of_leaf = {n: one if isinstance(one := known[n], Layout) else assumed(m.ndim) for n, m in kernels.items()}
     return {n: _dead(m, of_leaf[n]) for n, m in kernels.items()}
@@ -263,7 +263,7 @@ def _masked(opt_state_or_masks: Tree) -> tuple[MaskedLeaves, list[jax.Array]]:
 def _together(*trees: Tree) -> list[tuple[jax.Array, ...]]:
     """Returns the boolean masks of each leaf, of several trees that mask the same leaves."""
     leaves = []
-    for name, masks in matched(trees).items():
+    for name, masks in matched(tuple(map(masks_in, trees))).items():
         flags = tuple(masks_lib.unpack(_array(mask)) for mask in masks)
         if len({f.shape for f in flags}) > 1:
             raise ValueError(f"the masks of {name!r} have shapes {[f.shape for f in flags]}; expected the same.")

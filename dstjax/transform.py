@@ -128,7 +128,8 @@ def sparsify(
         now: Any = method.is_update_step(step) if rewire is None else method.updates is not None and bool(rewire)
         if not isinstance(now, bool) and not isinstance(now, jax.core.Tracer):
             now = bool(now)
-        signals = Signals.of(method, now, value, extra_args)
+        skip_nonfinite = on_nonfinite == "skip"
+        signals = Signals.of(method, now, value, extra_args, skip_nonfinite=skip_nonfinite)
         inner_update = functools.partial(inner.update, **extra_args)
         return take_step(
             method,
@@ -138,7 +139,7 @@ def sparsify(
             params,
             now,
             signals,
-            skip_nonfinite=on_nonfinite == "skip",
+            skip_nonfinite=skip_nonfinite,
         )
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -64,8 +64,8 @@ def is_array(leaf: Any) -> bool:
 
 
 def is_weight(leaf: Any) -> bool:
-    """Whether a leaf is an array of real floating numbers, which alone can be masked."""
-    return is_array(leaf) and bool(jnp.issubdtype(leaf.dtype, jnp.floating))
+    """Whether a leaf is an array of real floating numbers with a zero among them, which alone can be masked."""
+    return is_array(leaf) and bool(jnp.issubdtype(leaf.dtype, jnp.floating)) and leaf.dtype != jnp.float8_e8m0fnu
 
 
 def is_absent(field: Any) -> bool:

@@ -35,11 +35,14 @@ class Signals(NamedTuple):
     full_gradient: Any = None
 
     @staticmethod
-    def of(method: Method, now: Any, value: Any, extra_args: dict[str, Any]) -> "Signals":
+    def of(
+        method: Method, now: Any, value: Any, extra_args: dict[str, Any], *, skip_nonfinite: bool = False
+    ) -> "Signals":
         """Takes what the method reads, and refuses its absence where it is needed.
 
         Raises:
-          ValueError: something that the method needs is missing, or not a number.
+          ValueError: something that the method needs is missing, or not a number; or not finite, unless such calls are
+            skipped.
         """
         given = {"value": value, "metric": extra_args.get("metric"), "full_gradient": None}
         if "full_gradient" in method.needs:
@@ -49,6 +52,8 @@ class Signals(NamedTuple):
             if found is None and (now is not False or name == "full_gradient"):
                 raise ValueError(f"method {method.name!r} needs {name}=; call tx.update(..., {name}=...).")
             if name != "full_gradient" and found is not None and not _is_finite(found):
+                if skip_nonfinite and _is_number(found):
+                    continue
                 raise ValueError(f"{name}={found!r} is not accepted; expected a finite number.")
             if name == "metric" and method.metric == "accuracy" and found is not None and not is_traced(found):
                 check_number("metric", found, "an accuracy in [0, 1]", lambda a: 0 <= a <= 1)
@@ -67,6 +72,10 @@ def _is_finite(x: Any) -> bool:
         return not np.ndim(x) and (is_traced(x) or bool(np.isfinite(x)))
     except TypeError:
         return False
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, int | float | np.generic | np.ndarray | jax.Array) and not np.ndim(x)
 
 
 class Call:

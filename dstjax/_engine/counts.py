@@ -43,6 +43,12 @@ def masked_leaves(masking: Masking, leaves: Mapping[str, Any]) -> Layouts:
                 f"leaf {name!r} is a single number, for which distribution={masking.distribution!r} has no density; "
                 "leave it dense with maskable=, or take 'uniform'."
             )
+    if not leaves:
+        raise ValueError(
+            "the parameters hold no arrays, so that there is nothing to mask; expected a tree of arrays. Where "
+            "optax.tree.map_params asks for a state of no parameters, map over that of the inner optimiser: "
+            "opt_state._replace(inner_state=optax.tree.map_params(inner, f, opt_state.inner_state))."
+        )
     if not chosen:
         raise ValueError(
             "dstjax finds nothing to mask among "
@@ -135,6 +141,14 @@ def announce(method: Method, masked: Layouts, leaves: Mapping[str, Any]) -> None
             "dstjax.forward_params(params, opt_state), or a dense network is trained; evaluate and deploy "
             "forward_params(..., training=False)",
             method.name,
+        )
+    density, asked = getattr(masking.structure, "density", None), masking.sparsity
+    if density is not None and isinstance(asked, int | float) and abs(1 - asked - density) > 1e-6:
+        _log.warning(
+            "structure=%s alone says how many weights are active: the sparsity is %.4g, not %.4g as asked for",
+            masking.structure,
+            1 - density,
+            asked,
         )
     dense: dict[str, int] = {}
     for name, leaf in leaves.items():

@@ -42,6 +42,11 @@ def initial_state(
     given: InitialMasks,
 ) -> SparseState:
     """The state of ``sparsify`` at step 0; its arguments are those of ``sparsify``, ``given`` its initial masks."""
+    if isinstance(params, optax.LookaheadParams):
+        raise ValueError(
+            "optax.lookahead moves two sets of parameters by turns, which sparsify cannot keep sparse alike, inside it "
+            "or around; expected the parameters of one network, and another optimiser."
+        )
     weights = named(params)
     known: Layouts = {} if method.masking is None else masked_leaves(method.masking, weights)
     if method.masking is not None:
@@ -89,7 +94,7 @@ def initial_state(
     step = jnp.zeros((), jnp.int32)
     view = None if method.seen.view is None else method.seen.view(step, memory._replace(second_mask=()))
     begin = params
-    if view is None:  # optimisers that keep a copy of the weights (schedule_free, lookahead) start sparse too
+    if view is None:  # optimisers that keep a copy of the weights (schedule_free, sam) start sparse too
         sparse = [_masked(w, m) for w, m in zip(masked, masks, strict=True)]
         begin = leaves.tree(sparse, list(weights.values()))
     inner_state = inner.init(begin)

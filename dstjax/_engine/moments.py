@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from dstjax._arrays.bits import shape
 from dstjax._arrays.trees import Path, Tree, is_array, places
@@ -86,10 +87,22 @@ def standing(shapes: Shapes, inner_state: Tree) -> list[bool]:
     """For each leaf of an optimiser's state whether it stays as it is in a step that is none.
 
     Moments stay, of all parameters whose shapes are given, and whatever else is an array. Scalars (counts, bias
-    corrections, rates) and random keys go on.
+    corrections, rates) and random keys go on; but all of ``MultiSteps`` stays, whose count says how many gradients it
+    has added up, so that its window is one call longer.
     """
-    found = (place for place in places(inner_state)[0] if not place.is_hole)
-    return [_owner(p.path, p.leaf, shapes) is not None or _is_moment(p.leaf) for p in found]
+    found = [place for place in places(inner_state)[0] if not place.is_hole]
+    whole = _of_windows(inner_state)
+    return [
+        of_window or _owner(p.path, p.leaf, shapes) is not None or _is_moment(p.leaf)
+        for p, of_window in zip(found, whole, strict=True)
+    ]
+
+
+def _of_windows(inner_state: Tree) -> list[bool]:
+    """For each leaf of an optimiser's state whether it is of one that adds up several gradients before a step."""
+    is_window = lambda node: isinstance(node, optax.MultiStepsState)  # noqa: E731
+    nodes = jax.tree_util.tree_leaves(inner_state, is_leaf=is_window)
+    return [window for node in nodes for window in [is_window(node)] * len(jax.tree_util.tree_leaves(node))]
 
 
 def _is_moment(leaf: Any) -> bool:

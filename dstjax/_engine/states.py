@@ -176,6 +176,16 @@ def masks_of(opt_state_or_masks: Tree, *, packed: bool = False) -> Tree:
     return opt_state_or_masks
 
 
+def masks_in(opt_state_or_masks: Tree) -> Tree:
+    """The stored masks of all states in a tree, or the masks that it is; it may have none.
+
+    Raises:
+      ValueError: it has arrays that are no masks.
+    """
+    some = holds_state(opt_state_or_masks) or named_masks(opt_state_or_masks)
+    return masks_of(opt_state_or_masks, packed=True) if some else opt_state_or_masks
+
+
 def replaced(opt_state: Tree, new: SparseState) -> Tree:
     """An optimiser state with another sparse state in the place of its one."""
     return jax.tree_util.tree_map(lambda x: new if is_state(x) else x, opt_state, is_leaf=is_state)

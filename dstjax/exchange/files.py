@@ -52,6 +52,8 @@ def write_npz(
     header: dict[str, Any] = {"version": 1, "leaves": {}}
     arrays: dict[str, np.ndarray] = {**more}
     for name, (values, mask) in weights_of(params, opt_state_or_masks).items():
+        if "\x00" in name:  # a zip ends the name there
+            raise ValueError(f"leaf {name!r} has a zero byte in its name, which no zip file can hold; rename it.")
         header["leaves"][name] = {"shape": values.shape, "dtype": values.dtype.name, "masked": mask is not None}
         if mask is None:
             arrays[f"dense/{name}"] = _as_bits(values)

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from dstjax import layouts
@@ -74,6 +75,11 @@ def from_scipy(matrices: Mapping[str, Any], like: Tree, *, layout: Any = None) -
         shape, one = tuple(leaf.shape), known[path]
         names = layer_names(path, one if isinstance(one, Layout) else None, shape)
         if not any(name in rest for name in names):
+            if isinstance(leaf, jax.ShapeDtypeStruct):
+                raise ValueError(
+                    f"leaf {path!r} has no matrix, and like= has only its shape; expected the parameters themselves "
+                    "there, or a matrix for each leaf."
+                )
             found[path] = Weight(np.asarray(leaf), None)
             continue
         if missing := [name for name in names if name not in rest]:

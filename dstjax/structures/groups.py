@@ -42,6 +42,11 @@ class NM(Weight):
         """Returns what makes it, without a default."""
         return f"NM(n={self.n}, m={self.m}{', pad=True' if self.pad else ''})"
 
+    @property
+    def density(self) -> float:
+        """Returns the share of active weights, whatever sparsity is asked for."""
+        return self.n / self.m
+
     def counts(self, shapes: Shapes, counts: Mapping[str, Any], stored: Stored | None = None) -> dict[str, Any]:
         """Returns n of m, whatever was asked for."""
         found = {}
