@@ -19,8 +19,14 @@ if TYPE_CHECKING:  # imports of seconds are left to what needs them, so that --h
     from ml_collections import ConfigDict
 
 
+_PLACES = ("workdir", "out", "root", "table")  # options that name a file or folder: ~ is the home directory
+
+
 def start(main: Callable[..., int], *arguments: Sequence[str]) -> NoReturn:
     """Ends the process with the status of a command; in a line and with 2 where nobody reads on what it prints."""
+    for name in ("stdout", "stderr"):  # None where the caller has closed it
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     try:
         try:
             status: Any = main(*arguments)
@@ -148,7 +154,7 @@ def read(arguments: Sequence[str], names: Iterable[str], flags: Iterable[str] = 
             from dstjax.checks import suggest
 
             raise ValueError(f"option {option!r} is not known; {suggest(option, known)}")
-        given[name] = value
+        given[name] = os.path.expanduser(value) if name in _PLACES else value
     return given
 
 

@@ -29,6 +29,7 @@ from experiments import command_line, tasks, turns
 from experiments.report import compacted
 from experiments.training import configuration, finished, inputs, run, sealed
 from experiments.training.checkpoint import Checkpoints
+from experiments.training.recording import write_atomically
 from experiments.training.trainer import Trainer
 
 _NUMBERS = (("batch_size", "256"), ("round_to", "1"))
@@ -45,6 +46,9 @@ def load(workdir: Path) -> tuple[Trainer, configuration.Plan]:
     finished.read(workdir)
     identity = sealed.read(workdir / "config.json")
     config = ConfigDict(identity)
+    if isinstance(config.devices, int) and config.devices > jax.device_count():
+        with config.unlocked():  # it may have been trained on another machine
+            config.devices = 1
     plan = run.plan_of_all(config, None)
     trainer = run.make_trainer(config, plan)
     read = inputs.fingerprints(plan.data, plan.seeds, plan.rules)
@@ -132,10 +136,10 @@ def _main(arguments: Sequence[str]) -> int:
     measured_on = f"{device.platform}: {device.device_kind}{cores}, jax {jax.__version__}"
     command = f"python -m experiments.compact --workdir {workdir} --batch_size {batch_size} --round_to {round_to}"
     rows = [{**row._asdict(), "batch_size": batch_size, "round_to": round_to, "machine": measured_on} for row in found]
-    (workdir / "compact.json").write_text(json.dumps(rows, indent=1) + "\n")
+    write_atomically(workdir / "compact.json", json.dumps(rows, indent=1).encode() + b"\n")
     title = f"{workdir.resolve().name}, made smaller"
     html = compacted.page(found, batch_size, title=title, machine=measured_on, layers=layers, command=command)
-    (workdir / "compact.html").write_text(html)
+    write_atomically(workdir / "compact.html", html.encode())
     print(f"\nchart: {workdir / 'compact.html'}")
     return 0
 

@@ -76,6 +76,9 @@ def plan(arguments: Sequence[str]) -> Grid:
     if wanted == "default":
         wanted = COEFFICIENTS if any(v.name == "dst_ee" for v in variants) else "none"
     coefficients = sorted(_number("coefficients", c) for c in _list("coefficients", wanted)) if wanted != "none" else []
+    for option, values in (("sparsities", sparsities), ("coefficients", coefficients)):
+        if len({*values}) < len(values):
+            raise ValueError(f"--{option}={options[option]!r} is not accepted; expected different numbers.")
     at = sorted(sparsities)[len(sparsities) // 2] if sparsities else None
     if options["coefficient-sparsity"] != "middle":
         at = _number("coefficient-sparsity", options["coefficient-sparsity"])
@@ -89,9 +92,14 @@ def plan(arguments: Sequence[str]) -> Grid:
     called: dict[str, str] = {}
 
     def add(name: str, of: Variant, sparsity: float | None, coefficient: float | None = None) -> str:
+        own = _config_of(config, defaults, of, sparsity, coefficient)
         if name in cells:
+            if cells[name].to_dict() != own.to_dict():
+                raise ValueError(
+                    f"two different cells of the grid are called {name!r}; give a method another name, as mine=rigl."
+                )
             return name
-        cells[name] = own = _config_of(config, defaults, of, sparsity, coefficient)
+        cells[name] = own
         called[name] = reported(of, own)
         title = method_label(called[name]) + ("" if sparsity is None else f" at {percent(sparsity)}")
         titles[name] = title + ("" if coefficient is None else f", c = {coefficient:g}")
@@ -100,7 +108,7 @@ def plan(arguments: Sequence[str]) -> Grid:
 
     workdir = Path(options["workdir"])
     names = [
-        add(v.name if s is None else f"{v.name}-{s:g}", v, s)
+        add(v.name if s is None else f"{v.name}-{s:.15g}", v, s)
         for v in variants
         for s in (sparsities if _has_sparsity(v, config) else [None])
     ]
@@ -109,9 +117,9 @@ def plan(arguments: Sequence[str]) -> Grid:
         usual = dstjax.criteria.dst_ee(scale=config.get("scale") or "absolute").coefficient
     sweep = []
     for c in coefficients:
-        name = f"dst_ee-{at:g}"
+        name = f"dst_ee-{at:.15g}"
         known = c == usual and name in names
-        sweep.append(name if known else add(f"{name}-c{c:g}", Variant("dst_ee", "dst_ee", {}), at, c))
+        sweep.append(name if known else add(f"{name}-c{c:.15g}", Variant("dst_ee", "dst_ee", {}), at, c))
     check_choice("path", options["path"], queue.PATHS)
     return Grid(cells, titles, called, names, sweep, workdir, options["path"], _command(arguments))
 

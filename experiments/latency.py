@@ -11,6 +11,8 @@ structured IEE in cycles of --period steps, until a share of the training; HALP,
 the cycles of IEE end; and random channels that stay. All take as many steps. The networks of the first ``timed`` seeds
 are compacted and timed beside the dense one. Seeds are numbered from --first on. Prints a table, and writes table.json
 and results.json into the directory. ``--table FILE`` takes one of before, and ``--table flops`` one of operations.
+The same command goes on where it was interrupted, network by network, and with other seeds or budgets adds to what is
+there; other settings need another directory.
 """
 
 import functools
@@ -32,6 +34,7 @@ from experiments import command_line, data, latency_table, models
 from experiments.alone import alone
 from experiments.models import shapes
 from experiments.report.budgets import Row, report
+from experiments.training.recording import to_json, write_atomically
 
 _OPTIONS = [
     *("workdir", "budgets", "seeds", "steps", "sizes", "table", "timed", "at_least", "data", "period", "until"),
@@ -124,14 +127,15 @@ def evaluate(setting: Setting, seed: int, params: Any, model_state: Any) -> tupl
     """The shares of test samples whose class is the first, and among the first five."""
     rows = setting.fields.split(seed).test
     logits = np.asarray(jax.jit(setting.forward)(params, model_state, setting.fields.x[rows]))
-    ranks = (logits > np.take_along_axis(logits, setting.fields.y[rows][:, None], axis=1)).sum(axis=1)
+    own = np.take_along_axis(logits, setting.fields.y[rows][:, None], axis=1)
+    ranks = (~(logits < own)).sum(axis=1) - 1  # what is equal, or NaN, counts as above
     return float((ranks < 1).mean()), float((ranks < 5).mean())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command."""
     given = sys.argv[1:] if arguments is None else arguments
-    return command_line.run(given, __doc__, _main, "the same command begins anew.")
+    return command_line.run(given, __doc__, _main, "the same command goes on from the last network.")
 
 
 def _main(arguments: Sequence[str]) -> int:
@@ -161,17 +165,47 @@ def _main(arguments: Sequence[str]) -> int:
     compared = functools.partial(_compared, setting, found, budgets, at_least)
     table = _given(options["table"], setting, params, model_state, x) if "table" in options else None
     chosen = {} if table is None else compared(table)  # refuses a table of other channels before all else
-    rows: list[Row] = []
+    settings = {"data": options.get("data", "digits"), "sizes": list(sizes), "steps": steps, "period": period}
+    settings |= {"until": until, "at_least": at_least, "batch": batch, "table": options.get("table")}
     with alone(workdir):
+        rows = _before(workdir, settings)
         if table is None:
-            table = latency_table.measured(setting.model, params, model_state, x)
+            table = _measured(workdir, setting, params, model_state, x)
             chosen = compared(table)
         table.save(workdir / "table.json")
-        for row in _rows(setting, chosen, table, range(first, first + seeds), number, x):
+        write_atomically(workdir / "settings.json", to_json(settings, indent=1).encode() + b"\n")
+        for row in _rows(setting, chosen, table, range(first, first + seeds), number, x, rows):
             rows.append(row)
-            (workdir / "results.json").write_text(json.dumps([r._asdict() for r in rows], indent=1) + "\n")
+            found = to_json([r._asdict() for r in rows], indent=1)  # null where a network was not timed
+            write_atomically(workdir / "results.json", found.encode() + b"\n")
     print(report(rows))
     return 0
+
+
+def _before(workdir: Path, settings: Mapping[str, Any]) -> list[Row]:
+    """The rows of an earlier run of these settings in the directory."""
+    path = workdir / "results.json"
+    if not path.exists():
+        return []
+    try:
+        known = json.loads((workdir / "settings.json").read_text())
+        found: list[dict[str, Any]] = json.loads(path.read_text())
+        null: Any = float("nan")
+        rows = [Row(**{n: null if x is None else x for n, x in row.items()}) for row in found]
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{workdir} holds results that cannot be read ({error}); name another directory.") from error
+    if different := [n for n in settings if known.get(n) != settings[n]]:
+        told = ", ".join(f"{n} ({known.get(n)!r} there, {settings[n]!r} now)" for n in different)
+        raise ValueError(f"{workdir} holds results of other settings: {told}; name another directory.")
+    return rows
+
+
+def _measured(workdir: Path, setting: Setting, params: Any, model_state: Any, x: jax.Array) -> latency.Table:
+    """The table of the directory, which the networks that are there were trained under; else a new one."""
+    path = workdir / "table.json"
+    if path.exists():
+        return latency.load(path)
+    return latency_table.measured(setting.model, params, model_state, x)
 
 
 def _given(table: str, setting: Setting, params: Any, model_state: Any, x: jax.Array) -> latency.Table:
@@ -199,14 +233,18 @@ def _rows(
     seeds: Sequence[int],
     number: int,
     x: jax.Array,
+    done: Sequence[Row],
 ) -> Any:
-    whole, trainers = 0.0, {key: trainer(setting, method) for key, method in compared.items()}
+    there = {(row.method, row.budget, row.seed) for row in done}
+    whole = program.flops.count(setting.forward, *setting.start(0), x).dense() / 2
+    trainers = {key: trainer(setting, method) for key, method in compared.items()}
     for seed in seeds:
         for (name, budget), method in compared.items():
+            if (name, budget, seed) in there:
+                continue
             params, model_state, opt_state = trainers[name, budget](seed)
             top1, top5 = evaluate(setting, seed, params, model_state)
             if name == "dense":
-                whole = program.flops.count(setting.forward, params, model_state, x).dense() / 2
                 dense = functools.partial(jax.jit(setting.forward), params, model_state, x)
                 row = Row(
                     name,

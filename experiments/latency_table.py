@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         check_integer("batch-size", options.batch_size, 1)
         sizes, shape = (command_line.integers(name, getattr(options, name)) for name in ("sizes", "shape"))
         model = models.make(options.model, classes=options.classes, sizes=sizes, dtype=options.dtype)
-        if not options.out.absolute().parent.is_dir():
+        if not options.out.absolute().parent.is_dir() or options.out.is_dir():
             raise ValueError(f"out={options.out} is not accepted; expected a file in a directory that is there.")
         x = _images((options.batch_size, *(shape or models.MODELS[options.model].shape)))
         variables = dict(jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), x[:1]))

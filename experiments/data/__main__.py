@@ -62,14 +62,16 @@ def _prepare(name: str, root: Path) -> int:
     try:
         try:
             print(read(name, root=root).provenance)
-        except ValueError:
+        except ValueError as error:
             if not source.files:
                 raise
+            if is_there(name, root):
+                print(f"what is there cannot be used: {error}", file=sys.stderr)
             for file in source.files:
                 print(f"{file.url} -> {root / file.path}", flush=True)
                 downloads.fetch(file, root)
             print(read(name, root=root).provenance)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"{error}\n\n{downloads.instructions(name, root)}", file=sys.stderr)
         return 1
     return 0

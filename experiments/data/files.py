@@ -16,7 +16,11 @@ DAMAGE = (EOFError, gzip.BadGzipFile, lzma.LZMAError, tarfile.TarError, zipfile.
 
 def directory(root: str | os.PathLike[str] | None) -> Path:
     """The folder of all data sets: ``root``, else the environment's DSTJAX_DATA, else ~/dstjax_data."""
-    return Path(root or os.environ.get(ENVIRONMENT) or "~/dstjax_data").expanduser()
+    path = Path(root or os.environ.get(ENVIRONMENT) or "~/dstjax_data")
+    try:
+        return path.expanduser()
+    except RuntimeError:  # there is no home directory
+        return path
 
 
 def missing(name: str, root: Path, accepted: Sequence[str]) -> ValueError:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from dstjax.checks import check_choice, check_integer
@@ -102,4 +103,8 @@ def _floating(dtype: Any) -> Any:
         raise ValueError(f"model.dtype={dtype!r} is not accepted; expected one such as 'bfloat16'.") from error
     if not jnp.issubdtype(known, jnp.floating):
         raise ValueError(f"model.dtype={dtype!r} is not accepted; expected a floating-point one such as 'bfloat16'.")
+    if jax.dtypes.canonicalize_dtype(known) != known:
+        raise ValueError(f"model.dtype={dtype!r} is not accepted without JAX_ENABLE_X64=1 in the environment.")
+    if jnp.finfo(known).bits < 16:
+        raise ValueError(f"model.dtype={dtype!r} is not accepted; expected one of 16 bits or more such as 'bfloat16'.")
     return known

@@ -53,5 +53,7 @@ def report(rows: Sequence[Row]) -> str:
 
 
 def _difference(found: Sequence[Row], other: Sequence[Row]) -> str:
-    difference = paired(*(np.asarray([100 * row.top1 for row in cell]) for cell in (found, other)))
+    mine, others = ({row.seed: 100 * row.top1 for row in cell} for cell in (found, other))
+    seeds = sorted(mine.keys() & others.keys())
+    difference = paired(*(np.asarray([cell[seed] for seed in seeds]) for cell in (mine, others)))
     return f"{difference.mean:+.2f} ({difference.interval[0]:+.2f} to {difference.interval[1]:+.2f})"

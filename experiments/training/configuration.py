@@ -92,6 +92,7 @@ def plan(config: ConfigDict, defaults: ConfigDict | None = None) -> Plan:
     model = models.make(config.model.name, classes=dataset.classes, sizes=config.model.sizes, dtype=config.model.dtype)
     sample = tuple(dataset.shape if isinstance(dataset, data.Stream) else dataset.x.shape[1:])
     method, hyperparameters, own, changed = _method(config, defaults or config, steps, (model, sample))
+    _check_times(method, hyperparameters, steps)
     schedule = optimisers.schedule(config.optimizer, steps)
     inner = optimisers.make(config.optimizer, schedule)
     track = () if method.masking is None else ("exploration",) if method.updates is None else dstjax.transform.TRACKABLE
@@ -246,6 +247,26 @@ def _method(
     if not isinstance(method, dstjax.Method):
         raise ValueError(f"method={config.method!r} returns {type(method).__name__}; expected a dstjax.Method.")
     return method, shown, {**own, "method": make}, changed
+
+
+def _check_times(method: dstjax.Method, hyperparameters: Mapping[str, Any], steps: int) -> None:
+    """Refuses a training without a mask update, or one that ends before the network is as sparse as it is to be."""
+    times: Any = None if method.updates is None else method.updates.schedule
+    first, last = getattr(times, "first", None), getattr(times, "last", None)
+    if first is not None and first > steps:
+        raise ValueError(
+            f"the first mask update of {method.name!r} is that of step {first}, and the training has {steps} steps; "
+            "expected a shorter update_period, an earlier start_step or prune_step, or more steps."
+        )
+    if method.promises == "kept" or (method.promises == "free" and method.seen.view is None):
+        return
+    ends = [n for name in ("end_step", "prune_step") if (n := hyperparameters.get(name)) is not None]
+    end = max(ends, default=0) if last is None else last
+    if end > steps:
+        raise ValueError(
+            f"{method.name!r} has its final sparsity at step {end}, and the training has {steps} steps; expected an "
+            f"end_step or prune_step of at most {steps}."
+        )
 
 
 def share_of_steps(field: str, percent: float, steps: int) -> int:

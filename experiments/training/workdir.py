@@ -136,6 +136,8 @@ def usable(workdir: Path) -> Iterator[None]:
     except OSError as error:
         place = "" if error.filename is None else f" ({os.fsdecode(error.filename)})"
         why = error.strerror or type(error).__name__
+        if place and not Path(os.fsdecode(error.filename)).resolve().is_relative_to(workdir.resolve()):
+            raise ValueError(f"the run ended: {why}{place}. Once that is mended, the same command goes on.") from error
         raise ValueError(
             f"workdir {workdir} is not usable: {why}{place}. Once it is, the same command goes on from the last "
             "checkpoint."

@@ -27,6 +27,19 @@ def test_what_is_refused(arguments, message):
         command_line.read(arguments, ("a", "part."), ("flag",))
 
 
+def test_places_may_be_in_the_home_directory(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/of")
+    given = command_line.read(["--workdir=~/runs", "--table", "~/t.json", "--text=~"], ("workdir", "table", "text"))
+    assert given == {"workdir": "/home/of/runs", "table": "/home/of/t.json", "text": "~"}
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_a_command_whose_output_is_closed_runs(closed):
+    program = "from experiments import command_line; import sys; "
+    program += "command_line.start(lambda: print(1) or print(2, file=sys.stderr) or sys.stderr.isatty() or 7)"
+    assert subprocess.run(f'"{sys.executable}" -c "{program}" {closed}', shell=True).returncode == 7
+
+
 def test_a_command_ends_with_the_status_of_what_happened(capsys):
     def interrupted(arguments):
         raise KeyboardInterrupt

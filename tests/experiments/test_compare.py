@@ -199,6 +199,12 @@ def test_a_cell_of_another_config_is_refused_before_anything_runs(finished, noth
         (["--methods=mine=rigl:sparsity=0.2"], "use --sparsities"),
         (["--methods=mine=rigl:grow=no_such_module:f"], "importing 'no_such_module' failed"),
         (["--methods=mine=rigl,mine=set"], "expected different names"),
+        (
+            ["--methods=rigl,rigl-0.9=dense", "--sparsities=0.9"],
+            "two different cells of the grid are called 'rigl-0.9'",
+        ),
+        (["--sparsities=0.9,0.90"], "expected different numbers"),
+        (["--coefficients=1e-3,0.001"], "expected different numbers"),
         (["--methods=json:dumps", "--coefficients=none"], "is not accepted"),
         (["--sparsites=0.5"], "did you mean '--sparsities'"),
         (["--sparsities=0.5,x"], "'x' is not accepted"),

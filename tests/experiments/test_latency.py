@@ -1,8 +1,10 @@
 """The command that trains under a budget of latency."""
 
 import json
+from types import SimpleNamespace
 
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dstjax import latency as tables
@@ -65,6 +67,50 @@ def test_a_budget_of_operations(tmp_path):
     assert {r["seed"] for r in rows} == {7}
     dense, *others = [r["multiply_adds"] for r in rows]
     assert [r["predicted"] for r in rows[1:]] == pytest.approx([work / dense for work in others])
+
+
+def test_more_seeds_are_added_and_other_settings_refused(tmp_path, capsys, monkeypatch):
+    trained = []
+    make = latency.trainer
+
+    def counting(setting, method):
+        run = make(setting, method)
+        return lambda seed: trained.append((method.name, seed)) or run(seed)
+
+    monkeypatch.setattr(latency, "trainer", counting)
+    options = ["--steps=6", "--period=6", "--sizes=4,4", "--budgets=0.6", "--batch=8", "--table=flops"]
+    options += ["--workdir", str(tmp_path), "--timed", "1", "--seeds", "2"]
+    assert latency.main(options) == 0
+    assert len(trained) == 8
+    rows = json.loads((tmp_path / "results.json").read_text())
+    assert [r["measured"] is None for r in rows] == [False] * 4 + [False, True, True, True]
+    (tmp_path / "results.json").write_text(json.dumps(rows[:6]))  # as if it had been interrupted
+    assert latency.main([*options, "--first", "1"]) == 0
+    assert trained[8:] == [("halp", 1), ("static", 1), *((n, 2) for n in ("dense", "iee_structured", "halp", "static"))]
+    assert [r["seed"] for r in json.loads((tmp_path / "results.json").read_text())] == [0] * 4 + [1] * 4 + [2] * 4
+    capsys.readouterr()
+    assert latency.main([*options, "--steps", "7"]) == 2
+    assert "holds results of other settings: steps (6 there, 7 now)" in capsys.readouterr().err
+    (tmp_path / "results.json").write_text("[{")
+    assert latency.main(options) == 2
+    assert "holds results that cannot be read" in capsys.readouterr().err
+    assert len(trained) == 14
+
+
+def test_what_is_equal_or_no_number_is_not_right():
+    class Fields:
+        x, y = jnp.zeros((4, 2)), np.array([0, 1, 2, 0])
+
+        @staticmethod
+        def split(seed):
+            return SimpleNamespace(test=np.arange(4))
+
+    def score(logits):
+        setting = latency.Setting(SimpleNamespace(apply=lambda *given, **options: jnp.asarray(logits)), Fields, 3)
+        return latency.evaluate(setting, 0, {}, {})[0]
+
+    assert score(np.eye(7)[[0, 1, 3, 0]]) == 0.75
+    assert score(np.zeros((4, 7))) == score(np.full((4, 7), np.nan)) == 0
 
 
 @pytest.mark.parametrize("budgets", ["2", "0", "-1", "nan", "much"])

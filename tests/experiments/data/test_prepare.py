@@ -1,4 +1,5 @@
 import hashlib
+import re
 import socket
 import zipfile
 
@@ -25,6 +26,21 @@ def test_every_data_set_says_where_it_comes_from():
     assert list(downloads.SOURCES) == data.names()
     for name, source in downloads.SOURCES.items():
         assert bool(source.accepted) == bool(source.files or source.by_hand), name
+
+
+def test_what_is_wrong_with_a_file_that_is_there_is_said(tmp_path, capsys):
+    (tmp_path / "wiki-talk-temporal.txt").write_text("1 2 x\n")
+    assert command.main(["prepare", "wiki_talk", "--root", str(tmp_path)]) == 1
+    assert re.search(r"what is there cannot be used: .*line 1 is b'1 2 x'", capsys.readouterr().err)
+
+
+def test_a_folder_that_may_not_be_read_is_no_traceback(tmp_path, capsys, monkeypatch):
+    def refused(*given, **options):
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr(data, "stream", refused)
+    assert command.main(["prepare", "imagenet", "--root", str(tmp_path)]) == 1
+    assert "Permission denied" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", [n for n, s in downloads.SOURCES.items() if s.accepted])

@@ -150,11 +150,26 @@ def test_epochs_warm_up_and_steps_of_the_learning_rate(small):
         (dict(method="halp"), r"structure=None is not accepted by 'halp'; expected structures.channels"),
         (dict(maskable="(Dense"), "maskable='\\(Dense' is not accepted; as a regular expression of paths it fails"),
         (dict(optimizer__warmup_steps=48), "warmup_steps=48 is not accepted"),
+        (dict(update_period=25, end_step=100, steps=24), "the first mask update of .* is that of step 25"),
+        (dict(start_step=60, end_step=100), "the first mask update of .* is that of step 60"),
+        (dict(method="asp", sparsity=None, prune_step=49), "the first mask update of 'asp' is that of step 49"),
+        (dict(method="gmp", end_step=53), "'gmp' has its final sparsity at step 52, and the training has 48 steps"),
+        (dict(method="str", end_step=53), "'str' has its final sparsity"),
+        (dict(method="iee", update_period=6, end_step=60), "'iee' has its final sparsity at step 60"),
+        (dict(model__dtype="float64"), "not accepted without JAX_ENABLE_X64=1"),
+        (dict(model__dtype="float8_e4m3fn"), "expected one of 16 bits or more"),
     ],
 )
 def test_what_is_wrong_with_a_config_of_the_loop(fields, message, small):
     with pytest.raises(ValueError, match=message):
         configuration.plan(small(**fields))
+
+
+@pytest.mark.parametrize(
+    "fields", [dict(end_step=100), dict(method="gmp", end_step=49), dict(method="set", end_step=100)]
+)
+def test_a_training_may_end_before_the_masks_stand_still(fields, small):
+    assert configuration.plan(small(**fields)).steps == 48
 
 
 def test_structures_are_written_as_calls():

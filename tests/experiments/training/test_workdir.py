@@ -2,7 +2,7 @@
 
 import pytest
 
-from experiments.training import configuration
+from experiments.training import configuration, workdir
 from experiments.training.run import train_and_evaluate
 from experiments.training.workdir import claim
 
@@ -39,6 +39,13 @@ def test_a_workdir_that_cannot_be_made_is_refused(small, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(ValueError, match="is not usable"):
         train_and_evaluate(small(), tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize(("inside", "said"), [(True, "workdir .* is not usable"), (False, "the run ended: Permission")])
+def test_what_could_not_be_read_is_named(inside, said, tmp_path):
+    place = tmp_path / "run" / "file" if inside else tmp_path / "data"
+    with pytest.raises(ValueError, match=said), workdir.usable(tmp_path / "run"):
+        raise PermissionError(13, "Permission denied", str(place))
 
 
 def test_two_processes_never_train_in_one_workdir(small, tmp_path):
