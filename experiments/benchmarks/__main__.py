@@ -5,7 +5,8 @@
   --only NAMES   only these: selection, update, step, compile, start, collectives, seeds, sparse_layers; the figures
                  of the others stay
   --quick        tiny sizes, to see that everything runs; the figures mean nothing
-  --out DIR      where to write (default: runs/bench): a NAME-PLATFORM.jsonl each, results.json, index.html, targets.md
+  --out DIR      where to write (default: runs/bench, with --quick runs/bench-quick): a NAME-PLATFORM.jsonl each,
+                 results.json, index.html, targets.md
   --patience S   seconds that a race may spend on rounds that other processes disturb, which do not count (default: 120)
   --report       no measurement: the page and the table of the figures that DIR already holds
 
@@ -60,10 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = command_line.parser("benchmarks", __doc__)
     parser.add_argument("--only", default=",".join(BENCHMARKS))
     parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--patience", type=float, default=120.0)
     parser.add_argument("--report", action="store_true")
     given = parser.parse_args(arguments)
+    given.out = given.out or Path("runs/bench-quick" if given.quick else "runs/bench")
     names = [name for name in given.only.split(",") if name]
     if unknown := [name for name in names if name not in BENCHMARKS]:
         parser.error(f"--only {','.join(unknown)} is not known; expected some of {', '.join(BENCHMARKS)}.")
@@ -71,6 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"--only is empty; expected some of {', '.join(BENCHMARKS)}.")
     if given.report and not any(given.out.glob("*.jsonl")):
         parser.error(f"{given.out} holds no figures; run the benchmarks without --report first.")
+    try:  # before anything is measured
+        given.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out {given.out} is not usable: {error.strerror}.")
     words = sys.argv[1:] if arguments is None else list(arguments)
     command = shlex.join(["python", "-m", "experiments.benchmarks", *words])
     failed = False

@@ -269,3 +269,20 @@ def test_rounds_that_others_disturb_are_thrown_away(monkeypatch):
     assert times.thrown_away == 1  # the third would be another, but patience is spent
     assert len(times["a"]) == 2
     assert times.elsewhere == pytest.approx(0.45)
+
+
+def test_a_place_that_cannot_be_written_to_is_refused_before_anything_is_measured(tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(benchmarks, "BENCHMARKS", {"start": lambda settings: pytest.fail("measured")})
+    with pytest.raises(SystemExit) as ended:
+        benchmarks.main(["--quick", "--out", str(tmp_path / "file" / "bench")])
+    assert ended.value.code == 2
+    assert "is not usable: Not a directory" in capsys.readouterr().err
+
+
+def test_quick_figures_do_not_replace_real_ones(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(benchmarks, "_measure", lambda *given: True)
+    monkeypatch.setattr(benchmarks, "_report", lambda out: None)
+    assert benchmarks.main(["--quick"]) == benchmarks.main([]) == 0
+    assert sorted(p.name for p in (tmp_path / "runs").iterdir()) == ["bench", "bench-quick"]
