@@ -195,8 +195,8 @@ def _gather(record: Record, eqn: Any, operands: list[Seen]) -> list[Seen]:
     left = [k for k in range(len(x.axes)) if k not in dropped]
     axes = [fixed(n) for n in eqn.outvars[0].aval.shape]
     whole = {k: o for o, k in zip(numbers.offset_dims, left, strict=True) if sizes[k] == len(x.axes[k])}
-    filling = eqn.params["fill_value"]  # what stands for what is not there; None: NaN, which is no number
-    fill = 0 if filling is None else float(filling)
+    filling = eqn.params["fill_value"]  # what stands for what is not there; NaN, or None for it, is no number
+    fill = 0 if filling is None or np.isnan(filling) else float(filling)
     safe = "FILL" not in str(eqn.params["mode"])
     for k, a in enumerate(x.axes):
         if k in whole:
