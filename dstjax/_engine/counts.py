@@ -45,7 +45,7 @@ def masked_leaves(masking: Masking, leaves: Mapping[str, Any]) -> Layouts:
             )
     if not leaves:
         raise ValueError(
-            "the parameters hold no arrays, so that there is nothing to mask; expected a tree of arrays. Where "
+            "dstjax finds nothing to mask, since the parameters hold no arrays; expected a tree of arrays. Where "
             "optax.tree.map_params asks for a state of no parameters, map over that of the inner optimiser: "
             "opt_state._replace(inner_state=optax.tree.map_params(inner, f, opt_state.inner_state))."
         )
