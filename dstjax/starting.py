@@ -123,10 +123,10 @@ def _split(tree: Tree) -> tuple[_Leaves, Callable[[_Leaves], Tree]]:
     leaves, treedef = jax.tree_util.tree_flatten(tree)
     is_kept = [not isinstance(x, jax.Array | np.ndarray | np.generic) for x in leaves]
     arrays = [() if kept else x for x, kept in zip(leaves, is_kept, strict=True)]
-    others_kept = [x if kept else () for x, kept in zip(leaves, is_kept, strict=True)]  # a tracer must not stay behind
+    unchanged = [x if kept else () for x, kept in zip(leaves, is_kept, strict=True)]  # a tracer must not stay behind
 
     def joined(others: _Leaves) -> Tree:
-        return treedef.unflatten([x if kept else o for x, o, kept in zip(others_kept, others, is_kept, strict=True)])
+        return treedef.unflatten([x if kept else o for x, o, kept in zip(unchanged, others, is_kept, strict=True)])
 
     return arrays, joined
 

@@ -168,9 +168,13 @@ def _main(arguments: Sequence[str]) -> int:
     settings = {"data": options.get("data", "digits"), "sizes": list(sizes), "steps": steps, "period": period}
     settings |= {"until": until, "at_least": at_least, "batch": batch, "table": options.get("table")}
     with alone(workdir):
-        rows = _before(workdir, settings)
-        if table is None:
-            table = _measured(workdir, setting, params, model_state, x)
+        rows, known = _before(workdir, settings), _table_of(workdir, settings)
+        if rows and table is not None and known is not None and known.work != table.work:
+            raise ValueError(
+                f"{workdir} holds results under another table than {options['table']}; name another directory."
+            )
+        if table is None:  # the networks that are there were trained under the table that is there
+            table = known or latency_table.measured(setting.model, params, model_state, x)
             chosen = compared(table)
         table.save(workdir / "table.json")
         write_atomically(workdir / "settings.json", to_json(settings, indent=1).encode() + b"\n")
@@ -200,12 +204,12 @@ def _before(workdir: Path, settings: Mapping[str, Any]) -> list[Row]:
     return rows
 
 
-def _measured(workdir: Path, setting: Setting, params: Any, model_state: Any, x: jax.Array) -> latency.Table:
-    """The table of the directory, which the networks that are there were trained under; else a new one."""
-    path = workdir / "table.json"
-    if path.exists():
-        return latency.load(path)
-    return latency_table.measured(setting.model, params, model_state, x)
+def _table_of(workdir: Path, settings: Mapping[str, Any]) -> latency.Table | None:
+    """The table of an earlier run of these settings in the directory; None where there was none."""
+    written = workdir / "settings.json"
+    if not written.exists() or json.loads(written.read_text()) != settings:
+        return None
+    return latency.load(workdir / "table.json")
 
 
 def _given(table: str, setting: Setting, params: Any, model_state: Any, x: jax.Array) -> latency.Table:

@@ -91,6 +91,11 @@ def test_more_seeds_are_added_and_other_settings_refused(tmp_path, capsys, monke
     capsys.readouterr()
     assert latency.main([*options, "--steps", "7"]) == 2
     assert "holds results of other settings: steps (6 there, 7 now)" in capsys.readouterr().err
+    other = json.loads((tmp_path / "table.json").read_text())
+    other["constant"] += 1.0
+    (tmp_path / "table.json").write_text(json.dumps(other))
+    assert latency.main(options) == 2
+    assert "holds results under another table than flops" in capsys.readouterr().err
     (tmp_path / "results.json").write_text("[{")
     assert latency.main(options) == 2
     assert "holds results that cannot be read" in capsys.readouterr().err
