@@ -4,6 +4,8 @@ import argparse
 import ast
 import importlib.util
 import inspect
+import io
+import json
 import os
 import re
 import signal
@@ -27,6 +29,8 @@ def start(main: Callable[..., int], *arguments: Sequence[str]) -> NoReturn:
     for name in ("stdout", "stderr"):  # None where the caller has closed it
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream := getattr(sys, name), io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a console that lacks a letter does not end hours of work
     try:
         try:
             status: Any = main(*arguments)
@@ -238,7 +242,8 @@ def set_field(config: "ConfigDict", name: str, text: str) -> None:
     try:
         parent[last] = _value(text, kind)
     except (TypeError, ValueError, SyntaxError) as error:
-        raise ValueError(f"{name}={text!r} is not accepted; expected a value of type {kind.__name__}.") from error
+        expected = "a number, a text, or a list of them" if kind is object else f"a value of type {kind.__name__}"
+        raise ValueError(f"{name}={text!r} is not accepted; expected {expected}.") from error
 
 
 def _value(text: str, kind: type) -> Any:
@@ -256,4 +261,5 @@ def _value(text: str, kind: type) -> Any:
         value = ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text
+    json.dumps(value)  # a set, or bytes, would be found when the config is written
     return (value,) if kind is tuple and not isinstance(value, tuple | list) else value

@@ -1,15 +1,13 @@
 """The grid of a comparison: methods x sparsities, and variants and methods of one's own among them."""
 
-import copy
 import itertools
 import os
-import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
 import dstjax
 from dstjax.checks import check_choice
@@ -17,9 +15,10 @@ from experiments import command_line, data, queue
 from experiments.report import collect, page, tables
 from experiments.report.cells import Comparison, percent
 from experiments.report.names import method_label
-from experiments.training import configuration, inputs, rules, sealed
+from experiments.training import configuration, inputs, sealed
 from experiments.training.recording import versions, write_atomically
 from experiments.training.workdir import check_name, look
+from experiments.variants import SET_BY, Variant, config_of, has_sparsity, in_order, reported, variant
 
 OPTIONS = {
     "methods": "dense,static,set,rigl,dst_ee",
@@ -31,15 +30,6 @@ OPTIONS = {
     "path": "fast",
 }
 COEFFICIENTS = "1e-4,1e-3,1e-2,1e-1"
-SET_BY = {"method": "--methods", "sparsity": "--sparsities", "seeds": "--seeds"}
-
-
-class Variant(NamedTuple):
-    """A method of the grid, under the name that it is reported by."""
-
-    name: str
-    method: str  # of the catalogue, or module:function
-    changes: dict[str, str]  # fields of its config, as they are typed
 
 
 class Grid(NamedTuple):
@@ -48,6 +38,7 @@ class Grid(NamedTuple):
     cells: dict[str, ConfigDict]  # by the name of their folder, in the order in which they are run
     titles: dict[str, str]
     called: dict[str, str]  # the method of each cell, as it is reported
+    meant: dict[str, str]  # what that name stands for, where it is the user's own; else ''
     grid: list[str]  # names of the cells of methods x sparsities
     sweep: list[str]  # names of the cells of DST-EE by rising coefficient
     workdir: Path
@@ -67,10 +58,13 @@ def plan(arguments: Sequence[str]) -> Grid:
             raise ValueError(f"config field {field!r} is not accepted here; use {option}.")
     listed = in_order() if options["methods"] == "all" else _list("methods", options["methods"])
     variants = [variant(text) for text in listed]
-    if len({v.name for v in variants}) < len(variants):
-        raise ValueError(f"--methods={options['methods']!r} is not accepted; expected different names.")
+    if len({method_label(v.name).casefold() for v in variants}) < len(variants):
+        raise ValueError(
+            f"--methods={options['methods']!r} is not accepted; expected different names, as reports and folders "
+            "write them."
+        )
     methods = [v.method for v in variants]
-    sparse = [v for v in variants if _has_sparsity(v, config)]
+    sparse = [v for v in variants if has_sparsity(v, config)]
     sparsities = [_number("sparsities", s) for s in _list("sparsities", options["sparsities"])] if sparse else []
     wanted = options["coefficients"]
     if wanted == "default":
@@ -90,9 +84,10 @@ def plan(arguments: Sequence[str]) -> Grid:
     cells: dict[str, ConfigDict] = {}
     titles: dict[str, str] = {}
     called: dict[str, str] = {}
+    meant: dict[str, str] = {}
 
     def add(name: str, of: Variant, sparsity: float | None, coefficient: float | None = None) -> str:
-        own = _config_of(config, defaults, of, sparsity, coefficient)
+        own = config_of(config, defaults, of, sparsity, coefficient)
         if name in cells:
             if cells[name].to_dict() != own.to_dict():
                 raise ValueError(
@@ -100,9 +95,9 @@ def plan(arguments: Sequence[str]) -> Grid:
                 )
             return name
         cells[name] = own
-        called[name] = reported(of, own)
+        called[name], meant[name] = reported(of, own), of.meaning
         title = method_label(called[name]) + ("" if sparsity is None else f" at {percent(sparsity)}")
-        titles[name] = title + ("" if coefficient is None else f", c = {coefficient:g}")
+        titles[name] = title + ("" if coefficient is None else f", c = {coefficient:.15g}")
         _check_cell(workdir / name, own)
         return name
 
@@ -110,7 +105,7 @@ def plan(arguments: Sequence[str]) -> Grid:
     names = [
         add(v.name if s is None else f"{v.name}-{s:.15g}", v, s)
         for v in variants
-        for s in (sparsities if _has_sparsity(v, config) else [None])
+        for s in (sparsities if has_sparsity(v, config) else [None])
     ]
     usual = config.get("coefficient")
     if usual is None:
@@ -121,46 +116,7 @@ def plan(arguments: Sequence[str]) -> Grid:
         known = c == usual and name in names
         sweep.append(name if known else add(f"{name}-c{c:.15g}", Variant("dst_ee", "dst_ee", {}), at, c))
     check_choice("path", options["path"], queue.PATHS)
-    return Grid(cells, titles, called, names, sweep, workdir, options["path"], _command(arguments))
-
-
-def variant(text: str) -> Variant:
-    """Reads one of ``--methods``.
-
-    Raises:
-      ValueError: it is not written as one, or has a name that is not accepted.
-    """
-    name, equals, rest = re.fullmatch(r"(?:([^:=]*)(=))?(.*)", text, re.DOTALL).groups()  # type: ignore[union-attr]
-    method, _, changed = rest.partition(":")
-    if changed and (method not in dstjax.methods.CATALOGUE):  # module:function, and perhaps fields after it
-        function, _, changed = changed.partition(":")
-        method = f"{method}:{function}"
-    name = name if equals else method.rpartition(":")[2]
-    rules.entry(method)
-    if not re.fullmatch(r"[A-Za-z][\w.-]*", name) or (name in dstjax.methods.CATALOGUE and (changed or name != method)):
-        raise ValueError(
-            f"--methods: {text!r} is not accepted; expected a name of your own before the =, of letters, digits, _, . "
-            "and -, as in mine=rigl:grow=my_rules:f."
-        )
-    changes = {}
-    for change in re.split(r"\+(?=\w+=)", changed) if changed else []:
-        field, equals, value = change.partition("=")
-        if not equals:
-            raise ValueError(f"--methods: {change!r} of {text!r} is not accepted; expected FIELD=VALUE.")
-        changes[field] = value
-    return Variant(name, method, changes)
-
-
-def reported(of: Variant, config: ConfigDict) -> str:
-    """What a method is called: by its name, and by other rules than its own that the whole grid was given."""
-    usual = rules.defaults(of.method)
-    own = [
-        f"{n}={config[n]}"
-        for n in rules.RULES
-        if n not in of.changes
-        and (rules.is_rule(config[n]) or (n in ("drop", "grow") and config[n] not in (None, usual.get(n))))
-    ]
-    return f"{method_label(of.name)} with {', '.join(own)}" if own else of.name
+    return Grid(cells, titles, called, meant, names, sweep, workdir, options["path"], _command(arguments))
 
 
 def job(grid: Grid, name: str) -> queue.Job:
@@ -174,55 +130,50 @@ def job(grid: Grid, name: str) -> queue.Job:
     return queue.training(name, grid.titles[name], folder, what)
 
 
-def report(grid: Grid, failures: dict[str, str]) -> bool:
-    """Prints the table and writes results.csv and report.html; False where no cell of the grid is finished.
+def report(grid: Grid, failures: Mapping[Path, str]) -> bool:
+    """Writes results.csv and report.html and prints the table; False where no cell of the grid is finished.
 
     Raises:
       ValueError: a file of a cell cannot be read, or a report cannot be written.
     """
+    plans = {name: configuration.plan(config) for name, config in grid.cells.items()}
     found = {
-        name: collect.cell(grid.workdir / name, configuration.plan(config).method, grid.called[name])
-        for name, config in grid.cells.items()
-        if grid.titles[name] not in failures
+        name: collect.cell(grid.workdir / name, planned.method, grid.called[name], grid.meant[name])
+        for name, planned in plans.items()
+        if grid.workdir / name not in failures
     }
     cells = [found[name] for name in grid.grid if name in found]
     if not cells:
+        print("No cell of the grid is finished: there is no table and no report.")
         return False
-    first = grid.cells[grid.grid[0]]
-    loaded = data.load(first.dataset, root=first.data_root, protocol=first.protocol)
+    read = plans[grid.grid[0]].data
     comparison = Comparison(
         grid=tuple(cells),
         sweep=tuple(found[name] for name in grid.sweep if name in found),
-        dataset=first.dataset,
-        data=loaded.provenance,
-        n_test=loaded.sizes[2],
+        dataset=grid.cells[grid.grid[0]].dataset,
+        data=read.provenance,
+        n_test=read.sizes[2],
         command=grid.command,
-        failures=tuple(f"{title}: {why}" for title, why in failures.items()),
-        tested=len({int(i) for seed in cells[0].seeds for i in loaded.split(seed).test}),
+        failures=tuple(f"{grid.titles[n]}: {why}" for n in grid.cells if (why := failures.get(grid.workdir / n))),
+        tested=_tested(read, cells[0].seeds),
     )
-    print(f"\n{tables.as_text(comparison)}\n")
     try:
         write_atomically(grid.workdir / "results.csv", tables.as_csv(comparison).encode())
         write_atomically(grid.workdir / "report.html", page.page(comparison).encode())
     except OSError as error:
         raise ValueError(f"workdir {grid.workdir} is not writable: {error.strerror}.") from error
+    print(f"\n{tables.as_text(comparison)}\n")
     print(
         f"Open {grid.workdir / 'report.html'} in a browser: the charts, the masks, and what they show and do not show."
     )
     return True
 
 
-def in_order() -> list[str]:
-    """All methods but those of channels, which need a structure of the network's own, as the catalogue lists them."""
-    every = dstjax.methods.names()
-    return [name for name in dstjax.methods.CATALOGUE if name in every]
-
-
-def _has_sparsity(of: Variant, config: ConfigDict) -> bool:
-    """Whether a method takes a sparsity; the dense one has none, and N:M and SET with an epsilon have their own."""
-    given = {*of.changes, *(["epsilon"] if config.get("epsilon") is not None else [])}
-    own = of.method == "set" and "epsilon" in given
-    return "sparsity" in rules.hyperparameters([of.method]) and not own
+def _tested(read: data.Data | data.Stream, seeds: Sequence[int]) -> int | None:
+    """How many different test samples the seeds have together, None where all have the same."""
+    if isinstance(read, data.Stream):
+        return None
+    return len({int(i) for seed in seeds for i in read.split(seed).test})
 
 
 def _list(name: str, text: str) -> list[str]:
@@ -251,26 +202,6 @@ def _check_changes(config: ConfigDict, defaults: ConfigDict, methods: Sequence[s
     for name in configuration.foreign(config, methods):
         if config[name] != defaults[name]:
             raise ValueError(f"config field {name!r} is not accepted; none of {', '.join(methods)} has it.")
-
-
-def _config_of(
-    config: ConfigDict, defaults: ConfigDict, of: Variant, sparsity: float | None, coefficient: float | None
-) -> ConfigDict:
-    """The config of one cell: without the changes of hyper-parameters that its method does not have."""
-    own = copy.deepcopy(config)
-    configuration.change_method(own, of.method, defaults)
-    with own.unlocked():
-        for name in rules.hyperparameters([of.method]) & {*of.changes} - {*own.keys()}:
-            own[name] = config_dict.placeholder(object)  # of a method of one's own
-        if sparsity is not None:
-            own.sparsity = sparsity
-        if coefficient is not None:
-            own.coefficient = coefficient
-    for name, text in of.changes.items():
-        if name in SET_BY:
-            raise ValueError(f"config field {name!r} is not accepted in --methods; use {SET_BY[name]}.")
-        command_line.set_field(own, name, text)
-    return own
 
 
 def _check_cell(folder: Path, config: ConfigDict) -> None:

@@ -57,8 +57,8 @@ def training(name: str, title: str, folder: Path, what: Training) -> Job:
     return Job(name, title, folder, work, training=what)
 
 
-def run(jobs: Sequence[Job], *, place: str = "", failed: str = "failed", path: str = "fast") -> dict[str, str]:
-    """Runs what is not finished, jobs of one folder once; returns why cells diverged, by title.
+def run(jobs: Sequence[Job], *, place: str = "", failed: str = "failed", path: str = "fast") -> dict[Path, str]:
+    """Runs what is not finished, jobs of one folder once; returns why cells diverged, by folder.
 
     Args:
       jobs: in the order in which they are run.
@@ -96,7 +96,7 @@ class _Said:
     def __init__(self, total: int, waiting: int, width: int, failed: str) -> None:
         self.total, self.waiting, self.width, self.failed = total, waiting, width, failed
         self.done, self.start = 0, time.perf_counter()
-        self.failures: dict[str, str] = {}
+        self.failures: dict[Path, str] = {}
 
     def begin(self, job: Job) -> None:
         """Begins the line of a cell."""
@@ -114,7 +114,7 @@ class _Said:
 
     def fail(self, job: Job, error: DivergedError) -> None:
         """Ends it where the cell has diverged."""
-        self.failures[job.title] = str(error)
+        self.failures[job.folder] = str(error)
         print(f"{self.failed}: {error}", flush=True)
 
 

@@ -70,12 +70,19 @@ class CellResult:
     config: dict[str, Any]
     versions: dict[str, str]
     off_count: int  # largest distance of a recorded count of active weights from the requested one
-    updates: UpdateRecords
+    mask_updates: int  # of each seed
+    updates: UpdateRecords  # of those that were recorded one by one: none where nearly every step is one
     layers: tuple[Layer, ...]
     first_masks: tuple[np.ndarray, np.ndarray] | None  # first masked leaf, initial and final: bool[seeds, ...]
     counts: str = "kept"  # Method.counts: which numbers of active weights the method promises
     pattern: str = ""  # '2:4' where this gives the sparsity, which then is not one of those asked for
     cost: Cost | None = None
+    variant: str = ""  # what its name stands for, where that is one of the user's own
+
+    @property
+    def unrecorded(self) -> bool:
+        """Whether there were mask updates that were not recorded one by one."""
+        return self.mask_updates > len(self.updates)
 
     @property
     def place(self) -> str:

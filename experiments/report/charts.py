@@ -166,6 +166,8 @@ def layers(comparison: Comparison) -> str | None:
             here = [c for c in cells if c.sparsity == sparsity]
             for name in names:
                 found = [layer for c in here for layer in c.layers if layer.path == name]
+                if not found:  # methods of other sparsities alone have it
+                    continue
                 requested = sorted({layer.requested for layer in found})
                 active = np.unique(np.concatenate([layer.active for layer in found]))
                 size = found[0].size

@@ -14,13 +14,14 @@ from experiments.training import finished, sealed
 from experiments.training.finished import UnreadableError
 
 
-def cell(workdir: Path, method: dstjax.Method, called: str | None = None) -> CellResult:
+def cell(workdir: Path, method: dstjax.Method, called: str | None = None, variant: str = "") -> CellResult:
     """The finished run in a folder.
 
     Args:
       workdir: the folder.
       method: what its config stands for.
       called: the name that it is reported by; None: that of its config.
+      variant: what that name stands for; '': nothing that the method's own does not say.
 
     Raises:
       UnreadableError: a file is missing, cut short or of another format.
@@ -51,11 +52,13 @@ def cell(workdir: Path, method: dstjax.Method, called: str | None = None) -> Cel
             config=run.config,
             versions=sealed.read(workdir / "versions.json") if (workdir / "versions.json").exists() else {},
             off_count=_off_count(layers, run.records, method.promises),
+            mask_updates=summary["mask_updates"],
             updates=_updates(run.of("mask_update"), len(summary["seeds"])),
             layers=layers,
             first_masks=_first_masks(workdir / "masks.npz"),
             counts=method.promises,
-            pattern=_pattern(summary["method"], summary["hyperparameters"]),
+            pattern=_pattern(summary if called is None else {**summary, "method": called}),
+            variant=variant,
             cost=Cost(**summary["cost"]) if summary.get("cost") else None,
         )
     except (KeyError, TypeError, AttributeError) as error:
@@ -64,10 +67,13 @@ def cell(workdir: Path, method: dstjax.Method, called: str | None = None) -> Cel
         ) from error
 
 
-def _pattern(method: str, hyperparameters: dict[str, Any]) -> str:
+def _pattern(summary: dict[str, Any]) -> str:
     """What gives the sparsity of a method that does not take one."""
-    if method == "dense" or "sparsity" in hyperparameters:
+    hyperparameters = summary["hyperparameters"]
+    if summary["method"] == "dense" or ("sparsity" in hyperparameters and summary["layers"]):
         return ""
+    if not summary["layers"]:
+        return "dense"  # beside the dense network of the comparison
     if "channels(" in str(hyperparameters.get("structure")):
         return "channels"
     return f"{hyperparameters['n']}:{hyperparameters['m']}" if "n" in hyperparameters else "its own"

@@ -61,7 +61,11 @@ def _when(promise: str, cells: list[CellResult], whose: str) -> str:
     if promise != "kept":
         return "After the last step"
     rounds = sum(len(c.updates) * len(c.seeds) for c in cells)
-    return f"At every recorded step ({rounds:,} mask updates over {whose} runs)"
+    if not any(c.unrecorded for c in cells):
+        return f"At every recorded step ({rounds:,} mask updates over {whose} runs)"
+    number = sum(c.mask_updates * len(c.seeds) for c in cells)
+    one_by_one = f" and at {rounds:,} mask updates" if rounds else ""
+    return f"At the end of every epoch{one_by_one} (of {number:,} mask updates over {whose} runs)"
 
 
 def _who(cells: list[CellResult]) -> str:

@@ -83,6 +83,7 @@ def figures(comparison: Comparison) -> list[str]:
             "Top: the share of the weights grown by one mask update that the next one did not drop. Bottom: the mask "
             "error τ², the share of the squared weights that a mask update removed. Few "
             "weights move towards the end, so both get ragged there. A fixed mask has no line."
+            + _unrecorded(comparison)
             + _limited(comparison, charts.moving(comparison), " that have grown weights to follow"),
         ),
         (
@@ -144,6 +145,14 @@ def _of_ranks(comparison: Comparison) -> str:
         "seeds at one sparsity and on one data set are less than that, so the true distance is larger rather than "
         f"smaller.{missing}"
     )
+
+
+def _unrecorded(comparison: Comparison) -> str:
+    """Says whose mask updates are too many to be recorded one by one."""
+    labels = list(dict.fromkeys(c.label for c in comparison.sparse if c.unrecorded))
+    if not labels:
+        return ""
+    return f" Nor ha{'s' if len(labels) == 1 else 've'} {listed(labels)}, where nearly every step is a mask update."
 
 
 def _limited(comparison: Comparison, shown: list[str], which: str) -> str:

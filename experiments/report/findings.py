@@ -1,6 +1,7 @@
 """What the numbers show and what they do not, in sentences that are computed from them."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -10,6 +11,10 @@ from experiments.report.document import listed, signed
 from experiments.report.names import by_family, method_label
 from experiments.report.pictures import middle_shares
 from experiments.report.statistics import LEVEL, Difference, correlation, detectable, mean, paired
+
+# Of a config: what rows that differ in the method alone have in common.
+TRAINING = ("optimizer", "steps", "epochs", "batch_size", "accumulate", "label_smoothing", "on_nonfinite")
+RECIPE = (*TRAINING, "structure", "maskable")
 
 
 def points(difference: Difference) -> str:
@@ -57,6 +62,7 @@ def does_not_show(comparison: Comparison) -> list[str]:
         f"points of a seed's accuracy. {_resolved(comparison)}"
     )
     limits += _unequal(comparison)
+    limits += _recipes(comparison)
     limits.append("One data set, one network and one training recipe: a ranking found here need not hold elsewhere.")
     if len(comparison.sparse) > 1:
         limits.append(
@@ -102,6 +108,32 @@ def _unequal(comparison: Comparison) -> list[str]:
             "cell stand at the end. One setting of each method says little of what it could reach with another."
         ]
     return [f"The methods differ in more than what they drop and grow: {'; '.join(parts)}."]
+
+
+def _recipes(comparison: Comparison) -> list[str]:
+    """The fields of the training, or of what is masked, that cells do not have in common."""
+    shared = {c.name: RECIPE if c.layers else TRAINING for c in comparison.every}  # dense masks nothing
+    every = [(c, flattened({n: c.config.get(n) for n in shared[c.name]})) for c in comparison.every]
+    names = dict.fromkeys(name for _, fields in every for name in fields)
+    parts = []
+    for name in names:
+        given: dict[str, list[str]] = {}
+        for cell, fields in every:
+            if name in fields:
+                given.setdefault(str(fields[name]), []).append(cell.label)
+        if len(given) > 1:
+            usual = max(given, key=lambda value: len(given[value]))
+            others = [f"{v} for {listed(list(dict.fromkeys(who)))}" for v, who in given.items() if v != usual]
+            parts.append(f"{name}: {listed(others)}, {usual} elsewhere")
+    return [f"Not all rows were trained alike. {'; '.join(parts)}."] if parts else []
+
+
+def flattened(config: dict[str, Any], before: str = "") -> dict[str, Any]:
+    """The fields of a config, those of a section as ``section.field``."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        found |= flattened(value, f"{before}{name}.") if isinstance(value, dict) else {f"{before}{name}": value}
+    return found
 
 
 def _against_dense(comparison: Comparison) -> list[str]:

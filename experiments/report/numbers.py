@@ -7,7 +7,7 @@ from experiments.report.cells import CellResult, Comparison
 from experiments.report.document import escaped, row, signed, table
 from experiments.report.markup import command, dot
 from experiments.report.names import method_label
-from experiments.report.statistics import deviation, mean
+from experiments.report.statistics import spread_of
 
 
 def numbers(comparison: Comparison) -> str:
@@ -17,7 +17,7 @@ def numbers(comparison: Comparison) -> str:
         "method",
         "sparsity",
         "test accuracy (%)",
-        f"minus {reference} (points)",
+        f"minus {reference} (points)" if reference else "",
         "density",
         "active weights",
         "R",
@@ -33,11 +33,11 @@ def numbers(comparison: Comparison) -> str:
             shown = f"<span{' class=clear' if gap.clear else ''}>{signed(gap.mean)}{spread}</span>"
         values = [
             cell.place,
-            f"{cell.mean:.2f} ± {cell.deviation:.2f}",
+            spread_of(cell.accuracy, 2),
             shown,
             f"{cell.density:.6f}".rstrip("0").rstrip("."),
             f"{cell.active_weights:,}",
-            f"{mean(cell.exploration):.3f} ± {deviation(cell.exploration):.3f}",
+            spread_of(cell.exploration, 3),
         ]
         if costed:
             values += (

@@ -43,7 +43,7 @@ def _lead(comparison: Comparison) -> str:
         "network": _network(largest),
         "weights": f"{largest.weights:,}",
         "training steps": _span(c.steps for c in comparison.every),
-        "mask updates": _span(len(c.updates) for c in comparison.grid if len(c.updates)),
+        "mask updates": _span(c.mask_updates for c in comparison.grid if c.mask_updates),
         "seeds": f"{n} ({_seeds(first.seeds)})" if n > 1 else "1",
         "computing time": _duration(sum(c.seconds for c in comparison.every)),
     }
@@ -65,7 +65,10 @@ def _methods(comparison: Comparison) -> str:
     """What each method does; many are folded away, a list per family."""
 
     def described(names: list[str]) -> str:
-        rows = (f"<dt>{dot(m, comparison)}{escaped(method_label(m))}</dt><dd>{escaped(_doc(m))}</dd>" for m in names)
+        rows = (
+            f"<dt>{dot(m, comparison)}{escaped(method_label(m))}</dt><dd>{escaped(_doc(m, comparison))}</dd>"
+            for m in names
+        )
         return f'<dl class="methods">{"".join(rows)}</dl>'
 
     dense = [comparison.dense.method] if comparison.dense else []
@@ -93,9 +96,12 @@ def _summary(comparison: Comparison) -> str:
     )
 
 
-def _doc(method: str) -> str:
-    documentation = inspect.getdoc(methods.CATALOGUE[method]) if method in methods.CATALOGUE else ""
-    first = (documentation or "").split("\n\n")[0].replace("\n", " ").split(": ", 1)[-1]
+def _doc(method: str, comparison: Comparison) -> str:
+    if method not in methods.CATALOGUE:
+        return next((c.variant for c in comparison.every if c.method == method), "")
+    first = (inspect.getdoc(methods.CATALOGUE[method]) or "").split("\n\n")[0].replace("\n", " ")
+    does, _, called = first.rpartition(": ")  # the name of the method comes last, where it is said
+    first = f"{does}." if does and len(called) < len(does) else first
     first = re.sub(r":\w+:`([^`]*)`|``([^`]*)``", lambda found: found[1] or found[2], first)
     return first[:1].upper() + first[1:]
 

@@ -153,6 +153,12 @@ def mean(values: np.ndarray) -> float:
     return float(np.mean(np.asarray(values, np.float64)))
 
 
+def spread_of(values: np.ndarray, digits: int) -> str:
+    """Mean and standard deviation over seeds; the mean alone of one seed, whose spread nobody knows."""
+    shown = f"{mean(values):.{digits}f}"
+    return f"{shown} ± {deviation(values):.{digits}f}" if len(values) > 1 else shown
+
+
 def deviation(values: np.ndarray) -> float:
     """The standard deviation over seeds (n - 1), 0 for one seed."""
     return float(np.std(np.asarray(values, np.float64), ddof=1)) if np.size(values) > 1 else 0.0

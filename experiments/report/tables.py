@@ -8,7 +8,7 @@ from typing import Any
 
 from experiments.report.cells import CellResult, Comparison, Cost
 from experiments.report.names import method_label
-from experiments.report.statistics import Difference, deviation, mean, paired, resolution, together
+from experiments.report.statistics import Difference, paired, resolution, spread_of, together
 
 VERSIONED = ("dstjax", "jax", "jaxlib", "optax", "numpy", "python")
 COLUMNS = (
@@ -64,13 +64,13 @@ def _mark(gap: Difference | None) -> str:
 def name_of(cell: CellResult, comparison: Comparison) -> str:
     """The method, with the coefficient where several were run."""
     swept = cell.coefficient is not None and len(comparison.sweep) > 1
-    return f"{cell.label}, c = {cell.coefficient:g}" if swept else cell.label
+    return f"{cell.label}, c = {cell.coefficient:.15g}" if swept else cell.label
 
 
 def as_text(comparison: Comparison) -> str:
     """The table for the terminal."""
-    reference = method_label(comparison.reference or "")
-    head = ["method", "sparsity", "test accuracy (%)", f"minus {reference}", "density", "R", "training", "inference"]
+    minus = f"minus {method_label(comparison.reference)}" if comparison.reference else ""
+    head = ["method", "sparsity", "test accuracy (%)", minus, "density", "R", "training", "inference"]
     lines = []
     for cell, gap in rows(comparison):
         spread = "" if gap is None else f"{gap.mean:+.2f}" + (f" ± {gap.standard_error:.2f}" if gap.n > 1 else "")
@@ -78,10 +78,10 @@ def as_text(comparison: Comparison) -> str:
             [
                 name_of(cell, comparison),
                 cell.place.replace("\u00a0", " ").replace("–", "-"),
-                f"{cell.mean:.2f} ± {cell.deviation:.2f}",
+                spread_of(cell.accuracy, 2),
                 spread + _mark(gap),
                 f"{cell.density:.5f}",
-                f"{mean(cell.exploration):.3f} ± {deviation(cell.exploration):.3f}",
+                spread_of(cell.exploration, 3),
                 "" if cell.cost is None else f"{cell.cost.training_exact:.3f}",
                 "" if cell.cost is None else f"{cell.cost.inference:.3f}",
             ]
@@ -92,10 +92,11 @@ def as_text(comparison: Comparison) -> str:
         for row in [head, *lines]
     ]
     n = len(comparison.grid[0].seeds)
+    said = f"Mean ± standard deviation over {n} seeds" if n > 1 else "One seed"
+    gaps = f"{minus}: mean ± standard error over the same seeds,\n{CLEAR};\n~ the same, yet less than "
+    gaps += f"{comparison.samples:,} test samples resolve; "
     text.append(
-        f"Mean ± standard deviation over {n} seed{'s' * (n != 1)}, after the last epoch; minus {reference}: mean "
-        f"± standard error over the same seeds,\n{CLEAR};\n~ the same, yet less than {comparison.samples:,} test "
-        "samples resolve; density: share of the weights that are "
+        f"{said}, after the last epoch; {gaps if minus else ''}density: share of the weights that are "
         "active; R: share of the weights that were ever active;\ntraining, inference: floating-point operations "
         "relative to the dense network,\nfrom the densities that the run had, training by the exact convention."
     )

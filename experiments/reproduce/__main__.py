@@ -234,10 +234,10 @@ def reproduce(table: Table, options: Options) -> bool:
     jobs = planning.plan(cells, options.workdir, seeds=seeds, proxy=options.proxy)
     failures = {} if options.finished else queue.run(jobs, failed="diverged", path=options.path)
     measured = [read(cell, job.folder) for cell, job in zip(cells, jobs, strict=True) if job.finished]
-    why = {job.folder: failures[job.title] for job in jobs if job.title in failures}
     lost = [(c, "left out by --only") for c in every if options.only not in c.title]
-    lost += [(c, _lost(why.get(job.folder))) for c, job in zip(cells, jobs, strict=True) if not job.finished]
-    found = outcome.outcome(table, measured, failures, proxy=options.proxy, command=_command(table, options), lost=lost)
+    lost += [(c, _lost(failures.get(job.folder))) for c, job in zip(cells, jobs, strict=True) if not job.finished]
+    why = {job.title: failures[job.folder] for job in jobs if job.folder in failures}
+    found = outcome.outcome(table, measured, why, proxy=options.proxy, command=_command(table, options), lost=lost)
     folder = options.workdir / table.name
     try:
         folder.mkdir(parents=True, exist_ok=True)

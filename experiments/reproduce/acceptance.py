@@ -51,6 +51,8 @@ class Acceptance:
         """What it would take where one of the two is not reached; ''."""
         if self.spread.mean <= 0:
             return "static is not worse: no number of seeds would do"
+        if min(self.spread.n, self.pair.n) < 2:
+            return "one seed has no spread: more of them"
         parts = [("static", self.spread)] if not self.accepted else []
         parts += [("DST-EE - RigL", self.pair)] if self.pair.standard_error > SHARE * self.spread.mean else []
         seeds = [
@@ -94,7 +96,8 @@ def accept(
     for cell in cells:
         number = seeds or (SEEDS_OF_PAIR if cell.method in DYNAMIC[1:] else SEEDS)
         jobs += planning.plan([cell], workdir, seeds=number, proxy=True)
-    failures |= queue.run(jobs, failed="diverged", path=path) if jobs else {}
+    diverged = queue.run(jobs, failed="diverged", path=path) if jobs else {}
+    failures |= {job.title: diverged[job.folder] for job in jobs if job.folder in diverged}
     found: dict[str, dict[str, Measured]] = {}
     for cell, job in zip(cells, jobs, strict=True):
         if job.finished:

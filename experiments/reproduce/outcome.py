@@ -15,6 +15,7 @@ from experiments.reproduce import published
 from experiments.reproduce.cells import Cell, stands_for
 from experiments.reproduce.claims import Verdict, judge
 from experiments.reproduce.coverage import unprinted
+from experiments.reproduce.grids import named
 from experiments.reproduce.papers.table import Table
 from experiments.reproduce.ranks import Ranking, rankings
 from experiments.reproduce.reading import Measured, metric_of
@@ -121,7 +122,7 @@ def orderings(found: Outcome) -> list[tuple[str, str, str]]:
         sign = -1 if metric_of(main).higher_is_better else 1
         theirs, ours = (
             " > ".join(
-                f"{_name(r)} {r[which]:.{metric_of(main).digits}f}"
+                f"{named(r)} {r[which]:.{metric_of(main).digits}f}"
                 for r in sorted(block, key=lambda r: sign * r[which])
             )
             for which in ("paper", "ours")
@@ -182,10 +183,6 @@ def with_cells(found: Outcome) -> list[tuple[Measured, Row]]:
 
 def _spread(value: float, std: float | None, digits: int) -> str:
     return f"{value:.{digits}f}" + (f" ± {std:.{digits}f}" if std else "")
-
-
-def _name(row: Row) -> str:
-    return row["method"] + (f" ({row['epochs']} epochs)" if row["epochs"] else "")
 
 
 def as_json(found: Outcome) -> str:

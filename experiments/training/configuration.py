@@ -63,7 +63,7 @@ class Plan(NamedTuple):
     mode: str  # 'vmap' or 'sequential'
     steps: int
     devices: list[jax.Device]
-    rules: dict[str, Callable[..., Any] | Path]  # the user's own, by the field that names them, and files
+    rules: dict[str, rules.Own | Path]  # the user's own, by the field that names them, and files
     changed: Callable[..., dstjax.Method]  # the method with other hyper-parameters, traced ones too
     wrap: Callable[[dstjax.Method], MakeTransformation]  # ``make_tx`` of another method
 
@@ -122,8 +122,15 @@ def plan(config: ConfigDict, defaults: ConfigDict | None = None) -> Plan:
 
 
 def identity(config: ConfigDict) -> dict[str, Any]:
-    """What makes a run this run: the config as JSON values."""
-    return json.loads(json.dumps(config.to_dict()))
+    """What makes a run this run: the config as JSON values.
+
+    Raises:
+      ValueError: a field holds something else.
+    """
+    try:
+        return json.loads(json.dumps(config.to_dict()))
+    except TypeError as error:
+        raise ValueError(f"a field of the config cannot be written down: {error}; expected JSON values.") from error
 
 
 def without_display(identity: dict[str, Any]) -> dict[str, Any]:
@@ -203,7 +210,7 @@ def _check_fields(config: ConfigDict) -> None:
 
 def _method(
     config: ConfigDict, defaults: ConfigDict, steps: int, network: tuple[nn.Module, tuple[int, ...]]
-) -> tuple[dstjax.Method, dict[str, Any], dict[str, Callable[..., Any] | Path], Callable[..., dstjax.Method]]:
+) -> tuple[dstjax.Method, dict[str, Any], dict[str, rules.Own | Path], Callable[..., dstjax.Method]]:
     accepted = rules.defaults(config.method)
     given: dict[str, Any] = {}
     for name in config:
@@ -230,7 +237,9 @@ def _method(
         n: rules.resolved(n, v, network) if n in (*rules.RULES, "structure", "maskable") else v
         for n, v in given.items()
     }
-    own: dict[str, Any] = {name: resolved[name] for name in rules.RULES if rules.is_rule(given.get(name))}
+    own: dict[str, rules.Own | Path] = {
+        name: rules.Own(resolved[name], given[name]) for name in rules.RULES if rules.is_rule(given.get(name))
+    }
     table = rules.costs_of(given.get("structure"))
     own |= {} if table is None else {inputs.TABLE: table}
     make = rules.entry(config.method)
@@ -246,7 +255,7 @@ def _method(
         raise ValueError(f"method={config.method!r} is not accepted: {error}.") from error
     if not isinstance(method, dstjax.Method):
         raise ValueError(f"method={config.method!r} returns {type(method).__name__}; expected a dstjax.Method.")
-    return method, shown, {**own, "method": make}, changed
+    return method, shown, {**own, "method": rules.Own(make, config.method)}, changed
 
 
 def _check_times(method: dstjax.Method, hyperparameters: Mapping[str, Any], steps: int) -> None:
@@ -309,7 +318,8 @@ def _seeds(value: Any) -> list[int]:
     accepted = f"expected a number of seeds from 1 to {MOST_SEEDS:,}, or different integers in [0, 2**31)"
     if isinstance(value, str):
         parts = value.split(",")
-        value = [int(part) for part in parts] if all(p.strip().isdecimal() for p in parts) else value
+        numbers = [int(part) for part in parts] if all(p.strip().isdecimal() for p in parts) else []
+        value = numbers[0] if len(numbers) == 1 else numbers or value  # 05 is a number of seeds, as 5 is
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= MOST_SEEDS:
         return list(range(value))
     seeds = list(value) if isinstance(value, list | tuple) else []

@@ -28,7 +28,7 @@ from experiments.training.learning import Watch
 from experiments.training.program import Program
 from experiments.training.recording import Metrics
 from experiments.training.run import DivergedError
-from experiments.training.steps import Lost
+from experiments.training.steps import Lost, Sums
 from experiments.training.trainer import Epoch, Trainer
 from experiments.training.workdir import Results, claim, look, usable
 
@@ -252,7 +252,7 @@ def _epochs(plan: configuration.Plan, trainer: Trainer, found: lane.Found) -> It
             number,
             first + batches,
             Epoch(
-                loss=found.sums.loss[:, number].astype(np.float64) / np.maximum(batches - lost.number, 1),
+                loss=Sums(found.sums.loss[:, number], None, lost).mean_loss(batches),
                 accuracy=found.sums.correct[:, number].astype(np.float64) / (batches * trainer.batch_size),
                 topology={n: v[:, number] for n, v in found.epochs.items()},
                 mask_updates=after,

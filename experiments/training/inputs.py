@@ -4,7 +4,7 @@ import ast
 import hashlib
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from experiments.data import Data, Stream
+from experiments.training.rules import Own
 from experiments.training.sealed import file_digest
 
 SAMPLES = 32  # of each split that are looked at of data that are read batch by batch
@@ -25,7 +26,7 @@ class ChangedError(ValueError):
     """What a run reads is not what it was."""
 
 
-def fingerprints(data: Data | Stream, seeds: list[int], rules: Mapping[str, Callable[..., Any] | Path]) -> Inputs:
+def fingerprints(data: Data | Stream, seeds: list[int], rules: Mapping[str, Own | Path]) -> Inputs:
     """Fingerprints of all that a run reads.
 
     Args:
@@ -36,7 +37,7 @@ def fingerprints(data: Data | Stream, seeds: list[int], rules: Mapping[str, Call
     return {"data": _of_data(data, seeds), **of_rules(rules)}
 
 
-def of_rules(rules: Mapping[str, Callable[..., Any] | Path]) -> Inputs:
+def of_rules(rules: Mapping[str, Own | Path]) -> Inputs:
     """Fingerprints of rules of one's own, and of files, by what they are."""
     return {name: file_digest(rule) if isinstance(rule, Path) else of_rule(rule) for name, rule in rules.items()}
 
@@ -58,41 +59,73 @@ def check(now: Inputs, then: Inputs, what: str) -> None:
         )
 
 
-def of_rule(rule: Callable[..., Any]) -> str:
-    """Of the source of a rule: its module, and modules from the same folder that this one uses.
+def of_rule(rule: Own) -> str:
+    """Of the source of a rule: the module that names it and that which defines it, and modules of their folders that
+    these import or use.
 
     Comments and layout do not count. Of a rule without Python source its name counts.
     """
-    module = inspect.getmodule(rule) or sys.modules.get(type(rule).__module__)
-    name = f"{getattr(module, '__name__', '')}:{getattr(rule, '__qualname__', type(rule).__qualname__)}"
-    found = hashlib.sha256(name.encode())
-    for path in sorted(_sources(module)):
+    function = rule.function
+    defined = inspect.getmodule(function) or sys.modules.get(type(function).__module__)
+    modules = {rule.named.partition(":")[0], "" if defined is None else defined.__name__}
+    found = hashlib.sha256(rule.named.encode())
+    for path in sorted(set().union(*map(_sources, modules))):
         found.update(ast.dump(ast.parse(path.read_bytes())).encode())
     return found.hexdigest()
 
 
-def _sources(module: ModuleType | None) -> set[Path]:
-    """The files of a module and of those that it uses, as far as they lie in its folder."""
-    first = _file(module)
-    if module is None or first is None:
+def _sources(name: str) -> set[Path]:
+    """The files of a module and of those that it uses, as far as they lie in the folder that it is imported from."""
+    modules = {path: module for module in [*sys.modules.values()] if (path := _file(module)) is not None}
+    first = _file(sys.modules.get(name))
+    if first is None:
         return set()
-    found, waiting = {first}, [module]
+    root = first.parents[name.count(".") + (first.name == "__init__.py")]
+    found: set[Path] = set()
+    waiting = [first]
     while waiting:
-        for value in list(vars(waiting.pop()).values()):
-            used = value if isinstance(value, ModuleType) else sys.modules.get(getattr(value, "__module__", None) or "")
-            path = _file(used)
-            if used and path and path not in found and path.is_relative_to(first.parent):
-                found.add(path)
-                waiting.append(used)
+        path = waiting.pop()
+        if path in found or not path.is_relative_to(root):
+            continue
+        found.add(path)
+        waiting += _imported(path, root)
+        if path in modules:  # modules that it came to without an import statement
+            values = [*vars(modules[path]).values()]
+            used = [v if isinstance(v, ModuleType) else sys.modules.get(_module_of(v)) for v in values]
+            waiting += [file for module in used if (file := _file(module)) is not None]
     return found
+
+
+def _imported(path: Path, root: Path) -> list[Path]:
+    """The files below a folder that a file imports, at its beginning or where a function runs."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        base, names = root, []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = path.parents[node.level - 1] if node.level else root
+            names = [f"{node.module}.{alias.name}" if node.module else alias.name for alias in node.names]
+        for parts in [name.split(".") for name in names]:
+            if base == root and parts[0] in NOT_OURS:
+                continue
+            places = [base.joinpath(*parts[:n]) for n in range(len(parts) + 1)]
+            found += [file for place in places[1:] if (file := place.with_name(f"{place.name}.py")).is_file()]
+            found += [file for place in places if (file := place / "__init__.py").is_file()]
+    return found
+
+
+def _module_of(value: Any) -> str:
+    name = getattr(value, "__module__", None)
+    return name if isinstance(name, str) else ""
 
 
 def _file(module: ModuleType | None) -> Path | None:
     """The source of a module that is neither installed nor of this repository."""
-    if module is None or module.__name__.split(".")[0] in NOT_OURS:
+    if not isinstance(module, ModuleType) or module.__name__.split(".")[0] in NOT_OURS:
         return None
-    path = getattr(module, "__file__", None)
-    if not path or not path.endswith(".py") or "site-packages" in Path(path).parts:
+    path = vars(module).get("__file__")  # some modules import others where they are asked for what they lack
+    if not isinstance(path, str) or not path.endswith(".py") or "site-packages" in Path(path).parts:
         return None
     return Path(path).resolve()
 

@@ -49,7 +49,8 @@ def schedule(config: ConfigDict, steps: int) -> Schedule:
             )
         for share in config.milestones:
             check_number("optimizer.milestones", share, "shares of all steps in (0, 1)", lambda v: 0 < v < 1)
-        at = {round(share * steps) - config.warmup_steps: config.factor for share in config.milestones}
+        ends = [round(share * steps) - config.warmup_steps for share in config.milestones]
+        at = {step: config.factor ** ends.count(step) for step in ends}
         after = optax.piecewise_constant_schedule(rate, at)
     if not config.warmup_steps:
         return after

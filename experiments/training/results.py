@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 import dstjax
 from experiments.data import Data
-from experiments.training import costing
+from experiments.training import costing, rules
 from experiments.training.configuration import Plan
 from experiments.training.finished import read_records
 from experiments.training.recording import Metrics, NoMetrics, to_json, write_atomically
@@ -99,7 +99,7 @@ def summarise(
     topology, (test_loss, test_accuracy), (validation_loss, validation_accuracy) = measured
     rows = table.masked or [row for row in table.leaves if len(row.shape) >= 2]
     weights = sum(row.size for row in rows)
-    active = int(topology["active"][0].sum()) if table.masked else weights
+    active = float(topology["active"].sum(axis=1).mean()) if table.masked else weights
     asked = plan.hyperparameters.get("sparsity")
     layers = [
         {
@@ -116,7 +116,7 @@ def summarise(
         "method": config.method,
         "sparsity": 1 - active / weights if asked is None else asked,
         "density": active / weights,
-        "active_weights": active,
+        "active_weights": round(active),
         "weights": weights,
         "requested_weights": sum(row.size if row.requested is None else row.requested for row in rows),
         "seeds": plan.seeds,
@@ -142,7 +142,8 @@ def summarise(
 
 def _cost(config: ConfigDict, plan: Plan, table: dstjax.Summary, records: Path) -> dict[str, float] | None:
     """What the run cost, from the densities at the end of each epoch, a mean over the seeds; None: nobody can say."""
-    made: Any = plan.rules.get("method")
+    own = plan.rules.get("method")
+    made: Any = own.function if isinstance(own, rules.Own) else None
     if made is not None and not hasattr(made, "about"):
         return None
     epochs = [r for r in read_records(records) if r["kind"] == "train"]

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import dstjax
 from dstjax.checks import suggest
@@ -18,6 +18,13 @@ from experiments.models import shapes
 
 FLOPS = "flops"
 RULES = ("distribution", "drop_schedule", "drop", "grow")  # may be module:function
+
+
+class Own(NamedTuple):
+    """What a user wrote, and the text that named it."""
+
+    function: Callable[..., Any]
+    named: str  # module:function
 
 
 def hyperparameters(methods: Iterable[str]) -> set[str]:

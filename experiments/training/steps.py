@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 import dstjax
@@ -37,6 +38,11 @@ class Sums(NamedTuple):
     loss: Any  # float32[], over the steps that are not lost
     correct: Any  # int32[]
     lost: Lost
+
+    def mean_loss(self, steps: int) -> np.ndarray:
+        """Of so many steps by those that are not lost, float64; NaN where all are."""
+        counted = steps - np.asarray(self.lost.number)
+        return np.where(counted > 0, np.asarray(self.loss, np.float64) / np.maximum(counted, 1), np.nan)
 
 
 class Source(NamedTuple):

@@ -26,7 +26,7 @@ UpdateHook = Callable[[int, int, Callable[..., Any], tuple[Any, ...]], Any]
 class Epoch(NamedTuple):
     """What happened in an epoch; arrays have a leading axis of seeds."""
 
-    loss: np.ndarray  # float64[seeds], mean over the batches
+    loss: np.ndarray  # float64[seeds], mean over the batches that are not lost; NaN: there are none
     accuracy: np.ndarray  # float64[seeds]
     topology: dict[str, np.ndarray]  # at the end, see steps.inspect
     mask_updates: list[tuple[int, dict[str, np.ndarray]]]  # step and topology after each mask update that was looked at
@@ -143,7 +143,7 @@ class Trainer:
                     return self._begun(done, begun, updates)
         total, final = self._host(self.sums), self._host([self.inspection(s) for s in self.states])
         return Epoch(
-            loss=total.loss.astype(np.float64) / np.maximum(batches - total.lost.number, 1),
+            loss=total.mean_loss(batches),
             accuracy=total.correct.astype(np.float64) / (batches * self.batch_size),
             topology=final,
             mask_updates=begun.mask_updates + self._fetched(updates),

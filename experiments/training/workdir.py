@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from experiments.alone import held
+from experiments.alone import LOCK, held
 from experiments.training import configuration, hosts, inputs, sealed
 from experiments.training.finished import UnreadableError, check_files
 from experiments.training.inputs import Inputs
@@ -44,9 +44,7 @@ def look(workdir: Path, identity: dict[str, Any], read: Inputs) -> Results | Non
         if any((workdir / name).exists() for name in ("metrics.jsonl", "summary.json", "checkpoints")):
             raise ValueError(f"workdir {workdir} holds a run without its config.json; give another directory.")
         return None
-    different = configuration.differences(identity, sealed.read(workdir / "config.json"))
-    if different:
-        raise ValueError(f"workdir {workdir} holds another run; it differs in {', '.join(different)}.")
+    _check_same(workdir, identity)
     path = workdir / "summary.json"
     if not path.exists():
         return None
@@ -59,6 +57,12 @@ def look(workdir: Path, identity: dict[str, Any], read: Inputs) -> Results | Non
     check_files(workdir, summary)
     inputs.check(read, summary["read"], f"the finished run in {workdir}")
     return summary
+
+
+def _check_same(workdir: Path, identity: dict[str, Any]) -> None:
+    different = configuration.differences(identity, sealed.read(workdir / "config.json"))
+    if different:
+        raise ValueError(f"workdir {workdir} holds another run; it differs in {', '.join(different)}.")
 
 
 def run_mark(identity: dict[str, Any]) -> str:
@@ -108,18 +112,23 @@ def claim(workdir: Path, identity: dict[str, Any]) -> contextlib.AbstractContext
     Of several processes the first one does so for all; its host alone has to see the workdir.
 
     Raises:
-      ValueError: it cannot be made or written to, or another process trains in it.
+      ValueError: it cannot be made or written to, another process trains in it, or one has trained another run since.
     """
     if not hosts.is_first():
         return contextlib.nullcontext()
-    with usable(workdir):
-        workdir.mkdir(parents=True, exist_ok=True)
-        if not (workdir / "config.json").exists():
-            sealed.write(workdir / "config.json", identity)
-        try:
-            return held(workdir / "config.json")
-        except BlockingIOError:
-            raise ValueError(f"workdir {workdir} is in use by another process.") from None
+    with contextlib.ExitStack() as stack:
+        with usable(workdir):
+            workdir.mkdir(parents=True, exist_ok=True)
+            # A file of its own: one that is replaced, as config.json is, can be held twice.
+            (workdir / LOCK).touch()
+            try:
+                stack.enter_context(held(workdir / LOCK))
+            except BlockingIOError:
+                raise ValueError(f"workdir {workdir} is in use by another process.") from None
+            if not (workdir / "config.json").exists():
+                sealed.write(workdir / "config.json", identity)
+        _check_same(workdir, identity)
+        return stack.pop_all()
 
 
 @contextlib.contextmanager

@@ -7,10 +7,12 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import dstjax
-from experiments import compare, grid
+from experiments import compare, data, grid
+from experiments.data import digits, streams
 from experiments.training import fast, run
 
 CONFIG = "experiments/configs/digits.py"
@@ -38,6 +40,24 @@ def nothing_runs(monkeypatch):
 
     monkeypatch.setattr(run, "train_and_evaluate", refuse)
     monkeypatch.setattr(fast, "train", refuse)
+
+
+def test_streamed_data_are_reported_too(tmp_path, monkeypatch):
+    x, y, *_ = digits.load()
+    rows = list(zip(x[:100], y[:100], strict=True))
+
+    def plain(row):
+        return {"x": row[0], "y": np.int32(row[1])}
+
+    parts = rows[:64], rows[64:80], rows[80:]
+    stream = streams.Stream(*parts, lambda row, _: plain(row), plain, 10, (8, 8, 1), "streamed")
+    streamed = data.Dataset({"paper": ""}, stream=lambda root, protocol: stream)
+    monkeypatch.setitem(data.DATASETS, "tiny_imagenet", streamed)
+    methods = ("--methods=rigl", "--sparsities=0.5", "--seeds=1")
+    asked = command(tmp_path, "--config.dataset=tiny_imagenet", "--config.steps=12", methods=methods)
+    assert compare.main(asked) == 0
+    assert len(read_csv(tmp_path)) == 1
+    assert "The test set has 20 examples" in (tmp_path / "report.html").read_text()
 
 
 def test_every_cell_has_its_folder_and_dense_runs_once(finished):
@@ -199,6 +219,12 @@ def test_a_cell_of_another_config_is_refused_before_anything_runs(finished, noth
         (["--methods=mine=rigl:sparsity=0.2"], "use --sparsities"),
         (["--methods=mine=rigl:grow=no_such_module:f"], "importing 'no_such_module' failed"),
         (["--methods=mine=rigl,mine=set"], "expected different names"),
+        (["--methods=rigl,RigL=rigl:drop_fraction=0.2"], "expected different names"),
+        (["--methods=a=rigl:drop_fraction=0.2,A=rigl"], "expected different names"),
+        (["--methods=report.html=asp,static"], "not results.csv or report.html"),
+        (["--methods=mine=rigl:dataset=teacher"], "compared on the same data and network"),
+        (["--methods=mine=rigl:model.sizes=(9,)"], "compared on the same data and network"),
+        (["--seeds={1,2}"], "expected a number, a text, or a list of them"),
         (
             ["--methods=rigl,rigl-0.9=dense", "--sparsities=0.9"],
             "two different cells of the grid are called 'rigl-0.9'",

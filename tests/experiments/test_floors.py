@@ -14,7 +14,8 @@ FLOORS = (
     ("data", "models"),
     ("training",),
     ("report", "queue"),
-    ("grid", "latency_table"),
+    ("variants", "latency_table"),
+    ("grid",),
     ("benchmarks", "reproduce", "compare", "compact", "latency", "train", "flops", "run_colabs"),
 )
 FILES = sorted((ROOT / "experiments").rglob("*.py"))

@@ -36,8 +36,11 @@ def test_what_is_finished_is_not_run_and_a_shared_folder_once(tmp_path, capsys):
 def test_a_cell_that_diverges_stops_none_of_the_others(tmp_path, capsys):
     ran = []
     lost = DivergedError("the loss is not finite")
-    assert run([job(tmp_path / "a", "one", ran, error=lost), job(tmp_path / "b", "two", ran)]) == {"one": str(lost)}
+    failed = run([job(tmp_path / "a", "one", ran, error=lost), job(tmp_path / "b", "two", ran)])
+    assert failed == {tmp_path / "a": str(lost)}
     assert ran == ["one", "two"]
+    same = run([job(tmp_path / "c", "one", ran, error=lost), job(tmp_path / "d", "one", ran)])
+    assert [*same] == [tmp_path / "c"]  # titles need not differ
     assert "failed: the loss is not finite" in capsys.readouterr().out
 
 

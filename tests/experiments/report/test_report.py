@@ -69,6 +69,7 @@ def make_cell(method, sparsity, accuracy, exploration=0.1, coefficient=None, see
         config={"method": method, "sparsity": sparsity, "steps": 100, "coefficient": coefficient},
         versions={"dstjax": "0.1.0", "jax": "0.10.2", "optax": "0.2.8"},
         off_count=0,
+        mask_updates=len(updates),
         updates=updates,
         layers=layers,
         first_masks=masks,

@@ -105,7 +105,52 @@ def test_a_method_with_a_pattern_is_never_at_a_sparsity_that_was_asked_for(many)
     ],
 )
 def test_what_gives_the_sparsity_where_it_is_no_hyperparameter(hyperparameters, pattern):
-    assert collect._pattern("asp", hyperparameters) == pattern
+    assert collect._pattern({"method": "asp", "hyperparameters": hyperparameters, "layers": [1]}) == pattern
+
+
+def test_every_method_of_the_catalogue_is_told_by_what_it_does():
+    comparison = compare([make_cell("rigl", 0.9, 95)])
+    told = {name: page._doc(name, comparison) for name in dstjax.methods.CATALOGUE}
+    assert [name for name, text in told.items() if len(text) < 30 or text.rstrip(".") == method_label(name)] == []
+    assert told["rigl"] == "Drops the smallest weights and grows where the gradient is largest."
+
+
+def test_mask_updates_that_were_not_recorded_one_by_one_are_counted():
+    often = dataclasses.replace(make_cell("static", 0.9, 95), name="deepr-0.9", method="deepr", mask_updates=50)
+    comparison = compare([often, make_cell("rigl", 0.9, 95)])
+    (said,) = counting.kept(comparison)
+    assert said.startswith("At the end of every epoch and at 40 mask updates (of 290 mask updates over all runs), ")
+    text = page.page(comparison)
+    assert "<dt>mask updates</dt><dd>8 to 50</dd>" in text
+    assert "Nor has DeepR, where nearly every step is a mask update." in text
+
+
+def test_rows_that_were_not_trained_alike_are_named():
+    usual, other = make_cell("rigl", 0.9, 95), make_cell("set", 0.9, 95)
+    rate = {"optimizer": {"learning_rate": 0.1}, "batch_size": 32}
+    usual = dataclasses.replace(usual, config={**usual.config, **rate})
+    other = dataclasses.replace(other, config={**other.config, **rate, "maskable": "kernel$"})
+    assert "Not all rows were trained alike. maskable: kernel$ for SET, None elsewhere." in findings.does_not_show(
+        compare([usual, other])
+    )
+    slower = dataclasses.replace(other, config={**usual.config, "optimizer": {"learning_rate": 0.01}})
+    assert "Not all rows were trained alike. optimizer.learning_rate: 0.01 for SET, 0.1 elsewhere." in (
+        findings.does_not_show(compare([usual, slower]))
+    )
+    assert not any("trained alike" in said for said in findings.does_not_show(compare([usual])))
+
+
+@pytest.mark.parametrize(("method", "pattern"), [("dense", ""), ("wide", "dense")])
+def test_a_network_without_masks_is_dense_under_any_name(method, pattern):
+    assert collect._pattern({"method": method, "hyperparameters": {"sparsity": 0.0}, "layers": []}) == pattern
+
+
+def test_a_second_dense_network_is_a_row_of_its_own():
+    dense = make_cell("dense", 0.0, 98, 1.0)
+    second = dataclasses.replace(dense, name="wide", method="wide", pattern="dense", variant="dense with x = 1.")
+    comparison = compare([dense, second, make_cell("rigl", 0.9, 95)])
+    assert "dense, 0 %" in tables.as_text(comparison)
+    assert "dense with x = 1." in page.page(comparison)
 
 
 @pytest.mark.parametrize("grid", [["ste"], ["rigl", "ste"], ["rigl", "set", "sr_ste"]], ids=len)

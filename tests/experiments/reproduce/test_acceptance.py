@@ -55,6 +55,13 @@ def test_what_it_would_take_is_said():
     assert "no number" in acceptance.judged("level", {**of, "static": cell("static", [51, 61])}).needed
 
 
+def test_one_seed_says_that_it_takes_more():
+    found = judged([50], [9], [0])
+    assert not found.accepted
+    assert found.needed == "one seed has no spread: more of them"
+    assert "more of them" in acceptance.as_text([found], {})
+
+
 def test_seeds_are_paired_by_their_number():
     of = {name: cell(name, [50, 60]) for name in ("static", "set")}
     of |= {name: cell(name, [100, 61, 53], seeds=(7, 1, 0)) for name in ("rigl", "dst_ee")}

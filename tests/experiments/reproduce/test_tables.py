@@ -145,8 +145,8 @@ def test_panels_of_a_chart_are_told_apart_by_their_data_where_networks_are_the_s
 
 
 def test_numbers_of_a_table_as_markdown():
-    def row(method, metric, values, dataset="a"):
-        cell = dict(model="", dataset=dataset, group="", sparsity=None, x=None)
+    def row(method, metric, values, dataset="a", epochs=""):
+        cell = dict(model="", dataset=dataset, group="", sparsity=None, epochs=epochs, x=None)
         return dict(cell, method=method, metric=metric, per_seed=values)
 
     table = Table("t", "T", "P", "1", lambda proxy: [], metrics=("accuracy", "training share"), reference="RigL")
@@ -160,6 +160,13 @@ def test_numbers_of_a_table_as_markdown():
     many = grids.markdown(table, [row("RigL", m, [1.0, 2.0]) for m in ("accuracy", "loss", "chance")])
     assert many.splitlines()[0] == "| a | RigL |"
     assert len(many.splitlines()) == 5
+    rows = [row("RigL", "accuracy", [50.0, 52.0], epochs="160")]
+    rows += [row("ours", "accuracy", [v, v + 2], epochs=epochs) for epochs, v in (("160", 51), ("250", 60))]
+    assert grids.markdown(table, rows).splitlines()[2:] == [
+        "| RigL | 51.00 ± 1.41 |",
+        "| ours (160 epochs) | +1.00 ± 0.00 |",
+        "| ours (250 epochs) | +10.00 ± 0.00 |",
+    ]
 
 
 @pytest.mark.parametrize("name", ["own_growth", "own_growth_settings", "own_growth_losing", "own_growth_dst_ee"])

@@ -147,7 +147,7 @@ def test_an_interrupted_cell_is_run_again_and_a_lost_one_is_a_result(tmp_path):
     with pytest.raises(DivergedError) as ordinary:
         train_and_evaluate(lost, tmp_path / "ordinary", quiet=True)
     assert str(error) == str(ordinary.value)
-    assert [p.name for p in cell.folder.iterdir()] == ["config.json"]
+    assert sorted(p.name for p in cell.folder.iterdir()) == [".lock", "config.json"]
     (again,) = train(cell)
     assert str(again) == str(error)
 

@@ -11,6 +11,8 @@ from experiments.data import Stream
 from experiments.training import inputs, rules
 
 RULE = "import helper_of_rule\n\n\ndef grow(leaf):\n    return helper_of_rule.SCALE * leaf.gradient\n"
+PARTIAL = "import functools\n\n\ndef _s(leaf, p):\n    return leaf.gradient**p\n\n\ngrow = functools.partial(_s, p=2)\n"
+MODULES = ("rule_of_test", "helper_of_rule")
 
 
 @pytest.fixture
@@ -18,17 +20,21 @@ def rule(tmp_path, monkeypatch):
     """Writes a rule and the module that it uses; returns the fingerprint."""
     monkeypatch.chdir(tmp_path)
 
-    def write(text=RULE, helper="SCALE = 2.0\n"):
-        (tmp_path / "rule_of_test.py").write_text(text)
-        (tmp_path / "helper_of_rule.py").write_text(helper)
-        for name in ("rule_of_test", "helper_of_rule"):
-            sys.modules.pop(name, None)
+    def forget():
+        for name in [n for n in sys.modules if n.partition(".")[0] in (*MODULES, "package_of_rule")]:
+            del sys.modules[name]
+
+    def write(text=RULE, helper="SCALE = 2.0\n", named="rule_of_test:grow", files=MODULES):
+        for name, content in zip(files, (text, helper), strict=True):
+            path = tmp_path / f"{name}.py"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(content)
+        forget()
         monkeypatch.setattr(sys, "dont_write_bytecode", True)
-        return inputs.of_rule(rules.rule("grow", "rule_of_test:grow"))
+        return inputs.of_rule(rules.Own(rules.rule("grow", named), named))
 
     yield write
-    for name in ("rule_of_test", "helper_of_rule"):
-        sys.modules.pop(name, None)
+    forget()
 
 
 def test_the_code_of_a_rule_counts_and_its_comments_do_not(rule):
@@ -37,12 +43,39 @@ def test_the_code_of_a_rule_counts_and_its_comments_do_not(rule):
     assert rule(RULE.replace("leaf.gradient", "-leaf.gradient")) != first
 
 
-def test_modules_beside_a_rule_count_too(rule):
-    assert rule(helper="SCALE = 3.0\n") != rule()
+def test_the_module_of_a_rule_counts_where_another_made_the_rule(rule):
+    """A partial is an object of functools, and says nothing of where it was made."""
+    assert rule(PARTIAL.replace("p=2", "p=3")) != rule(PARTIAL)
+
+
+@pytest.mark.parametrize(
+    "used",
+    [
+        "import helper_of_rule\n\n\ndef grow(leaf):\n    return helper_of_rule.SCALE * leaf.gradient\n",
+        "from helper_of_rule import SCALE\n\n\ndef grow(leaf):\n    return SCALE * leaf.gradient\n",
+        "from helper_of_rule import *\n\n\ndef grow(leaf):\n    return SCALE * leaf.gradient\n",
+        "def grow(leaf):\n    import helper_of_rule\n\n    return helper_of_rule.SCALE * leaf.gradient\n",
+        "import importlib\n\nused = importlib.import_module('helper_of_rule')\n\n\ndef grow(_):\n    return used.SCALE\n",
+    ],
+)
+def test_modules_beside_a_rule_count_too(rule, used):
+    assert rule(used, helper="SCALE = 3.0\n") != rule(used)
+
+
+@pytest.mark.parametrize("used", ["from .helper import SCALE", "from . import helper", "import package_of_rule.helper"])
+def test_modules_of_its_package_count(rule, used):
+    text = f"{used}\n\n\ndef grow(leaf):\n    return leaf.gradient\n"
+    files = ("package_of_rule/rule", "package_of_rule/helper")
+
+    def written(helper):
+        return rule(text, helper, "package_of_rule.rule:grow", files)
+
+    assert written("SCALE = 3.0\n") != written("SCALE = 2.0\n")
 
 
 def test_a_rule_without_source_has_its_name():
-    assert inputs.of_rule(max) == inputs.of_rule(max) != inputs.of_rule(min)
+    first, again, other = (inputs.of_rule(rules.Own(f, f"builtins:{f.__name__}")) for f in (max, max, min))
+    assert first == again != other
 
 
 @pytest.mark.parametrize("change", ["label", "pixel", "split"])

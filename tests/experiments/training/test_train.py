@@ -70,6 +70,7 @@ def follow(method, small, tmp_path):
     asked = sum(layer["requested"] for layer in summary["layers"])
     active = sum(layer["active"][0] for layer in summary["layers"])
     assert summary["active_weights"] == (active or 64 * 16 + 16 * 10)
+    assert summary["density"] == summary["active_weights"] / summary["weights"]
     if counts in ("kept", "reached"):
         assert all(layer["active"] == [layer["requested"]] for layer in summary["layers"])
     if counts == "total":
@@ -260,6 +261,9 @@ def test_steps_that_are_not_finite_are_left_out_where_that_is_asked_for(tmp_path
     assert train.main([*arguments, "--config.on_nonfinite=skip"]) == 0
     assert re.search(r"skipped steps whose gradient is not finite \(seed 0: \d+ steps", capsys.readouterr().err)
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    losses = [record["loss"] for record in records if record["kind"] == "train"]
+    assert losses[0][0] > 0
+    assert losses[-1] == [None]  # the mean of no step
     assert all(record["strays"] == 0 for record in records if "strays" in record)
 
 

@@ -1,5 +1,8 @@
 """The folder of a run: finished ones, those of other runs, and such as cannot be used."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from experiments.training import configuration, workdir
@@ -46,6 +49,36 @@ def test_what_could_not_be_read_is_named(inside, said, tmp_path):
     place = tmp_path / "run" / "file" if inside else tmp_path / "data"
     with pytest.raises(ValueError, match=said), workdir.usable(tmp_path / "run"):
         raise PermissionError(13, "Permission denied", str(place))
+
+
+def test_of_two_that_begin_at_once_one_has_the_workdir(tmp_path):
+    """As many beginnings as it takes to meet: the first one's files are not there when the second one looks."""
+    barrier = threading.Barrier(2)
+
+    def begin(i):
+        barrier.wait(60)
+        try:
+            with claim(tmp_path / str(i), {"a": 1}):
+                barrier.wait(60)
+                return "held"
+        except ValueError as error:
+            barrier.wait(60)
+            return str(error)
+
+    with ThreadPoolExecutor(2) as both:  # a lock is that of an open file, whoever opened it
+        for i in range(50):
+            said = sorted(both.map(begin, (i, i)), key=lambda x: x != "held")
+            assert said[0] == "held"
+            assert "in use by another process" in said[1]
+
+
+def test_a_workdir_that_became_another_runs_meanwhile_is_refused(tmp_path):
+    with claim(tmp_path, {"a": 1}):
+        pass
+    with pytest.raises(ValueError, match=r"holds another run; it differs in a \(1 there, 2 now\)"):
+        claim(tmp_path, {"a": 2})
+    with claim(tmp_path, {"a": 1}):  # what was refused is not held
+        pass
 
 
 def test_two_processes_never_train_in_one_workdir(small, tmp_path):
