@@ -15,7 +15,7 @@ from typing import Any
 
 from dstjax import costs, distributions
 from experiments import command_line, models
-from experiments.models import shapes
+from experiments.latency_table import on_examples
 from experiments.models.shapes import Network
 
 RIGL_UPDATE_PERIOD = 100  # on ImageNet, the default of its authors
@@ -30,7 +30,7 @@ def network(
       ValueError: a name, number or shape that is not accepted.
     """
     model = models.make(name, classes=classes, sizes=sizes)
-    return shapes.network(model, models.MODELS[name].shape if shape is None else shape)
+    return on_examples(name, model, models.MODELS[name].shape if shape is None else shape)
 
 
 def with_bias_and_relu(net: Network, densities: Mapping[str, float]) -> tuple[float, float]:

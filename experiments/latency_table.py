@@ -3,11 +3,12 @@
     python -m experiments.latency_table --model resnet50 --out table.json [--batch-size 256] [--dtype bfloat16]
 
 On the machine at hand, which need not be the one that trains, each layer compiled by itself; then fitted to the whole
-network with all, 40 and 10 % of its weights. A structure takes it:
+network with all, 40 and 10 % of its weights, or as few as it can have. A structure takes it:
 ``--config.structure="channels(budget=0.55, costs='table.json')"``. No data are needed.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from experiments.models import shapes
 
 _ROUNDS, _SECONDS = 100, 0.001  # short ones, so that other programs leave some of them alone
 _SHARES = (1.0, 0.4, 0.1)  # of the weights, at which the whole network is measured
+MOST = 2**31 - 1  # entries of an array, as int32 counts them
 
 
 def fastest(calls: Sequence[Callable[[], Any]]) -> list[float]:
@@ -42,6 +44,33 @@ def compared(model: Any, params: Any, model_state: Any, masks: Any, x: jax.Array
     return before, after, program.flops.count(smaller, fewer, x).dense() / 2
 
 
+def on_examples(name: str, model: Any, shape: tuple[int, ...], batch_size: int = 1) -> shapes.Network:
+    """A network by its shapes alone, for examples of a shape.
+
+    Args:
+      name: of the network.
+      model: what ``models.make`` returns for it.
+      shape: of one example.
+      batch_size: examples at once.
+
+    Raises:
+      ValueError: more entries than an array can hold, or a shape that the network does not take.
+    """
+    given, usual = (",".join(map(str, s)) for s in (shape, models.MODELS[name].shape))
+    if math.prod(shape) * batch_size > MOST:
+        of = f" with batch-size={batch_size}" if batch_size > 1 else ""
+        raise ValueError(f"shape={given}{of} is not accepted; expected at most {MOST:,} entries, such as {usual}.")
+    try:
+        return shapes.network(model, shape)
+    except ValueError as error:
+        if len(shape) == len(models.MODELS[name].shape):
+            raise
+        raise ValueError(
+            f"shape={given} is not accepted; model {name!r} expects {len(models.MODELS[name].shape)} numbers, such as "
+            f"{usual}."
+        ) from error
+
+
 def measured(model: Any, params: Any, model_state: Any, x: jax.Array, whole: Sequence[str] = ()) -> latency.Table:
     """The table of a network for a batch, fitted to the whole of it; ``whole``: as in ``structures.channels``."""
     found = shapes.channels_of(model, x.shape[1:])
@@ -50,7 +79,9 @@ def measured(model: Any, params: Any, model_state: Any, x: jax.Array, whole: Seq
         return model.apply({"params": params, **model_state}, x, train=False)
 
     table, known = latency.measure(forward, params, x, whole=whole), []
-    for share in _SHARES:
+    smallest = structures.channels(found, whole=whole).work
+    least = float(smallest.total(np.ones(len(smallest.full), np.int32))) / smallest.dense  # one channel of each pool
+    for share in dict.fromkeys(max(share, least) for share in _SHARES):
         structure = structures.channels(found, budget=share, whole=whole)
         method = methods.static(sparsity=1 - share, distribution="uniform", structure=structure)
         masks = dstjax.get_masks(dstjax.sparsify(optax.sgd(0.1), method).init(params))
@@ -77,14 +108,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         model = models.make(options.model, classes=options.classes, sizes=sizes, dtype=options.dtype)
         if not options.out.absolute().parent.is_dir() or options.out.is_dir():
             raise ValueError(f"out={options.out} is not accepted; expected a file in a directory that is there.")
-        x = _images((options.batch_size, *(shape or models.MODELS[options.model].shape)))
+        shape = shape or models.MODELS[options.model].shape
+        number = on_examples(options.model, model, shape, options.batch_size).parameters
+        if number > MOST:
+            raise ValueError(f"the network has {number:,} parameters; expected at most {MOST:,}: give smaller sizes.")
+        x = _images((options.batch_size, *shape))
         variables = dict(jax.jit(functools.partial(model.init, train=False))(jax.random.key(0), x[:1]))
         table = measured(model, variables.pop("params"), variables, x, options.whole)
         table.save(options.out)
     except (ValueError, OSError) as error:
         return command_line.failed(error, 2)
-    milliseconds, number = 1000 * table.dense, len(table.work.layers)
-    print(f"{options.out}: {number} layers; {milliseconds:.3g} ms a batch of {options.batch_size} dense")
+    milliseconds, layers = 1000 * table.dense, len(table.work.layers)
+    print(f"{options.out}: {layers} layers; {milliseconds:.3g} ms a batch of {options.batch_size} dense")
     return 0
 
 

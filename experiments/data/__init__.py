@@ -45,6 +45,7 @@ class Dataset:
     protocols: Mapping[str, str]  # what each one is, the default first
     load: Callable[..., Data] | None = None  # of root, protocol and perhaps samples
     stream: Callable[..., Stream] | None = None
+    task: str = "classification"  # 'detection': batches have boxes and labels, and no y
 
 
 _OWN = {"paper": "one permutation of a seed, cut in three"}
@@ -64,7 +65,7 @@ DATASETS: dict[str, Dataset] = {
     "higgs_uci": Dataset(higgs.PROTOCOLS, higgs.load_uci),
     "imagenet": Dataset(imagenet.PROTOCOLS, stream=imagenet.stream),
     "tiny_imagenet": Dataset(tiny_imagenet.PROTOCOLS, stream=tiny_imagenet.stream),
-    "voc": Dataset(voc.PROTOCOLS, stream=voc.stream),
+    "voc": Dataset(voc.PROTOCOLS, stream=voc.stream, task="detection"),
     "ia_email": Dataset(links.PROTOCOLS, functools.partial(links.load, "ia_email")),
     "wiki_talk": Dataset(links.PROTOCOLS, functools.partial(links.load, "wiki_talk")),
 }

@@ -10,6 +10,7 @@ environment's DSTJAX_DATA, else ~/dstjax_data.
 Exit status: 0; 1 where the data set is not there in the end; 2 for wrong arguments.
 """
 
+import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,15 +44,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _list(root: Path) -> None:
     for name, dataset in data.DATASETS.items():
         source = downloads.SOURCES[name]
-        state = "always there" if not source.accepted else "there" if is_there(name, root) else "not there"
+        always = not (source.accepted or source.package)
+        state = "always there" if always else "there" if is_there(name, root) else "not there"
         print(f"{name:16} {state:13} {source.title}")
         for protocol, meaning in dataset.protocols.items():
             print(f"{'':16} {protocol}: {meaning}")
 
 
 def is_there(name: str, root: Path) -> bool:
-    """Whether a data set has one of its files or folders, without reading it."""
-    places = [place.split()[0].removesuffix("/VERSION") for place in downloads.SOURCES[name].accepted]
+    """Whether a data set has one of its files or folders, or its package, without reading it."""
+    source = downloads.SOURCES[name]
+    if source.package:
+        return importlib.util.find_spec(source.package) is not None
+    places = [place.split()[0].removesuffix("/VERSION") for place in source.accepted]
     patterns = [place.replace("NAME", "*").replace("/WNID/*.JPEG", "") for place in places]
     return any(any(root.glob(pattern)) for pattern in patterns)
 

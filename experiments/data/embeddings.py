@@ -22,6 +22,8 @@ from experiments.data.edges import Edges
 DIMENSIONS, WALKS, LENGTH, WINDOW, NEGATIVES, RATE = 8, 10, 5, 10, 5, 0.025
 BATCH, GROUP = 4096, 64  # pairs in a step, steps in a call
 NOISE_POWER = 0.75  # of the counts that negatives are drawn by
+TOLERANCE = 1e-4  # of singular values
+VERSION = 1  # raised when an algorithm changes otherwise than by a constant
 
 
 class Tables(NamedTuple):
@@ -123,7 +125,7 @@ def spectral(edges: Edges, seed: int, *, dimensions: int = DIMENSIONS) -> np.nda
     root = 1 / np.sqrt(np.maximum(adjacency.sum(axis=1), 1))
     scaled = scipy.sparse.diags_array(root) @ adjacency @ scipy.sparse.diags_array(root)
     start = np.random.default_rng((10, seed)).standard_normal(n)
-    vectors, values, _ = scipy.sparse.linalg.svds(scaled, k=dimensions, v0=start, tol=1e-4)
+    vectors, values, _ = scipy.sparse.linalg.svds(scaled, k=dimensions, v0=start, tol=TOLERANCE)
     vectors = vectors[:, ::-1] * np.sqrt(n) * values[::-1]
     # The sign of a singular vector is arbitrary: its largest entry is made positive.
     signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(dimensions)])
@@ -131,6 +133,11 @@ def spectral(edges: Edges, seed: int, *, dimensions: int = DIMENSIONS) -> np.nda
 
 
 EMBEDDINGS = {"walks": walks, "spectral": spectral}
+
+
+def constants() -> dict[str, float]:
+    """The numbers that embeddings depend on beside edges and seed, by name."""
+    return {name: value for name, value in globals().items() if name.isupper() and isinstance(value, int | float)}
 
 
 def _noise_table(edges: Edges) -> np.ndarray:

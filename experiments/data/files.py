@@ -1,17 +1,22 @@
 """Where the files of data sets lie, and what is said about those that are missing or damaged."""
 
 import contextlib
+import errno
 import gzip
 import lzma
 import os
 import tarfile
+import uuid
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 ENVIRONMENT = "DSTJAX_DATA"
-DAMAGE = (EOFError, gzip.BadGzipFile, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (
+    *(EOFError, UnicodeDecodeError, gzip.BadGzipFile, lzma.LZMAError),
+    *(tarfile.TarError, zipfile.BadZipFile, zlib.error),
+)
 
 
 def directory(root: str | os.PathLike[str] | None) -> Path:
@@ -32,13 +37,32 @@ def missing(name: str, root: Path, accepted: Sequence[str]) -> ValueError:
     )
 
 
-def damaged(path: Path, found: object, expected: str) -> ValueError:
+def damaged(path: Path | str, found: object, expected: str) -> ValueError:
     """What to say about a file that is not what it should be."""
     return ValueError(f"file {str(path)!r} is damaged or another one: {found}; expected {expected}. Get it again.")
 
 
+def unreadable(path: Path | str, error: Exception, expected: str) -> ValueError:
+    """What to say about a file that cannot be read: the system's own reason where it has one, else damage."""
+    if not of_system(error):
+        return damaged(path, f"{type(error).__name__}: {error}", expected)
+    return ValueError(f"{str(path)!r} cannot be read: {reason(error)}; expected {expected} that this user may read.")
+
+
+def of_system(error: Exception) -> bool:
+    """Whether the operating system refused, rather than the content of a file."""
+    # A damaged zip file asks for places before its beginning: EINVAL.
+    return isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
+
+
+def reason(error: Exception) -> str:
+    """Kind and words of an error on one line, without the path that an OSError ends in."""
+    said = error.strerror if isinstance(error, OSError) and error.strerror else error
+    return f"{type(error).__name__}: {' '.join(str(said).split())}"
+
+
 @contextlib.contextmanager
-def reading(path: Path, expected: str) -> Iterator[None]:
+def reading(path: Path | str, expected: str) -> Iterator[None]:
     """Turns what the standard library raises about a file into a ValueError that names the file."""
     try:
         yield
@@ -50,7 +74,36 @@ def reading(path: Path, expected: str) -> Iterator[None]:
             "a password and with deflate."
         ) from error
     except (OSError, *DAMAGE) as error:
-        raise damaged(path, f"{type(error).__name__}: {error}", expected) from error
+        raise unreadable(path, error, expected) from error
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns a refusal of the operating system to write a file or folder into a ValueError that names it."""
+    try:
+        yield
+    except OSError as error:
+        if not of_system(error):
+            raise
+        raise ValueError(
+            f"{str(error.filename or path)!r} cannot be written: {reason(error)}; expected a place with room that this "
+            "user may write to."
+        ) from error
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A file to be written, which takes the place of ``path`` in the end; after an error nothing is left of it.
+
+    Its name is of this call alone, so that two processes do not write into one.
+    """
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
 
 
 def check_counts(whats: Sequence[str], found: Sequence[int], expected: Sequence[int], where: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from experiments.data import pictures
+from experiments.data import files, pictures
 
 SUFFIXES = (".jpeg", ".jpg", ".png")
 
@@ -44,37 +44,43 @@ def names(folder: Path) -> list[str]:
     """The pictures of a folder, by name.
 
     Raises:
-      ValueError: the folder is missing.
+      ValueError: the folder is missing or cannot be read.
     """
-    try:
-        return sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(SUFFIXES))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ValueError(f"folder {str(folder)!r} is not there; expected pictures in it.") from error
+    return sorted(entry.name for entry in _entries(folder, "pictures") if entry.name.lower().endswith(SUFFIXES))
 
 
-def by_class(folder: Path, classes: int, inner: str = "", shape: tuple[int, int] | None = None) -> Pictures:
-    """The pictures of a folder with a folder of each class; the labels follow the names of the classes.
+def classes(folder: Path, number: int) -> list[str]:
+    """The classes that a folder has a folder of each of, in the order of their labels.
+
+    Raises:
+      ValueError: the folder is missing, cannot be read, or has another number of classes.
+    """
+    found = _folders(folder)
+    if len(found) != number:
+        raise ValueError(f"folder {str(folder)!r} has {len(found)} classes; expected a folder of each of {number}.")
+    return found
+
+
+def of_classes(folder: Path, classes: Sequence[str], inner: str = "", shape: tuple[int, int] | None = None) -> Pictures:
+    """The pictures of a folder with a folder of each class.
 
     Args:
       folder: that holds the folders of the classes.
-      classes: that there must be.
+      classes: their names in the order of the labels, the same for every split.
       inner: a folder within that of a class which holds the pictures.
       shape: see :class:`Pictures`.
 
     Raises:
-      ValueError: a missing folder, another number of classes, or a class without pictures.
+      ValueError: a missing folder, folders of other classes, or a class without pictures.
     """
-    try:
-        found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ValueError(f"folder {str(folder)!r} is not there; expected a folder of each class in it.") from error
-    if len(found) != classes:
-        raise ValueError(f"folder {str(folder)!r} has {len(found)} classes; expected a folder of each of {classes}.")
-    return of_classes(folder, found, inner, shape)
-
-
-def of_classes(folder: Path, classes: Sequence[str], inner: str = "", shape: tuple[int, int] | None = None) -> Pictures:
-    """The pictures of classes in the order of their labels; see :func:`by_class`."""
+    there = {*_folders(folder)}
+    different = sorted(there ^ {*classes})
+    if different:
+        has = "a" if different[0] in there else "no"
+        raise ValueError(
+            f"folder {str(folder)!r} has {has} folder {different[0]!r}; expected one of each of the {len(classes)} "
+            f"classes, such as {classes[0]!r}, and no other. Sort the pictures into those."
+        )
     paths, labels = [], []
     for label, name in enumerate(classes):
         inside = folder / name / inner
@@ -84,3 +90,17 @@ def of_classes(folder: Path, classes: Sequence[str], inner: str = "", shape: tup
         paths += [os.path.join(inside, file) for file in here]
         labels += [label] * len(here)
     return Pictures(paths, np.array(labels, np.int32), shape)
+
+
+def _folders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in _entries(folder, "a folder of each class") if entry.is_dir())
+
+
+def _entries(folder: Path, expected: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ValueError(f"folder {str(folder)!r} is not there; expected {expected} in it.") from error
+    except OSError as error:
+        raise files.unreadable(folder, error, f"a folder with {expected}") from error

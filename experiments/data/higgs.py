@@ -6,6 +6,8 @@ al., 2022). OpenML serves it as ARFF and as parquet, and mirrors as CSV; each is
 continuous, so that OpenML's 24 are most likely the others (inferred, not checked against the file).
 """
 
+import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,11 @@ FOLDER = "openml-44129"
 SUFFIXES = (".parquet", ".pq", ".arff", ".arff.gz", ".csv", ".csv.gz")
 ACCEPTED = tuple(f"{FOLDER}/NAME{suffix}" for suffix in SUFFIXES)
 UCI_ACCEPTED = ("higgs/VERSION (TFDS, array_record)",)
+MISSING = {*pyarrow.csv.ConvertOptions().null_values, "?"}  # what CSV and ARFF write where there is no value
+# An ARFF name ends at a blank or at the brace of its values, or stands in quotes, with a backslash before inner ones.
+ATTRIBUTE = re.compile(
+    r"""@attribute\s+(?:'((?:\\.|[^'\\])+)'|"((?:\\.|[^"\\])+)"|([^\s{'"][^\s{]*)(?![^\s{]))\s*\S""", re.IGNORECASE
+)
 TAGS = tuple(f"jet_{i}_b-tag" for i in range(1, 5))
 PROTOCOLS = {"paper": "70 / 15 / 15 %, stratified, seed 42 whatever the run's seed; no scaling"}
 
@@ -74,12 +81,15 @@ def load_uci(root: Path, protocol: str, samples: int = ROWS) -> Data:
     order = np.random.default_rng(0).permutation(len(examples))
     for i in range(0, len(order), prepared.CHUNK):
         for example in prepared.read(examples, order[i : i + prepared.CHUNK].tolist(), folder):
+            if example["class_label"] not in (0, 1):
+                raise files.damaged(folder, f"an example of class {example['class_label']}", "classes 0 and 1")
             label = int(example["class_label"])
-            if label in (0, 1) and count[label] < each:
+            if count[label] < each:
                 row = sum(count)
                 x[row], y[row] = [example[name] for name in columns], label
                 count[label] += 1
         if sum(count) == 2 * each:
+            _check_finite(x, columns, folder)
             return _data(x, y, f"Higgs (UCI, {folder}, b-tags left out)")
     raise ValueError(f"{str(folder)!r} has {count} rows of the classes 0 and 1; expected at least {each:,} of each.")
 
@@ -110,15 +120,40 @@ def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
             x[:, i] = table[name].cast(pa.float64()).to_numpy()
         except pa.ArrowException as error:
             raise files.damaged(path, f"column {name!r}: {error}", "numbers") from error
+    _check_finite(x, others, path)
+    return x, _classes(table[target].to_pylist(), target, path)
+
+
+def _check_finite(x: np.ndarray, columns: list[str], path: Path) -> None:
+    """Refuses what is missing, which reads as NaN, or infinite."""
     bad = np.argwhere(~np.isfinite(x))
     if bad.size:
         row, column = bad[0]
-        raise files.damaged(path, f"row {row} of column {others[column]!r} is {x[row, column]}", "finite numbers")
-    values = sorted({str(v) for v in table[target].unique().to_pylist()})
-    if len(values) != 2:
-        raise ValueError(f"{str(path)!r}: column {target!r} has the values {values}; expected two classes.")
-    text = np.array([str(v) for v in table[target].to_pylist()])
-    return x, (text == values[1]).astype(np.int32)
+        raise files.damaged(path, f"row {row} of column {columns[column]!r} is {x[row, column]}", "finite numbers")
+
+
+def _classes(values: list[Any], target: str, path: Path) -> np.ndarray:
+    """The classes of the two values of a target, in alphabetical order; int32[n]."""
+    absent = {value for value in {*values} if _is_missing(value)}
+    if absent:
+        row = next(i for i, value in enumerate(values) if value in absent)
+        raise files.damaged(path, f"row {row} of column {target!r} is {values[row]}", "a class in every row")
+    text = np.array([str(value) for value in values])
+    classes = np.unique(text).tolist()
+    if len(classes) != 2:
+        raise ValueError(f"{str(path)!r}: column {target!r} has the values {classes}; expected two classes.")
+    return (text == classes[1]).astype(np.int32)
+
+
+def _is_missing(value: Any) -> bool:
+    """Whether a value of the target is none, or no finite number."""
+    text = str(value).strip()
+    if value is None or text in MISSING:
+        return True
+    try:
+        return not math.isfinite(float(text))
+    except ValueError:  # a class with a name
+        return False
 
 
 def _table(path: Path) -> Any:
@@ -145,11 +180,9 @@ def _arff_header(data: bytes, path: Path) -> tuple[list[str], int]:
     while start < len(data):
         stop = data.find(b"\n", start) + 1 or len(data)
         line, start = data[start:stop].decode("utf-8", "replace").strip(), stop
-        keyword = line.partition(" ")[0].lower()
-        if keyword == "@attribute":
-            rest = line[len(keyword) :].strip()
-            quote = rest[:1] if rest[:1] in "'\"" else ""
-            names.append(rest[1:].partition(quote)[0] if quote else rest.split()[0])
+        keyword, attribute = next(iter(line.lower().split()), ""), ATTRIBUTE.match(line)
+        if attribute:
+            names.append(re.sub(r"\\(.)", r"\1", next(filter(None, attribute.groups()))))
         elif keyword == "@data":
             return names, start
         elif line and not line.startswith("%") and keyword != "@relation":

@@ -41,7 +41,8 @@ def stream(root: Path, protocol: str, samples: tuple[int, int] = SAMPLES) -> Str
         prepared.check_classes(train, CLASSES, folder)
     elif (root / "imagenet").is_dir():
         folder = root / "imagenet"
-        train, validation = (folders.by_class(folder / part, CLASSES) for part in ("train", "val"))
+        wnids = folders.classes(folder / "train", CLASSES)
+        train, validation = (folders.of_classes(folder / part, wnids) for part in ("train", "val"))
     else:
         raise files.missing("imagenet", root, ACCEPTED)
     files.check_counts(("training pictures", "validation pictures"), (len(train), len(validation)), samples, folder)

@@ -5,7 +5,9 @@ Reference: DST-EE, Tables 3 and 4 (ia-email, wiki-talk), for the task; see :mod:
 the paper leaves open.
 """
 
-import zlib
+import hashlib
+import io
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ STEMS = {"ia_email": "ia-enron-email-dynamic", "wiki_talk": "wiki-talk-temporal"
 SIZES = {"ia_email": (87_273, 1_148_072), "wiki_talk": (1_140_149, 7_833_140)}
 ENDINGS = (*(f"{suffix}{gz}" for suffix in edge_lists.SUFFIXES for gz in ("", ".gz")), ".zip")
 PROTOCOLS = graphs.PROTOCOLS
+_log = logging.getLogger(__name__)
 
 
 def accepted(name: str) -> tuple[str, ...]:
@@ -76,7 +79,7 @@ def of_edges(edges: Edges, title: str, protocol: str, embedding: str, keep: Path
     check_choice("embedding", embedding, embeddings.EMBEDDINGS)
     m = len(edges.source)
     test = graphs.split(edges, 0, protocol).test
-    nodes = _features(edges, test, embedding, keep)
+    nodes = _features(edges, test, protocol, embedding, keep)
     pairs = np.concatenate([np.stack([edges.source, edges.target], axis=1), graphs.negatives(edges, 0)])
     x = nodes[pairs].reshape(2 * m, -1)
     mean = np.zeros(x.shape[1:], np.float32)
@@ -100,21 +103,47 @@ def of_edges(edges: Edges, title: str, protocol: str, embedding: str, keep: Path
     )
 
 
-def _features(edges: Edges, test: np.ndarray, embedding: str, keep: Path | None) -> np.ndarray:
-    """The embeddings by the edges other than the test edges."""
+def _features(edges: Edges, test: np.ndarray, protocol: str, embedding: str, keep: Path | None) -> np.ndarray:
+    """The embeddings by the edges other than the test edges, float32[nodes, dimensions]."""
     seen = np.ones(len(edges.source), bool)
     seen[test] = False
     older = Edges(edges.source[seen], edges.target[seen], None if edges.time is None else edges.time[seen], edges.nodes)
     if keep is None:
         return embeddings.EMBEDDINGS[embedding](older, 0)
-    mark = zlib.crc32(older.target.tobytes(), zlib.crc32(older.source.tobytes()))
-    path = keep / f"{embedding}-{edges.nodes}-{mark:08x}.npy"
+    path = keep / f"{embedding}-{edges.nodes}-{_mark(older, protocol, embedding)[:16]}.npy"
     if path.is_file():
-        with files.reading(path, "embeddings, which are made anew once the file is removed"):
-            return np.load(path)
+        kept = _kept(path, (edges.nodes, embeddings.DIMENSIONS))
+        if kept is not None:
+            return kept
+        _log.warning("%s is damaged or was changed; its embeddings are made anew.", path)
     made = embeddings.EMBEDDINGS[embedding](older, 0)
-    keep.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial.npy")
-    np.save(partial, made)
-    partial.rename(path)
+    content = io.BytesIO()
+    np.save(content, made)
+    with files.writing(path):
+        keep.mkdir(parents=True, exist_ok=True)
+        with files.replacing(path) as partial:
+            partial.write_bytes(content.getvalue() + hashlib.sha256(content.getvalue()).digest())
     return made
+
+
+def _mark(edges: Edges, protocol: str, embedding: str) -> str:
+    """A SHA-256 of all that embeddings depend on."""
+    settings = {"embedding": embedding, "protocol": protocol, "nodes": edges.nodes, **embeddings.constants()}
+    found = hashlib.sha256(repr(sorted(settings.items())).encode())
+    for array in (edges.source, edges.target, edges.time):
+        found.update(b"none" if array is None else hashlib.sha256(array.tobytes()).digest())
+    return found.hexdigest()
+
+
+def _kept(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """The embeddings of a file; None where they are not as they were written, or of another shape.
+
+    The file is NumPy's, shape and all, with the SHA-256 of that behind it.
+    """
+    with files.reading(path, "embeddings, which are made anew once the file is removed"):
+        content = path.read_bytes()
+    size = hashlib.sha256().digest_size
+    if hashlib.sha256(content[:-size]).digest() != content[-size:]:
+        return None
+    found = np.load(io.BytesIO(content))
+    return found if found.shape == shape else None

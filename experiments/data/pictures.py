@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
+
+from experiments.data import files
 
 # Of ImageNet's channels, as torchvision and the code of the papers have them.
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
@@ -16,15 +18,15 @@ def read(path: Path, shape: tuple[int, int] | None = None) -> np.ndarray:
     """A picture as RGB, uint8[rows, columns, 3]; grey ones get three equal channels.
 
     Raises:
-      ValueError: it is missing, cannot be decoded, or has not the ``shape`` (rows, columns).
+      ValueError: it is missing, cannot be read or decoded, or has not the ``shape`` (rows, columns).
     """
+    with files.reading(path, "a picture"):
+        content = path.read_bytes()
     try:
-        with Image.open(io.BytesIO(path.read_bytes())) as picture:
+        with Image.open(io.BytesIO(content)) as picture:
             pixels = np.asarray(picture.convert("RGB"))
-    except FileNotFoundError as error:
-        raise ValueError(f"file {str(path)!r} is not there; expected a picture.") from error
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:  # SyntaxError: a broken PNG or JPEG header
-        raise ValueError(f"file {str(path)!r} is damaged: {error}; expected a picture. Get it again.") from error
+    except (OSError, SyntaxError) as error:  # SyntaxError: a broken PNG or JPEG header
+        raise files.damaged(path, error, "a picture") from error
     if shape is not None and pixels.shape[:2] != shape:
         raise ValueError(f"file {str(path)!r} has {pixels.shape[:2]} pixels; expected {shape}.")
     return pixels

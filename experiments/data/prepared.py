@@ -34,6 +34,7 @@ def source(folder: Path, split: str, features: Sequence[str]) -> Sequence[dict[s
     """
     import tensorflow_datasets as tfds  # takes seconds, and few data sets need it
 
+    _check_readable(folder)
     try:
         builder = tfds.builder_from_directory(folder)
         if split not in builder.info.splits:
@@ -54,7 +55,7 @@ def source(folder: Path, split: str, features: Sequence[str]) -> Sequence[dict[s
         if len(examples) != expected:
             raise ValueError(f"{str(folder)!r}: split {split!r} has {len(examples):,} examples; expected {expected:,}.")
     except (OSError, RuntimeError, KeyError, NotImplementedError) as error:
-        raise files.damaged(folder, f"{type(error).__name__}: {error}", f"TFDS's split {split!r}") from error
+        raise files.unreadable(folder, error, f"TFDS's split {split!r}") from error
     return examples
 
 
@@ -113,7 +114,16 @@ def read(examples: Any, indices: Sequence[int], folder: Path) -> Sequence[dict[s
     try:
         return examples.__getitems__(list(indices))
     except Exception as error:  # array_record, protobuf and the image decoders each have their own
-        raise files.damaged(folder, f"{type(error).__name__}: {error}", "examples that can be decoded") from error
+        raise files.unreadable(folder, error, "examples that can be decoded") from error
+
+
+def _check_readable(folder: Path) -> None:
+    """Refuses files that this user may not read: neither TFDS nor array_record says which one it was, or why."""
+    with files.reading(folder, "a directory of TFDS"):
+        paths = [path for path in folder.iterdir() if path.is_file()]
+    for path in paths:
+        with files.reading(path, "a file of TFDS"):
+            path.open("rb").close()
 
 
 def _version(folder: Path) -> tuple[int, ...]:

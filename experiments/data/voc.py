@@ -135,7 +135,11 @@ def annotation(path: Path, shape: tuple[int, int]) -> dict[str, np.ndarray]:
             name = item.findtext("name", "").strip().lower()
             if name not in NAMES:
                 raise ValueError(f"file {str(path)!r} has an object {name!r}; expected one of {', '.join(NAMES)}.")
-            left, top, right, bottom = (float(item.findtext(f"bndbox/{c}", "nan")) for c in CORNERS)
+            corners = tuple(item.findtext(f"bndbox/{c}", "nan") for c in CORNERS)
+            try:
+                left, top, right, bottom = map(float, corners)
+            except ValueError as error:
+                raise files.damaged(path, f"a box {corners}", "four numbers") from error
             if not (1 <= left <= right <= columns and 1 <= top <= bottom <= rows):
                 raise files.damaged(path, f"a box {left, top, right, bottom}", f"one within {columns} x {rows} pixels")
             boxes.append([(top - 1) / rows, (left - 1) / columns, bottom / rows, right / columns])

@@ -80,6 +80,10 @@ def plan(config: ConfigDict, defaults: ConfigDict | None = None) -> Plan:
     """
     _check_fields(config)
     check_choice("dataset", config.dataset, data.names())
+    if (task := data.DATASETS[config.dataset].task) != "classification":
+        raise ValueError(
+            f"dataset={config.dataset!r} is not accepted; it is one of {task}; expected one of classification."
+        )
     streamed = data.DATASETS[config.dataset].load is None
     read = data.stream if streamed else data.load
     dataset = read(config.dataset, root=config.data_root, protocol=config.protocol)

@@ -87,6 +87,8 @@ def test_a_table_of_layers_on_request(capsys):
         (["--sizes=4,x"], "sizes='4,x'"),
         (["--shape=0"], "shape='0'"),
         (["--classes=1"], "classes=1"),
+        (["--shape=99999999999,99999999999,9999999999"], "is not accepted; expected at most 2,147,483,647 entries"),
+        (["--model=conv", "--shape=8,8"], "shape=8,8 is not accepted; model 'conv' expects 3 numbers, such as 8,8,1."),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

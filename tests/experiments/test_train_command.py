@@ -30,6 +30,7 @@ BAD = {
     "config.model.name=mpl": "did you mean 'mlp'?",
     "config.optimizer.name=adam": "did you mean 'adamw'?",
     "config.dataset=digit": "did you mean 'digits'?",
+    "config.dataset=voc": "it is one of detection; expected one of classification",
     "config.seeds_mode=vmapp": "did you mean 'vmap'?",
     "config.sparsity=1.5": "sparsity=1.5 is not accepted; expected",
     "config.sparsity=nan": "sparsity=nan is not accepted",

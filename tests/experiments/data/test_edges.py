@@ -120,6 +120,33 @@ def test_damaged_files_are_named(tmp_path):
     path.write_text("%%MatrixMarket\n9 9\n" + SNAP)
     with pytest.raises(ValueError, match="expected rows, columns and entries"):
         edges.read(path)
+    for size in ("x 9 4", "9 -9 4"):
+        path.write_text(f"%%MatrixMarket\n{size}\n" + SNAP)
+        with pytest.raises(ValueError, match="expected rows, columns and entries"):
+            edges.read(path)
+
+
+@pytest.mark.parametrize(
+    ("size", "entry", "line"), [("8 9 5", "1 1", 6), ("9 8 5", "1 1", 6), ("9 9 5", "0 1", 7), ("9 9 5", "1 10", 7)]
+)
+def test_entries_outside_a_matrix_are_named(tmp_path, monkeypatch, size, entry, line):
+    path = write(tmp_path / "g.mtx", f"%%MatrixMarket\n{size}\n{SNAP}{entry} 1100000600\n")
+    rows, columns, _ = size.split()
+    for chunk in (edges.CHUNK, 20):
+        monkeypatch.setattr(edges, "CHUNK", chunk)
+        message = (
+            rf"g\.mtx' is damaged.*line {line} is .*; expected a row in \[1, {rows}\] and a column in \[1, {columns}\]"
+        )
+        with pytest.raises(ValueError, match=message):
+            edges.read(path)
+
+
+def test_a_file_that_cannot_be_read_is_not_said_to_be_damaged(tmp_path):
+    (tmp_path / "g.txt").mkdir()
+    with pytest.raises(
+        ValueError, match=r"g\.txt' cannot be read: IsADirectoryError: Is a directory; expected an edge"
+    ):
+        edges.read(tmp_path / "g.txt")
 
 
 @pytest.mark.parametrize(

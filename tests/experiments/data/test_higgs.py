@@ -87,6 +87,66 @@ def test_damaged_and_other_tables_are_refused(tmp_path):
         data.load("higgs", root=tmp_path, samples=ROWS)
 
 
+@pytest.mark.parametrize("suffix", [".arff", ".csv"])
+@pytest.mark.parametrize("none", ["", "?", "NA", "nan", "inf"])
+@pytest.mark.parametrize("other", ["1", "signal"])
+def test_a_text_without_a_class_in_every_row_is_refused(tmp_path, suffix, none, other):
+    x, y = table()
+    write(tmp_path / higgs.FOLDER, suffix, x, np.where(y == 1, other, none))
+    row = np.flatnonzero(y == 0)[0]
+    with pytest.raises(
+        ValueError, match=rf"dataset\{suffix}' is damaged.*row {row} of column 'target' is .*a class in"
+    ):
+        data.load("higgs", root=tmp_path, samples=ROWS)
+
+
+@pytest.mark.parametrize(
+    ("one", "none"), [(1, None), (1.0, None), ("1", None), (True, None), (1.0, np.nan), (1.0, np.inf), ("s", "nan")]
+)
+def test_a_parquet_table_without_a_class_in_every_row_is_refused(tmp_path, one, none):
+    x, y = table()
+    path = write(tmp_path / higgs.FOLDER, ".parquet", x, y)
+    target = [one if label else none for label in y]
+    pyarrow.parquet.write_table(pa.table({**dict(zip(NAMES, x.T, strict=True)), "target": target}), path)
+    with pytest.raises(ValueError, match=f"row {target.index(none)} of column 'target' is {none}; expected a class in"):
+        data.load("higgs", root=tmp_path, samples=ROWS)
+
+
+def test_a_parquet_table_without_a_number_is_refused(tmp_path):
+    x, y = table()
+    path = write(tmp_path / higgs.FOLDER, ".parquet", x, y)
+    columns = {**dict(zip(NAMES, x.T, strict=True)), "m_2": [1, 2, None, *range(ROWS - 3)], "target": y}
+    pyarrow.parquet.write_table(pa.table(columns), path)
+    with pytest.raises(ValueError, match="row 2 of column 'm_2' is nan; expected finite numbers"):
+        data.load("higgs", root=tmp_path, samples=ROWS)
+
+
+def test_headers_of_arff(tmp_path):
+    x, y = table()
+    text = arff(x, y)
+    for old, new in (
+        ("@RELATION higgs", "@relation\thiggs"),
+        ("@ATTRIBUTE m_0 REAL", "@ATTRIBUTE\tm_0\tNUMERIC"),
+        ("@ATTRIBUTE m_1 REAL", "  @attribute   'm 1'\treal"),
+        ("@ATTRIBUTE m_2 REAL", "@Attribute \"the 'm' 2\" REAL"),
+        ("@ATTRIBUTE m_3 REAL", r"@ATTRIBUTE 'it\'s m 3' REAL"),
+        ("@ATTRIBUTE target {0,1}", "@ATTRIBUTE target{0,1}"),
+        ("@DATA", "@data\t"),
+    ):
+        assert old in text
+        text = text.replace(old, new)
+    names, start = higgs._arff_header(text.encode(), tmp_path)
+    assert names == ["m_0", "m 1", "the 'm' 2", "it's m 3", *NAMES[4:23], "m 23", "target"]
+    assert text[start:] == rows(x, y)
+    path = write(tmp_path / higgs.FOLDER, ".arff", x, y)
+    path.write_text(text)
+    np.testing.assert_array_equal(data.load("higgs", root=tmp_path, samples=ROWS).y, y)
+    for broken in ("@ATTRIBUTE", "@ATTRIBUTE m_5", "@ATTRIBUTE 'm_5 REAL"):
+        path.write_text(text.replace("@ATTRIBUTE m_5 REAL", broken))
+        with pytest.raises(ValueError, match=f"is damaged or another one: the header has .{broken}"):
+            data.load("higgs", root=tmp_path, samples=ROWS)
+
+
 def test_a_truncated_parquet_file(tmp_path):
     path = write(tmp_path / higgs.FOLDER, ".parquet", *table())
     path.write_bytes(path.read_bytes()[:-100])
@@ -113,3 +173,23 @@ def test_the_uci_set_without_its_tags(tmp_path):
     assert [original[row[inverse].tobytes()] for row in found.x] == found.y.tolist()
     with pytest.raises(ValueError, match="expected at least 40 of each"):
         data.load("higgs_uci", root=tmp_path, samples=80)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("class_label", np.nan, "an example of class nan; expected classes 0 and 1"),
+        ("class_label", 0.5, "an example of class 0.5; expected classes 0 and 1"),
+        ("m_3", np.nan, "of column 'm_3' is nan; expected finite numbers"),
+    ],
+)
+def test_the_uci_set_with_values_missing_is_refused(tmp_path, name, value, message):
+    x, y = table()
+    names = [*NAMES, *higgs.TAGS]
+    rows = [{"class_label": y[i], **dict(zip(NAMES, x[i], strict=True))} for i in range(ROWS)]
+    examples = [{**row, **dict.fromkeys(higgs.TAGS, 9.0), name: value} for row in rows]
+    writers.prepared(
+        tmp_path, "higgs", {"class_label": np.float32, **dict.fromkeys(names, np.float64)}, {"train": examples}
+    )
+    with pytest.raises(ValueError, match=message):
+        data.load("higgs_uci", root=tmp_path, samples=40)

@@ -133,9 +133,57 @@ def test_a_graph_on_disk(tmp_path, graph):
     np.testing.assert_array_equal(data.load("wiki_talk", root=tmp_path, samples=(nodes, 2000)).x[:1600], found.x[:1600])
     loose = data.load("wiki_talk", root=tmp_path, protocol="reference-code", samples=(nodes, 2000)).split(0)
     assert {*loose.validation} & {*loose.train}
-    kept[0].write_bytes(b"")
-    with pytest.raises(ValueError, match=r"\.npy' is damaged"):
-        data.load("wiki_talk", root=tmp_path, samples=(nodes, 2000))
+
+
+def junk(path):
+    path.write_bytes(b"junk" * 30)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def not_numbers(path):
+    np.save(path, np.full_like(np.load(path), np.nan))
+
+
+def another_shape(path):
+    np.save(path, np.load(path)[:5])
+
+
+@pytest.mark.parametrize("damage", [junk, cut, not_numbers, another_shape])
+def test_kept_embeddings_that_were_changed_are_made_anew(damage, tmp_path, graph, caplog):
+    def load() -> np.ndarray:
+        return links.of_edges(graph, "kept", "paper", "spectral", tmp_path).x
+
+    made = load()
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    damage(path)
+    np.testing.assert_array_equal(load(), made)
+    assert f"{path} is damaged or was changed; its embeddings are made anew." in caplog.text
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == [whole]
+
+
+def test_embeddings_are_kept_for_their_edges_times_and_constants(tmp_path, graph, monkeypatch):
+    def load(edges: Edges) -> np.ndarray:
+        return links.of_edges(edges, "kept", "paper", "walks", tmp_path).x
+
+    made = load(graph)
+    other = graph._replace(time=np.repeat(np.linspace(0, 1, 20), 100))  # in the same order
+    np.testing.assert_array_equal(load(other), links.of_edges(other, "made", "paper", "walks").x)
+    assert not np.array_equal(load(other), made)
+    assert len([*tmp_path.iterdir()]) == 2
+    for name, value in (("NEGATIVES", 2), ("RATE", 0.1), ("VERSION", 2)):
+        monkeypatch.setattr(embeddings, name, value)
+        load(graph)
+    assert len([*tmp_path.iterdir()]) == 5
+
+
+def test_kept_embeddings_that_cannot_be_read_or_written_are_named(tmp_path, graph):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"/file' cannot be written: FileExistsError: File exists"):
+        links.of_edges(graph, "kept", "paper", "spectral", tmp_path / "file")
 
 
 def test_another_graph_is_refused(tmp_path, graph):

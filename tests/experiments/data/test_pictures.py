@@ -5,7 +5,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from experiments import data
-from experiments.data import pictures, voc
+from experiments.data import pictures, prepared, voc
 from tests.experiments.data import writers
 
 
@@ -58,7 +58,15 @@ def test_damage_to_tiny_imagenet_is_named(tmp_path):
     path.unlink()
     with pytest.raises(ValueError, match="has no pictures"):
         load()
+    path.mkdir()
+    with pytest.raises(ValueError, match=f"{path.name}' cannot be read: IsADirectoryError: Is a directory"):
+        load().train[5]
+    path.rmdir()
     path.write_bytes(whole)
+    (folder / "train" / "n1").mkdir()
+    with pytest.raises(ValueError, match=r"/train' has a folder 'n1'; expected one of each of the 200 classes"):
+        load()
+    (folder / "train" / "n1").rmdir()
     (folder / "val" / "images" / "val_7.JPEG").unlink()
     with pytest.raises(ValueError, match=r"'val_7\.JPEG' is not both in images/ and in val_annotations\.txt"):
         load()
@@ -70,6 +78,11 @@ def test_damage_to_tiny_imagenet_is_named(tmp_path):
     with pytest.raises(ValueError, match=r"val_annotations\.txt' is not there"):
         load()
     wnids = folder / "wnids.txt"
+    lines = wnids.read_bytes()
+    wnids.write_bytes(b"\xff" + lines)
+    with pytest.raises(ValueError, match=r"wnids\.txt' is damaged.*UnicodeDecodeError"):
+        load()
+    wnids.write_bytes(lines)
     wnids.write_text("\n".join(wnids.read_text().split()[:199]))
     with pytest.raises(ValueError, match="199 classes; expected 200"):
         load()
@@ -91,6 +104,14 @@ def test_imagenet_in_folders(tmp_path):
     assert batch["y"].dtype == np.int32
     with pytest.raises(ValueError, match="holds 1,000 training pictures; expected 1,281,167"):
         data.stream("imagenet", root=tmp_path)
+    val = tmp_path / "imagenet" / "val"
+    (val / "n00000003").rename(val / "n0000003")  # misspelt
+    with pytest.raises(ValueError, match=r"/val' has no folder 'n00000003'; expected one of each of the 1000 classes"):
+        data.stream("imagenet", root=tmp_path, samples=(1000, 1000))
+    (val / "n0000003").rename(val / "0")
+    with pytest.raises(ValueError, match=r"/val' has a folder '0'; .* such as 'n00000000', and no other"):
+        data.stream("imagenet", root=tmp_path, samples=(1000, 1000))
+    (val / "0").rename(val / "n00000003")
     (tmp_path / "imagenet" / "train" / "n00000007" / "7.JPEG").unlink()
     with pytest.raises(ValueError, match="n00000007' has no pictures"):
         data.stream("imagenet", root=tmp_path)
@@ -216,6 +237,10 @@ def test_damage_to_voc_is_named(devkit):
         (whole.replace("bicycle", "unicorn"), "an object 'unicorn'; expected one of aeroplane"),
         (whole.replace("<xmax>30", "<xmax>61"), r"a box \(7\.0, 11\.0, 61\.0, 20\.0\).*within 60 x 40"),
         (whole.replace("<ymin>11</ymin>", ""), "a box .*nan"),
+        (
+            whole.replace("<ymin>11", "<ymin>x"),
+            r"_001\.xml' is damaged.*a box \('7', 'x', .*expected four numbers",
+        ),
     ):
         path.write_text(broken)
         with pytest.raises(ValueError, match=message):
@@ -228,6 +253,31 @@ def test_damage_to_voc_is_named(devkit):
     (folder / "ImageSets" / "Main" / "test.txt").unlink()
     with pytest.raises(ValueError, match=r"test\.txt' is not there"):
         data.stream("voc", root=devkit, samples=(3, 4, 2))
+
+
+def test_a_data_set_says_what_its_batches_are_for(devkit):
+    assert {name for name in data.names() if data.DATASETS[name].task != "classification"} == {"voc"}
+    assert data.DATASETS["voc"].task == "detection"
+    found = data.stream("voc", root=devkit, samples=(3, 4, 2))
+    assert {*found.plain(found.test[0])} == {"x", "boxes", "labels", "difficult"}
+
+
+def test_a_prepared_file_that_may_not_be_read_is_named(tmp_path, monkeypatch):
+    features = {"image": tfds.features.Image(shape=(None, None, 3)), "label": tfds.features.ClassLabel(num_classes=2)}
+    example = {"image": writers.png(writers.pixels(0, 1, (4, 4, 3))[0]), "label": 1}
+    folder = writers.prepared(tmp_path, "small", features, {"train": [example]})
+    opened = Path.open
+
+    def refusing(path, *given, **options):
+        if path.name == "features.json":
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *given, **options)
+
+    monkeypatch.setattr(Path, "open", refusing)
+    with pytest.raises(
+        ValueError, match=r"features\.json' cannot be read: PermissionError: Permission denied; expected"
+    ):
+        prepared.source(folder, "train", ("image", "label"))
 
 
 def test_an_empty_split_is_refused(devkit):

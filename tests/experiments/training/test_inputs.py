@@ -55,7 +55,7 @@ def test_the_module_of_a_rule_counts_where_another_made_the_rule(rule):
         "from helper_of_rule import SCALE\n\n\ndef grow(leaf):\n    return SCALE * leaf.gradient\n",
         "from helper_of_rule import *\n\n\ndef grow(leaf):\n    return SCALE * leaf.gradient\n",
         "def grow(leaf):\n    import helper_of_rule\n\n    return helper_of_rule.SCALE * leaf.gradient\n",
-        "import importlib\n\nused = importlib.import_module('helper_of_rule')\n\n\ndef grow(_):\n    return used.SCALE\n",
+        "import importlib\n\nused = importlib.import_module('helper_of_rule')\n\n\ndef grow(_):\n    return used\n",
     ],
 )
 def test_modules_beside_a_rule_count_too(rule, used):
