@@ -187,38 +187,21 @@ def _asked(preset: Preset, path: str, leaf: Any, leaves: Mapping[str, Any]) -> W
         return next((found for found in every if found != UNKNOWN), UNKNOWN)
     if preset not in (by_name, flax, haiku, equinox, torch):
         return preset(path, leaf)
-    name, ndim = ends(path)[0], len(leaf.shape)
-    beside = path[: len(path) - len(name)]
+    name, ndim = ends(path.replace(".", "/") if preset is torch else path)[0], len(leaf.shape)
+    at = path.rfind(name)
+    before, after = path[:at], path[at + len(name) :]  # NNX adds a word
     # Short names are common in trees written by hand: a `b` is a bias beside a `w`.
     if preset is by_name and name == "b" and ndim >= 2:
-        return None if beside + "w" in leaves else UNKNOWN
+        return None if f"{before}w{after}" in leaves else UNKNOWN
+    beside = leaves.get(f"{before}{'b' if name == 'w' else 'bias'}{after}")
+    bias = tuple(beside.shape) if name in ("kernel", "w", "weight") and beside is not None else None
     # A norm has a scale for each of its biases, also where several are stacked; a layer has more weights.
-    bias = leaves.get(beside + ("b" if name == "w" else "bias"))
-    if name in ("w", "weight") and bias is not None and tuple(bias.shape) == tuple(leaf.shape):
+    if name != "kernel" and bias == tuple(leaf.shape):
         return None
-    told = _told_by_bias(name, tuple(leaf.shape), None if bias is None else tuple(bias.shape))
-    if told is not None:
-        return told
-    written = preset(path, leaf)
+    written = preset(path, leaf, bias)
     if written == UNKNOWN and preset is by_name and ndim == 2:
         return _beside_bias(path, tuple(leaf.shape), leaves)
     return written
-
-
-def _told_by_bias(name: str, shape: tuple[int, ...], bias: tuple[int, ...] | None) -> Written:
-    """Which axes of a kernel of three are its outputs, where the shape of its bias leaves one answer; else None."""
-    if len(shape) != 3 or bias is None or len(bias) != 2:
-        return None
-    of_bias = (
-        {"stack out in": shape[:2]}
-        if name == "weight"
-        else {
-            "stack in out": (shape[0], shape[2]),
-            "in out out": shape[1:],
-        }
-    )
-    fits = [written for written, axes in of_bias.items() if axes == bias]
-    return fits[0] if name in ("kernel", "w", "weight") and len(fits) == 1 else None
 
 
 def _beside_bias(path: str, shape: tuple[int, ...], leaves: Mapping[str, Any]) -> Written:
@@ -246,3 +229,8 @@ def _check_used(preset: Preset | None, leaves: Mapping[str, Any]) -> None:
         unused = [pattern for pattern, _ in preset.entries if not any(re.search(pattern, path) for path in leaves)]
         if unused:
             raise ValueError(f"layout patterns {unused} match no leaf; the leaves: {list(leaves)}.")
+    elif isinstance(preset, Mapping) and len(preset) and preset.keys().isdisjoint(leaves):
+        raise ValueError(
+            f"the layout is that of other leaves: {[*preset]}; expected some of {[*leaves]}, as "
+            "dstjax.program.layouts finds them in a program with the same parameters."
+        )

@@ -23,7 +23,8 @@ from jax.extend import core
 from dstjax._arrays.leaves import named
 from dstjax._arrays.trees import Tree
 from dstjax.checks import check_number, suggest
-from dstjax.program.origins import Origin, combined, either, joined, picked, strongest
+from dstjax.program.contractions import CONTRACTIONS
+from dstjax.program.origins import Origin, combined, either, joined, picked, replaced, strongest
 from dstjax.program.primitives import CALLS, ELEMENTWISE, MOVES, scan_sizes
 from dstjax.program.tracing import trace
 from dstjax.program.walking import walk
@@ -60,8 +61,9 @@ def count(function: Callable[..., Any], params: Tree, *args: Any) -> Flops:
 
     A leaf feeds a product if its elements make up one operand: moved, repeated, cut, joined with others (which then
     share by their number of elements), or changed one by one, as by a mask or a scale. A leaf that several products
-    use is charged with each. Where two leaves meet element by element the larger one feeds. Two of equal size leave
-    the product to ``other``, so that nobody claims a saving in doubt.
+    use is charged with each. Where two leaves meet element by element the larger one feeds. So that nobody claims a
+    saving in doubt, ``other`` has the products of two of equal size, and of what is not zero where the leaf is: a
+    weight that a mean, a constant or a product of other leaves was added to, unless a mask follows.
 
     A loop counts all its rounds, ``cond`` its costliest branch, ``shard_map`` the work of all devices together, a
     transposed convolution the taps that meet an input. Under ``grad`` the products of the backward pass count too:
@@ -83,13 +85,22 @@ def count(function: Callable[..., Any], params: Tree, *args: Any) -> Flops:
     >>> flops.multiply_adds, flops.dense(), flops.sparse({"w": 0.1})
     ({'b': 0, 'w': 600}, 1200, 120.0)
     """
-    leaves = [(name, np.size(leaf)) for name, leaf in named(params).items()]
+    shapes = {name: np.shape(leaf) for name, leaf in named(params).items()}
     closed, _ = trace(function, params, args)
-    inputs = [Origin(parts=((path, Fraction(1)),), size=int(size)) for path, size in leaves]
-    inputs += [Origin(data=True)] * (len(closed.jaxpr.invars) - len(inputs))
     counts: Counter[str | None] = Counter()
-    _walk(closed.jaxpr, inputs, counts)
-    return Flops({path: counts[path] for path, _ in leaves}, counts[None])
+    _walk(closed.jaxpr, of_leaves(shapes, len(closed.jaxpr.invars)), counts)
+    return Flops({path: counts[path] for path in shapes}, counts[None])
+
+
+def of_leaves(shapes: Mapping[str, tuple[int, ...]], number: int) -> list[Origin]:
+    """Describes the inputs of a program, first the leaves of its parameters, by path."""
+    leaves = [Origin(parts=((path, Fraction(1)),), size=math.prod(shape)) for path, shape in shapes.items()]
+    return [*leaves, *[Origin(data=True)] * (number - len(leaves))]
+
+
+def literal(atom: Any) -> Origin:
+    """Describes a number that stands in the program."""
+    return Origin(value=float(np.real(atom.val)) if np.ndim(atom.val) == 0 else None)
 
 
 _Counts = Counter[str | None]
@@ -98,6 +109,7 @@ _Result = list[Origin]
 _REPEATS = {"broadcast_in_dim", "tile"}
 _PICKS = {"slice", "dynamic_slice", "gather", "split", "unstack"}
 _JOINS = {"concatenate", "stack"}
+_WRITES = {"scatter": 2, "dynamic_update_slice": 1}  # which operand is written into the first
 _OPAQUE = {"ffi_call", "pure_callback", "scaled_matmul_wrapper"}
 
 
@@ -107,33 +119,20 @@ def _walk(jaxpr: Any, inputs: Sequence[Origin], counts: _Counts) -> _Result:
     def equation(eqn: Any, operands: _Result) -> _Result:
         return _equation(eqn, operands, counts)
 
-    return walk(jaxpr, inputs, [Origin()] * len(jaxpr.constvars), equation, lambda _: Origin())
+    return walk(jaxpr, inputs, [Origin()] * len(jaxpr.constvars), equation, literal)
 
 
 def _equation(eqn: Any, operands: _Result, counts: _Counts) -> _Result:
     name = eqn.primitive.name
     unknown = [Origin(data=any(v.data for v in operands))] * len(eqn.outvars)
-    if name in _PRODUCTS:
-        _charge(strongest(operands[:2]), _PRODUCTS[name](eqn), counts)
+    if name in CONTRACTIONS:
+        _charge(strongest(operands[:2]), CONTRACTIONS[name](eqn), counts)
         return unknown
-    if name in ELEMENTWISE:
-        sizes = [math.prod(a.aval.shape) for a in eqn.invars]
-        return [combined(operands, sizes, math.prod(eqn.outvars[0].aval.shape))]
-    if name in MOVES and len(operands) == len(eqn.outvars):
-        return operands
-    if name in _REPEATS:
-        more = math.prod(eqn.outvars[0].aval.shape) > math.prod(eqn.invars[0].aval.shape)
-        return [operands[0]._replace(spread=operands[0].spread or more)]
-    if name in _PICKS:
-        return [picked(operands[0], by_data=any(v.data for v in operands[1:]))] * len(eqn.outvars)
-    if name in _JOINS:
-        return [joined(operands, [math.prod(a.aval.shape) for a in eqn.invars])]
-    if name == "pad":
-        inside, whole = (math.prod(a.aval.shape) for a in (eqn.invars[0], eqn.outvars[0]))
-        filled = [operands[0], Origin()], [inside, whole - inside]
-        return [joined(*filled) if inside <= whole else picked(operands[0], by_data=False)]
     if name in CALLS:
         return _call(eqn, operands, counts)
+    moved = moves(eqn, operands)
+    if moved is not None:
+        return moved
     if name == "scan":
         return _scan(eqn, operands, counts)
     if name == "while":
@@ -148,9 +147,37 @@ def _equation(eqn: Any, operands: _Result, counts: _Counts) -> _Result:
     return unknown
 
 
+def moves(eqn: Any, operands: Sequence[Origin]) -> _Result | None:
+    """Describes the results of what moves, repeats, cuts, joins or changes elements; None for all else."""
+    name, sizes = eqn.primitive.name, [math.prod(a.aval.shape) for a in eqn.invars]
+    whole = [math.prod(v.aval.shape) for v in eqn.outvars]
+    if name in ELEMENTWISE:
+        return [combined(eqn, operands, sizes, whole[0])]
+    if name in MOVES and len(operands) == len(whole):
+        return [*operands]
+    if name in _REPEATS:
+        more = len(eqn.outvars[0].aval.shape) > len(eqn.invars[0].aval.shape) > 0 or whole[0] > sizes[0] > 1
+        return [operands[0]._replace(spread=operands[0].spread or more)]
+    if name in _PICKS:
+        by_data = any(v.data for v in operands[1:])
+        return [picked(operands[0], size, by_data=by_data) for size in whole]
+    if name in _JOINS:
+        return [joined(operands, sizes)]
+    if name in _WRITES:
+        i = _WRITES[name]
+        return [replaced(operands[0], operands[i], Fraction(sizes[i], max(whole[0], 1)))]
+    if name == "pad":
+        if sizes[0] > whole[0]:
+            return [picked(operands[0], whole[0], by_data=False)]
+        return [joined([operands[0], Origin()], [sizes[0], whole[0] - sizes[0]])]
+    if name == "reduce_sum" and sizes[0] == whole[0]:  # over axes of size 1
+        return [*operands]
+    return None
+
+
 def _charge(value: Origin, products: int, counts: _Counts) -> None:
     rest = products
-    for path, share in value.parts:
+    for path, share in () if value.filled else value.parts:
         part = math.floor(products * share)
         counts[path] += part
         rest -= part
@@ -171,13 +198,12 @@ def _call(eqn: Any, operands: _Result, counts: _Counts) -> _Result:
 
 def _scan(eqn: Any, operands: _Result, counts: _Counts) -> _Result:
     consts, carried = scan_sizes(eqn.params)
-    split = consts + carried
-    inside, results = _rounds(
-        eqn.params["jaxpr"].jaxpr, operands[:consts], operands[consts:split], operands[split:], eqn.params["length"]
-    )
-    _add(counts, inside, eqn.params["length"])
+    split, length = consts + carried, eqn.params["length"]
+    slices = [v._replace(size=v.size // max(length, 1)) for v in operands[split:]]
+    inside, results = _rounds(eqn.params["jaxpr"].jaxpr, operands[:consts], operands[consts:split], slices, length)
+    _add(counts, inside, length)
     # What each round returns is stacked; unless the rounds cut it from a stack it is repeated.
-    return results[:carried] + [v._replace(spread=True) for v in results[carried:]]
+    return results[:carried] + [v._replace(size=v.size * length, spread=True) for v in results[carried:]]
 
 
 def _while(eqn: Any, operands: _Result, counts: _Counts) -> _Result:
@@ -252,37 +278,4 @@ def _add(counts: _Counts, inside: _Counts, times: int) -> None:
 
 def _multiplies(jaxpr: Any) -> bool:
     inner = (j for eqn in jaxpr.eqns for j in core.jaxprs_in_params(eqn.params))
-    return any(eqn.primitive.name in _PRODUCTS for eqn in jaxpr.eqns) or any(_multiplies(j) for j in inner)
-
-
-def _dot(eqn: Any) -> int:
-    ((contracted, _), _) = eqn.params["dimension_numbers"]
-    return math.prod(eqn.outvars[0].aval.shape) * math.prod(eqn.invars[0].aval.shape[axis] for axis in contracted)
-
-
-def _ragged_dot(eqn: Any) -> int:
-    numbers = eqn.params["ragged_dot_dimension_numbers"]
-    ((contracted, _), _) = numbers.dot_dimension_numbers
-    lhs, group_sizes = eqn.invars[0].aval.shape, eqn.invars[2].aval.shape
-    products = math.prod(eqn.outvars[0].aval.shape) * math.prod(lhs[axis] for axis in contracted)
-    # Groups of the contracted axis: each of them makes one slice of the result out of its own part.
-    return products // group_sizes[-1] if numbers.lhs_ragged_dimensions[0] in contracted else products
-
-
-def _convolution(eqn: Any) -> int:
-    numbers = eqn.params["dimension_numbers"]
-    lhs, rhs = (a.aval.shape for a in eqn.invars)
-    out = eqn.outvars[0].aval.shape
-    products = out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * rhs[numbers.rhs_spec[1]]
-    for axis, dilation in enumerate(eqn.params["lhs_dilation"], 2):
-        # Between the elements of a dilated input there are zeros, which are no work.
-        positions = lhs[numbers.lhs_spec[axis]] if dilation > 1 else out[numbers.out_spec[axis]]
-        products *= positions * rhs[numbers.rhs_spec[axis]]
-    return products
-
-
-_PRODUCTS: dict[str, Callable[[Any], int]] = {
-    "dot_general": _dot,
-    "ragged_dot_general": _ragged_dot,
-    "conv_general_dilated": _convolution,
-}
+    return any(eqn.primitive.name in CONTRACTIONS for eqn in jaxpr.eqns) or any(_multiplies(j) for j in inner)

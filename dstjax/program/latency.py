@@ -12,30 +12,30 @@ decides by it which channels a network can afford; :meth:`Table.predict` says wh
 """
 
 import dataclasses
-import datetime
 import json
+import logging
 import math
 import os
-import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dstjax._arrays.trees import Tree
 from dstjax.checks import check_number
+from dstjax.program import flops
 from dstjax.program.channels import channels as read_channels
+from dstjax.program.clock import Timer, circumstances, device, run, timed
+from dstjax.program.contractions import CONTRACTIONS
 from dstjax.program.layers import Product, layers, resized
 from dstjax.structures.pools import Pools, without
 from dstjax.structures.work import Layer, Side, Work, side
 
 FORMAT = "dstjax.latency 1"
-Timer = Callable[..., float]
+_log = logging.getLogger(__name__)
 _FRACTIONS = (0.125, 0.25, 0.5, 1.0)
-_SECONDS, _ROUNDS = 0.0003, 40  # each round, and how many of a product
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +120,7 @@ def load(path: str | os.PathLike[str], *, any_device: bool = False) -> Table:
         work = Work(found.pop("unit"), entries, tuple(found.pop("full")), found.pop("constant"))
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is no table of latencies ({error}); expected one that Table.save wrote.") from None
-    here = _device()
+    here = device()
     if work.unit == "seconds" and found.get("device") not in (None, here) and not any_device:
         raise ValueError(
             f"the table {path} was measured on {found['device']!r}, and this is {here!r}; measure one here, or give "
@@ -140,8 +140,9 @@ def analytic(
 ) -> Table:
     """Makes a table from what the layers compute and move; nothing runs.
 
-    In FLOPs, two for a multiply-add, where no speed is given. Else in seconds: arithmetic and traffic add up. Only
-    products with a leaf are counted, as in :mod:`dstjax.program.flops`.
+    In FLOPs, two for a multiply-add, where no speed is given. Else in seconds: arithmetic and traffic add up. Products
+    with a leaf are counted, as in :mod:`dstjax.program.flops`. What of them cannot be resized, as in a branch or of
+    leaves that are joined, is a constant of the table; those of no leaf, as in attention, are left out.
 
     Args:
       function: the forward pass, ``function(params, *args)``.
@@ -152,7 +153,7 @@ def analytic(
       whole: as in :func:`dstjax.structures.channels`.
 
     Raises:
-      ValueError: a speed that is no positive number, or a program without layers.
+      ValueError: a speed that is no positive number, or a program without layers, or one that cannot be counted.
     """
     for name, x in (("flops_per_second", flops_per_second), ("bytes_per_second", bytes_per_second)):
         if x is not None:
@@ -166,9 +167,7 @@ def analytic(
         n, m = inputs.of(full), outputs.of(full)
         x, w, y = (v.aval for v in (product.eqn.invars[1 - product.weight], product.eqn.invars[product.weight],
                                     product.eqn.outvars[0]))  # fmt: skip
-        work = 2 * math.prod(y.shape) * math.prod(w.shape) / m * per_flop
-        if product.eqn.primitive.name == "dot_general":
-            work = 2 * math.prod(y.shape) * n * per_flop
+        work = 2 * CONTRACTIONS[product.eqn.primitive.name](product.eqn) * per_flop
         sizes = [math.prod(a.shape) * a.dtype.itemsize * per_byte * product.times for a in (x, w, y)]
         grouped = product.eqn.params.get("feature_group_count", 1) > 1  # inputs go with outputs
         left, right = (0.0, sizes[2] + sizes[0]) if grouped else (sizes[0], sizes[2])
@@ -176,7 +175,10 @@ def analytic(
         return Layer(name, inputs, outputs, (0, n), (0, m), ((0.0, right), (left, left + right + both)))
 
     unit = "FLOPs" if flops_per_second is None else "seconds"
-    return Table(Work(unit, *_tables(function, params, args, whole, table)), {"made": "from FLOPs and bytes"})
+    products = layers(function, params, *args)
+    found = _tables(function, params, args, whole, products, table)
+    rest = 2 * sum(_left_out(function, params, args, products).values()) * per_flop
+    return Table(Work(unit, *found, rest), {"made": "from FLOPs and bytes"})
 
 
 def measure(
@@ -191,6 +193,7 @@ def measure(
 
     A layer is its product, with the scale, shift and ReLU that usually follow. Layers of equal shapes are measured
     once. At four fractions a layer has up to sixteen points; most of the time that takes goes into compiling them.
+    Leaves with products that cannot be resized are named by a warning of the logger ``dstjax.program.latency``.
 
     Args:
       function: as in :func:`analytic`, and so are the other arguments.
@@ -205,7 +208,7 @@ def measure(
     """
     if not fractions or max(fractions) != 1 or min(fractions) <= 0:
         raise ValueError(f"fractions={fractions!r} is not accepted; expected numbers in (0, 1], and 1 among them.")
-    clock, known = timer or _timed, dict[Any, float]()
+    clock, known = timer or timed, dict[Any, float]()
 
     def table(product: Product, name: str, inputs: Side, outputs: Side, full: Sequence[int]) -> Layer:
         points = [
@@ -219,17 +222,50 @@ def measure(
                 shapes, given = resized(product, n, m)
                 key = (product.eqn.primitive.name, *shapes, *map(str, given.values()))
                 if key not in known:
-                    known[key] = _run(product, shapes, given, clock)
+                    known[key] = run(product, shapes, given, clock)
                 row.append(known[key] * product.times)
             rows.append(row)
         return Layer(name, inputs, outputs, tuple(points[0]), tuple(points[1]), tuple(map(tuple, rows)))
 
-    found = _tables(function, params, args, whole, table)
-    return Table(Work("seconds", *found), {"made": "measured", **_circumstances(args)})
+    products = layers(function, params, *args)
+    found = _tables(function, params, args, whole, products, table)
+    _warn(function, params, args, products)
+    return Table(Work("seconds", *found), {"made": "measured", **circumstances(args)})
+
+
+def _left_out(
+    function: Callable[..., Any], params: Tree, args: Sequence[Any], products: Sequence[Product]
+) -> dict[str, int]:
+    """Returns the multiply-adds of leaves beyond those of their layers: in branches, joined with other leaves, ..."""
+    counts = Counter(flops.count(function, params, *args).multiply_adds)
+    for product in products:
+        counts[product.leaf] -= CONTRACTIONS[product.eqn.primitive.name](product.eqn) * product.times
+    return {leaf: number for leaf, number in counts.items() if number > 0}
+
+
+def _warn(function: Callable[..., Any], params: Tree, args: Sequence[Any], products: Sequence[Product]) -> None:
+    """Says what a measured table cannot have."""
+    try:
+        lost = _left_out(function, params, args, products)
+    except ValueError as error:  # it cannot be counted: a kernel, a loop of any number of rounds
+        _log.warning("The table has the layers that show in the program alone: %s", error)
+        return
+    if lost:
+        _log.warning(
+            "The table lacks %s, whose products cannot be resized: %.2g million multiply-adds. Table.fitted adds what "
+            "the whole network takes besides its layers.",
+            ", ".join(lost),
+            sum(lost.values()) / 1e6,
+        )
 
 
 def _tables(
-    function: Callable[..., Any], params: Tree, args: Sequence[Any], whole: Sequence[str], table: Callable[..., Layer]
+    function: Callable[..., Any],
+    params: Tree,
+    args: Sequence[Any],
+    whole: Sequence[str],
+    products: Sequence[Product],
+    table: Callable[..., Layer],
 ) -> tuple[tuple[Layer, ...], tuple[int, ...]]:
     """Returns a table of each layer, and the widths of the dense network."""
     found = read_channels(function, params, *args)
@@ -240,53 +276,12 @@ def _tables(
             there = np.asarray(new) >= 0
             number[np.asarray(old)[there]] = pools.pool_of[np.asarray(new)[there]]
     made = []
-    for product in layers(function, params, *args):
+    for product in products:
         ends = [side([number[a] for a in axes], pools.sizes) for axes in (product.inputs, product.outputs)]
         made.append(table(product, product.leaf, *ends, pools.sizes))
     if not made:
         raise ValueError("the program has no product with a leaf of its parameters; expected the forward pass.")
     return tuple(made), pools.sizes
-
-
-def _run(product: Product, shapes: Sequence[tuple[int, ...]], given: dict[str, Any], clock: Timer) -> float:
-    operands = [jnp.ones(s, v.aval.dtype) for s, v in zip(shapes, product.eqn.invars, strict=True)]
-
-    def call(*operands: jax.Array) -> jax.Array:
-        y = product.eqn.primitive.bind(*operands, **given)
-        return jnp.maximum(y * y.dtype.type(0.5) + y.dtype.type(0.5), 0)
-
-    return float(clock(jax.jit(call), *operands))
-
-
-def _timed(call: Callable[..., Any], *operands: Any) -> float:
-    """Returns the seconds of a call: the best of rounds of many, which other programs on the machine disturb least."""
-    jax.block_until_ready(call(*operands))
-    start = time.perf_counter()
-    jax.block_until_ready(call(*operands))
-    number = max(1, round(_SECONDS / max(time.perf_counter() - start, 1e-7)))
-    found = []
-    for _ in range(_ROUNDS):
-        start = time.perf_counter()
-        for _ in range(number):
-            result = call(*operands)
-        jax.block_until_ready(result)
-        found.append((time.perf_counter() - start) / number)
-    return min(found)
-
-
-def _device() -> str:
-    device = jax.devices()[0]
-    cores = f", {os.cpu_count()} cores" if device.platform == "cpu" else ""
-    return f"{device.platform}: {device.device_kind}{cores}"
-
-
-def _circumstances(args: Sequence[Any]) -> dict[str, Any]:
-    return {
-        "device": _device(),
-        "versions": {"jax": jax.__version__, "jaxlib": jax.lib.__version__, "numpy": np.__version__},
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "arguments": [f"{x.dtype}{list(x.shape)}" for x in jax.tree_util.tree_leaves(args) if hasattr(x, "shape")],
-    }
 
 
 def _layer(entry: dict[str, Any]) -> Layer:

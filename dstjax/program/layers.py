@@ -9,11 +9,11 @@ import numpy as np
 from dstjax._arrays.leaves import named
 from dstjax._arrays.trees import Tree
 from dstjax.program.channel_reader import LOOK_INTO, read
-from dstjax.program.primitives import SAME, scan_sizes
+from dstjax.program.flops import literal, moves, of_leaves
+from dstjax.program.origins import Origin, strongest
+from dstjax.program.primitives import scan_sizes
 from dstjax.program.tracing import trace
 from dstjax.program.walking import programs, walk
-
-_MOVES = SAME | {"broadcast_in_dim", "convert_element_type", "expand_dims", "reshape", "squeeze", "transpose"}
 
 
 class Product(NamedTuple):
@@ -45,32 +45,33 @@ def layers(function: Callable[..., Any], params: Tree, *args: Any) -> list[Produ
     number[every] = np.arange(-1, len(every) - 1)
     found: list[Product] = []
 
-    def run(jaxpr: Any, inputs: Sequence[Any], path: tuple[Any, ...], times: int) -> list[Any]:
+    def run(jaxpr: Any, inputs: Sequence[Origin], path: tuple[Any, ...], times: int) -> list[Any]:
         count = itertools.count()
 
-        def equation(eqn: Any, operands: list[Any]) -> list[Any]:
+        def equation(eqn: Any, operands: list[Origin]) -> list[Origin]:
             place, name, inner = (*path, next(count)), eqn.primitive.name.replace("-", "_"), programs(eqn)
             if name == "scan":
                 consts, carried = scan_sizes(eqn.params)
-                given = [*operands[:consts], *[None] * carried, *operands[consts + carried :]]
+                carry = [Origin(data=True)] * carried
+                given = [*operands[:consts], *carry, *operands[consts + carried :]]
                 run(inner[0][0], given, place, times * eqn.params["length"])
             elif name in LOOK_INTO and len(inner) == 1 and len(inner[0][0].invars) == len(operands):
                 return run(inner[0][0], operands, place, times)
             elif name in _ENDS and place in record.operands:
-                weights = [i for i, leaf in enumerate(operands[:2]) if leaf is not None]
-                if len(weights) == 1:
+                fed = strongest(operands[:2])
+                weights = [i for i, v in enumerate(operands[:2]) if v.parts == fed.parts]
+                if len(fed.parts) == len(weights) == 1:
                     w = weights[0]
                     axes = [number[roots[labels]] for labels in record.operands[place][w]]
                     contracted, kept = _ENDS[name](eqn, w)
                     inward, outward = (tuple(axes[a] for a in side) for side in (contracted, kept))
-                    found.append(Product(operands[w], eqn, w, inward, outward, times))
-            if name in _MOVES and len(operands) == 1:
-                return operands
-            return [None] * len(eqn.outvars)
+                    found.append(Product(fed.parts[0][0], eqn, w, inward, outward, times))
+            moved = moves(eqn, operands)
+            return moved or [Origin(data=any(v.data for v in operands))] * len(eqn.outvars)
 
-        return walk(jaxpr, inputs, [None] * len(jaxpr.constvars), equation, lambda _: None, every=False)
+        return walk(jaxpr, inputs, [Origin()] * len(jaxpr.constvars), equation, literal, every=False)
 
-    leaves: list[Any] = [*shapes, *[None] * (len(closed.jaxpr.invars) - len(shapes))]
+    leaves = of_leaves(shapes, len(closed.jaxpr.invars))
     run(closed.jaxpr, leaves, (), 1)
     return found
 

@@ -16,7 +16,8 @@ from jax.extend import core
 
 from dstjax import layouts as presets
 from dstjax._arrays.layout import Layout
-from dstjax._arrays.trees import Tree, path_name
+from dstjax._arrays.leaves import named
+from dstjax._arrays.trees import Tree
 from dstjax.program.axes import (
     ACTIVATION,
     ARGUMENT,
@@ -134,7 +135,8 @@ def layouts(function: Callable[..., Any], params: Tree, *args: Any) -> Layouts:
     transpose. So give a loss or a forward function, not a gradient, which has the transpose of each weight.
 
     What no program tells apart is read as its shortest form: of networks under vmap on the same input, with a single
-    layer, the layers are outputs; of experts that gates mix before the product the experts are inputs.
+    layer, the layers are outputs; of experts that gates mix before the product the experts are inputs, and so are the
+    places of windows that indices gather.
 
     Args:
       function: any function that JAX can trace, with results of any kind; bind what is no array with
@@ -153,7 +155,7 @@ def layouts(function: Callable[..., Any], params: Tree, *args: Any) -> Layouts:
       v           (5, 30)  out in
       w          (20, 30)  in out
     """
-    leaves = [(path_name(path), np.shape(leaf)) for path, leaf in jax.tree_util.tree_flatten_with_path(params)[0]]
+    leaves = [(name, np.shape(leaf)) for name, leaf in named(params).items()]
     closed, _ = trace(function, params, args)
     record = Record(dict(leaves))
     views = [_leaf(path, shape) for path, shape in leaves]

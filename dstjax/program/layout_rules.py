@@ -28,16 +28,15 @@ from dstjax.program.axes import (
     tags_of,
     without,
 )
-from dstjax.program.primitives import ELEMENTWISE, MOVES
+from dstjax.program.primitives import COMPARISONS, MOVES, NONLINEAR, POINTWISE, SCALES
 from dstjax.program.products import convolution, dot, look_up, ragged_dot
 from dstjax.program.uses import INNER, LOW_RANK, Record
 
 Rule = Callable[[Any, list[View], Record], list[View]]
 
-_COMPARISONS = {"eq", "ne", "lt", "le", "gt", "ge", "is_finite"}
-_MORE = {"atan2", "erf_inv", "erfc", "lgamma", "nextafter", "sinh", "cosh", "log_softmax", "stop_gradient", "asinh"}
-_MORE |= {"psum", "psum_invariant", "psum2", "pmax", "pmin", "real", "imag", "acos", "asin", "atan", "acosh", "atanh"}
-_SCALES = {"mul", "div", "select_n", "and", "rem", "sign", "clamp", "round", *_COMPARISONS}
+_ACTIVATIONS = NONLINEAR | {"max"}
+_POINTWISE = POINTWISE | {"psum", "psum_invariant", "psum2", "pmax", "pmin"}
+_SCALES = SCALES | COMPARISONS
 _KEEPS_KIND = {"convert_element_type", "copy", "reduce_precision"}
 
 
@@ -46,7 +45,7 @@ def apply(eqn: Any, views: list[View], record: Record) -> list[View]:
     name, shapes = eqn.primitive.name, [v.aval.shape for v in eqn.outvars]
     if name in RULES:
         return RULES[name](eqn, views, record)
-    if name in ELEMENTWISE or name in _COMPARISONS or name in _MORE:
+    if name in _POINTWISE:
         if len(views) == len(shapes) > 1:
             return [_elementwise(name, [v], s, record) for v, s in zip(views, shapes, strict=True)]
         return [_elementwise(name, views, shape, record) for shape in shapes]
@@ -74,10 +73,13 @@ def _elementwise(name: str, views: Sequence[View], shape: tuple[int, ...], recor
     that is repeated over a batch and added to data, is not.
     """
     full = [stretched(v, shape) for v in views]
-    if len(full) == 1:
-        return full[0]._replace(kind=full[0].kind if name in _KEEPS_KIND else "", source=None)
     level, uses = max(v.level for v in full), frozenset().union(*(v.uses for v in full))
     axes = merged(full, shape)
+    held = frozenset().union(*(record.holds(v) for v in full))
+    if held and name in _ACTIVATIONS and level < ARGUMENT:  # of what a constant was multiplied with: it was data
+        return View(axes, level=ACTIVATION, uses=uses)
+    if len(full) == 1:
+        return full[0]._replace(kind=full[0].kind if name in _KEEPS_KIND else "", source=None)
     counting = [v.kind == "counting" for v in views]
     result = View(axes, level=level, uses=uses, kind="hot" if name == "eq" and sum(counting) == 1 else "")
     fed = [v for v in full if v.leaves]
@@ -86,6 +88,10 @@ def _elementwise(name: str, views: Sequence[View], shape: tuple[int, ...], recor
     data = [v for v in full if v.level and not v.leaves]
     if not fed:
         return result
+    if held and any(v.uses & held for v in data):
+        return View(axes, level=ACTIVATION, uses=uses)
+    if any(v.level >= ARGUMENT for v in data):  # a table that is made of the leaf, and joined with data
+        record.cancelled |= held
     if data:
         spread = any(
             all(is_even(v.axes[a]) for v in fed) and not all(is_even(v.axes[a]) for v in data)
@@ -99,7 +105,7 @@ def _elementwise(name: str, views: Sequence[View], shape: tuple[int, ...], recor
         doubt = max(doubt, MASKED if certain else DOUBTFUL)
     for v in fed:
         for other in full:
-            if other is not v:
+            if other is not v and not held:
                 record.cancel(v, other)
     leaves = frozenset().union(*(v.leaves for v in fed))
     taken = frozenset().union(*(v.taken for v in fed))
@@ -222,16 +228,25 @@ def _joined(views: Sequence[View], shape: tuple[int, ...], along: int | None) ->
     axes: list[Axis] = list(views[0].axes if is_data else fed[0].axes)
     for view in views if is_data else fed:
         axes = [a if i == along else both(a, b) for i, (a, b) in enumerate(zip(axes, view.axes, strict=True))]
-    if along is not None:
-        sources, sure = {v.source for v in views}, any(v.leaves and v.doubt < DOUBTFUL for v in views)
-        if len(views) > 1 and len(sources) == 1 and None not in sources and not sure:
-            axes[along] = (Factor(len(views), frozenset({WINDOW})), *views[0].axes[along])
-        else:
-            axes[along] = (Factor(shape[along], frozenset() if is_data else tags_of(v.axes[along] for v in fed)),)
+    source = _shared_source(views)
+    if along is not None and source is not None:
+        axes[along] = (_copies(views), *views[0].axes[along])
+    elif along is not None:
+        axes[along] = (Factor(shape[along], frozenset() if is_data else tags_of(v.axes[along] for v in fed)),)
     if is_data:
-        return View(tuple(axes), level=level, uses=uses)
+        return View(tuple(axes), level=level, uses=uses, source=source)
     leaves, taken = (frozenset().union(*(getattr(v, name) for v in fed)) for name in ("leaves", "taken"))
     return View(tuple(axes), leaves, level, max(v.doubt for v in fed), taken, uses)
+
+
+def _shared_source(views: Sequence[View]) -> int | None:
+    """The array that several others are shifted copies of, None where there is none."""
+    sources, sure = {v.source for v in views}, any(v.leaves and v.doubt < DOUBTFUL for v in views)
+    return sources.pop() if len(views) > 1 and len(sources) == 1 and not sure else None
+
+
+def _copies(views: Sequence[View]) -> Factor:
+    return Factor(len(views), frozenset({WINDOW}) if _shared_source(views) is not None else frozenset())
 
 
 def _update_slice(eqn: Any, views: list[View], record: Record) -> list[View]:
@@ -260,7 +275,7 @@ def _unstack(eqn: Any, views: list[View], record: Record) -> list[View]:
 
 def _stack(eqn: Any, views: list[View], record: Record) -> list[View]:
     joined, axis = _joined(views, views[0].shape, None), eqn.params["axis"]
-    return [joined._replace(axes=(*joined.axes[:axis], (Factor(len(views)),), *joined.axes[axis:]))]
+    return [joined._replace(axes=(*joined.axes[:axis], (_copies(views),), *joined.axes[axis:]))]
 
 
 RULES: dict[str, Rule] = {

@@ -8,6 +8,7 @@ from typing import Any
 
 from dstjax.program.axes import (
     ACTIVATION,
+    ARGUMENT,
     DOUBTFUL,
     INSIDE,
     WINDOW,
@@ -19,6 +20,7 @@ from dstjax.program.axes import (
     is_even,
     pairs,
     plain,
+    resized,
     tags_of,
 )
 from dstjax.program.uses import INNER, LOW_RANK, Record
@@ -50,6 +52,8 @@ def _product(left: View, right: View, numbers: _Numbers, record: Record, groups:
     )
     uses, level = left.uses | right.uses, max(left.level, right.level)
     is_left, is_right = _weights(left, right, (lc, free_left), (rc, free_right))
+    if is_left and is_right and bool(record.holds(left)) != bool(record.holds(right)):
+        is_left, is_right = not record.holds(left), not record.holds(right)  # what came of a constant is data
     if is_left and is_right:
         return _of_leaves(left, right, zip(lc, rc, strict=True), axes, record)
     if not is_left and not is_right:
@@ -58,7 +62,7 @@ def _product(left: View, right: View, numbers: _Numbers, record: Record, groups:
     (inputs, batch), (others, other_batch) = ((lc, lb), (rc, rb)) if is_left else ((rc, rb), (lc, lb))
     free = free_left if is_left else free_right
     stacks = [*batch, *(groups if is_right else ())]
-    if data.kind == "hot":
+    if data.kind == "hot" and data.level >= ARGUMENT:
         return _picked(weight, inputs, stacks, axes, uses, record)
     roles: list[tuple[Iterable[Tag], str]] = []
     for i, j in zip(inputs, others, strict=True):
@@ -68,7 +72,17 @@ def _product(left: View, right: View, numbers: _Numbers, record: Record, groups:
     roles += [(tags_of([weight.axes[a]]), "out") for a in free]
     for a in other_batch:
         record.number_layers(data.axes[a])
+    if data.level < ARGUMENT and not data.leaves:
+        return _mixed(weight, inputs, axes, level, uses | record.hold(weight, roles))
     return View(axes, level=ACTIVATION, uses=uses | record.add(weight, roles))
+
+
+def _mixed(weight: View, contracted: Sequence[int], axes: tuple[Axis, ...], level: int, uses: frozenset[int]) -> View:
+    """A product with a constant is a linear map of the leaf, whose axes stand for those that they are made of."""
+    tags = tags_of(weight.axes[a] for a in contracted)
+    axes = tuple(tuple(f if f.tags or f.size == 1 else f._replace(tags=tags) for f in axis) for axis in axes)
+    leaves = weight.leaves & {path for path, _ in tags_of(axes)}
+    return weight._replace(axes=axes, leaves=leaves, level=level, uses=uses, kind="", source=None)
 
 
 def _weights(
@@ -150,6 +164,15 @@ def convolution(eqn: Any, views: list[View], record: Record) -> list[View]:
         axes[numbers.out_spec[0]] = data.axes[numbers.lhs_spec[0]]
     result = View(tuple(axes), level=ACTIVATION, uses=uses)
     if not _can_multiply(kernel, [inputs], [out]):
+        if data.leaves and kernel.level < ARGUMENT and not kernel.leaves:  # a filter of the leaf, as a blur
+            places = dict(zip(numbers.out_spec, numbers.lhs_spec, strict=True))
+            filtered = [resized(data.axes[places[a]], n) for a, n in enumerate(shape)]
+            return [data._replace(axes=tuple(filtered), uses=uses, kind="", source=None)]
+        channels, taps = data.shape[numbers.lhs_spec[1]], math.prod(kernel.shape[a] for a in windows)
+        if kernel.level < ARGUMENT and groups == channels and kernel.shape[out] == channels * taps:
+            # The window of each channel side by side, as conv_general_dilated_patches has them.
+            axes[numbers.out_spec[1]] = (*data.axes[numbers.lhs_spec[1]], Factor(taps, frozenset({WINDOW})))
+            return [View(tuple(axes), level=data.level, uses=uses)]
         record.lose(data, "conv_general_dilated (as its input)")
         return [result]
     grouped = data.axes[numbers.lhs_spec[0 if by_batch else 1]]

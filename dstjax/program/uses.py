@@ -26,6 +26,7 @@ class Record:
         self.shapes = dict(shapes)
         self.uses: list[Use] = []
         self.cancelled: set[int] = set()
+        self.held: set[int] = set()  # products with constants, which may turn out to be data or a change of the leaf
         self.stacks: set[Tag] = set()  # outputs that later turn out to be layers
         self.inner: set[tuple[Tag, Tag]] = set()
         self.lost: dict[str, set[str]] = defaultdict(set)
@@ -40,9 +41,21 @@ class Record:
         for path in sorted(view.leaves):
             words = tuple(frozenset(said[path, axis]) for axis in range(len(self.shapes[path])))
             self.uses.append(Use(path, words, is_lookup))
+        before = {i for i in view.uses if self.uses[i].path in view.leaves}
         if not is_lookup and view.doubt == DOUBTFUL:  # rows that were picked to multiply with: no table
-            self.cancelled |= {i for i in view.uses if self.uses[i].is_lookup and self.uses[i].path in view.leaves}
+            self.cancelled |= {i for i in before if self.uses[i].is_lookup}
+        self.cancelled |= before & self.held
         return frozenset(range(first, len(self.uses)))
+
+    def hold(self, view: View, roles: Iterable[tuple[Iterable[Tag], str]]) -> frozenset[int]:
+        """Notes a product with a constant: a use if the constant is data, as what comes of it tells."""
+        numbers = self.add(view, roles)
+        self.held |= numbers
+        return numbers
+
+    def holds(self, view: View) -> frozenset[int]:
+        """Returns the products with constants that an array of leaves came from, and that are still uses."""
+        return frozenset(i for i in view.uses & self.held - self.cancelled if self.uses[i].path in view.leaves)
 
     def cancel(self, view: View, other: View) -> None:
         """Forgets products that were made only to scale the leaf itself, as a spectral norm makes them."""
@@ -77,7 +90,7 @@ class Record:
 
     def restore(self, other: "Record") -> None:
         """Forgets what was noted since the copy was taken."""
-        self.uses, self.cancelled = [*other.uses], {*other.cancelled}
+        self.uses, self.cancelled, self.held = [*other.uses], {*other.cancelled}, {*other.held}
         self.stacks, self.inner = {*other.stacks}, {*other.inner}
         self.lost = defaultdict(set, {path: {*names} for path, names in other.lost.items()})
 

@@ -77,6 +77,71 @@ def test_leaves_beside_tell_norms_and_biases():
     assert (found["a/b"], found["b"]) == (None, "?")
 
 
+@pytest.mark.parametrize(
+    ("path", "shape", "bias", "expected"),
+    [
+        ("Conv_0/kernel", (6, 3, 16, 16), (6, 16), "stack window in out"),  # Linen's Conv(16, (3,)) under nn.scan
+        ("Conv_0/kernel", (6, 3, 3, 8, 16), (6, 16), "stack window window in out"),
+        ("conv1_d/w", (6, 3, 16, 16), (6, 16), "stack window in out"),
+        ("conv/weight", (6, 16, 8, 3), (6, 16, 1), "stack out in window"),
+        ("conv/weight", (16, 8, 3, 3), (16, 1, 1), "out in window window"),
+        ("ConvLocal_0/kernel", (7, 9, 54, 5), (7, 9, 5), "stack stack in out"),
+        ("conv2_d_transpose/w", (3, 3, 8, 32), (8,), "window window out in"),
+        ("conv2_d_transpose/w", (3, 3, 8, 8), (8,), "?"),
+        ("conv2_d_transpose/w", (3, 3, 8, 32), None, "?"),
+        ("ConvTranspose_0/kernel", (3, 3, 8, 32), (32,), "window window in out"),
+        ("ConvTranspose_0/kernel", (3, 3, 8, 32), (8,), "window window out in"),  # transpose_kernel=True
+        ("ConvTranspose_0/kernel", (6, 3, 8, 32), (6, 32), "stack window in out"),
+        ("Conv_0/kernel", (3, 3, 8, 32), (8,), "window window out in"),
+        ("Conv_0/kernel", (3, 3, 8, 32), (3, 3), "?"),
+        ("out/kernel", (6, 4, 8), (6, 8), "stack in out"),  # no projection of six heads
+        ("out/kernel", (6, 4, 8), (8,), "in in out"),
+        ("query/kernel", (6, 8, 2, 4), (6, 2, 4), "stack in out out"),
+        ("Dense_0/kernel", (4, 5), (5,), "in out"),
+        ("Dense_0/kernel", (4, 5), (1, 5), "in out"),
+        ("Dense_0/kernel", (4, 5), (4,), "out in"),
+        ("Dense_0/kernel", (4, 5), (1,), "in out"),  # of all outputs
+        ("Dense_0/kernel", (4, 5), (7,), "in out"),  # of other outputs: the kernel is packed
+        ("Dense_0/kernel", (6, 4, 5), (6, 4), "stack out in"),
+        ("Dense_0/kernel/value", (6, 4, 5), (6, 5), "stack in out"),  # NNX
+        ("bn_relu_conv/w", (3, 3, 16, 32), None, "window window in out"),
+        ("norm_mlp/w", (16, 64), None, "in out"),
+        ("ln_mlp/w", (16, 64), (64,), "in out"),
+        ("ln_mlp/weight", (64, 16), (64,), "out in"),
+        ("ln_mlp/weight", (6, 16), None, None),  # the norms before the perceptrons of six blocks
+        ("ln_mlp/weight", (6, 16), (6, 16), None),
+        ("norm1/weight", (2, 6, 16), None, None),  # over seeds and layers
+        ("norm1/weight", (16, 1, 1), None, None),
+    ],
+)
+def test_the_bias_beside_decides(path, shape, bias, expected):
+    *before, name = path.removesuffix("/value").split("/")
+    beside = "/".join([*before, "b" if name == "w" else "bias"]) + path[len(path.removesuffix("/value")) :]
+    found = layouts.read(None, leaves(**{path: shape}, **({} if bias is None else {beside: bias})))[path]
+    assert (found if found is None or isinstance(found, str) else str(found)) == expected
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "bias", "expected"),
+    [
+        ("experts.up.weight", (8, 64, 32), None, "stack out in"),
+        ("experts.gate.weight", (8, 64, 32), None, "stack out in"),
+        ("up.weight", (64, 32, 2, 2), None, "in out window window"),
+        ("up.weight", (64, 32, 2, 2), (64,), "out in window window"),
+        ("deconv1.weight", (64, 32, 2, 2), (32,), "in out window window"),
+        ("convt2.weight", (64, 32, 2), None, "in out window"),
+        ("ConvTranspose2d_0.weight", (64, 32, 2, 2), None, "in out window window"),
+        *[
+            (f"conv_{name}.weight", (32, 16, 3, 3), None, "out in window window")
+            for name in ("temporal", "top", "tail", "transition")
+        ],
+    ],
+)
+def test_names_of_torch_beside_a_bias(path, shape, bias, expected):
+    beside = {} if bias is None else {path.replace("weight", "bias"): bias}
+    assert str(layouts.read(layouts.torch, leaves(**{path: shape}, **beside))[path]) == expected
+
+
 def test_torch_knows_transposed_convolutions():
     found = layouts.read(layouts.torch, leaves(**{"up.conv_transpose.weight": (4, 8, 3, 3), "fc.weight": (5, 4)}))
     assert [str(x) for x in found.values()] == ["in out window window", "out in"]
@@ -185,7 +250,7 @@ def test_whole_filters_and_heads():
     masks = dstjax.get_masks(state)
     assert sorted(masks["query"]["kernel"].sum((0, 2)).tolist()) == [0, 0, 16, 16]
     assert sorted(masks["out"]["kernel"].sum((1, 2)).tolist()) == [0, 0, 16, 16]
-    with pytest.raises(ValueError, match=r"heads\(\) is not accepted for a leaf of layout 'in out'"):
+    with pytest.raises(ValueError, match=r"heads\(\) is not accepted for leaf 'w' of shape \(4, 4\), 'in out'"):
         dstjax.sparsify(optax.sgd(0.1), rigl(sparsity=0.5, structure=heads())).init({"w": jnp.ones((4, 4))})
 
 

@@ -35,15 +35,13 @@ def kernel(
     x: jax.Array, values: jax.Array, table: jax.Array, precision: Any = None, *, platform: str, interpret: bool = False
 ) -> jax.Array:
     """Returns the product as the kernel for ``platform`` ('tpu', else that for a GPU) computes it."""
-    columns, _, h, w = values.shape
+    columns, _, _, w = values.shape
     if not len(x):
         return jnp.zeros((0, columns * w), jnp.promote_types(x.dtype, values.dtype))
     rows = min(_ROWS[platform == "tpu"], max(_LEAST[platform == "tpu"], _power(len(x))))
     short = -len(x) % rows
     x = jnp.pad(x, ((0, short), (0, 0)))
     result = jax.ShapeDtypeStruct((len(x), columns * w), jnp.promote_types(x.dtype, values.dtype))
-    # Where a column ends early its values are zero, and whatever block is read there must exist.
-    table = jnp.minimum(table, x.shape[1] // h - 1)
     call = _on_tpu if platform == "tpu" else _on_gpu
     found = call(x, values, rows, result, precision, interpret or platform == "cpu")(table, x, values)
     return found[: len(x) - short]
@@ -52,11 +50,13 @@ def kernel(
 def _on_tpu(x: Any, values: Any, rows: int, result: Any, precision: Any, interpret: bool) -> Callable[..., jax.Array]:
     """Fetches each block ahead of its product, by the table, which the scalar core holds."""
     columns, k, h, w = values.shape
+    blocks = x.shape[1] // h
     spec = pltpu.PrefetchScalarGridSpec(
         num_scalar_prefetch=1,
         grid=(len(x) // rows, columns, k),
         in_specs=[
-            pl.BlockSpec((rows, h), lambda r, c, j, at: (r, at[c, j])),
+            # Past the end of a column the last block is fetched, and not multiplied: it may hold what is not finite.
+            pl.BlockSpec((rows, h), lambda r, c, j, at: (r, jnp.minimum(at[c, j], blocks - 1))),
             pl.BlockSpec((None, None, h, w), lambda r, c, j, at: (c, j, 0, 0)),
         ],
         out_specs=pl.BlockSpec((rows, w), lambda r, c, j, at: (r, c)),
@@ -64,14 +64,15 @@ def _on_tpu(x: Any, values: Any, rows: int, result: Any, precision: Any, interpr
     )
 
     def add_block(at: Any, x: Any, values: Any, out: Any, total: Any) -> None:
-        del at
-        j = pl.program_id(2)
+        c, j = pl.program_id(1), pl.program_id(2)
 
         @pl.when(j == 0)
         def _() -> None:
             total[...] = jnp.zeros_like(total)
 
-        total[...] += jnp.dot(x[...], values[...], precision=precision, preferred_element_type=jnp.float32)
+        @pl.when(at[c, j] < blocks)
+        def _() -> None:
+            total[...] += jnp.dot(x[...], values[...], precision=precision, preferred_element_type=jnp.float32)
 
         @pl.when(j == k - 1)
         def _() -> None:
@@ -83,10 +84,13 @@ def _on_tpu(x: Any, values: Any, rows: int, result: Any, precision: Any, interpr
 def _on_gpu(x: Any, values: Any, rows: int, result: Any, precision: Any, interpret: bool) -> Callable[..., jax.Array]:
     """Goes through the blocks of a column in registers."""
     columns, k, h, w = values.shape
+    blocks = x.shape[1] // h
 
     def column(at: Any, x: Any, values: Any, out: Any) -> None:
         def add_block(j: Any, total: jax.Array) -> jax.Array:
-            read = x[:, pl.ds(at[0, j] * h, h)]
+            # Past the end of a column the last block is read, which may hold what is not finite, and is not taken.
+            read = x[:, pl.ds(jnp.minimum(at[0, j], blocks - 1) * h, h)]
+            read = jnp.where(at[0, j] < blocks, read, jnp.zeros((), read.dtype))
             return total + jnp.dot(read, values[j], precision=precision, preferred_element_type=jnp.float32)
 
         total = jax.lax.fori_loop(0, k, add_block, jnp.zeros((rows, w), jnp.float32))

@@ -118,9 +118,9 @@ class Rewriter:
 
         free = [k for k in range(len(leaf.groups)) if k not in (*mine[0], *mine[1])]
         inputs, outputs = of(mine[0]), of(free)
-        if sorted(inputs) != sorted(layout.inputs) or sorted(outputs) != sorted(layout.outputs):
+        if sorted(inputs) != sorted(layout.inputs) or not {*layout.outputs} <= {*outputs}:
             raise RefusedError(leaf.path, "is multiplied along other axes than its inputs, as in a backward pass")
-        if of(mine[1]) != (layout.stack if leaf.stacked else ()):
+        if len(outputs) > len(layout.outputs) or of(mine[1]) != (layout.stack if leaf.stacked else ()):
             raise RefusedError(leaf.path, "has layers that the product does not go through one by one")
         rest = [k for k in range(x.ndim) if k not in (*others[0], *others[1])]
         sizes = [x.shape[k] for k in rest]

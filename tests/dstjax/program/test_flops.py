@@ -76,6 +76,20 @@ def test_a_transposed_convolution_multiplies_each_input_with_each_tap():
     assert found == {"": 5 * 7 * 3 * 3 * 4 * 8, None: 0}
 
 
+@pytest.mark.parametrize("size", [4, 16])
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+def test_a_transposed_convolution_costs_three_times_as_much_to_train(size, padding):
+    """In the gradient of the weight the image is the window, and the dilated input is as large."""
+
+    def forward(w, x):
+        return lax.conv_transpose(x, w, (2, 2), padding)
+
+    found = by_leaf(jax.grad(lambda w, x: forward(w, x).sum(), argnums=(0, 1)), f32(3, 3, 6, 4), f32(1, size, size, 6))
+    once = size * size * 3 * 3 * 6 * 4
+    # The gradient of the input meets whole windows of the result alone where nothing was cut off.
+    assert found == {"": 2 * once, None: once}
+
+
 def test_a_strided_convolution_costs_three_times_as_much_to_train():
     def forward(w, x):
         return lax.conv_general_dilated(x, w, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
@@ -96,7 +110,12 @@ MOVED = {
     "selected": lambda w: jnp.where(MASK > 0, w, 0.0),
     "zero outside": lambda w: zero_outside(w, jnp.asarray(MASK > 0)),
     "scaled": lambda w: w / jnp.sqrt(jnp.sum(w**2)),
-    "standardised": lambda w: (w - w.mean(0, keepdims=True)) / w.std(0, keepdims=True),
+    "standardised, then masked": lambda w: (w - w.mean(0, keepdims=True)) / w.std(0, keepdims=True) * MASK,
+    "shifted, then selected": lambda w: jnp.where(MASK > 0, w + 1, 0),
+    "frozen": lax.stop_gradient,
+    "hyperbolic": lambda w: jnp.sinh(jnp.arctan(w)),
+    "written into": lambda w: w.at[np.arange(3), np.arange(3)].set(0),
+    "summed over nothing": lambda w: w.reshape(1, 6, 8, 1).sum((0, 3)),
     "quantised": lambda w: jnp.clip(jnp.round(w / 0.1), -8, 7) * 0.1,
     "soft threshold": lambda w: jnp.sign(w) * jax.nn.relu(jnp.abs(w) - 0.1),
     "straight through": lambda w: w + lax.stop_gradient(jnp.where(jnp.abs(w) > 0.1, w, 0.0) - w),
@@ -110,6 +129,45 @@ MOVED = {
 @pytest.mark.parametrize("move", MOVED.values(), ids=MOVED)
 def test_a_weight_feeds_the_product_through_whatever_is_done_to_its_elements(move):
     assert by_leaf(lambda p, x: x @ move(p["w"]), {"w": f32(6, 8)}, f32(3, 6)) == {"w": 3 * 6 * 8, None: 0}
+
+
+NO_SAVING = {  # not zero where the weight is
+    "standardised": lambda w: (w - w.mean(0, keepdims=True)) / w.std(0, keepdims=True),
+    "shifted": lambda w: w + 0.5,
+    "exponential": jnp.exp,
+    "inverse": lambda w: 1 / w,
+    "clipped from above zero": lambda w: jnp.clip(w, 0.5, 8),
+    "filled": lambda w: jnp.where(MASK > 0, w, 1.0),
+    "diagonal": lambda w: w.at[np.arange(3), np.arange(3)].set(1),
+    "low rank added": lambda w: w + (w @ w.T) @ w,
+}
+
+
+@pytest.mark.parametrize("move", NO_SAVING.values(), ids=NO_SAVING)
+def test_what_fills_the_zeros_of_a_weight_is_nobodys_saving(move):
+    before = by_leaf(lambda p, x: move(p["w"]), {"w": f32(6, 8)}, f32(3, 6))
+    found = by_leaf(lambda p, x: x @ move(p["w"]), {"w": f32(6, 8)}, f32(3, 6))
+    assert found["w"] == before["w"]
+    assert found[None] == before[None] + 3 * 6 * 8
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("masked", [True, False])
+def test_tables_that_are_added_feed_nothing_at_any_batch(batch, masked):
+    """With a batch of one the table is as large as what it is added to."""
+
+    def network(p, m, x):
+        h = x @ p["emb"] + p["pos"][None]
+        for name in ("a", "b"):
+            up = p[name] * m[name] if masked else p[name]
+            h = h + jax.nn.relu(h @ up) @ up.T
+        scores = jax.nn.softmax(h @ h.swapaxes(1, 2) + p["relative"])
+        return scores @ h
+
+    params = {"emb": f32(3, 8), "pos": f32(16, 8), "relative": f32(1, 16, 16), "a": f32(8, 12), "b": f32(8, 12)}
+    found = by_leaf(network, params, {"a": f32(8, 12), "b": f32(8, 12)}, f32(batch, 16, 3))
+    block, pairs = batch * 16 * 8 * 12 * 2, batch * 2 * 16 * 16 * 8
+    assert found == {"emb": batch * 16 * 24, "pos": 0, "relative": 0, "a": block, "b": block, None: pairs}
 
 
 def test_masks_that_come_as_arguments_leave_the_weight_its_own():
@@ -153,6 +211,11 @@ def test_of_two_leaves_the_larger_feeds_and_neither_of_two_equal_ones():
 
     assert by_leaf(norm, {"g": f32(1, 8), "v": f32(6, 8)}, f32(1, 6)) == {"g": 0, "v": 48, None: 0}
     assert by_leaf(lambda p, x: x @ (p["a"] + p["b"]), {"a": f32(6, 8), "b": f32(6, 8)}, f32(1, 6))[None] == 48
+
+    def deltas(p, x):  # of a weight that all layers of a stack share
+        return lax.scan(lambda h, d: (jnp.tanh(h @ (p["w"] + d)), None), x, p["d"])[0]
+
+    assert by_leaf(deltas, {"w": f32(8, 8), "d": f32(3, 8, 8)}, f32(1, 8)) == {"w": 0, "d": 0, None: 3 * 64}
 
 
 def test_a_leaf_used_twice_is_charged_twice():

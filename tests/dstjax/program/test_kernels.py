@@ -95,6 +95,18 @@ def test_the_kernels_of_both_accelerators_as_they_are_interpreted(platform):
     np.testing.assert_allclose(found, x @ weight, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("wrong", [np.inf, np.nan])
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_a_column_that_ends_early_reads_nothing_past_its_end(platform, wrong):
+    """Not even times zero, which would not be zero where the last block holds what is not finite."""
+    x = np.concatenate([np.ones((ROWS, 4), np.float32), np.full((ROWS, 4), wrong, np.float32)], axis=1)
+    values = jnp.ones((3, 2, 4, 2)).at[0, 1].set(0).at[1].set(0)
+    table = jnp.array([[0, 2], [2, 2], [0, 1]])
+    found = kernel(jnp.asarray(x), values, table, platform=platform, interpret=True)
+    np.testing.assert_array_equal(found, blocks_lib.block_product(jnp.asarray(x), values, table))
+    np.testing.assert_array_equal(found[:, :4], [[4, 4, 0, 0]] * ROWS)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("platform", "size"), [("tpu", 128), ("cuda", 32)])
 def test_the_kernels_lower_for_their_accelerators(platform, size):

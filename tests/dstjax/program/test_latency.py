@@ -28,6 +28,56 @@ def test_flops_are_those_of_the_program():
     assert table.predict((stream, inside)) == wanted
 
 
+def conv(x, w, **options):
+    return jax.lax.conv_general_dilated(x, w, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), **options)
+
+
+FED = {
+    "normalised": lambda w: w / jnp.sqrt(jnp.sum(w**2, (0, 1, 2))),
+    "standardised": lambda w: (w - w.mean((0, 1, 2))) / w.std((0, 1, 2)),
+    "masked": lambda w: w * np.ones(w.shape, np.float32),
+    "cut": lambda w: w[..., :8],
+    "indexed": lambda w: jnp.stack([w, w])[0],
+}
+
+
+@pytest.mark.parametrize("fed", FED.values(), ids=FED)
+def test_a_layer_is_found_whatever_is_done_to_its_weight(fed):
+    params = {"a": jnp.zeros((3, 3, 6, 16)), "b": jnp.zeros((1, 1, 16 if fed is not FED["cut"] else 8, 8))}
+    x = jnp.zeros((2, 8, 8, 6))
+
+    def network(p, x):
+        return conv(jax.nn.relu(conv(x, fed(p["a"]))), p["b"])
+
+    with jax.numpy_rank_promotion("allow"):
+        table, found = latency.analytic(network, params, x), program.flops.count(network, params, x)
+    assert table.dense == found.dense()
+    assert [layer.name for layer in table.work.layers] == ["a", "b"]
+
+
+def test_a_transposed_convolution_costs_what_meets_its_input():
+    params = {"a": jnp.zeros((3, 3, 6, 8)), "up": jnp.zeros((3, 3, 8, 4))}
+
+    def network(p, x):
+        return jax.lax.conv_transpose(jax.nn.relu(conv(x, p["a"])), p["up"], (2, 2), "SAME")
+
+    table = latency.analytic(network, params, jnp.zeros((1, 5, 5, 6)))
+    assert table.dense == 2 * (25 * 9 * 6 * 8 + 25 * 9 * 8 * 4)
+    assert table.predict((4,)) == table.dense / 2
+
+
+def test_what_cannot_be_resized_is_a_constant_or_said(caplog):
+    params = {"q": jnp.zeros((16, 4)), "k": jnp.zeros((16, 8)), "out": jnp.zeros((12, 3))}
+
+    def network(p, x):
+        return jax.nn.relu(x @ jnp.concatenate([p["q"], p["k"]], 1)) @ p["out"]
+
+    table = latency.analytic(network, params, jnp.zeros((5, 16)))
+    assert (table.work.constant, table.dense) == (2 * 5 * 16 * 12, 2 * 5 * (16 * 12 + 36))
+    assert latency.measure(network, params, jnp.zeros((5, 16)), timer=sizes).work.constant == 0
+    assert "The table lacks k, q, whose products cannot be resized: 0.00096 million multiply-adds" in caplog.text
+
+
 def test_seconds_are_arithmetic_and_traffic():
     params = {"a": jnp.zeros((4, 8)), "b": jnp.zeros((8, 2))}
 

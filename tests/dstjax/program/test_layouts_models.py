@@ -6,12 +6,13 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
-import dstjax.layouts
+import dstjax
 from dstjax import program
-from dstjax._arrays.trees import path_name
+from dstjax._arrays import leaves
 from experiments import models
 from tests import transformers
 from tests.thorough import few, slow
@@ -23,8 +24,7 @@ def f32(*shape):
 
 def named(params):
     """What the presets say of leaves, without those that they do not know."""
-    leaves = {path_name(keys): leaf for keys, leaf in jax.tree_util.tree_flatten_with_path(params)[0]}
-    found = dstjax.layouts.read(None, leaves)
+    found = dstjax.layouts.read(None, leaves.named(params))
     return {path: None if layout is None else str(layout) for path, layout in found.items() if layout != "?"}
 
 
@@ -314,3 +314,28 @@ def test_experts_of_nnx():
     found = program.layouts(function, params, f32(5, 7, 6))
     assert {path.split("/")[1]: layout for path, layout in found.items()} == {"bias": None, "kernel": "stack in out"}
     assert named(params).items() <= {**found}.items()
+    method = dstjax.methods.srigl(sparsity=0.5, end_step=200)
+    state = dstjax.sparsify(optax.sgd(0.1), method, layout=found).init(
+        jax.tree.map(lambda x: jnp.ones(x.shape), params)
+    )
+    (mask,) = jax.tree.leaves(dstjax.get_masks(state))
+    assert len({*np.asarray(mask.sum(1)).reshape(-1).tolist()}) == 1  # equally many inputs: the layout was taken
+
+
+@pytest.mark.parametrize("box", [nnx.Param, nn.Partitioned], ids=lambda c: c.__name__)
+def test_leaves_in_boxes_have_the_names_that_sparsify_asks_for(box):
+    def boxed(x):
+        return box(x) if box is nnx.Param else box(x, names=(None, None))
+
+    params = {"m": {"w": boxed(jnp.ones((16, 8)))}, "m/w": boxed(jnp.ones((4, 8)))}
+
+    def network(p, x):
+        return jnp.tanh(x @ jax.tree.leaves(p["m"])[0]) @ jax.tree.leaves(p["m/w"])[0].T
+
+    found = program.layouts(network, params, f32(2, 16))
+    assert {**found} == {"m/w": "in out", "m//w": "out in"}
+    tx = dstjax.sparsify(optax.sgd(0.1), dstjax.methods.srigl(sparsity=0.75, end_step=200), layout=found)
+    inward, outward = (np.asarray(m) for m in jax.tree.leaves(dstjax.get_masks(tx.init(params))))
+    assert len({*inward.sum(0).tolist()}) == len({*outward.sum(1).tolist()}) == 1
+    with pytest.raises(ValueError, match=r"the layout is that of other leaves: \['m/w', 'm//w'\]; expected some of"):
+        tx.init({"other": jnp.ones((4, 4))})

@@ -146,6 +146,17 @@ def test_what_cannot_be_rewritten_stays_dense_and_is_named(function, shape, why)
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+def test_experts_that_all_see_all_tokens_stay_dense():
+    """They are multiplied over their inputs, but no expert has tokens of its own."""
+
+    def function(p, x):
+        return jnp.einsum("td,edf->etf", x, p["w"])
+
+    params, masks = {"w": normal(3, 8, 12)}, {"w": jnp.ones((3, 8, 12), bool)}
+    _, _, report = kernels.rewrite(function, params, masks, normal(5, 8, seed=3), layout={"w": "stack in out"})
+    assert report.why == {"w": "has layers that the product does not go through one by one"}
+
+
 class Perceptron(nn.Module):
     @nn.compact
     def __call__(self, x):
