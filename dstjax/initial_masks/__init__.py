@@ -22,8 +22,8 @@ What they share. ``distribution=`` divides the sparsity over the leaves with ``s
 weight (:mod:`dstjax.layouts`); a leaf that stacks several layers is ranked layer by layer.
 ``scope='layer'`` gives each leaf the exact count of its distribution ('erk' unless another is given);
 ``scope='global'`` ranks all leaves together: N - floor(sparsity * N) of the N weights stay, at least one in each leaf.
-Of equal scores the lower row-major index wins, and the earlier leaf; NaN ranks lowest. Masks are sharded like their
-weights.
+Of equal scores the lower row-major index wins, and the earlier leaf. A score that is not finite is refused; under a
+trace, where nobody can look, NaN ranks lowest. Masks are sharded like their weights.
 """
 
 from dstjax._engine.draw import random_masks

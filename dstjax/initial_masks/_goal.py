@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,13 @@ from dstjax.checks import check_choice, suggest
 from dstjax.distributions import Distribution
 from dstjax.method import SCOPES, Maskable, Masking
 from dstjax.selection import top_k_masks
+
+
+class Told(NamedTuple):
+    """Holds what scores say about each layer, of each masked leaf a vector."""
+
+    tells: list[jax.Array]  # whether some candidate has a score that is finite and not zero, bool[layers]
+    lost: list[jax.Array]  # candidates whose score is not finite, int32[layers]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,41 +78,54 @@ class Goal:
         numbers = layer_counts([w.shape for w in self.weights], self.layouts)
         return [w.size // n for w, n in zip(self.weights, numbers, strict=True) for _ in range(n)]
 
-    def informed(self, scores: Sequence[jax.Array], where: Sequence[jax.Array] | None = None) -> list[jax.Array]:
-        """Tells for each layer of each masked leaf whether a candidate has a score that is finite and not zero, bool[].
+    def informed(self, scores: Sequence[jax.Array], where: Sequence[jax.Array] | None = None) -> Told:
+        """Tells what the scores of the candidates say about each layer of each masked leaf.
 
-        Where none has, a ranking would be one by place.
+        Where no score is finite and not zero a ranking would be one by place; where one is not finite it would rank a
+        weight by a fault of the loss.
         """
-        tells = [jnp.isfinite(s) & (s != 0) for s in scores]
-        if where is not None:
-            tells = [t & w for t, w in zip(tells, where, strict=True)]
+        finite = [jnp.isfinite(s) for s in scores]
+        candidates = [jnp.ones_like(f) for f in finite] if where is None else where
+        tells = [f & (s != 0) & c for f, s, c in zip(finite, scores, candidates, strict=True)]
+        lost = [~f & c for f, c in zip(finite, candidates, strict=True)]
         axes = [
-            tuple(a for a in range(t.ndim) if a not in lanes_of(one))
-            for t, one in zip(tells, self.layouts, strict=True)
+            tuple(a for a in range(s.ndim) if a not in lanes_of(one))
+            for s, one in zip(scores, self.layouts, strict=True)
         ]
-        return [jnp.any(t, axis=a).reshape(-1) for t, a in zip(tells, axes, strict=True)]
+        return Told(
+            [jnp.any(t, axis=a).reshape(-1) for t, a in zip(tells, axes, strict=True)],
+            [jnp.sum(x, axis=a, dtype=jnp.int32).reshape(-1) for x, a in zip(lost, axes, strict=True)],
+        )
 
-    def check_informed(self, rule: str, flags: Sequence[jax.Array]) -> None:
-        """Refuses scores that say nothing about a layer that must lose some, given what :meth:`informed` tells.
+    def check_informed(self, rule: str, told: Told) -> None:
+        """Refuses scores that say nothing about a layer that must lose some, or not of each weight there.
 
         Not under a trace.
 
         Raises:
           ValueError: names the layers.
         """
-        if any(is_traced(f) for f in flags):
+        if any(is_traced(x) for x in told.tells):
             return
-        found = np.concatenate([np.atleast_1d(f) for f in jax.device_get(list(flags))])
+        tells, lost = (np.concatenate([np.atleast_1d(x) for x in jax.device_get(xs)]) for xs in told)
         leaves = zip(self.masked.masked, self.weights, self.layouts, strict=True)
         names = [name for path, w, one in leaves for name in layer_names(path, one, w.shape)]
         sizes = self.sizes
         whole = np.array(self.counts) == np.array([sum(sizes)] if self.together else sizes)
-        if silent := [name for name, is_told in zip(names, found | whole, strict=True) if not is_told]:
+        if silent := [name for name, is_told in zip(names, tells | whole, strict=True) if not is_told]:
             raise ValueError(
                 f"{rule} finds no information in layers {silent}: every score there is zero or not finite, so that no "
                 "weight can be told from another. Look for weights that are all zero, for a stop_gradient or a part "
                 "that the loss does not use, and for gradients that overflow; or leave these leaves dense with "
                 "maskable=lambda path, leaf: ..."
+            )
+        wrong = np.where(whole, 0, lost)
+        if found := [f"{n} of {name!r}" for name, n in zip(names, wrong, strict=True) if n]:
+            raise ValueError(
+                f"{rule} finds scores that are not finite: {', '.join(found)}; expected a number for each weight that "
+                "may stay, since these would rank last whatever they are worth. Look for such weights, for gradients "
+                "that overflow, and for functions without a slope, such as jnp.sqrt at 0; or leave these leaves dense "
+                "with maskable=lambda path, leaf: ..."
             )
 
     def schedule(self, rounds: int) -> list[list[int]]:

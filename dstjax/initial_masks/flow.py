@@ -7,11 +7,12 @@ from typing import Any, Unpack
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import jaxprs_in_params
 from jax.typing import ArrayLike
 
 from dstjax._arrays.trees import Tree, is_traced, is_weight
 from dstjax.checks import check_integer
-from dstjax.initial_masks._goal import Where, goal_of
+from dstjax.initial_masks._goal import Told, Where, goal_of
 from dstjax.initial_masks._loss import Weights
 
 
@@ -48,7 +49,8 @@ def synflow(
       Masks: a tree like ``params`` of boolean arrays, None at dense leaves.
 
     Raises:
-      ValueError: the flow is zero or not finite, in all or in a layer, ``example`` is no shape, a call under a trace
+      ValueError: the flow is zero or not finite, in all or in a layer, ``forward_fn`` casts down, ``example`` is no
+        shape, a call under a trace
         (which has its precision already), or a hyper-parameter out of range or contradictory.
 
     Reference: Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow", 2020,
@@ -70,16 +72,16 @@ def synflow(
     @jax.jit
     def prune(
         leaves: list[Any], masks: Weights, x: jax.Array, counts: list[ArrayLike]
-    ) -> tuple[Weights, jax.Array, jax.Array, Weights]:
+    ) -> tuple[Weights, jax.Array, jax.Array, Told]:
         positive = [_absolute(leaf) for leaf in leaves]
         dense = goal.masked.pick(positive)
         weights = [jnp.where(m, w, jnp.zeros((), w.dtype)) for m, w in zip(masks, dense, strict=True)]
-        (total, smallest), slopes = jax.value_and_grad(
-            lambda w: _total(forward_fn(goal.params(positive, w), x)), has_aux=True
-        )(weights)
+        total, back = jax.vjp(lambda w: _total(forward_fn(goal.params(positive, w), x)), weights)
+        _check_wide(back)
+        (slopes,) = back(jnp.ones_like(total))
         scores = [jnp.abs(w * s) for w, s in zip(weights, slopes, strict=True)]
         finite = jnp.stack([jnp.all(jnp.isfinite(s)) for s in scores])
-        sound = jnp.all(finite) & (jnp.abs(total) >= smallest)
+        sound = jnp.all(finite) & (jnp.abs(total) >= jnp.finfo(jnp.float64).tiny)
         return goal.choose(scores, counts, masks), total, sound, goal.informed(scores, masks)
 
     with jax.enable_x64(True):
@@ -90,8 +92,8 @@ def synflow(
             if not bool(sound):
                 raise ValueError(
                     f"in round {r} of {rounds} the outputs of forward_fn sum to {float(total)}: no sound flow to rank "
-                    "weights by. It must compute in the float64 of its arguments and return logits. If it does: a sum "
-                    "of 0 wants more rounds or a lower sparsity, an infinite one smaller weights."
+                    "weights by. It must return logits. If it does: a sum of 0 wants more rounds or a lower sparsity, "
+                    "an infinite one smaller weights."
                 )
             goal.check_informed(f"synflow, in round {r} of {rounds},", informed)
     return goal.tree(masks)
@@ -101,16 +103,36 @@ def _absolute(leaf: Any) -> Any:
     return jnp.abs(leaf).astype(jnp.float64) if is_weight(leaf) else leaf
 
 
-def _total(outputs: Any) -> tuple[jax.Array, float]:
-    """Returns the sum of all outputs, and the smallest number that they hold without loss."""
+def _check_wide(back: Callable[[jax.Array], Any]) -> None:
+    """Refuses a network that casts down anywhere between weights and outputs; its backward pass does so there too."""
+    found = _coarsest(jax.make_jaxpr(back)(jnp.float64(1)).jaxpr)
+    if found > jnp.finfo(jnp.float64).eps:
+        raise ValueError(
+            f"forward_fn computes in numbers whose next after 1 is 1 + {found:.2g}, coarser than the float64 of its "
+            "arguments, so that small flows are lost or alike; expected that it casts nothing down: leave out a dtype "
+            "such as Flax's dtype=jnp.bfloat16, and astype, in the model that synflow sees."
+        )
+
+
+def _coarsest(jaxpr: Any) -> float:
+    """Returns the largest distance from 1 to the next number among the dtypes that a jaxpr computes in."""
+    found = [0.0]
+    for eqn in jaxpr.eqns:
+        dtypes = (getattr(v.aval, "dtype", None) for v in eqn.outvars)
+        found += [float(jnp.finfo(d).eps) for d in dtypes if d is not None and jnp.issubdtype(d, jnp.inexact)]
+        found += [_coarsest(inner) for inner in jaxprs_in_params(eqn.params)]
+    return max(found)
+
+
+def _total(outputs: Any) -> jax.Array:
+    """Returns the sum of all outputs."""
     parts = jax.tree_util.tree_leaves(outputs)
     if not parts or not all(jnp.issubdtype(jnp.result_type(x), jnp.floating) for x in parts):
         raise ValueError(
             f"forward_fn returned outputs of the dtypes {[str(jnp.result_type(x)) for x in parts]}; expected real "
             "floating ones."
         )
-    smallest = max(float(jnp.finfo(x.dtype).tiny) for x in parts)
-    return jnp.sum(jnp.stack([jnp.sum(x.astype(jnp.float64)) for x in parts])), smallest
+    return jnp.sum(jnp.stack([jnp.sum(x.astype(jnp.float64)) for x in parts]))
 
 
 def _ones(example: Any) -> jax.Array:

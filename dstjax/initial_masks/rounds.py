@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from dstjax._arrays.trees import Tree
 from dstjax.checks import check_integer
-from dstjax.initial_masks._goal import Goal, Where, goal_of
+from dstjax.initial_masks._goal import Goal, Told, Where, goal_of
 from dstjax.initial_masks._loss import LossFn, Weights, read, summed_gradient, wide
 from dstjax.masks import zero_outside
 
@@ -43,7 +43,7 @@ def iterative_snip(
 
     Raises:
       ValueError: no batches, a loss that is no scalar or not finite, a hyper-parameter out of range or contradictory,
-        or a layer whose scores are all zero or not finite in some round.
+        a score that is not finite in some round, or a layer whose scores are all zero.
 
     Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization", 2021.
     """
@@ -79,7 +79,7 @@ def force(
 
     Raises:
       ValueError: no batches, a loss that is no scalar or not finite, a hyper-parameter out of range or contradictory,
-        or a layer whose scores are all zero or not finite in some round.
+        a score that is not finite in some round, or a layer whose scores are all zero.
 
     Reference: de Jorge et al., "Progressive skeletonization: trimming more fat from a network at initialization", 2021.
     """
@@ -92,9 +92,7 @@ def _in_rounds(name: str, goal: Goal, loss_fn: LossFn, batches: Iterable[Any], r
     gradient = summed_gradient(goal, loss_fn, read(batches))
 
     @jax.jit
-    def choose(
-        weights: Weights, gradients: Weights, masks: Weights, counts: list[ArrayLike]
-    ) -> tuple[Weights, Weights]:
+    def choose(weights: Weights, gradients: Weights, masks: Weights, counts: list[ArrayLike]) -> tuple[Weights, Told]:
         scores, where = [jnp.abs(wide(w) * g) for w, g in zip(weights, gradients, strict=True)], None
         if not returning:
             where = masks

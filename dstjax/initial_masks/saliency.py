@@ -27,7 +27,8 @@ def magnitude(params: Tree, *, sparsity: float | None, normalize: bool = False, 
       Masks: a tree like ``params`` of boolean arrays, None at dense leaves.
 
     Raises:
-      ValueError: a hyper-parameter is out of range or contradictory, a leaf cannot be masked, or a layer is all zero.
+      ValueError: a hyper-parameter is out of range or contradictory, a leaf cannot be masked, a weight is not finite,
+        or a layer is all zero.
 
     Reference: Han et al., "Learning both weights and connections for efficient neural networks", 2015. The normalised
     ranking is that of jaxpruner (Lee et al., 2023).
@@ -71,7 +72,7 @@ def snip(
 
     Raises:
       ValueError: no batches, a loss that is no scalar or not finite, a hyper-parameter out of range or contradictory,
-        or a layer whose scores are all zero or not finite.
+        a score that is not finite, or a layer whose scores are all zero.
 
     Reference: Lee, Ajanthan and Torr, "SNIP: single-shot network pruning based on connection sensitivity", 2019.
     """
@@ -103,7 +104,7 @@ def grasp(
 
     Raises:
       ValueError: no batches, a loss that is no scalar or not finite, a hyper-parameter out of range or contradictory,
-        or a layer whose scores are all zero or not finite.
+        a score that is not finite, or a layer whose scores are all zero.
 
     Reference: Wang, Zhang and Grosse, "Picking winning tickets before training by preserving gradient flow", 2020.
     """

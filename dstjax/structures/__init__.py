@@ -16,10 +16,11 @@ leaf what its axes mean (:mod:`dstjax.layouts`); where it is left out a leaf is 
 the first in the order of the layer wins.
 """
 
-from dstjax.structures.blocks import BalancedBlock, Block, Units, block, filters, heads
+from dstjax.structures.blocks import BalancedBlock, Block, block
 from dstjax.structures.channels import Channels, channels
 from dstjax.structures.groups import NM, n_m
 from dstjax.structures.neurons import FanIn, fan_in
+from dstjax.structures.units import Units, filters, heads
 from dstjax.structures.weights import WEIGHT, Structure, Weight
 
 __all__ = [

@@ -1,8 +1,7 @@
-"""Blocks of inputs by outputs, whole filters, whole heads."""
+"""Blocks of inputs by outputs."""
 
 import abc
 import dataclasses
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -11,10 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dstjax._arrays.lanes import layer_counts, of_each
-from dstjax._arrays.layout import Layout, assumed
+from dstjax._arrays.layout import Layout
 from dstjax._arrays.shards import join_axes, split_axis
 from dstjax._arrays.widening import wide_dtype
-from dstjax.checks import check_bool, check_choice, check_integer
+from dstjax.checks import check_bool, check_integer
 from dstjax.selection import count_true, top_k_masks
 from dstjax.structures.neurons import Neurons, best_of_neurons, counted_by_neuron
 from dstjax.structures.weights import (
@@ -26,9 +25,12 @@ from dstjax.structures.weights import (
     Shapes,
     Stored,
     Weight,
+    cut_like,
     is_best,
     known,
     numbers,
+    stored_as,
+    told,
 )
 
 
@@ -45,7 +47,7 @@ class Tiles(Weight, abc.ABC):
 
     @abc.abstractmethod
     def coarse(self, x: jax.Array, layout: Layout, *, add: bool) -> jax.Array:
-        """Returns an array with one entry for each tile: the sum of its entries, or the first of them."""
+        """Returns an array with one entry for each tile: the sum of its entries, or the flag that they share."""
 
     @abc.abstractmethod
     def fine(self, x: jax.Array, layout: Layout, shape: tuple[int, ...]) -> jax.Array:
@@ -99,7 +101,8 @@ class Tiles(Weight, abc.ABC):
         return [self.coarse(m, layout, add=False) for m, layout in zip(masks, where, strict=True)]
 
     def _fine(self, tiles: Arrays, like: Sequence[jax.Array], where: Sequence[Layout]) -> Arrays:
-        return [self.fine(t, layout, x.shape) for t, x, layout in zip(tiles, like, where, strict=True)]
+        each = zip(tiles, like, where, strict=True)
+        return [cut_like(self.fine(t, layout, x.shape), x) for t, x, layout in each]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,13 +119,15 @@ class Block(Tiles):
     def counts(self, shapes: Shapes, counts: Mapping[str, Any], stored: Stored | None = None) -> dict[str, Any]:
         """Returns whole blocks, at least one."""
         for path in counts:
-            shape = shapes[path]
-            if len(shape) < 2 or shape[-2] % self.h or shape[-1] % self.w:
+            layout, shape = stored_as(path, shapes, stored)
+            sides = [[shape[a] for a in axes[-1:]] for axes in (layout.inputs, layout.outputs)]
+            if not all(side and side[0] % n == 0 for side, n in zip(sides, (self.h, self.w), strict=True)):
                 raise ValueError(
-                    f"leaf {path!r} of shape {shape} cannot be cut into blocks of {self.h} x {self.w} (its last two "
-                    "axes); expected multiples, or leave the leaf dense with maskable=lambda path, leaf: ..."
+                    f"{told(path, layout, shape)} has {_sides(layout, shape)}, which cannot be cut into blocks of "
+                    f"{self.h} x {self.w}: where inputs or outputs have several axes a block lies along the last. "
+                    "Expected multiples, or leave the leaf dense with maskable=lambda path, leaf: ..."
                 )
-        return {path: _whole(n, self.h * self.w) for path, n in counts.items()}
+        return {path: whole_tiles(n, self.h * self.w) for path, n in counts.items()}
 
     def area(self, layout: Layout, shape: tuple[int, ...]) -> int:
         """Returns h * w."""
@@ -139,7 +144,7 @@ class Block(Tiles):
             x = split_axis(x, axis, size)
         members = sorted(axis + 1 + i for i, (axis, _) in enumerate(reversed(self._cuts(layout))))
         if add:
-            return _sum(x, tuple(members))
+            return sum_widely(x, tuple(members))
         return x[tuple(0 if a in members else slice(None) for a in range(x.ndim))]
 
     def fine(self, x: jax.Array, layout: Layout, shape: tuple[int, ...]) -> jax.Array:
@@ -174,11 +179,11 @@ class BalancedBlock(Block):
             row = self.h * shapes[path][-1]  # the weights of one block in each column
             if isinstance(n, int) and n < row:
                 raise ValueError(
-                    f"leaf {path!r} of shape {shapes[path]} would have {counts[path]} active weights, fewer than the "
-                    f"{row} of one block of {self.h} x {self.w} in each column; expected a lower sparsity, smaller "
-                    "blocks, or leave the leaf dense with maskable."
+                    f"{told(path, *stored_as(path, shapes, stored))} would have {counts[path]} active weights, fewer "
+                    f"than the {row} of one block of {self.h} x {self.w} in each column; expected a lower sparsity, "
+                    "smaller blocks, or leave the leaf dense with maskable=lambda path, leaf: ..."
                 )
-            found[path] = _whole(n, row)
+            found[path] = whole_tiles(n, row)
         return found
 
     def best(self, scores: Sequence[jax.Array], counts: Any, layouts: Layouts = None) -> Arrays:
@@ -226,60 +231,19 @@ class BalancedBlock(Block):
         return [-(-share // row) if up else share // row for share, row in zip(shares, rows, strict=True)]
 
 
-@dataclasses.dataclass(frozen=True)
-class Units(Tiles):
-    """Switches whole units of a layer: a filter with all its weights, or a head."""
-
-    of: str
-    ranks_together: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        check_choice("of", self.of, ("filters", "heads"))
-
-    def counts(self, shapes: Shapes, counts: Mapping[str, Any], stored: Stored | None = None) -> dict[str, Any]:
-        """Returns whole units, at least one."""
-        places = stored or {}
-        found = {}
-        for path, n in counts.items():
-            layout, shape = places.get(path, (None, shapes[path]))
-            found[path] = _whole(n, self.area(layout or assumed(len(shape)), shape))
-        return found
-
-    def area(self, layout: Layout, shape: tuple[int, ...]) -> int:
-        """Returns the weights of a filter, or of a head."""
-        return math.prod(shape[a] for a in self._summed(layout))
-
-    def coarse(self, x: jax.Array, layout: Layout, *, add: bool) -> jax.Array:
-        """Sums over the units, or takes their first entries; the axes stay, of length one."""
-        axes = self._summed(layout)
-        if add:
-            return _sum(x, axes, keepdims=True)
-        return x[tuple(slice(0, 1) if a in axes else slice(None) for a in range(x.ndim))]
-
-    def fine(self, x: jax.Array, layout: Layout, shape: tuple[int, ...]) -> jax.Array:
-        """Repeats the entries over their units."""
-        return jnp.broadcast_to(x, shape)
-
-    def _summed(self, layout: Layout) -> tuple[int, ...]:
-        """Returns the axes within a unit."""
-        if self.of == "filters":
-            return layout.windows + layout.inputs
-        axes = layout.outputs if len(layout.outputs) > 1 else layout.inputs
-        if len(axes) < 2:
-            raise ValueError(
-                f"structure=heads() is not accepted for a leaf of layout {str(layout)!r}, which has no axis of heads; "
-                "expected 'in out out' or 'in in out', or leave the leaf dense with maskable=lambda path, leaf: ..."
-            )
-        return tuple(a for a in layout.order if a != axes[0])
+def _sides(layout: Layout, shape: tuple[int, ...]) -> str:
+    """Says how many inputs and outputs a leaf has, axis by axis."""
+    sides = [" x ".join(str(shape[a]) for a in axes) or "no" for axes in (layout.inputs, layout.outputs)]
+    return f"{sides[0]} inputs and {sides[1]} outputs"
 
 
-def _whole(n: Any, area: int) -> Any:
+def whole_tiles(n: Any, area: int) -> Any:
     """Returns the nearest multiple below, one at least."""
     return (jnp.maximum(n // area, 1) if isinstance(n, jax.Array) else max(n // area, 1)) * area
 
 
-def _sum(x: jax.Array, axes: tuple[int, ...], *, keepdims: bool = False) -> jax.Array:
-    # Wide, so that sums of integers do not wrap around, nor those in half precision collapse into ties.
+def sum_widely(x: jax.Array, axes: tuple[int, ...], *, keepdims: bool = False) -> jax.Array:
+    """Sums so that integers do not wrap around, and half precision does not collapse into ties."""
     return jnp.sum(x, axis=axes, dtype=wide_dtype(x.dtype), keepdims=keepdims)
 
 
@@ -298,16 +262,3 @@ def block(h: int, w: int, *, balanced: bool = False) -> Block:
     """
     check_bool("balanced", balanced)
     return BalancedBlock(h, w) if balanced else Block(h, w)
-
-
-def filters() -> Units:
-    """Returns whole filters: all weights that lead to an output, over the inputs and the window."""
-    return Units("filters")
-
-
-def heads() -> Units:
-    """Returns whole heads of attention, the first of two axes of outputs (query, key, value) or of inputs (output).
-
-    A layer keeps whole heads, at most as many weights as its density asks for and one head at least.
-    """
-    return Units("heads")

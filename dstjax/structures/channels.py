@@ -13,7 +13,7 @@ from dstjax._arrays.leaves import named_masks
 from dstjax._arrays.trees import is_traced
 from dstjax.checks import check_bool, check_integer, check_number
 from dstjax.structures.pools import Pools, without
-from dstjax.structures.weights import Array, Arrays, Kept, Layouts, Scores, Shapes, Stored, Weight
+from dstjax.structures.weights import Array, Arrays, Kept, Layouts, Scores, Shapes, Stored, Weight, cut_like
 from dstjax.structures.widths import best, even, fewest
 from dstjax.structures.work import Work, weights
 
@@ -100,13 +100,13 @@ class Channels(Weight):
         else:
             goal = jnp.float32(self.budget * self.work.dense)
         widths = self._even(np.zeros(len(self.pools.sizes), np.int32), np.asarray(self.work.full, np.int32), goal)
-        return self.pools.masks(self._chosen(values, everywhere, widths))
+        return self._masks(self._chosen(values, everywhere, widths), scores)
 
     def holds(self, masks: Arrays, prunes: bool = False, layouts: Layouts = None) -> Arrays:
         """Returns whether all channels are whole."""
         del prunes, layouts
         self._check(masks)
-        whole = self.pools.masks(self.pools.active(masks))
+        whole = self._masks(self.pools.active(masks), masks)
         return [jnp.all(m == w) for m, w in zip(masks, whole, strict=True)]
 
     def drop(
@@ -124,7 +124,7 @@ class Channels(Weight):
         else:
             kept = self._even(least, widths, goal)
         stays = self._chosen(values, active, jnp.where(share >= 1, widths, kept))
-        found = self.pools.masks(stays)
+        found = self._masks(stays, masks)
         return found, [~m for m in found]
 
     def grow(self, scores: Arrays, kept: Arrays, room: Arrays, n: jax.Array, layouts: Layouts = None) -> Arrays:
@@ -144,7 +144,7 @@ class Channels(Weight):
             added = jnp.maximum(self._even(now, now + more, goal) - now, 0)
         grows = (_total(n) > 0) & (cost <= goal)
         new = self._chosen(values, free, jnp.where(grows, added, 0)) | active
-        return [m & ~k for m, k in zip(self.pools.masks(new), kept, strict=True)]
+        return [m & ~k for m, k in zip(self._masks(new, kept), kept, strict=True)]
 
     # --- Scores of channels, for rules that pool them -----------------------------------------------------------------
 
@@ -186,6 +186,10 @@ class Channels(Weight):
     def _chosen(self, values: jax.Array, where: jax.Array, number: jax.Array) -> jax.Array:
         """Returns the best of each pool among some, bool[channels]."""
         return where & (self.pools.ranks(values, where) < number[self.pools.pool_of])
+
+    def _masks(self, active: jax.Array, like: Sequence[jax.Array]) -> Arrays:
+        """Returns the masks of active channels, cut over devices as some arrays of the leaves are."""
+        return [cut_like(m, x) for m, x in zip(self.pools.masks(active), like, strict=True)]
 
     def _fewest(self) -> np.ndarray:
         return fewest(self.work, self.at_least, self.round_to)

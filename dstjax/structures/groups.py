@@ -12,7 +12,20 @@ from dstjax._arrays.lanes import of_each
 from dstjax._arrays.layout import Layout
 from dstjax._arrays.shards import join_axes, split_axis
 from dstjax.checks import check_bool, check_integer
-from dstjax.structures.weights import Array, Arrays, Kept, Layouts, Scores, Shapes, Stored, Weight, is_best, known
+from dstjax.structures.weights import (
+    Array,
+    Arrays,
+    Kept,
+    Layouts,
+    Scores,
+    Shapes,
+    Stored,
+    Weight,
+    is_best,
+    known,
+    stored_as,
+    told,
+)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -55,8 +68,8 @@ class NM(Weight):
             inputs, rest = (shape[-2], shape[-2] % self.m) if len(shape) >= 2 else (0, 1)
             if rest and not (self.pad and inputs):
                 raise ValueError(
-                    f"leaf {path!r} of shape {shape} cannot be cut into groups of m={self.m} inputs (its last axis "
-                    "but one); expected a multiple, n_m(..., pad=True), or leave the leaf dense with "
+                    f"{told(path, *stored_as(path, shapes, stored))} has {inputs or 'no'} inputs, which cannot be cut "
+                    f"into groups of m={self.m}; expected a multiple, n_m(..., pad=True), or leave the leaf dense with "
                     "maskable=lambda path, leaf: ..."
                 )
             found[path] = (inputs // self.m * self.n + min(rest, self.n)) * (math.prod(shape) // inputs)

@@ -13,7 +13,20 @@ from dstjax._arrays.layout import Layout
 from dstjax._arrays.shares import share_limbs, share_of
 from dstjax.checks import check_number
 from dstjax.selection import count_true, top_k_masks
-from dstjax.structures.weights import Array, Arrays, Kept, Layouts, Scores, Shapes, Stored, Weight, known, numbers
+from dstjax.structures.weights import (
+    Array,
+    Arrays,
+    Kept,
+    Layouts,
+    Scores,
+    Shapes,
+    Stored,
+    Weight,
+    known,
+    numbers,
+    stored_as,
+    told,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +58,9 @@ class FanIn(Weight):
         for path, n in counts.items():
             if isinstance(n, int) and n < shapes[path][-1]:
                 raise ValueError(
-                    f"leaf {path!r} of shape {shapes[path]} would have {n} active weights for {shapes[path][-1]} "
-                    "neurons, a fan-in below one; expected a lower sparsity, or leave the leaf dense with maskable."
+                    f"{told(path, *stored_as(path, shapes, stored))} would have {n} active weights for "
+                    f"{shapes[path][-1]} neurons, a fan-in below one; expected a lower sparsity, or leave the leaf "
+                    "dense with maskable=lambda path, leaf: ..."
                 )
         return {path: n // shapes[path][-1] * shapes[path][-1] for path, n in counts.items()}
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dstjax._arrays.lanes import line_up
 from dstjax._arrays.layout import Layout
 
 Groups = Mapping[str, Sequence[Any]]  # path -> for each axis the group of each index, -1 where it always stays
@@ -146,7 +147,9 @@ class Pools:
         for x, axes, k in zip(arrays, self.axes, owners, strict=True):
             if k is not None:
                 lines = jnp.sum(x, axis=tuple(a for a in range(x.ndim) if a != k), dtype=jnp.float32)
-                total = total.at[np.asarray(axes[k])].add(lines)  # -1 is the last entry, which is left out
+                total = total.at[np.asarray(axes[k])].add(
+                    line_up(lines, (0,))
+                )  # -1 is the last entry, which is left out
         return total[:-1]
 
     def placed(self, values: jax.Array, owners: Sequence[int | None]) -> list[jax.Array]:
@@ -176,7 +179,7 @@ class Pools:
         for leaf, k in {self._smallest(pool) for pool in range(len(self.sizes))}:
             mask, ids = masks[leaf], np.asarray(self.axes[leaf][k])
             line = jnp.any(mask, axis=tuple(a for a in range(mask.ndim) if a != k))
-            flags = flags.at[ids].max(line)
+            flags = flags.at[ids].max(line_up(line, (0,)))
         return flags[:-1]
 
     def _smallest(self, pool: int) -> tuple[int, int]:

@@ -6,9 +6,12 @@ from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.experimental.shard_alike import shard_alike
 
 from dstjax._arrays import wide
+from dstjax._arrays.keys import placed_like
 from dstjax._arrays.layout import Layout, assumed
+from dstjax._arrays.shards import may_be_cut, mesh_axes
 from dstjax._arrays.wide import Wide
 from dstjax.selection import count_true, top_k_masks
 
@@ -120,10 +123,31 @@ def numbers(counts: Any) -> jax.Array:
     return jnp.stack([jnp.asarray(n) for n in counts]) if isinstance(counts, list | tuple) else counts
 
 
+def stored_as(path: str, shapes: Shapes, stored: Stored | None) -> tuple[Layout, tuple[int, ...]]:
+    """Returns the layout and the shape of the leaf that holds a layer; those of the layer where they are not known."""
+    layout, shape = (stored or {}).get(path, (None, shapes[path]))
+    return layout or assumed(len(shape)), shape
+
+
+def told(path: str, layout: Layout, shape: tuple[int, ...]) -> str:
+    """Names the leaf of a layer as a refusal does."""
+    name = path.rpartition("[")[0] if layout.stack else path  # a layer of a stack is `name[0]`
+    return f"leaf {name!r} of shape {shape}, {str(layout)!r},"
+
+
 def known(layouts: Layouts, arrays: Sequence[jax.Array]) -> list[Layout]:
     """Returns the layouts of some leaves; (window..., in, out) where they are not given."""
     given = (None,) * len(arrays) if layouts is None else layouts
     return [layout or assumed(x.ndim) for layout, x in zip(given, arrays, strict=True)]
+
+
+def cut_like(x: jax.Array, leaf: jax.Array) -> jax.Array:
+    """Cuts an array over devices as a leaf is; otherwise what repeats an entry lies whole on every device."""
+    if mesh_axes(leaf) is not None:
+        return jax.sharding.reshard(x, jax.typeof(leaf).sharding)
+    if not may_be_cut(leaf) or jax.sharding.get_abstract_mesh().manual_axes:
+        return x
+    return placed_like(shard_alike(x, leaf)[0], leaf)
 
 
 WEIGHT = Weight()

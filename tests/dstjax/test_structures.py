@@ -13,7 +13,7 @@ from hypothesis import given, settings
 import dstjax
 from dstjax import methods
 from dstjax._engine.drop_and_grow import drop_and_grow_all
-from dstjax.structures import block, fan_in, n_m
+from dstjax.structures import block, fan_in, heads, n_m
 from tests import oracles, trees
 from tests import structure_oracles as plain
 from tests.thorough import few, lighter
@@ -154,21 +154,29 @@ def test_arguments(make, pattern):
 @pytest.mark.parametrize(
     ("structure", "shape", "pattern"),
     [
-        (n_m(2, 4), (6, 8), r"leaf 'w' of shape \(6, 8\) cannot be cut into groups of m=4 inputs .*maskable="),
-        (n_m(2, 4), (3, 3, 3, 8), r"leaf 'w' of shape \(3, 3, 3, 8\) cannot be cut into groups"),
-        (n_m(2, 4), (8,), r"leaf 'w' of shape \(8,\) cannot be cut into groups"),
-        (block(4, 4), (8, 6), r"leaf 'w' of shape \(8, 6\) cannot be cut into blocks of 4 x 4"),
+        (
+            n_m(2, 4),
+            (6, 8),
+            r"leaf 'w' of shape \(6, 8\), 'in out', has 6 inputs, which cannot be cut into groups of m=4; .*maskable=",
+        ),
+        (n_m(2, 4), (3, 3, 3, 8), r"leaf 'w' of shape \(3, 3, 3, 8\), 'window window in out', has 3 inputs"),
+        (n_m(2, 4), (8,), r"leaf 'w' of shape \(8,\), 'out', has no inputs, which cannot be cut into groups"),
+        (block(4, 4), (8, 6), r"shape \(8, 6\), 'in out', has 8 inputs and 6 outputs, which cannot be cut into blocks"),
         (
             block(16, 16),
             (8, 8),
-            r"leaf 'w' of shape \(8, 8\) cannot be cut into blocks of 16 x 16 .*expected multiples",
+            r"leaf 'w' of shape \(8, 8\), 'in out', has 8 .* be cut into blocks of 16 x 16: .*Expected multiples",
         ),
         (
             block(2, 2, balanced=True),
             (2, 8),
-            r"leaf 'w' of shape \(2, 8\) would have 8 active weights, fewer than the 16 of one block of 2 x 2 in each",
+            r"leaf 'w' of shape \(2, 8\), 'in out', would have 8 active weights, fewer than the 16 of one block",
         ),
-        (fan_in(), (2, 8), r"leaf 'w' of shape \(2, 8\) would have 4 active weights for 8 neurons, a fan-in below one"),
+        (
+            fan_in(),
+            (2, 8),
+            r"'w' of shape \(2, 8\), 'in out', would have 4 active weights for 8 neurons, a fan-in below one",
+        ),
     ],
 )
 def test_leaves_that_do_not_fit(structure, shape, pattern):
@@ -177,7 +185,51 @@ def test_leaves_that_do_not_fit(structure, shape, pattern):
         sparsity=sparsity, distribution="uniform", structure=structure, maskable=lambda path, leaf: path == "w"
     )
     with pytest.raises(ValueError, match=pattern):
-        dstjax.sparsify(optax.sgd(0.1), method).init({"w": jnp.ones(shape), "b": jnp.ones(8)})
+        dstjax.sparsify(optax.sgd(0.1), method).init({"w": jnp.ones(shape), "b": jnp.ones(shape[-1])})
+
+
+@pytest.mark.parametrize(
+    ("structure", "shape", "layout", "pattern"),
+    [
+        (n_m(2, 4), (8, 10), "out in", r"leaf 'w' of shape \(8, 10\), 'out in', has 10 inputs"),
+        (n_m(2, 4), (3, 8, 10), "stack out in", r"leaf 'w' of shape \(3, 8, 10\), 'stack out in', has 10 inputs"),
+        (block(4, 4), (8, 10), "out in", r"leaf 'w' of shape \(8, 10\), 'out in', has 10 inputs and 8 outputs"),
+        (
+            block(4, 4),
+            (8, 4, 3),
+            "in out out",
+            r"\(8, 4, 3\), 'in out out', has 8 inputs and 4 x 3 outputs, .*maskable=",
+        ),
+        (
+            block(4, 4, balanced=True),
+            (4, 3, 8),
+            "in in out",
+            r"\(4, 3, 8\), 'in in out', has 4 x 3 inputs and 8 outputs",
+        ),
+        (
+            block(2, 2, balanced=True),
+            (8, 2),
+            "out in",
+            r"leaf 'w' of shape \(8, 2\), 'out in', would have 8 active weights, fewer than the 16 of one block",
+        ),
+        (
+            fan_in(),
+            (8, 1),
+            "out in",
+            r"leaf 'w' of shape \(8, 1\), 'out in', would have 4 active weights for 8 neurons",
+        ),
+        (
+            heads(),
+            (4, 4),
+            "out in",
+            r"heads\(\) is not accepted for leaf 'w' of shape \(4, 4\), 'out in', which has no",
+        ),
+    ],
+)
+def test_refusals_name_the_leaf_as_it_is_stored(structure, shape, layout, pattern):
+    method = methods.static(sparsity=0.5, distribution="uniform", structure=structure)
+    with pytest.raises(ValueError, match=pattern):
+        dstjax.sparsify(optax.sgd(0.1), method, layout=layout).init({"w": jnp.ones(shape)})
 
 
 @pytest.mark.parametrize(

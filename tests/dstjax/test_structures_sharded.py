@@ -11,8 +11,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import dstjax
-from dstjax import methods
-from dstjax.structures import block, fan_in, n_m
+from dstjax import methods, program
+from dstjax.structures import block, channels, fan_in, filters, heads, n_m
 from tests.thorough import few
 
 MOVING = dict(
@@ -104,3 +104,91 @@ def test_what_explicit_axes_cannot_hold_is_refused(structure, layout):
         ValueError, match=r"pieces of .*, which groups of 4 do not fit; expected pieces of a multiple of 4"
     ):
         on_eight(structure, "explicit", layout)
+
+
+# --- Units and channels, of which one lies on several devices -------------------------------------------------------
+
+
+UNITS = {  # structure, layout, shape of a leaf, and how its axes lie on a mesh of 2 by 4
+    "inputs of filters": (filters(), "in out", (16, 24), P("a")),
+    "both axes of filters": (filters(), "out in", (16, 24), P("a", "b")),
+    "filters of a convolution": (filters(), "window window in out", (1, 2, 8, 16), P(None, None, "a", "b")),
+    "layers of filters": (filters(), "stack in out", (4, 16, 24), P("b", "a")),
+    "inputs of heads": (heads(), "in out out", (16, 8, 8), P("a", "b")),
+    "within heads": (heads(), "in out out", (16, 8, 8), P(None, "a", "b")),
+    "heads that are read": (heads(), "in in out", (8, 8, 16), P(None, "b", "a")),
+}
+RULES = ["rigl", "set", "top_kast"]  # the masks of the last are nothing but repeated flags of units
+
+
+def short_run(method, layout, shapes, place, steps=3):
+    """All masks of a short run."""
+    tx = dstjax.sparsify(optax.sgd(1.0), method, layout=layout, seed=1)
+
+    def draw(t):
+        rng = np.random.default_rng(t)
+        return place({n: np.asarray(rng.standard_normal(s), np.float32) for n, s in shapes.items()})
+
+    params = draw(0)
+    state = tx.init(params)
+    params = dstjax.apply_masks(params, state)
+    step, history = jax.jit(tx.update), [dstjax.get_masks(state)]
+    for t in range(1, steps + 1):
+        updates, state = step(draw(t), state, params)
+        params = optax.apply_updates(params, updates)
+        history.append(dstjax.get_masks(state))
+    return history
+
+
+def check_units(kind, specs, run):
+    """The masks of one device, each cut like its leaf."""
+    expected = run(lambda tree: jax.tree.map(jnp.asarray, tree))
+    mesh = jax.make_mesh((2, 4), ("a", "b"), axis_types=(KINDS[kind],) * 2)
+    with jax.set_mesh(mesh):
+        where = {n: NamedSharding(mesh, spec) for n, spec in specs.items()}
+        found = run(lambda tree: jax.device_put(tree, where))
+    for masks, one in zip(found, expected, strict=True):
+        for name, mask in masks.items():
+            np.testing.assert_array_equal(mask, one[name])
+            assert mask.sharding.is_equivalent_to(where[name], mask.ndim), (name, mask.sharding)
+    assert any((one[n] != expected[0][n]).any() for one in expected for n in one)
+
+
+def check_case(case, kind, rule):
+    structure, layout, shape, spec = UNITS[case]
+    drop = {} if rule == "top_kast" else {"drop_fraction": 0.5, "drop_schedule": "constant"}
+    method = methods.get(rule, sparsity=0.5, update_period=1, end_step=9, structure=structure, **drop)
+    check_units(kind, {"w": spec}, lambda place: short_run(method, layout, {"w": shape}, place))
+
+
+@pytest.mark.parametrize(
+    ("case", "kind", "rule"),
+    [
+        ("filters of a convolution", "explicit", "rigl"),
+        ("within heads", "explicit", "set"),
+        ("inputs of filters", "auto", "top_kast"),
+    ],
+)
+def test_units_that_lie_on_several_devices(case, kind, rule):
+    check_case(case, kind, rule)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", UNITS)
+def test_units_that_lie_on_several_devices_in_every_layout(case, kind, rule):
+    check_case(case, kind, rule)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_channels_that_lie_on_several_devices(kind):
+    def network(params, x):
+        return jax.nn.relu(x @ params["a"] + params["bias"][None]) @ params["b"]
+
+    shapes = {"a": (16, 24), "b": (24, 8), "bias": (24,)}
+    found = program.channels(network, {n: np.ones(s, np.float32) for n, s in shapes.items()}, np.ones((2, 16)))
+    method = methods.gmp(sparsity=0.5, update_period=1, end_step=3, structure=channels(found))
+    specs = {"a": P("a", "b"), "b": P("b"), "bias": P("b")}
+    layout = {"^.$": "in out", "bias": None}
+    check_units(kind, specs, lambda place: short_run(method, layout, shapes, place))

@@ -1,5 +1,6 @@
 """SynFlow: the worked example of the reference (B5), transcripts, and networks too deep for float32."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,12 +79,34 @@ def test_a_network_too_deep_for_float32(scale):
     np.testing.assert_array_equal(got["stack"], mask)
 
 
-@pytest.mark.parametrize("scale", [1e3, 1e-3])
-def test_a_network_that_computes_in_float32_is_refused_where_that_is_not_enough(scale):
-    narrow = lambda p, x: deep(jax.tree.map(jnp.float32, p), jnp.float32(x))  # noqa: E731
+def cast(dtype):
+    return lambda p, x: deep(jax.tree.map(lambda w: w.astype(dtype), p), x.astype(dtype))
+
+
+def rounded_between(p, x):
+    return x @ p["stack"][0].astype(jnp.bfloat16).astype(jnp.float64) @ p["stack"][1]
+
+
+def linen_in_half_precision(p, x):
+    return nn.Dense(WIDTH, use_bias=False, dtype=jnp.bfloat16).apply({"params": {"kernel": p["stack"][0]}}, x)
+
+
+@pytest.mark.parametrize("forward", [cast(jnp.float32), cast(jnp.float16), rounded_between, linen_in_half_precision])
+@pytest.mark.parametrize("scale", [1.0, slow(1e3), slow(1e-3)])
+def test_a_network_that_casts_down_is_refused(forward, scale):
     stack = jnp.full((DEPTH, WIDTH, WIDTH), scale)
-    with pytest.raises(ValueError, match=r"round 1 of 5 .* sum to (inf|0\.0).*float64"):
-        synflow(narrow, {"stack": stack}, (WIDTH,), sparsity=0.5, rounds=5)
+    with pytest.raises(ValueError, match=r"1 is 1 \+ .*coarser than the float64 of its arguments.*casts nothing down"):
+        synflow(forward, {"stack": stack}, (WIDTH,), sparsity=0.5, rounds=5)
+
+
+def test_what_no_weight_goes_through_may_be_narrow():
+    """Positions that are computed in float32 beside the flow, and a scale that is stored so."""
+    scale = jnp.float32(2)
+
+    def forward(p, x):
+        return (x + jnp.sin(jnp.arange(2, dtype=jnp.float32))[None]) @ p["a"] @ p["b"] * scale
+
+    assert synflow(forward, EXAMPLE, (2,), sparsity=0.5, rounds=2)["a"].sum() == 2
 
 
 def test_what_the_network_is_given():

@@ -64,6 +64,36 @@ def test_a_layer_that_overflows_is_named():
         )
 
 
+def without_a_slope(params, batch):
+    """A finite loss whose gradient is NaN in half of a layer."""
+    return loss(())(params, batch) + 0 * jnp.sum(jnp.sqrt(0 * params["second"][1, :3]))
+
+
+@pytest.mark.parametrize("rule", ["snip", "iterative_snip", "force"])  # the Hessian of grasp spreads them everywhere
+@pytest.mark.parametrize("scope", ["global", slow("layer")])
+def test_scores_that_are_not_finite_are_named(rule, scope):
+    with pytest.raises(ValueError, match=rf"{rule}.* finds scores that are not finite: 18 of 'second\[1\]';"):
+        getattr(initial_masks, rule)(without_a_slope, PARAMS, [X], sparsity=0.5, layout=LAYOUT, scope=scope)
+
+
+def test_scores_that_decide_nothing_may_be_anything():
+    """Those of a layer that stays whole, and those of weights that an earlier round removed."""
+    whole = initial_masks.snip(without_a_slope, PARAMS, [X], sparsity=0.0, layout=LAYOUT)
+    assert bool(whole["second"].all())
+
+    def fails_where_removed(params, batch):
+        return loss(())(params, batch) + 0 * jnp.sum(jnp.sqrt(jnp.abs(params["first"])))
+
+    masks = initial_masks.iterative_snip(fails_where_removed, PARAMS, [X], sparsity=0.5, rounds=3, layout=LAYOUT)
+    assert sum(int(m.sum()) for m in jax.tree.leaves(masks)) == 57
+
+
+def test_weights_that_are_not_finite_are_named():
+    params = PARAMS | {"first": PARAMS["first"].at[0, :2].set(jnp.nan), "third": PARAMS["third"].at[0, 0].set(jnp.inf)}
+    with pytest.raises(ValueError, match=r"magnitude finds scores that are not finite: 2 of 'first', 1 of 'third';"):
+        initial_masks.magnitude(params, sparsity=0.5, layout=LAYOUT)
+
+
 def test_a_layer_without_flow_is_named():
     """It leads to no output."""
     params = PARAMS | {"unused": jnp.ones((3, 3))}
