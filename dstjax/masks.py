@@ -75,7 +75,7 @@ def maskable(opt_state_or_masks: Tree) -> Named:
     >>> maskable({"a": jnp.ones((2, 2), bool), "b": None})
     Named(paths=('a',))
     """
-    return Named(tuple(MaskedLeaves.of(masks_of(opt_state_or_masks, packed=True)).masked))
+    return Named(tuple(MaskedLeaves.of(masks_of(opt_state_or_masks)).masked))
 
 
 def sparsity(opt_state_or_masks: Tree) -> float:
@@ -90,9 +90,9 @@ def sparsity(opt_state_or_masks: Tree) -> float:
     >>> sparsity({"a": jnp.arange(10).reshape(2, 5) < 3, "b": None})
     0.7
     """
-    masks = masks_of(opt_state_or_masks, packed=True)
+    masks = masks_of(opt_state_or_masks)
     size = sum(math.prod(shape(mask)) for mask in named_masks(masks).values())
-    active = sum(count_active(masks).values())
+    active = sum(count_active(opt_state_or_masks).values())
     if not active:
         raise ValueError(f"the masks have {active} active weights of {size}; expected one at least.")
     return (size - active) / size
@@ -228,7 +228,7 @@ def overlap(a: Tree, b: Tree) -> dict[str, jax.Array]:
     """Jaccard index |A and B| / |A or B| of two trees of masks, for each leaf that both mask; 1 where both are empty.
 
     Raises:
-      ValueError: the trees have different leaves, or none that both mask.
+      ValueError: the trees have different leaves, or other shapes, or none that both mask.
 
     Reference: Nowak et al., "Fantastic weights and how to find them", 2023, Figure 6; the mask IoU of IEE is the same.
     """
@@ -251,6 +251,9 @@ def _pairwise(a: Tree, b: Tree, of: Callable[[jax.Array, jax.Array], Any]) -> di
     if left.keys() != right.keys():
         check_alike([left, right])
     mine, others = named_masks(a), named_masks(b)
+    for name in mine.keys() & others.keys():
+        if (shapes := [shape(mine[name]), shape(others[name])])[0] != shapes[1]:
+            raise ValueError(f"the masks of {name!r} have shapes {shapes}; expected the same.")
     result = {n: of(*_meeting(mask, others[n])) for n, mask in mine.items() if n in others}
     if not result:
         check_alike([])

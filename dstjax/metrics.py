@@ -255,7 +255,7 @@ def gradient_norms(gradients: Tree, opt_state_or_masks: Tree, before: GradientNo
 
 def _masked(opt_state_or_masks: Tree) -> tuple[MaskedLeaves, list[jax.Array]]:
     """Returns which leaves a state or a tree of masks masks, and the boolean masks."""
-    stored = masks_of(opt_state_or_masks, packed=True)
+    stored = masks_of(opt_state_or_masks)
     leaves = MaskedLeaves.of(stored)
     return leaves, [masks_lib.unpack(mask) for mask in leaves.read(stored)]
 

@@ -97,8 +97,19 @@ class Layers(NamedTuple):
 
     def room(self, counts: jax.Array) -> jax.Array:
         """Returns how many weights each layer could have beyond some counts, int32[layers]; 0 where it stands still."""
-        room = self.sizes - counts
-        return room if self.still is None else jnp.where(self.still, 0, room)
+        return self.moving(self.sizes - counts)
+
+    def moving(self, counts: jax.Array) -> jax.Array:
+        """Returns numbers of weights, int32[layers]; 0 where a layer stands still."""
+        return counts if self.still is None else jnp.where(self.still, 0, counts)
+
+    def moving_masks(self) -> list[jax.Array]:
+        """Returns the masks, empty where a layer stands still: for rules that rank all layers together."""
+        masks = [leaf.mask for leaf in self.leaves]
+        if self.still is None:
+            return masks
+        of_leaf = lanes.of_each(self.still, [m.shape for m in masks], self.layouts)
+        return [m & ~s for m, s in zip(masks, of_leaf, strict=True)]
 
     @property
     def layouts(self) -> tuple[Layout | None, ...]:
@@ -106,8 +117,13 @@ class Layers(NamedTuple):
         return tuple(leaf.layout for leaf in self.leaves)
 
     def sums(self, arrays: Sequence[jax.Array]) -> jax.Array:
-        """Sums arrays like the weights over each layer: a number for each layer."""
-        return lanes.sums(arrays, self.layouts)
+        """Sums arrays like the weights over each layer: a number for each layer.
+
+        Of leaves of several dtypes, or of floats of one byte, of which jax promotes none, the sums are float32.
+        """
+        kinds = {x.dtype for x in arrays}
+        narrow = any(jnp.issubdtype(kind, jnp.inexact) and kind.itemsize == 1 for kind in kinds)
+        return lanes.sums(arrays, self.layouts, jnp.float32 if len(kinds) > 1 or narrow else None)
 
     def counts(self, masks: Sequence[jax.Array]) -> jax.Array:
         """Counts the True entries of boolean arrays like the weights in each layer, int32[layers]."""

@@ -105,9 +105,9 @@ def is_exploring(opt_state: Tree) -> jax.Array:
 def set_masks(opt_state: Tree, masks: Tree) -> Tree:
     """Replaces the masks, for a transplant or a mask of one's own.
 
-    Counters start again from the new mask, moments of inactive weights become zero, and what was active before still
-    counts as explored. The parameters are not touched: call :func:`apply_masks` after. The state does not know the
-    structure of its method: masks that are to keep one are checked by ``sparsify(..., initial_masks=masks)``.
+    Counters start again, at 1 where a weight is or was active, so that this still counts as explored, and moments of
+    inactive weights become zero. The parameters are not touched: call :func:`apply_masks` after. The state does not
+    know the structure of its method: masks that are to keep one are checked by ``sparsify(..., initial_masks=masks)``.
 
     Args:
       opt_state: the state to change, wherever it is chained or wrapped.
@@ -215,7 +215,7 @@ def _packed(mask: jax.Array, like: jax.Array) -> jax.Array:
 
 @jax.jit
 def _counted(mask: jax.Array, counter: jax.Array) -> jax.Array:
-    return mask.astype(counter.dtype)
+    return (mask | (counter > 0)).astype(counter.dtype)
 
 
 @jax.jit

@@ -80,7 +80,8 @@ def _passing(inner_state: Tree) -> Any:
 def _tracked(old: SparseState) -> tuple[str, ...]:
     if is_absent(old.tracked):
         return ()
-    found = {"exploration": old.tracked.ever, "survival": old.tracked.grown, "error": old.tracked.error}
+    seen = old.tracked.ever if is_absent(old.counters) else old.counters  # which tell it besides
+    found = {"exploration": seen, "survival": old.tracked.grown, "error": old.tracked.error}
     return tuple(name for name, x in found.items() if not is_absent(x))
 
 
@@ -94,6 +95,8 @@ def _fitting(old: SparseState, method: Method, weights: Mapping[str, Any], known
     layouts = tuple(known.values())
     now = np.asarray(count_true(list(flags.values()), layouts)).astype(np.int64)
     low, high = np.minimum(first, last).astype(np.int64), np.maximum(first, last).astype(np.int64)
+    if method.promises in ("reached", "total") and _is_over(method, int(old.step)):
+        low = high = np.asarray(last, np.int64)  # no update of its own will come
     counts = np.clip(now, low, high)
     moves_between_layers = method.start.sparsity is None or method.promises in ("total", "free")
     if moves_between_layers and low.sum() <= now.sum() <= high.sum():
@@ -107,6 +110,12 @@ def _fitting(old: SparseState, method: Method, weights: Mapping[str, Any], known
     shardings = tuple(sharding_of(weights[name]) for name in known)
     chosen = _best(old.key, old.step, sizes, list(flags.values()), numbers, structure, layouts, shardings)
     return dict(zip(known, chosen, strict=True))
+
+
+def _is_over(method: Method, step: int) -> bool:
+    """Whether all mask updates of a method are those of earlier steps."""
+    last = None if method.updates is None else getattr(method.updates.schedule, "last", None)
+    return last is not None and last <= step
 
 
 @functools.partial(jax.jit, static_argnames=("structure", "layouts", "shardings"))

@@ -18,7 +18,7 @@ from dstjax._arrays.selection import count_true
 from dstjax._arrays.trees import Tree, is_array, is_traced, places
 from dstjax._engine import measures, returned
 from dstjax._engine.belonging import check_masked
-from dstjax._engine.counts import initial_counts, known_layouts
+from dstjax._engine.counts import initial_counts, known_layouts, prunes
 from dstjax._engine.moments import Shapes, shapes_of
 from dstjax._engine.rewire import rewire
 from dstjax._engine.states import SparseState, Topology, remembered_of, topology_of
@@ -254,7 +254,8 @@ class Call:
         layers = call.layers(weights)
         masked = {*call.moved.at}
         dense = [u for i, u in enumerate(call.updates) if i not in masked and is_array(u)]
-        return rewire(method.masking, method.updates, method.remembered, call.old, layers, grow_keys, frozen, dense)
+        parts = method.masking, method.updates, method.remembered
+        return rewire(*parts, call.old, layers, grow_keys, frozen, dense, prunes=prunes(method))
 
     def of_each(self, what: str, rule: Any, kind: Any = jnp.inexact) -> list[jax.Array] | None:
         """What a rule gives for each leaf, as the forward pass saw it; None if there is no rule."""

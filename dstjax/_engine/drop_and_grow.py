@@ -66,6 +66,7 @@ def drop_and_grow_all(
     structure: Structure = WEIGHT,
     regrow_dropped: bool = True,
     still: Sequence[jax.Array] | None = None,
+    ahead: Sequence[jax.Array] | None = None,
     stored: Sequence[StoredMask] | None = None,
 ) -> list[MaskUpdate]:
     """Drops and grows in all leaves of a tree at once.
@@ -85,7 +86,8 @@ def drop_and_grow_all(
         its best one (Nowak et al., 2023, Section 5).
       structure: what is switched as one unit.
       regrow_dropped: whether what was just dropped may be grown again.
-      still: for each leaf which of its layers stay as they are, bool[] or what fits the leaf.
+      still: for each leaf in which of its layers nothing grows, bool[] or what fits the leaf.
+      ahead: likewise, in which nothing is dropped where all layers are ranked together.
       stored: the masks as they are stored, from which a part of the leaves reads its own when it is its turn.
     """
     layouts = tuple(leaf.layout for leaf in leaves)
@@ -112,7 +114,7 @@ def drop_and_grow_all(
         if single and is_separate(drop) and is_separate(grow):
             return _in_parts(switch, leaves, grow_keys, keep, n, target, active, stored)
         grown_for = lambda _: n  # noqa: E731
-    return switch(leaves, grow_keys, stay, grown_for, target, active, still, scope == "global")
+    return switch(leaves, grow_keys, stay, grown_for, target, active, still, ahead, scope == "global")
 
 
 def _in_parts(
@@ -151,6 +153,7 @@ def _switch(
     target: jax.Array,
     active: jax.Array,
     still: Sequence[jax.Array] | None = None,
+    ahead: Sequence[jax.Array] | None = None,
     together: bool = False,
     *,
     drop: Criterion,
@@ -167,8 +170,8 @@ def _switch(
         room = [~k for k in kept]
     else:
         scores = _scored("drop", drop, leaves)
-        if still is not None and together:  # in one ranking they come first; their numbers are among n_kept
-            scores = [jnp.where(s, _highest(x.dtype), x) for s, x in zip(still, scores, strict=True)]
+        if ahead is not None and together:  # their numbers are among n_kept
+            scores = [jnp.where(s, _highest(x.dtype), x) for s, x in zip(ahead, scores, strict=True)]
         kept, room = structure.drop(scores, masks, stay, lambda: _scored("grow", grow, leaves), target, layouts)
     if not regrow_dropped:
         room = [r & ~m for r, m in zip(room, masks, strict=True)]

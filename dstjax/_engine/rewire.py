@@ -28,11 +28,14 @@ def rewire(
     grow_keys: list[jax.Array],
     frozen: Sequence[bool],
     dense: Sequence[Any] = (),
+    *,
+    prunes: bool = False,
 ) -> Topology:
     """One mask update: drops and grows in every leaf, counts, and tracks what is tracked.
 
     A layer that is frozen stands still: nothing could train what is grown there. So does one whose gradient is zero
-    while others have one.
+    while others have one, but that a method which prunes takes from it what is too much, and grows nothing there: its
+    count is promised, and this may be the last update.
 
     Args:
       masking: what is masked.
@@ -43,6 +46,7 @@ def rewire(
       grow_keys: a PRNG key for the growth of each leaf.
       frozen: for each leaf whether the optimiser never moves it.
       dense: the gradients of leaves that are not masked.
+      prunes: whether the method brings each layer, or all, down to a number.
 
     Returns:
       The topology after, of the same structure, shapes, dtypes and shardings.
@@ -50,12 +54,23 @@ def rewire(
     before = once([leaf.mask for leaf in layers.leaves])
     leaves = [leaf._replace(mask=mask) for leaf, mask in zip(layers.leaves, before, strict=True)]
     layers = layers._replace(leaves=leaves)
-    still, across = _standing_still(layers, frozen, dense), getattr(masking.structure, "across_leaves", False)
+    fixed, quiet = _standing_still(layers, frozen, dense)
+    across = getattr(masking.structure, "across_leaves", False)
     if across:  # a channel is whole in all its leaves
-        still = jnp.broadcast_to(jnp.any(still), still.shape)
-    layers = layers._replace(still=still)
-    of_leaf = lanes.of_each(still, [m.shape for m in before], layers.layouts)
+        still = jnp.any(fixed if prunes else fixed | quiet)
+        fixed, quiet = (jnp.broadcast_to(x, quiet.shape) for x in (still, False))
+    still = fixed | quiet
+    layers = layers._replace(still=fixed if prunes else still)
     n_kept = returned.counts(updates.n_kept, "n_kept", updates.n_kept(layers), layers.active.size)
+    stay = _fewer(updates, layers, n_kept) if prunes and not across else layers.active
+    # Where all layers are ranked together, and nothing is exchanged, those without a gradient are ranked too.
+    only_drops = isinstance(updates.n_grown, budgets.Pooled) or updates.n_grown == budgets.no_growth
+    is_ranked = prunes and only_drops and updates.scope == "global"
+    ahead = fixed if is_ranked else still
+    unchanged = fixed if is_ranked else fixed | (quiet & (stay >= layers.active))
+    of_leaf, as_before, first = (
+        lanes.of_each(x, [m.shape for m in before], layers.layouts) for x in (still, unchanged, ahead)
+    )
     heard: list[jax.Array] = []
 
     def n_grown(kept: jax.Array) -> jax.Array:
@@ -64,7 +79,7 @@ def rewire(
         if rule is None:
             return layers.active - kept
         if isinstance(rule, budgets.Pooled):
-            return in_all(jnp.where(still, 0, rule.n_grown(layers, kept)), leaves, masking.structure)
+            return in_all(jnp.where(ahead, 0, rule.n_grown(layers, kept)), leaves, masking.structure)
         pooled = getattr(masking.structure, "ranks_together", True)
         n = returned.counts(rule, "n_grown", rule(layers, kept), layers.active.size, pooled=pooled)
         n = n if across else jnp.maximum(n, 0)  # only the sum counts there
@@ -76,18 +91,19 @@ def rewire(
         drop=updates.drop_score,
         grow=updates.grow_score,
         active=layers.active,
-        n_kept=jnp.where(still, layers.active, n_kept),
+        n_kept=jnp.where(fixed, layers.active, jnp.where(quiet, stay, n_kept)),
         n_grown=n_grown,
         target=layers.target,
         scope=updates.scope,
         structure=masking.structure,
         regrow_dropped=updates.regrow_dropped,
         still=of_leaf,
+        ahead=first,
         stored=old.masks,
     )
     new = [move.mask for move in moves]
     if masking.structure != WEIGHT or updates.scope != "layer":  # single weights of a layer stay by their numbers
-        new = [jnp.where(s, b, m) for s, b, m in zip(of_leaf, before, new, strict=True)]
+        new = [jnp.where(s, b, m) for s, b, m in zip(as_before, before, new, strict=True)]
     result = old._replace(masks=_stored_like(old.masks, new))
     if remembered.second_mask is not None:
         rule = remembered.second_mask
@@ -121,14 +137,23 @@ def rewire(
     return result
 
 
-def _standing_still(layers: Layers, frozen: Sequence[bool], dense: Sequence[Any]) -> jax.Array:
-    """Which layers are frozen, or have a gradient of zeros where another leaf has one that is none, bool[layers]."""
+def _fewer(updates: Updates, layers: Layers, n_kept: jax.Array) -> jax.Array:
+    """How many of its active weights each layer would have after the update, at most all of them, int32[layers]."""
+    rule = updates.n_grown.n_grown if isinstance(updates.n_grown, budgets.Pooled) else updates.n_grown
+    if rule is None:
+        return layers.active
+    grown = rule(layers, n_kept)
+    return jnp.clip(n_kept + jnp.maximum(grown, 0), 0, layers.active) if grown.ndim else layers.active
+
+
+def _standing_still(layers: Layers, frozen: Sequence[bool], dense: Sequence[Any]) -> tuple[jax.Array, jax.Array]:
+    """Which layers are frozen, and which have no gradient where another leaf has one, bool[layers] each."""
     moving = layers.counts([leaf.gradient != 0 for leaf in layers.leaves])
     anywhere = jnp.any(moving > 0)
     for gradient in dense:
         anywhere |= jnp.any(gradient != 0)
     numbers = lanes.layer_counts([leaf.weight.shape for leaf in layers.leaves], layers.layouts)
-    return ((moving == 0) & anywhere) | np.repeat(np.array(frozen, bool), numbers)
+    return jnp.asarray(np.repeat(np.array(frozen, bool), numbers)), (moving == 0) & anywhere
 
 
 def _stored_like(old: list[StoredMask], new: list[jax.Array]) -> list[StoredMask]:

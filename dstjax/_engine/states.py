@@ -156,18 +156,22 @@ def holds_state(tree: Tree) -> bool:
     return any(is_state(x) for x in jax.tree_util.tree_leaves(tree, is_leaf=is_state))
 
 
-def masks_of(opt_state_or_masks: Tree, *, packed: bool = False) -> Tree:
-    """The stored masks of all states in a tree, or the boolean masks that it is, which may be ``packed`` as in a state.
+def masks_of(opt_state_or_masks: Tree) -> Tree:
+    """The stored masks of all states in a tree, or the boolean masks that it is.
 
     Raises:
       ValueError: it is neither.
     """
     if holds_state(opt_state_or_masks):
         return united([state.masks for state in every(opt_state_or_masks)])
-    accepted = (jnp.bool_, jnp.uint8, jnp.int8) if packed else (jnp.bool_,)
     found = named_masks(opt_state_or_masks)
-    if any(not is_array(mask) or mask.dtype not in accepted for mask in found.values()):
-        raise ValueError("expected an optimiser state of dstjax.sparsify, or a tree of boolean masks, as arrays.")
+    for name, mask in found.items():  # bytes of ones and zeros could not be told from the bits that a state packs
+        if not is_array(mask) or mask.dtype != jnp.bool_:
+            kind = f"of {mask.dtype}" if is_array(mask) else f"a {type(mask).__name__}"
+            raise ValueError(
+                f"what is there for {name!r} is {kind}; expected an optimiser state of dstjax.sparsify, or a tree of "
+                "boolean masks, as arrays: mask.astype(bool)."
+            )
     if not found and not any(place.is_hole and place.path for place in places(opt_state_or_masks)[0]):
         raise ValueError(
             "there are no masks, and no state of dstjax.sparsify; expected its optimiser state, or a tree of boolean "
@@ -183,7 +187,7 @@ def masks_in(opt_state_or_masks: Tree) -> Tree:
       ValueError: it has arrays that are no masks.
     """
     some = holds_state(opt_state_or_masks) or named_masks(opt_state_or_masks)
-    return masks_of(opt_state_or_masks, packed=True) if some else opt_state_or_masks
+    return masks_of(opt_state_or_masks) if some else opt_state_or_masks
 
 
 def replaced(opt_state: Tree, new: SparseState) -> Tree:

@@ -68,8 +68,7 @@ def _step_sparse(call: Call, inner_update: InnerUpdate) -> tuple[list[Any], Topo
     def rewired() -> Topology:
         at = weights
         if order == "step_then_update":  # computed here once more: passed in from outside it would have to be stored
-            moves = moved.pick(inner_step(old.masks, weights, state.inner_state)[0])
-            stepped = optax.apply_updates(weights, moves)
+            stepped = _stepped(call, moved.pick(inner_step(old.masks, weights, state.inner_state)[0]))
             at = [_within(m, w) for m, w in zip(old.masks, stepped, strict=True)]
         return call.rewired(at, frozen)
 
@@ -191,7 +190,7 @@ def _step_dense(call: Call, inner_update: InnerUpdate) -> tuple[list[Any], Topol
 
     def rewired() -> Topology:
         # The step is computed once more, so that its result need not be stored for the branch.
-        return call.rewired(optax.apply_updates(call.weights, moved.pick(inner_step()[0])), frozen)
+        return call.rewired(_stepped(call, moved.pick(inner_step()[0])), frozen)
 
     new = _branch(call, rewired)
     return moved.put(_settled(call, new, moved.pick(updates), frozen), updates), new, inner_state
@@ -220,7 +219,7 @@ def _settled(call: Call, new: Topology, updates: list[jax.Array], frozen: Sequen
     rule = None if call.method.updates is None else call.method.updates.new_weights
     if rule is None or call.now is False:
         return updates
-    stepped = optax.apply_updates(call.weights, updates)
+    stepped = _stepped(call, updates)
     grown = [unpack(n & ~o) for n, o in zip(new.masks, call.old.masks, strict=True)]
     wanted = [
         returned.like_weight(rule, "new_weights", rule(leaf, g), leaf.weight, jnp.inexact)
@@ -262,6 +261,15 @@ def _held_if_lost(call: Call, old: Any, new: Any) -> Any:
     if not call.guards:
         return new
     return held(call.all_shapes, True, call.lost, old, new)
+
+
+def _stepped(call: Call, moves: list[jax.Array]) -> list[jax.Array]:
+    """The masked weights after a step, as :func:`_harmless` will leave it."""
+    after = optax.apply_updates(call.weights, moves)
+    return [
+        jnp.where(jnp.isfinite(x), x, w) if call.guards or w.dtype.itemsize == 1 else x
+        for x, w in zip(after, call.weights, strict=True)
+    ]
 
 
 def _harmless(call: Call, updates: list[Any]) -> list[Any]:

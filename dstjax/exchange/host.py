@@ -36,7 +36,7 @@ def weights_of(params: Tree, opt_state_or_masks: Tree | None) -> dict[str, Weigh
             )
     flags: dict[str, np.ndarray] = {}
     if opt_state_or_masks is not None:
-        stored = masks_of(opt_state_or_masks, packed=True)
+        stored = masks_of(opt_state_or_masks)
         masked = MaskedLeaves.of(stored)
         masks = [np.asarray(jax.device_get(unpack(mask))) for mask in masked.read(stored)]
         masked.find(params, "parameters", [mask.shape for mask in masks])
@@ -106,6 +106,8 @@ def _dictionaries(leaves: Mapping[str, Any]) -> Tree:
         return leaves[""]
     tree: dict[str, Any] = {}
     for name, leaf in leaves.items():
+        if "//" in name:
+            raise ValueError(f"path {name!r} has keys with slashes, which cannot be told from it; give like=.")
         *folders, last = name.split("/")
         folder = tree
         for key in folders:

@@ -155,7 +155,7 @@ def from_torch(
 
 def _within(opt_state_or_masks: Tree) -> Tree:
     """Masks of ``params`` as masks of all variables, which they may be already."""
-    masks = masks_of(opt_state_or_masks, packed=True)
+    masks = masks_of(opt_state_or_masks)
     return masks if isinstance(masks, Mapping) and "params" in masks else {"params": masks}
 
 

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from dstjax import budgets
 from dstjax.checks import check_bool, check_choice, check_integer, check_number
-from dstjax.method import Method, rewiring
+from dstjax.method import Method, refuse_n_m, rewiring
 from dstjax.methods.catalogue import catalogued
 from dstjax.rules import Layers, bind
 
@@ -134,6 +134,13 @@ def _regrowing(
     check_number("k", k, "a number in (-1, 1)", lambda v: -1 < v < 1)
     check_bool("last_drops", last_drops)
     base = rewiring(name, **shared)
+    assert base.masking is not None  # it drops and grows
+    refuse_n_m(name, base.masking)
+    if getattr(base.masking.structure, "refills", False):
+        raise ValueError(
+            f"structure={base.masking.structure} is not accepted by {name!r}, which ends with fewer weights than its "
+            "start: it grows back what is missing. Expected single weights, blocks or units."
+        )
     count, paused = base.moving.schedule.count, bind(_paused, performance, lag)
     last = None if count is None or not last_drops else count - 1
     measure = "value" if performance == "loss" else "metric"

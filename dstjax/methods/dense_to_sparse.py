@@ -95,11 +95,12 @@ def sis(*, prune_step: int, **common: Any) -> Method:
 
 
 def _globally_pruned(progress: schedules.Cubic, layers: Layers) -> jax.Array:
-    """Counts the active weights of each layer after the smallest of the whole network went, as a ramp says."""
-    whole = layers.sum(layers.initial)
-    stay = whole - progress.of(whole - layers.sum(layers.target), layers.update_index)
-    sizes, masks = [jnp.abs(leaf.weight) for leaf in layers.leaves], [leaf.mask for leaf in layers.leaves]
-    return layers.counts(WEIGHT.drop(sizes, masks, stay, list, layers.target, layers.layouts)[0])
+    """Counts the active weights of each layer after the smallest of all went, as a ramp says; frozen layers stay."""
+    whole, last = (layers.sum(layers.moving(n)) for n in (layers.initial, layers.target))
+    stay = whole - progress.of(whole - last, layers.update_index)
+    sizes, masks = [jnp.abs(leaf.weight) for leaf in layers.leaves], layers.moving_masks()
+    left = layers.counts(WEIGHT.drop(sizes, masks, stay, list, layers.target, layers.layouts)[0])
+    return left + layers.active - layers.moving(layers.active)
 
 
 def _of_those(left: budgets.NKept, n_kept: budgets.NKept, layers: Layers) -> jax.Array:

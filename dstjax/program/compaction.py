@@ -120,17 +120,13 @@ def masks_like(params: Tree, masks: Tree) -> tuple[Tree | None, int]:
     """Returns the masks as a tree of the parameters, None where there are none, and how much longer its paths are."""
     if masks is None:
         return None, 0
-    stored = masks_of(masks, packed=True)
+    stored = masks_of(masks)
     prefix = prefix_of(stored, params)
     flags = {p.path: p.leaf for p in places(stored)[0] if not p.is_hole and is_array(p.leaf)}
     found, treedef = places(params)
     nodes = []
     for place in found:
         mask = None if place.is_hole else flags.get(place.path[prefix:])
-        if mask is not None and mask.dtype in (jnp.uint8, jnp.int8) and np.shape(mask) == np.shape(place.leaf) != ():
-            raise ValueError(
-                f"the mask of {place.name!r} is of {mask.dtype}, which has eight entries a byte; expected boolean ones."
-            )
         if mask is not None and masks_lib.shape(mask) != np.shape(place.leaf):
             raise ValueError(
                 f"the mask of {place.name!r} has shape {masks_lib.shape(mask)}; its weight {np.shape(place.leaf)}. "

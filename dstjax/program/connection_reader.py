@@ -101,7 +101,7 @@ def connections(
     (True, ('second',))
     """
     leaves = named(params)
-    stored = named_masks(masks_of(opt_state_or_masks, packed=True))
+    stored = named_masks(masks_of(opt_state_or_masks))
     flags = {path: masks_lib.unpack(jnp.asarray(mask)) for path, mask in stored.items()}
     for path, mask in flags.items():
         if path not in leaves:

@@ -229,3 +229,40 @@ def test_of_a_part_of_the_parameters():
     assert int((part["a"]["kernel"] != 0).sum()) == 4
     tx = optax.masked(dstjax.sparsify(optax.adam(0.1), sparser), {"a": {"kernel": True}, "b": {"kernel": False}})
     tx.update(params, new, {**params, "a": part["a"]})
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **at: methods.gmp(sparsity=0.9, update_period=2, end_step=4, **at),
+        lambda **at: methods.one_shot(sparsity=0.9, prune_step=4, **at),
+        lambda **at: methods.dpf(sparsity=0.9, update_period=2, end_step=4, **at),
+        lambda **at: methods.granet(sparsity=0.9, update_period=2, end_step=4, **at),
+    ],
+    ids=["gmp", "one_shot", "dpf", "granet"],
+)
+def test_a_method_whose_last_update_has_passed_is_at_its_end(make):
+    """Its steps count from the beginning of the state: none of its updates will come."""
+    before = dstjax.sparsify(optax.adam(0.1), methods.rigl(sparsity=0.7, **RIGL))
+    draw = np.random.default_rng(0)
+    params = {n: {"kernel": jnp.asarray(draw.normal(size=(12, 10)), jnp.float32)} for n in "ab"}
+    params, state = dstjax.start(before, params)
+    for _ in range(5):
+        state = before.update(params, state, params)[1]
+    method = make()
+    params, state = dstjax.adopt(state, params, method)
+    counts = np.array([*dstjax.masks.count_active(state).values()])
+    assert counts.sum() == state.targets.sum()
+    assert dstjax.masks.sparsity(state) == pytest.approx(0.9, abs=0.005)
+
+
+def test_counters_count_as_exploration_that_was_tracked():
+    params = {"a": {"kernel": jnp.ones((8, 8))}}
+    method = methods.dst_ee(sparsity=0.7, update_period=1, end_step=9)
+    tx = dstjax.sparsify(optax.adam(0.1), method, track=["exploration"])
+    params, state = dstjax.start(tx, params)
+    for t in range(3):
+        grads = jax.tree.map(lambda x, t=t: jnp.sin(x + jnp.arange(x.size).reshape(x.shape) * (t + 1)), params)
+        state = tx.update(grads, state, params)[1]
+    new = dstjax.adopt(state, params, methods.rigl(sparsity=0.7, **RIGL))[1]
+    assert float(dstjax.metrics.exploration_rate(new)) == float(dstjax.metrics.exploration_rate(state)) > 0.3

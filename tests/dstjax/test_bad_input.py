@@ -185,7 +185,11 @@ def test_mask_error_of_another_tree():
         dstjax.metrics.mask_error(without(params, "dense"), state)
 
 
-@pytest.mark.parametrize("check", [dstjax.apply_masks, dstjax.check_sparse])
+OF_BOTH = [dstjax.apply_masks, dstjax.check_sparse, dstjax.metrics.mask_error]
+OF_MASKS = [dstjax.masks.sparsity, dstjax.masks.count_active, dstjax.masks.maskable, dstjax.metrics.dead_neurons]
+
+
+@pytest.mark.parametrize("check", [*OF_BOTH, *(lambda _, m, of=of: of(m) for of in OF_MASKS)])
 def test_masks_of_ones_and_zeros_are_not_taken_for_packed_ones(check):
     params = {"w": jnp.ones((8, 16))}
     with pytest.raises(ValueError, match="or a tree of boolean masks"):

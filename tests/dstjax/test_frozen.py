@@ -86,10 +86,66 @@ def test_however_it_is_frozen(inner):
     assert_still(*run(tx, "rigl"), "rigl")
 
 
-@pytest.mark.parametrize("name", ["rigl", "dst_ee", "set", slow("snfs"), slow("gmp"), slow("dsr")])
+@pytest.mark.parametrize("name", ["rigl", "dst_ee", "set", slow("snfs"), slow("dsr")])
 def test_without_a_gradient(name):
     tx = conformance.sparsified(optax.sgd(0.05), name)
     assert_still(*run(tx, name, without_gradient=FROZEN), name)
+
+
+PRUNING = {
+    "one_shot": (methods.one_shot, {"prune_step": 4}),
+    "one_shot, together": (methods.one_shot, {"prune_step": 4, "scope": "global"}),
+    "gmp": (methods.gmp, {"update_period": 2, "end_step": 5}),
+    "gmp, together": (methods.gmp, {"update_period": 2, "end_step": 5, "scope": "global"}),
+    "admm": (methods.admm, {"update_period": 2, "end_step": 5}),
+    "str": (methods.str, {"end_step": 5}),
+    "mest": (methods.mest, {"soft_bound": True, "update_period": 2, "end_step": 5}),
+    "dpf": (methods.dpf, {"update_period": 2, "end_step": 5}),
+    "granet": (methods.granet, {"update_period": 2, "end_step": 5}),
+    "granet, together": (methods.granet, {"update_period": 2, "end_step": 5, "scope": "global"}),
+}
+
+
+def uneven():
+    draw = np.random.default_rng(0)
+    return {n: {"kernel": jnp.asarray(draw.normal(size=s), jnp.float32)} for n, s in (("a", (8, 12)), ("b", (6, 8)))}
+
+
+@few(3)
+@pytest.mark.parametrize(("make", "given"), PRUNING.values(), ids=PRUNING)
+def test_a_batch_that_does_not_reach_a_layer_at_the_last_update_breaks_no_promise(make, given):
+    method = make(sparsity=0.9, **given)
+    tx = dstjax.sparsify(optax.sgd(0.01), method)
+    params, state = dstjax.start(tx, uneven())
+    update = jax.jit(tx.update)
+    for t in range(1, 8):
+        grads = jax.tree.map(jnp.ones_like, params)
+        if t in (3, 4):
+            grads["b"]["kernel"] = jnp.zeros((6, 8))
+        updates, state = update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+    counts = np.array([*dstjax.masks.count_active(state).values()])
+    assert counts.sum() == state.targets.sum()
+    if method.promises == "reached":
+        assert counts.tolist() == state.targets.tolist()
+
+
+def test_what_is_frozen_has_no_part_in_a_ranking_of_all_layers():
+    found = []
+    for scale in (1e-3, 1e3):
+        inner = optax.partition({"t": optax.adam(0.01), "f": optax.set_to_zero()}, {"a": "t", "b": "f"})
+        tx = dstjax.sparsify(inner, methods.granet(sparsity=0.5, initial_sparsity=0.2, update_period=2, end_step=9))
+        params = uneven()
+        params["b"]["kernel"] *= scale
+        params, state = dstjax.start(tx, params)
+        update, first = jax.jit(tx.update), dstjax.masks.count_active(state)
+        for t in range(10):
+            updates, state = update(jax.tree.map(lambda x, t=t: jnp.cos(x * t), params), state, params)
+            params = optax.apply_updates(params, updates)
+        now = dstjax.masks.count_active(state)
+        assert now["b/kernel"] == first["b/kernel"]
+        found.append(now["a/kernel"])
+    assert found == [int(state.targets[0])] * 2
 
 
 def test_in_one_ranking_of_all_layers():

@@ -140,3 +140,10 @@ def test_zero_outside_is_where_and_has_its_derivative(dtype):
     assert not np.signbit(np.asarray(got.real.astype(jnp.float32)))[~np.asarray(flags)].any()
     _, tangent = jax.jvp(lambda x: masks.zero_outside(x, flags), (x,), (jnp.ones_like(x),))
     np.testing.assert_array_equal(tangent, flags.astype(dtype))
+
+
+@pytest.mark.parametrize("compare", [masks.overlap, masks.jaccard, masks.iou])
+@pytest.mark.parametrize("shape", [(3, 1), (3,), (2, 3, 4), (4, 3)])
+def test_masks_of_other_shapes_are_not_compared(compare, shape):
+    with pytest.raises(ValueError, match=r"the masks of 'w' have shapes .*; expected the same"):
+        compare({"w": jnp.ones((3, 4), bool)}, {"w": jnp.ones(shape, bool)})

@@ -146,3 +146,22 @@ def test_what_is_not_finite_is_counted_apart_and_healed():
 def test_other_words_are_refused():
     with pytest.raises(ValueError, match="on_nonfinite='raise' is not known"):
         dstjax.sparsify(optax.sgd(0.1), methods.static(sparsity=0.5), on_nonfinite="raise")
+
+
+@pytest.mark.parametrize("order", ["step_then_update", "update_then_step", "skip"])
+def test_a_weight_that_stays_is_ranked_by_what_it_stays(order):
+    """The optimiser would make the largest weight NaN: it stays, and the smallest one goes."""
+
+    def update(grads, state, params):
+        return jax.tree.map(lambda g, w: jnp.where(w == 9.0, jnp.nan, -0.1 * g), grads, params), state
+
+    given = dict(update_period=1, drop_fraction=0.25, drop_schedule="constant", distribution="uniform")
+    method = methods.rigl(sparsity=0.5, update_order=order, **given)
+    mask = {"w": jnp.array([[True] * 4 + [False] * 4])}
+    inner = optax.GradientTransformation(lambda _: (), update)
+    tx = dstjax.sparsify(inner, method, initial_masks=mask, on_nonfinite="skip", layout="in out")
+    params = {"w": jnp.array([[9.0, 1, 2, 3, 0, 0, 0, 0]])}
+    grads = {"w": jnp.array([[0.0, 0, 0, 0, 0.5, 0, 0, 0]])}
+    updates, state = jax.jit(tx.update)(grads, tx.init(params), params)
+    assert dstjax.get_masks(state)["w"][0].tolist() == [True, False, True, True, True, False, False, False]
+    assert optax.apply_updates(params, updates)["w"][0, 0] == 9

@@ -272,3 +272,12 @@ def test_a_package_that_is_missing_is_named(package, call, tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValueError, match=f"needs {package}, which is not installed; pip install {package}"):
         call(tmp_path / "net")
+
+
+def test_keys_with_slashes_need_the_tree_that_is_expected(tmp_path):
+    params = {"m": {"w": jnp.ones(1)}, "m/w": jnp.zeros(1)}
+    exchange.save_npz(tmp_path / "x.npz", params)
+    with pytest.raises(ValueError, match=r"path 'm//w' has keys with slashes.*give like="):
+        exchange.load_npz(tmp_path / "x.npz")
+    found = exchange.load_npz(tmp_path / "x.npz", like=params)[0]
+    assert jax.tree.all(jax.tree.map(np.array_equal, found, params))

@@ -332,3 +332,10 @@ def test_what_is_refused(name, wrong):
     ((argument, value),) = wrong.items()
     with pytest.raises(ValueError, match=f"{argument}={value!r} is not"):
         methods.get(name, **SHARED, **wrong)
+
+
+@pytest.mark.parametrize("name", ["accset", "lset", "dynset"])
+@pytest.mark.parametrize("structure", [dstjax.structures.n_m(2, 4), dstjax.structures.fan_in()], ids=str)
+def test_structures_that_hold_their_number_are_refused(name, structure):
+    with pytest.raises(ValueError, match=rf"structure=.* is not accepted by '{name}'"):
+        methods.get(name, sparsity=0.5, update_period=2, end_step=9, structure=structure)

@@ -284,3 +284,13 @@ def test_what_is_refused(name, wrong):
     ((argument, value),) = wrong.items()
     with pytest.raises(ValueError, match=f"{argument}={value!r} is not"):
         methods.get(name, **SHARED, **wrong)
+
+
+@pytest.mark.parametrize("second", [jnp.float8_e5m2, jnp.float16, jnp.float32])
+def test_leaves_of_several_dtypes(second):
+    """Floats of one byte are promoted by nothing but by name."""
+    tx = dstjax.sparsify(optax.sgd(0.1), methods.snfs(sparsity=0.5, update_period=1, end_step=9))
+    params = {"a": {"kernel": jnp.ones((4, 4), jnp.bfloat16)}, "b": {"kernel": jnp.ones((4, 4), second)}}
+    params, state = dstjax.start(tx, params)
+    state = compiled(tx).update(params, state, params)[1]
+    assert abs(sum(dstjax.masks.count_active(state).values()) - 16) <= 2  # rounding of the shares

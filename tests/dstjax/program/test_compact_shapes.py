@@ -156,7 +156,7 @@ def test_keys_may_be_among_the_parameters():
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8])
 def test_masks_of_ones_and_zeros_in_bytes_are_refused(dtype):
-    with pytest.raises(ValueError, match=rf"the mask of 'a' is of {np.dtype(dtype)}, .* expected boolean ones"):
+    with pytest.raises(ValueError, match=rf"for 'a' is of {np.dtype(dtype)}; expected .* boolean masks"):
         dstjax.compact(lambda p, x: x @ p["a"], {"a": PARAMS["a"]}, {"a": np.ones((6, 8), dtype)}, normal(1, 6))
 
 
