@@ -57,9 +57,10 @@ def save_program(
         exported = jax.export.export(jax.jit(flat), platforms=platforms)(leaves, *args)
         program = exported.serialize()
     except (NotImplementedError, ValueError, TypeError) as error:
+        why = str(error).splitlines()[0].rstrip(".")
         raise ValueError(
-            f"the program cannot be written: {str(error).splitlines()[0]} Expected one without calls back to Python, "
-            "with arguments in dictionaries, lists and tuples."
+            f"the program cannot be written: {why}. Expected one without calls back to Python, with arguments in "
+            "dictionaries, lists and tuples."
         ) from error
     write_npz(path, params, None, {_PROGRAM: np.frombuffer(bytes(program), np.uint8)})
 
@@ -93,6 +94,18 @@ def load_program(path: str | os.PathLike[str], like: Tree | None = None) -> tupl
         found = named(params)
         if {*found} != {*order}:
             raise ValueError(f"the parameters have leaves {sorted(found)}; expected {sorted(order)}.")
-        return exported.call([found[name] for name in order], *args)
+        leaves = [found[name] for name in order]
+        shapes = [tuple(aval.shape) for aval in exported.in_avals]
+        wrong = [
+            f"{name!r} {np.shape(x)} in place of {shape}"
+            for name, x, shape in zip(order, leaves, shapes, strict=False)
+            if np.shape(x) != shape
+        ]
+        others = [np.shape(x) for x in jax.tree_util.tree_leaves(args)]
+        if not wrong and others != shapes[len(order) :]:
+            wrong = [f"the other arguments {others} in place of {shapes[len(order) :]}, the only ones of this program"]
+        if wrong:
+            raise ValueError(f"the shapes are not those of the program: {'; '.join(wrong)}.")
+        return exported.call(leaves, *args)
 
     return function, params

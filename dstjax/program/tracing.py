@@ -23,8 +23,16 @@ def trace(function: Callable[..., Any], params: Tree, args: Sequence[Any]) -> tu
     """Returns the closed jaxpr of a function and the structure of its results.
 
     Raises:
-      ValueError: it branches on values, or the arguments have shapes without numbers.
+      ValueError: it branches on values, or an argument is no array or has a shape without numbers.
     """
+    for place, argument in enumerate(args, 1):
+        for leaf in jax.tree_util.tree_leaves(argument):
+            is_number = isinstance(leaf, bool | int | float | complex)
+            if not is_number and not (hasattr(leaf, "dtype") and hasattr(leaf, "shape")):
+                raise ValueError(
+                    f"argument {place} after the parameters has {leaf!r:.80}, which is no array; expected what is none "
+                    "bound to the function, as with functools.partial."
+                )
     shapes = [tuple(getattr(x, "shape", ())) for x in jax.tree_util.tree_leaves((params, args))]
     if symbolic := [shape for shape in shapes if not all(isinstance(n, int | np.integer) for n in shape)]:
         raise ValueError(

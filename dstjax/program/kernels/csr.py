@@ -34,5 +34,15 @@ def csr_product(x: jax.Array, values: jax.Array, inputs: jax.Array, starts: jax.
         matrix = sparse.csr_array((np.asarray(values)[:, 0], np.asarray(inputs), np.asarray(starts)), shape=shape)
         return np.ascontiguousarray((matrix @ np.asarray(x).T).T)
 
-    result = jax.ShapeDtypeStruct((len(x), shape[0]), x.dtype)
-    return jax.pure_callback(multiply, result, x, values, inputs, starts, vmap_method="sequential")
+    @jax.custom_jvp
+    def product(*operands: jax.Array) -> jax.Array:
+        result = jax.ShapeDtypeStruct((len(operands[0]), shape[0]), operands[0].dtype)
+        return jax.pure_callback(multiply, result, *operands, vmap_method="sequential")
+
+    product.defjvp(_refused)
+    return product(x, values, inputs, starts)
+
+
+def _refused(primals: Any, tangents: Any) -> Any:
+    del primals, tangents
+    raise ValueError("the product 'csr' has no derivative; expected product='auto', 'block' or 'fan_in' for training.")

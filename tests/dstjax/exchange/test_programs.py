@@ -132,3 +132,14 @@ def test_onnx_by_jax2onnx(tmp_path):
     assert done.returncode == 0, done.stderr
     for file in files:
         np.testing.assert_allclose(np.load(f"{file}.npy"), network(params, X), rtol=1e-4, atol=1e-5)
+
+
+def test_other_shapes_are_named(tmp_path):
+    params = {"a": jnp.ones((6, 8)), "o": jnp.ones((8, 4))}
+    exchange.save_program(tmp_path / "x.npz", lambda p, x: x @ p["a"] @ p["o"], params, jnp.ones((2, 6)))
+    function, params = exchange.load_program(tmp_path / "x.npz")
+    with pytest.raises(ValueError, match=r"not those of the program: 'a' \(5, 4\) in place of \(6, 8\)\."):
+        function({**params, "a": jnp.ones((5, 4))}, jnp.ones((2, 6)))
+    with pytest.raises(ValueError, match=r"the other arguments \[\(5, 6\)\] in place of \[\(2, 6\)\]"):
+        function(params, jnp.ones((5, 6)))
+    assert function(params, jnp.ones((2, 6))).shape == (2, 4)

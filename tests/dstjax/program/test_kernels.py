@@ -243,3 +243,13 @@ def test_a_mask_that_has_no_whole_blocks_is_refused():
     mask[0, 0] = False
     with pytest.raises(ValueError, match="blocks of 4 x 2 that are active in part"):
         held("block", MASKS["uneven"]).table(mask)
+
+
+def test_a_derivative_of_csr_is_refused_by_name():
+    pytest.importorskip("scipy")
+    mask = {"w": jnp.asarray(np.arange(32).reshape(8, 4) % 3 == 0)}
+    params, x = {"w": jnp.ones((8, 4))}, jnp.ones((2, 8))
+    fast, packed, _ = kernels.rewrite(lambda p, x: x @ p["w"], params, mask, x, product="csr")
+    np.testing.assert_allclose(fast(packed, x), x @ jnp.where(mask["w"], 1.0, 0.0))
+    with pytest.raises(ValueError, match="the product 'csr' has no derivative; expected product="):
+        jax.grad(lambda p: fast(p, x).sum())(packed)

@@ -61,3 +61,9 @@ def test_the_state_of_a_method_that_masks_nothing_is_cut():
     state = dstjax.sparsify(optax.adam(0.1), methods.dense()).init(params)
     report = dstjax.compact(lambda p, x: jax.nn.relu(x @ p["a"]) @ p["b"], params, state, jnp.ones((4, 8)))[2]
     assert {x.shape for x in jax.tree.leaves(report.cut_state(state))} == {(), (2,), (8, 7), (7, 4)}
+
+
+@pytest.mark.parametrize("read", [program.flops.count, program.layouts, program.channels])
+def test_an_argument_that_is_no_array_is_named(read):
+    with pytest.raises(ValueError, match=r"argument 2 after the parameters has 'train', which is no array"):
+        read(lambda p, x, mode: x @ p["w"], {"w": jnp.ones((8, 4))}, jnp.ones((2, 8)), "train")
