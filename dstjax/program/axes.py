@@ -33,7 +33,7 @@ class View(NamedTuple):
     doubt: int = CERTAIN
     taken: frozenset[tuple[Tag, str]] = frozenset()  # axes of leaves that are gone, and what they were
     uses: frozenset[int] = frozenset()  # the uses of leaves that it depends on
-    kind: str = ""  # "counting": 0, 1, 2, ...; "hot": ones where a counting array equals another one
+    kind: str = ""  # "counting": 0, 1, 2, ...; "hot": ones where a counting array equals another one; "zero"
     source: int | None = None  # the array that it is a slice of
 
     @property

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
 from dstjax import layouts as presets
 from dstjax._arrays.layout import Layout
 from dstjax._arrays.leaves import named
-from dstjax._arrays.trees import Tree
+from dstjax._arrays.trees import Tree, is_traced
 from dstjax.program.axes import (
     ACTIVATION,
     ARGUMENT,
@@ -37,6 +38,7 @@ from dstjax.program.tracing import trace
 from dstjax.program.uses import Record
 from dstjax.program.walking import walk
 
+_LARGEST_STATE = 2**20  # entries of a constant that is looked at
 _MOST_ROUNDS = 20  # what is carried and has not settled by then is no weight
 
 
@@ -160,7 +162,7 @@ def layouts(function: Callable[..., Any], params: Tree, *args: Any) -> Layouts:
     record = Record(dict(leaves))
     views = [_leaf(path, shape) for path, shape in leaves]
     views += [plain(v.aval.shape, ARGUMENT) for v in closed.jaxpr.invars[len(views) :]]
-    _walk(closed.jaxpr, views, record)
+    _walk(closed.jaxpr, views, record, closed.consts)
     found = record.written()
     return Layouts(
         tuple((path, found[path][0]) for path, _ in leaves),
@@ -177,8 +179,10 @@ def _leaf(path: str, shape: tuple[int, ...]) -> View:
     return View(axes, frozenset({path}))
 
 
-def _walk(jaxpr: Any, inputs: Sequence[View], record: Record) -> list[View]:
+def _walk(jaxpr: Any, inputs: Sequence[View], record: Record, constants: Sequence[Any] = ()) -> list[View]:
     """Notes what a jaxpr does with the leaves, and returns its results."""
+    given = [plain(v.aval.shape, CONSTANT) for v in jaxpr.constvars]
+    given = [_valued(v, x) for v, x in zip(given, constants, strict=True)] if constants else given
 
     def equation(eqn: Any, views: list[View]) -> list[View]:
         shapes = [getattr(var.aval, "shape", ()) for var in eqn.outvars]
@@ -186,9 +190,17 @@ def _walk(jaxpr: Any, inputs: Sequence[View], record: Record) -> list[View]:
         return [v if v.shape == shape else plain(shape, ACTIVATION, v.uses) for v, shape in results]
 
     def literal(atom: Any) -> View:
-        return plain(np.shape(atom.val), CONSTANT if np.ndim(atom.val) else 0)
+        return _valued(plain(np.shape(atom.val), CONSTANT if np.ndim(atom.val) else 0), atom.val)
 
-    return walk(jaxpr, inputs, [plain(v.aval.shape, CONSTANT) for v in jaxpr.constvars], equation, literal)
+    return walk(jaxpr, inputs, given, equation, literal)
+
+
+def _valued(view: View, value: Any) -> View:
+    """Says of a constant that it is zero, as the first state of a recurrent network is: no table is made of that."""
+    dtype = getattr(value, "dtype", np.result_type(type(value)))
+    if is_traced(value) or not jnp.issubdtype(dtype, np.number) or np.size(value) > _LARGEST_STATE:
+        return view
+    return view if np.any(jax.device_get(value)) else view._replace(kind="zero")
 
 
 def _equation(eqn: Any, views: list[View], record: Record) -> list[View]:

@@ -72,7 +72,7 @@ def _product(left: View, right: View, numbers: _Numbers, record: Record, groups:
     roles += [(tags_of([weight.axes[a]]), "out") for a in free]
     for a in other_batch:
         record.number_layers(data.axes[a])
-    if data.level < ARGUMENT and not data.leaves:
+    if data.level < ARGUMENT and not data.leaves and data.kind != "zero":
         return _mixed(weight, inputs, axes, level, uses | record.hold(weight, roles))
     return View(axes, level=ACTIVATION, uses=uses | record.add(weight, roles))
 

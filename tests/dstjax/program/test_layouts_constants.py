@@ -8,6 +8,7 @@ import pytest
 from tests.layout_reading import NHWC, conv, f32, one, read
 
 HADAMARD = jnp.asarray(np.sign(np.sin(np.arange(64.0))).reshape(8, 8), jnp.float32)
+ZEROS = jnp.zeros((5, 8))
 
 
 def resize(w, *shape):
@@ -48,6 +49,11 @@ CONSTANTS = {
     ),
     "swish": (lambda p, x: jax.nn.swish(HADAMARD @ p["w"]) @ p["v"], {"w": "in out", "v": "in out"}),
     "a linear loss": (lambda p, x: jnp.mean((HADAMARD @ p["w"] - 1) ** 2), {"w": "in out"}),
+    "a first state of zeros": (
+        lambda p, x: jnp.tanh(x @ p["w"] + jnp.zeros((5, 8)) @ p["v"]),
+        {"w": "in out", "v": "in out"},
+    ),
+    "one that is closed over": (lambda p, x: jnp.tanh(x @ p["w"] + ZEROS @ p["v"]), {"w": "in out", "v": "in out"}),
     "tangents": (
         lambda p, x: jax.vmap(jax.jacfwd(lambda x: jnp.tanh(x @ p["w"]) @ p["v"]))(x),
         {"w": "in out", "v": "in out"},
