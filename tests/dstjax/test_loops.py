@@ -36,7 +36,7 @@ def made(name, wrap=WRAPPERS["itself"]):
     method = methods.get(name, **options)
     track = ("exploration", "survival", "error") if name in ("rigl", "dst_ee") else ()
     tx = wrap(dstjax.sparsify(optax.adam(0.05), method, track=track))
-    params = {"w": trees.everything()["conv"]["kernel"], "w2": jnp.ones((8, 4)), "b": jnp.ones(3)}
+    params = {"w": trees.everything()["conv"]["kernel"], "w2": jnp.ones((8, 4)), "b": jnp.ones(4)}
     state = tx.init(params)
     return method, tx, dstjax.apply_masks(params, state), state
 

@@ -13,6 +13,7 @@ import pytest
 from jax import lax
 
 import dstjax
+from dstjax._arrays.leaves import named
 from dstjax.program import connections
 from experiments import models
 from tests import transformers
@@ -321,7 +322,7 @@ def test_a_transformer(name):
     tokens, targets = transformers.batch(size=1)
     params = way.shapes()
     layout = dstjax.program.layouts(way.loss, params, (tokens, targets))
-    masks = {p: None if layout[p] is None else np.ones(s.shape, bool) for p, s in _named(params).items()}
+    masks = {p: None if layout[p] is None else np.ones(s.shape, bool) for p, s in named(params).items()}
     tree = jax.tree.unflatten(jax.tree.structure(params), [*masks.values()])
     both = stacked([tree, jax.tree.map(lambda m: m & False, tree)])
     found = jax.jit(
@@ -329,8 +330,3 @@ def test_a_transformer(name):
     )(both)
     assert not found.unread
     assert all(np.all(n[0]) and not np.any(n[1]) for n in found.n_effective.values())
-
-
-def _named(tree):
-    pairs = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
