@@ -147,9 +147,8 @@ class Pools:
         for x, axes, k in zip(arrays, self.axes, owners, strict=True):
             if k is not None:
                 lines = jnp.sum(x, axis=tuple(a for a in range(x.ndim) if a != k), dtype=jnp.float32)
-                total = total.at[np.asarray(axes[k])].add(
-                    line_up(lines, (0,))
-                )  # -1 is the last entry, which is left out
+                # -1 is the last entry, which is left out.
+                total = total.at[np.asarray(axes[k])].add(line_up(lines, (0,)))
         return total[:-1]
 
     def placed(self, values: jax.Array, owners: Sequence[int | None]) -> list[jax.Array]:
