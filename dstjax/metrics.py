@@ -180,6 +180,8 @@ def unanimity(trees: Sequence[Tree]) -> tuple[jax.Array, jax.Array]:
     Reference: Nowak et al., "Fantastic weights and how to find them", 2023; the mean in the denominator is ours, for
     masks whose counts differ.
     """
+    if not isinstance(trees, list | tuple) or not trees:
+        raise ValueError(f"trees is {trees if not trees else type(trees).__name__}; expected a list of trees of masks.")
     return compiled.agreed(_together(*trees))
 
 

@@ -25,7 +25,10 @@ _PLACES = ("workdir", "out", "root", "table")  # options that name a file or fol
 
 
 def start(main: Callable[..., int], *arguments: Sequence[str]) -> NoReturn:
-    """Ends the process with the status of a command; in a line and with 2 where nobody reads on what it prints."""
+    """Ends the process with the status of a command, with a line in place of a traceback.
+
+    That is for ^C, 130, where the command has no words of its own, and for output that nobody reads on, 2.
+    """
     for name in ("stdout", "stderr"):  # None where the caller has closed it
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
@@ -39,6 +42,8 @@ def start(main: Callable[..., int], *arguments: Sequence[str]) -> NoReturn:
         sys.stdout.flush()
     except BrokenPipeError as error:
         status = failed(error, 2)
+    except KeyboardInterrupt:
+        status = _interrupted(signal.SIGINT, "ended before all was done.")
     sys.exit(status)
 
 
@@ -64,9 +69,14 @@ def run(
             return failed(error, 2)
         except KeyboardInterrupt as error:
             number, said = getattr(error, "number", signal.SIGINT), getattr(error, "said", "")
-            start = "\n" if sys.stderr.isatty() else ""  # a line may have begun
-            print(f"{start}{signal.Signals(number).name}: {said}{'; ' * bool(said)}{interrupted}", file=sys.stderr)
-            return 128 + number
+            return _interrupted(number, f"{said}{'; ' * bool(said)}{interrupted}")
+
+
+def _interrupted(number: int, said: str) -> int:
+    """Prints what a signal did; returns the exit status."""
+    start = "\n" if sys.stderr.isatty() else ""  # a line may have begun
+    print(f"{start}{signal.Signals(number).name}: {said}", file=sys.stderr)
+    return 128 + number
 
 
 def fields_help() -> str:

@@ -47,10 +47,13 @@ def outcomes(paths: Sequence[Path], jobs: int) -> Iterator[tuple[Path, float, Ex
             return time.perf_counter() - start, error
         return time.perf_counter() - start, None
 
-    with ThreadPoolExecutor(jobs) as pool:
+    pool = ThreadPoolExecutor(jobs)
+    try:
         running = {pool.submit(timed, path): path for path in paths}
         for done in as_completed(running):
             yield running[done], *done.result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # ^C ends those that run, and begins no other
 
 
 def main(arguments: Sequence[str] = ()) -> int:

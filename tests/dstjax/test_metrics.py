@@ -214,8 +214,9 @@ def test_masks_that_cannot_be_compared():
         metrics.churn(tree_of(1), {**tree_of(1), "v": np.ones(2, bool)})
     with pytest.raises(ValueError, match="shapes"):
         metrics.survival(tree_of(1), tree_of(1), tree_of(1, size=8))
-    with pytest.raises(ValueError, match="no masked leaf in common"):
-        metrics.unanimity([])
+    for given, said in (([], r"\[\]"), (tree_of(1), "dict")):
+        with pytest.raises(ValueError, match=f"trees is {said}; expected a list of trees of masks"):
+            metrics.unanimity(given)
 
 
 def test_dead_neurons():

@@ -54,6 +54,15 @@ def test_a_command_ends_with_the_status_of_what_happened(capsys):
     assert printed.err.splitlines()[1].startswith("error: invalid literal")
 
 
+def test_a_command_without_last_words_ends_with_a_line(capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit, match="130"):
+        command_line.start(interrupted)
+    assert capsys.readouterr().err == "SIGINT: ended before all was done.\n"
+
+
 @pytest.mark.parametrize("command", ["data list", "train --help", "compact --help"])
 def test_a_reader_that_has_gone_is_an_error_in_one_line(command):
     """As ``| head -1`` may leave it."""

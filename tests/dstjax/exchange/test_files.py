@@ -165,7 +165,7 @@ def test_parameters_that_cannot_be_written(kind, tmp_path):
     with pytest.raises(ValueError, match="expected an optimiser state of dstjax"):
         save(path, params, params)
     assert not [*tmp_path.iterdir()]
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"no folder/net cannot be written: .*no folder is no folder"):
         save(tmp_path / "no folder" / "net", params)
 
 
@@ -212,6 +212,25 @@ def test_damaged_files(kind, tmp_path):
         assert i < 5
     with pytest.raises(FileNotFoundError):
         load(tmp_path / "nothing")
+
+
+def test_an_npz_file_with_one_wrong_byte_is_read_as_it_was_or_refused(tmp_path):
+    """Among what such a byte seems: a password, a seek before the start."""
+    w = np.array([[1, 0], [0, 2]], np.float32)
+    exchange.save_npz(tmp_path / "net", {"w": w, "b": w[0]}, {"w": w != 0, "b": None})
+    whole, refused = (tmp_path / "net").read_bytes(), 0
+    for place in range(len(whole)):
+        for byte in {1, 255, whole[place] ^ 1} - {whole[place]}:
+            (tmp_path / "bad").write_bytes(whole[:place] + bytes([byte]) + whole[place + 1 :])
+            try:
+                params, masks = exchange.load_npz(tmp_path / "bad")
+            except ValueError:
+                refused += 1
+                continue
+            np.testing.assert_array_equal(params["w"], w)
+            np.testing.assert_array_equal(params["b"], w[0])
+            np.testing.assert_array_equal(masks["w"], w != 0)
+    assert refused > len(whole)
 
 
 def test_npz_files_of_others(tmp_path):
