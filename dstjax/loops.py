@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 
 from dstjax._arrays.trees import Tree, is_absent
-from dstjax._engine.states import SetAside, SparseState, find, is_split, is_state, replaced
+from dstjax._engine.states import SparseState, SplitOff, find, is_split, is_state, replaced
 
 
 class Still(NamedTuple):
@@ -55,7 +55,7 @@ def split_state(opt_state: Tree, before: Still | None = None) -> tuple[Tree, Sti
     ...     return optax.apply_updates(params, updates), moving
     >>> params, moving = plain_step(params, moving, still, params)
     >>> int(moving.step), moving.masks
-    (1, SetAside())
+    (1, SplitOff())
     """
     state = find(opt_state)
     if is_split(state):
@@ -70,7 +70,7 @@ def split_state(opt_state: Tree, before: Still | None = None) -> tuple[Tree, Sti
                 "the step changed masks or counters that were to stand still; expected a step between mask updates: "
                 "tx.update(..., rewire=False)."
             )
-    nothing: dict[str, Any] = dict.fromkeys(_FIELDS, ()) | {"masks": SetAside()}
+    nothing: dict[str, Any] = dict.fromkeys(_FIELDS, ()) | {"masks": SplitOff()}
     moving = state._replace(memory=memory if is_absent(memory) else memory._replace(second_mask=()), **nothing)
     return replaced(opt_state, moving), still
 

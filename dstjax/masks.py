@@ -10,12 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from dstjax import layouts
+from dstjax._arrays import wide
 from dstjax._arrays.bits import StoredMask as StoredMask
 from dstjax._arrays.bits import pack as pack
 from dstjax._arrays.bits import pack_like as pack_like
 from dstjax._arrays.bits import shape as shape
 from dstjax._arrays.bits import unpack as unpack
 from dstjax._arrays.bits import zero_outside as zero_outside
+from dstjax._arrays.keys import check_seed, of_seed
 from dstjax._arrays.layout import Layout, layer_names
 from dstjax._arrays.leaves import MaskedLeaves, check_alike, named, named_masks
 from dstjax._arrays.selection import count_true
@@ -140,6 +142,7 @@ def from_params(
     if len(given) > 1:
         raise ValueError(f"{' and '.join(given)} are not accepted together, since each says what is masked; give one.")
     check_integer("seed", seed, 0)
+    check_seed(seed)
     if method is not None and not isinstance(method, Method):
         raise ValueError(f"method={method!r} is not accepted; expected one from dstjax.methods, such as static(...).")
     weights = named(params)
@@ -220,8 +223,7 @@ def _filled_up(
     missing = [max(want - have, 0) for have, want in pairs.values()]
     if not any(missing):
         return masks
-    key = jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))
-    return filled_masks(key, masks, missing, masking.structure, of_leaf)
+    return filled_masks(of_seed(seed), masks, missing, masking.structure, of_leaf)
 
 
 def overlap(a: Tree, b: Tree) -> dict[str, jax.Array]:
@@ -276,14 +278,14 @@ def _nonzero(weight: jax.Array) -> jax.Array:
 
 
 @jax.jit
-def _counts(masks: dict[str, StoredMask]) -> dict[str, jax.Array]:
-    return {name: jnp.sum(unpack(mask), dtype=jnp.uint32) for name, mask in masks.items()}
+def _counts(masks: dict[str, StoredMask]) -> dict[str, wide.Wide]:
+    return {name: wide.counted(unpack(mask)) for name, mask in masks.items()}
 
 
 @jax.jit
 def _meeting(a: StoredMask, b: StoredMask) -> tuple[jax.Array, jax.Array]:
     p, q = unpack(a), unpack(b)
-    return jnp.sum(p & q, dtype=jnp.uint32), jnp.sum(p | q, dtype=jnp.uint32)
+    return wide.counted(p & q).to_float(), wide.counted(p | q).to_float()
 
 
 @jax.jit

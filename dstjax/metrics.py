@@ -3,6 +3,7 @@
 A tree of masks holds boolean arrays, as :func:`dstjax.get_masks` returns it, or stored masks; None at dense leaves.
 """
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from dstjax._arrays.layout import Layout, assumed
 from dstjax._arrays.leaves import MaskedLeaves, matched, named, named_masks, shown
 from dstjax._arrays.trees import Tree, is_absent, is_weight
 from dstjax._engine.rewire import error
-from dstjax._engine.states import SparseState, Tracked, every, find, masks_in, masks_of, whole
+from dstjax._engine.states import SparseState, Tracked, batch_axes, every, find, holds_state, masks_in, masks_of, whole
 from dstjax.checks import check_number
 from dstjax.masks import iou as iou
 from dstjax.masks import jaccard as jaccard
@@ -193,16 +194,24 @@ def dead_neurons(masks: Tree, *, layout: Any = None) -> dict[str, DeadNeurons]:
     :func:`dstjax.program.connections` knows the network besides: units that lead nowhere, and groups of a convolution.
 
     Args:
-      masks: tree of masks, or an optimiser state with them.
+      masks: tree of masks, or an optimiser state with them, which ``vmap`` may have given leading axes.
       layout: as given to :func:`dstjax.sparsify`.
 
     Returns:
-      Two numbers for each leaf; arrays of the shape of the stack where it holds several layers.
+      Two numbers for each leaf; arrays of the shape of the stack where it holds several layers, behind those of
+      ``vmap``.
     """
-    kernels = {n: flags for n, m in named_masks(masks_in(masks)).items() if (flags := masks_lib.unpack(m)).ndim >= 2}
-    known = layouts.read(layout, kernels)
-    of_leaf = {n: one if isinstance(one := known[n], Layout) else assumed(m.ndim) for n, m in kernels.items()}
-    return {n: _dead(m, of_leaf[n]) for n, m in kernels.items()}
+    several = [(s.masks, batch_axes(s)) for s in every(masks)] if holds_state(masks) else [(masks_in(masks), 0)]
+    return {name: found for tree, axes in several for name, found in _dead_in(tree, axes, layout).items()}
+
+
+def _dead_in(masks: Tree, axes: int, layout: Any) -> dict[str, DeadNeurons]:
+    """The units of masks that have some leading axes of ``vmap``."""
+    kernels = {n: flags for n, m in named_masks(masks).items() if (flags := masks_lib.unpack(m)).ndim >= 2 + axes}
+    single = {n: jax.ShapeDtypeStruct(m.shape[axes:], m.dtype) for n, m in kernels.items()}
+    known = layouts.read(layout, single)
+    of_leaf = {n: one if isinstance(one := known[n], Layout) else assumed(m.ndim) for n, m in single.items()}
+    return {n: _dead(m, of_leaf[n], axes) for n, m in kernels.items()}
 
 
 def effective_weights(layers: Sequence[Any]) -> jax.Array:
@@ -303,15 +312,20 @@ def _array(x: Any) -> jax.Array:
 _error = jax.jit(error)
 
 
-@jax.jit
-def _dead(mask: jax.Array, layout: Layout) -> DeadNeurons:
-    def counted(units: tuple[int, ...], others: tuple[int, ...]) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _dead(masks: jax.Array, layout: Layout, axes: int) -> DeadNeurons:
+    def of_one(mask: jax.Array) -> DeadNeurons:
+        inputs, outputs = layout.inputs, layout.outputs
+        return DeadNeurons(counted(mask, inputs, outputs), counted(mask, outputs, inputs))
+
+    def counted(mask: jax.Array, units: tuple[int, ...], others: tuple[int, ...]) -> jax.Array:
         alive = jnp.any(mask, axis=layout.windows + others, keepdims=True)
         dead = jnp.sum(~alive, axis=units, dtype=jnp.int32, keepdims=True)
         return dead.reshape([mask.shape[a] for a in layout.stack])
 
-    inputs, outputs = layout.inputs, layout.outputs
-    return DeadNeurons(counted(inputs, outputs), counted(outputs, inputs))
+    for _ in range(axes):
+        of_one = jax.vmap(of_one)
+    return of_one(masks)
 
 
 @jax.jit

@@ -69,7 +69,7 @@ class Layers(NamedTuple):
 
     leaves: list[Leaf]
     active: jax.Array  # int32[layers]: active now
-    initial: jax.Array  # int32[layers]: active at init
+    initial: jax.Array  # int32[layers]: active at the method's own start, which masks of the user may be past
     target: jax.Array  # int32[layers]: active when all is done
     sizes: jax.Array  # int32[layers]
     step: jax.Array  # int32[], t of this call of update

@@ -10,7 +10,7 @@ import optax
 
 from dstjax._arrays.trees import Path, Tree, is_array, places
 from dstjax._engine.adopt import adopted
-from dstjax._engine.states import every, find, holds_state, replaced, whole
+from dstjax._engine.states import every, find, holds_state, names_of, replaced, whole
 from dstjax.method import Method
 from dstjax.state import apply_masks
 
@@ -105,7 +105,7 @@ def adopt(
         raise ValueError(f"method={method!r} is not accepted; expected one from dstjax.methods, such as rigl(...).")
     if layout is not None:
         method = method.but(layout=layout)
-    kept = None if track is None else tuple(track)
+    kept = None if track is None else names_of(track)
     new = adopted(whole(find(opt_state)), method, params, kept, of_a_part=_is_of_a_part(opt_state))
     return apply_masks(params, new), replaced(opt_state, new)
 

@@ -11,6 +11,7 @@ from dstjax import masks as masks_lib
 from dstjax._arrays.bits import pack_like, unpack
 from dstjax._arrays.leaves import MaskedLeaves, named_masks, shown, united
 from dstjax._arrays.trees import Tree, is_absent
+from dstjax._arrays.wide import Wide, counted
 from dstjax._engine.moments import map_moments, shapes_of
 from dstjax._engine.states import SparseState as SparseState
 from dstjax._engine.states import Tracked as Tracked
@@ -80,7 +81,8 @@ def forward_params(params: Tree, opt_state: Tree, *, training: bool = True) -> T
         which is denser than the masks, comes out sparse with every method.
 
     Raises:
-      ValueError: there is no state of ``sparsify``, or two mask the same leaf, or the parameters do not fit it.
+      ValueError: there is no state of ``sparsify``, or two mask the same leaf; or, where something is done to the
+        parameters (there is a view, or ``training=False``), they do not fit it.
     """
     for state in every(opt_state):
         if not is_absent(state.view):
@@ -160,7 +162,7 @@ def check_sparse(params: Tree, opt_state_or_masks: Tree) -> bool:
     weights = leaves.find(params, "parameters", [masks_lib.shape(mask) for mask in leaves.read(masks)])
     strays = [_strays(weight, mask) for weight, mask in zip(weights, leaves.read(masks), strict=True)]
     found = list(zip(leaves.masked, jax.device_get(strays), weights, strict=True))
-    lost = [f"{name}: {int(n.lost)} of {np.size(weight)}" for name, n, weight in found if n.lost]
+    lost = [f"{name}: {int(n.lost)} of {np.size(weight)}" for name, n, weight in found if int(n.lost)]
     if lost:
         raise ValueError(
             f"inactive weights are not finite: {'; '.join(lost)}, beside {sum(int(n.active) for _, n, _ in found)} "
@@ -168,7 +170,7 @@ def check_sparse(params: Tree, opt_state_or_masks: Tree) -> bool:
             "and not zero. No update brings them back to 0: dstjax.apply_masks(params, opt_state) does, and "
             "dstjax.sparsify(..., on_nonfinite='skip') keeps gradients that are not finite out."
         )
-    bad = [f"{name}: {int(n.nonzero)} of {np.size(weight)}" for name, n, weight in found if n.nonzero]
+    bad = [f"{name}: {int(n.nonzero)} of {np.size(weight)}" for name, n, weight in found if int(n.nonzero)]
     if bad:
         raise ValueError(
             "inactive weights are not zero: " + "; ".join(bad) + ". Apply the masks before the first step "
@@ -224,15 +226,15 @@ def _united(mask: jax.Array, ever: jax.Array) -> jax.Array:
 
 
 class _Strays(NamedTuple):
-    """Counts weights of a leaf that are not what they should be, uint32[]."""
+    """Counts weights of a leaf that are not what they should be."""
 
-    nonzero: jax.Array  # inactive, finite and not zero
-    lost: jax.Array  # inactive and not finite
-    active: jax.Array  # active and not finite
+    nonzero: Wide  # inactive, finite and not zero
+    lost: Wide  # inactive and not finite
+    active: Wide  # active and not finite
 
 
 @jax.jit
 def _strays(weight: jax.Array, mask: jax.Array) -> _Strays:
     finite, active = jnp.isfinite(weight), unpack(mask)
     kinds = (finite & (weight != 0) & ~active, ~finite & ~active, ~finite & active)
-    return _Strays(*(jnp.sum(kind, dtype=jnp.uint32) for kind in kinds))
+    return _Strays(*map(counted, kinds))

@@ -10,17 +10,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dstjax._arrays.keys import check_seed, of_seed
 from dstjax._arrays.trees import Tree
 from dstjax._engine.belonging import check_state
 from dstjax._engine.call import Signals
 from dstjax._engine.init import InitialMasks, initial_state
-from dstjax._engine.states import SparseState
+from dstjax._engine.states import TRACKABLE as TRACKABLE
+from dstjax._engine.states import SparseState, names_of
 from dstjax._engine.update import take_step
 from dstjax.checks import check_choice
 from dstjax.method import Method
 
 ON_NONFINITE = ("pass", "skip")
-TRACKABLE = ("exploration", "survival", "error")
 
 
 def sparsify(
@@ -52,7 +53,7 @@ def sparsify(
     Args:
       inner: any optimiser. Its moments are found by path and shape, never by class.
       method: from :mod:`dstjax.methods`.
-      seed: integer, traced integer or PRNG key of all random choices.
+      seed: integer of 64 bits, traced integer or PRNG key of all random choices.
       layout: what the axes of the leaves mean: a string such as ``"in out"`` for the leaves of that rank, a ``{regex:
         layout}`` map, a preset of :mod:`dstjax.layouts`, what :func:`dstjax.program.layouts` reads from the model, or a
         list of these. What is no weight is not masked. By default the names of the frameworks tell.
@@ -96,17 +97,13 @@ def sparsify(
         if method.masking is None:
             raise ValueError(f"layout={layout!r} is not accepted with method {method.name!r}, which masks nothing.")
         method = method.but(layout=layout)
-    if not isinstance(track, Iterable):
-        raise ValueError(f"track={track!r} is not accepted; expected some of {', '.join(TRACKABLE)}, or () for none.")
-    track = tuple(track) if not isinstance(track, str) else (track,)
-    for name in track:
-        check_choice("track", name, TRACKABLE)
+    tracked = names_of(track)
     check_choice("on_nonfinite", on_nonfinite, ON_NONFINITE)
     key_data = _key_data(seed)
     inner = optax.with_extra_args_support(inner)
 
     def init(params: Tree) -> SparseState:
-        return initial_state(inner, method, key_data(), track, params, initial_masks)
+        return initial_state(inner, method, key_data(), tracked, params, initial_masks)
 
     def update(
         updates: Tree,
@@ -149,19 +146,10 @@ def _key_data(seed: Any) -> Callable[[], jax.Array]:
     """A function that makes the key data, so that no array is made before init and each init has a fresh buffer."""
     if isinstance(seed, jax.Array) and jnp.issubdtype(seed.dtype, jax.dtypes.prng_key) and not seed.shape:
         bits = jax.random.bits(seed, (), jnp.uint32)
-        return lambda: _data_of(bits)
+        return lambda: of_seed(bits)
     integer = isinstance(seed, numbers.Integral | jax.Array | np.ndarray) and not isinstance(seed, bool)
     if not integer or not jnp.issubdtype(jnp.result_type(seed), jnp.integer) or jnp.ndim(seed):
         shown = f"<{seed.dtype}{list(seed.shape)}>" if isinstance(seed, jax.Array) else repr(seed)
         raise ValueError(f"seed={shown} is not accepted; expected an integer or a PRNG key.")
-    if isinstance(seed, numbers.Integral) and not -(2**63) <= int(seed) < 2**63:
-        raise ValueError(f"seed={seed} is not accepted; expected an integer of 64 bits, or a PRNG key.")
-    return lambda: _data_of(seed)
-
-
-def _data_of(seed: Any) -> jax.Array:
-    """The data of the threefry key of an integer, uint32[2]."""
-    data = jax.random.key_data(jax.random.key(seed, impl="threefry2x32"))
-    # Zeros have the type of the mesh in use. Without them a jitted init leaves the key without one, the first step
-    # returns it with one, and the second step is traced anew.
-    return data | jnp.zeros_like(data)
+    check_seed(seed)
+    return lambda: of_seed(seed)

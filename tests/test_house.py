@@ -4,6 +4,7 @@ import ast
 import functools
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -168,6 +169,20 @@ def test_experiments_and_notebooks_use_the_public_face():
     private = [i for i in found if any(map(is_private, [*i.target.split("."), i.name or ""]))]
     wrong = [i for i in private if package(i.target) == "dstjax"]
     assert not wrong, said(wrong)
+
+
+def test_dstjax_imports_jax_optax_and_numpy_alone():
+    allowed = {"jax", "optax", "numpy", "dstjax", *sys.stdlib_module_names}
+    for name, path in files().items():
+        if package(name) != "dstjax":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [absolute(name, path.name == "__init__.py", node)]
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "importlib.import_module":
+                assert name == "dstjax.exchange.host", name  # of `imported`, which says what to install
+            assert {one.split(".")[0] for one in names} <= allowed, f"{name}, line {node.lineno}: {names}"
 
 
 # --- No circle, few rooms, few floors ---------------------------------------------------------------------------------

@@ -136,6 +136,13 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(target), link
 
 
+@pytest.mark.parametrize("page", PROSE[:-1], ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_that_a_page_names_are_there(page):
+    """Of the folders that the repository has; the changelog names files that were."""
+    for path in re.findall(r"`((?:dstjax|experiments|tests|colabs|docs)/[\w/.-]+)`", page.read_text()):
+        assert (ROOT / path).exists(), path
+
+
 def test_the_index_lists_every_page():
     index = ROOT / "docs" / "README.md"
     listed = {re.search(r"\((.*)\)", row[0])[1] for row in rows(index, "page", "what it answers")}

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dstjax._arrays.wide import counted
+
 
 def share(flags: list[jax.Array]) -> jax.Array:
     """Returns the share that is set; 1 of nothing."""
@@ -33,9 +35,11 @@ def positive(counter: jax.Array) -> jax.Array:
 @jax.jit
 def ratio_of_sums(a: Any, b: Any) -> jax.Array:
     """Returns the ratio of two sums, each over all arrays of a tree; NaN of nothing."""
-    zero = jnp.zeros((), jnp.int32)
-    over, under = (sum((jnp.sum(x) for x in jax.tree_util.tree_leaves(tree)), zero) for tree in (a, b))
-    return (over / under).astype(jnp.float32)
+    zero = jnp.zeros((), jnp.float32)
+    over, under = (
+        sum((jnp.sum(x, dtype=jnp.float32) for x in jax.tree_util.tree_leaves(tree)), zero) for tree in (a, b)
+    )
+    return over / under
 
 
 @jax.jit
@@ -77,4 +81,4 @@ def effective(kernels: list[jax.Array]) -> jax.Array:
 
 
 def _count(flags: Iterable[jax.Array]) -> jax.Array:
-    return jnp.asarray(sum(jnp.sum(f, dtype=jnp.uint32).astype(jnp.float32) for f in flags), jnp.float32)
+    return jnp.asarray(sum(counted(f).to_float() for f in flags), jnp.float32)

@@ -1,9 +1,34 @@
 """Makes the keys of the random choices, and puts arrays where others are."""
 
+import numbers
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+_HALF = 2**32 - 1
+
+
+def check_seed(seed: Any) -> None:
+    """Refuses an integer of more than 64 bits; a traced one has as many as its type."""
+    if isinstance(seed, numbers.Integral | np.ndarray) and not -(2**63) <= int(seed) < 2**63:
+        raise ValueError(f"seed={seed} is not accepted; expected an integer of 64 bits, or a PRNG key.")
+
+
+def of_seed(seed: Any) -> jax.Array:
+    """Returns the data of a threefry key, uint32[2]: the two halves of an integer of 64 bits, which may be traced.
+
+    ``jax.random.key`` gives the same where it has 64 bits, and drops the upper half where it has not.
+    """
+    if isinstance(seed, numbers.Integral | np.ndarray):
+        data = jnp.asarray(np.array([int(seed) >> 32 & _HALF, int(seed) & _HALF], np.uint32))
+    else:
+        upper = seed >> 32 if seed.dtype.itemsize == 8 else jnp.where(seed < 0, jnp.uint32(_HALF), jnp.uint32(0))
+        data = jnp.stack([upper.astype(jnp.uint32), seed.astype(jnp.uint32)])
+    # Zeros have the type of the mesh in use. Without them a jitted init leaves the key without one, the first step
+    # returns it with one, and the second step is traced anew.
+    return data | jnp.zeros_like(data)
 
 
 def placed_like(x: jax.Array, leaf: Any) -> jax.Array:

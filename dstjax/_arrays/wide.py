@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 BITS = 16  # of the low part
 LIMIT = 2**31  # weights from which on numbers of all layers together are wide
@@ -20,6 +21,10 @@ class Wide(NamedTuple):
         """Returns the nearest float32 of each, as of an integer that is converted."""
         return self.high.astype(jnp.float32) * 2.0**BITS + self.low.astype(jnp.float32)
 
+    def __int__(self) -> int:
+        """Returns the one number, on the host."""
+        return (int(self.high) << BITS) + int(self.low)
+
 
 def is_large(sizes: Sequence[int]) -> bool:
     """Whether numbers of weights of such leaves together may not fit in 32 bits."""
@@ -32,6 +37,21 @@ def total(counts: jax.Array) -> Wide:
     high = jnp.sum(counts >> BITS, axis=-1, dtype=jnp.uint32)
     low = jnp.sum(counts & _lowest(), axis=-1, dtype=jnp.uint32)
     return _carried(high, low)
+
+
+def counted(flags: jax.Array, limit: int = 2**32) -> Wide:
+    """Returns how many entries of an array are true; ``limit`` says from how many on they are counted in parts.
+
+    Along the longest axis in one sum, and the sums byte by byte: exact for fewer than 2**48 entries, of which that axis
+    has at least one in 2**24.
+    """
+    if flags.size < limit:
+        count = jnp.sum(flags, dtype=jnp.uint32)
+        return Wide(count >> BITS, count & _lowest())
+    sums = jnp.sum(flags, axis=int(np.argmax(flags.shape)), dtype=jnp.uint32)
+    a, b, c, d = (jnp.sum(sums >> 8 * i & jnp.uint32(255), dtype=jnp.uint32) for i in range(4))
+    low = (a & _lowest()) + ((b & jnp.uint32(255)) << 8)
+    return _carried((a >> BITS) + (b >> 8) + c + (d << 8), low)
 
 
 def surplus(counts: jax.Array) -> Wide:

@@ -19,7 +19,7 @@ from dstjax._engine.belonging import agrees
 from dstjax._engine.counts import Layouts, active_counts, initial_counts, masked_leaves, starts_dense
 from dstjax._engine.draw import ordered_bits, sharding_of
 from dstjax._engine.init import initial_state
-from dstjax._engine.states import SparseState, batch_axes, remembered_of, topology_of, with_topology
+from dstjax._engine.states import SparseState, refuse_several, remembered_of, topology_of, with_topology
 from dstjax.method import Method
 from dstjax.rules import Memory
 from dstjax.structures import WEIGHT, Structure
@@ -42,11 +42,7 @@ def adopted(
     """
     if any(map(is_traced, jax.tree_util.tree_leaves((old, params)))):
         raise ValueError("dstjax.adopt counts active weights; call it outside of jit, vmap and scan.")
-    if axes := batch_axes(old):
-        raise ValueError(
-            f"the state has {axes} leading axes, as of several networks; adopt one at a time, as "
-            "jax.tree.map(lambda x: x[0], ...) gives the first, of the state and of the parameters."
-        )
+    refuse_several(old, "adopt")
     weights = named(params)
     before = MaskedLeaves.of(old.masks)
     stored = before.read(old.masks)

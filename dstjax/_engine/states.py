@@ -1,7 +1,7 @@
 """The state of ``sparsify``, and the lists of masked leaves that a call works on."""
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +10,24 @@ import jax.numpy as jnp
 from dstjax._arrays.bits import StoredMask
 from dstjax._arrays.leaves import MaskedLeaves, named_masks, united
 from dstjax._arrays.trees import Tree, is_absent, is_array, or_absent, or_none, places
+from dstjax.checks import check_choice
 from dstjax.rules import Memory
+
+TRACKABLE = ("exploration", "survival", "error")
+
+
+def names_of(track: Any) -> tuple[str, ...]:
+    """What ``track=`` names.
+
+    Raises:
+      ValueError: it names what is not tracked, or is no name at all.
+    """
+    if not isinstance(track, Iterable):
+        raise ValueError(f"track={track!r} is not accepted; expected some of {', '.join(TRACKABLE)}, or () for none.")
+    names = (track,) if isinstance(track, str) else tuple(track)
+    for name in names:
+        check_choice("track", name, TRACKABLE)
+    return names
 
 
 class Tracked(NamedTuple):
@@ -33,7 +50,7 @@ class SparseState(NamedTuple):
     step: jax.Array  # int32[]: calls of update so far, saturating
     masks: Tree  # stored masks, one bit per weight
     counters: Tree  # unsigned integers, saturating: mask rounds in which each weight was active
-    targets: Any  # int32[masked layers]: active weights at init, in the order of the tree
+    targets: Any  # int32[masked layers]: active weights when all is done, in the order of the tree
     key: jax.Array  # uint32[2]: data of the threefry key that all random choices derive from
     tracked: Any  # Tracked
     memory: Any  # Memory: what the method remembers besides
@@ -72,20 +89,20 @@ class Topology(NamedTuple):
     measured: Any
 
 
-class SetAside(NamedTuple):
+class SplitOff(NamedTuple):
     """Stands for the masks of a state that ``split_state`` has split; no leaves."""
 
 
 def is_split(state: SparseState) -> bool:
     """Whether ``split_state`` has taken the masks out of a state."""
-    return isinstance(state.masks, SetAside)
+    return isinstance(state.masks, SplitOff)
 
 
 def whole(state: SparseState) -> SparseState:
     """The state itself.
 
     Raises:
-      ValueError: its masks were set aside.
+      ValueError: its masks were split off.
     """
     if is_split(state):
         raise ValueError("the state was split; call dstjax.merge_state first.")
@@ -130,6 +147,21 @@ def every(opt_state: Tree) -> list[SparseState]:
 def batch_axes(state: SparseState) -> int:
     """How many leading axes ``vmap``, or a copy for each device, has added to a whole state."""
     return jnp.ndim(state.key) - 1
+
+
+def refuse_several(opt_state: Tree, what: str) -> None:
+    """Refuses a state that ``vmap`` has given leading axes; ``what`` to do with one network at a time.
+
+    Raises:
+      ValueError: it has some.
+    """
+    states = (x for x in jax.tree_util.tree_leaves(opt_state, is_leaf=is_state) if is_state(x))
+    for axes in (batch_axes(state) for state in map(whole, states) if not is_absent(state.targets)):
+        if axes:
+            raise ValueError(
+                f"the state has {axes} leading axes, as of several networks; {what} one at a time, as "
+                "jax.tree.map(lambda x: x[0], ...) gives the first, of the state and of the parameters."
+            )
 
 
 def _placed(opt_state: Tree) -> list[tuple[str, SparseState]]:

@@ -11,6 +11,7 @@ from dstjax import layouts
 from dstjax._arrays.layout import Layout, layer_names
 from dstjax._arrays.leaves import named
 from dstjax._arrays.trees import Tree, is_array
+from dstjax._engine.states import refuse_several
 from dstjax.exchange.host import Weight, check_like, imported, trees_of, weights_of
 
 
@@ -34,6 +35,7 @@ def to_scipy(params: Tree, opt_state_or_masks: Tree, *, layout: Any = None) -> d
         as :func:`dstjax.exchange.save_npz`.
     """
     sparse = imported("scipy.sparse", "dstjax.exchange.to_scipy")
+    refuse_several(opt_state_or_masks, "write")
     matrices = {}
     weights = weights_of(params, opt_state_or_masks)
     known = layouts.read(layout, {n: w.values for n, w in weights.items()})

@@ -12,7 +12,7 @@ from dstjax import layouts
 from dstjax._arrays.layout import Layout
 from dstjax._arrays.leaves import named
 from dstjax._arrays.trees import Tree, is_array
-from dstjax._engine.states import masks_of
+from dstjax._engine.states import masks_of, refuse_several
 from dstjax.exchange.host import Weight, check_like, trees_of, weights_of
 
 _COLLECTIONS = ("params", "batch_stats")
@@ -88,6 +88,7 @@ def to_torch(
       ValueError: a leaf has no counterpart, two have the same name, a leaf stacks layers, or the layout of one is not
         known; or as :func:`dstjax.exchange.save_npz`.
     """
+    refuse_several(opt_state_or_masks, "write")
     of_params = isinstance(variables, Mapping) and "params" in variables and opt_state_or_masks is not None
     weights = weights_of(variables, _within(opt_state_or_masks) if of_params else opt_state_or_masks)
     placed = _placed({n: w.values for n, w in weights.items()}, layout, names)

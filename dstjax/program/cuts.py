@@ -13,7 +13,7 @@ from dstjax._arrays.layout import Layout
 from dstjax._arrays.leaves import MaskedLeaves, named
 from dstjax._arrays.selection import count_true
 from dstjax._arrays.trees import Path, Tree, is_absent, is_array, places
-from dstjax._engine.states import SparseState, batch_axes, is_state, whole
+from dstjax._engine.states import SparseState, is_state, refuse_several, whole
 
 Keep = tuple[np.ndarray, ...]  # of a leaf: which indices of each axis stay, bool
 
@@ -59,7 +59,7 @@ class Cuts:
         Raises:
           ValueError: an array that has an axis of a leaf in another way, as the sums of rows that adafactor keeps.
         """
-        _refuse_several(state)
+        refuse_several(state, "cut")
         shapes = self._named(lambda keep: tuple(len(k) for k in keep))
         keeps = self._named(lambda keep: keep)
         lost = {path: {len(k) for k in keep if not k.all()} for path, keep in keeps.items()}
@@ -75,7 +75,7 @@ class Cuts:
 
     def expand_state(self, state: Tree, like: Tree) -> Tree:
         """Undoes :meth:`cut_state`: what was removed comes from ``like``, the state or masks of the full network."""
-        _refuse_several(state)
+        refuse_several(state, "cut")
         shapes = self._named(lambda keep: tuple(int(k.sum()) for k in keep))
         full, keeps = self._named(lambda keep: tuple(len(k) for k in keep)), self._named(lambda keep: keep)
         before = {p.path: p.leaf for p in places(like)[0] if not p.is_hole}
@@ -180,14 +180,6 @@ def _put(x: Any, part: Any, keep: Keep) -> jax.Array:
     """Returns an array with a part of it replaced."""
     at = np.ix_(*(np.flatnonzero(some) for some in keep))
     return jnp.asarray(x).at[at].set(part) if keep else jnp.asarray(part)
-
-
-def _refuse_several(state: Tree) -> None:
-    found = (x for x in jax.tree_util.tree_leaves(state, is_leaf=is_state) if is_state(x))
-    if any(batch_axes(x) for x in map(whole, found) if not is_absent(x.targets)):
-        raise ValueError(
-            "the state is of several networks; cut one at a time, as jax.tree.map(lambda x: x[0], ...) gives."
-        )
 
 
 def _with_targets(new: Tree, old: Tree, cuts: Cuts) -> Tree:

@@ -94,7 +94,7 @@ class UpdateSchedule:
         return near if self.end_step is None else near & (due < self.end_step)
 
     def index(self, step: jax.Array) -> jax.Array:
-        """Counts the scheduled updates before step t, int32."""
+        """Counts the scheduled updates before an update at step t, int32; between two it is the number of the last."""
         return jnp.maximum(step - self.first, 0) // self.update_period
 
 

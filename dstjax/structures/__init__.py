@@ -9,7 +9,12 @@ structure. Each one has these functions, on lists of leaves:
 * ``drop(scores, masks, keep, salient, target, layouts)``: the masks of what stays, and of where something may be grown;
 * ``grow(scores, kept, room, n, layouts)``: the masks of what is grown.
 
-And it says of itself what :class:`Structure` lists.
+And it says of itself what :class:`Structure` lists. It may have besides:
+
+* ``holds(masks, prunes, layouts)``: whether the masks of each leaf are of this structure; else they are not asked;
+* ``density``: the share of weights that is active whatever the method asks for;
+* ``across_leaves``: True where its units lie in several leaves, whose budget is its own;
+* ``covers(path, leaf)``: which leaves are masked, where that follows from the units.
 
 ``keep`` and ``n`` are int32[layers], or scalars that are shared by all leaves in one ranking. ``layouts`` says for each
 leaf what its axes mean (:mod:`dstjax.layouts`); where it is left out a leaf is (window..., in, out). Among equal scores

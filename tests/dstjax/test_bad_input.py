@@ -230,6 +230,18 @@ def test_arguments_of_another_kind():
     method, params = methods.rigl(**GOOD), {"w": jnp.ones((4, 4))}
     with pytest.raises(ValueError, match="seed=18446744073709551616 is not accepted"):
         dstjax.sparsify(optax.sgd(0.1), method, seed=2**64)
+    with pytest.raises(ValueError, match=f"seed={2**63} is not accepted; expected an integer of 64 bits"):
+        dstjax.masks.from_params(params, method=method, seed=2**63)
+    state = init(method, params)[2]
+    for track, said in (
+        (3, "track=3 is not accepted; expected some of exploration"),
+        (["no"], "track='no' is not known"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            dstjax.sparsify(optax.sgd(0.1), method, track=track)
+        with pytest.raises(ValueError, match=said):
+            dstjax.adopt(state, params, method, track=track)
+    assert dstjax.adopt(state, params, method, track="error")[1].tracked.error.shape == ()
     with pytest.raises(ValueError, match="track=None is not accepted; expected some of exploration"):
         dstjax.sparsify(optax.sgd(0.1), method, track=None)
     with pytest.raises(ValueError, match="expected an optimiser, such as"):

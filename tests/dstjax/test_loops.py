@@ -85,7 +85,7 @@ def test_training_is_the_same_bit_for_bit(name, wrapper):
 
 
 @pytest.mark.optimised
-def test_what_is_set_aside_is_neither_read_nor_returned():
+def test_what_is_split_off_is_neither_read_nor_returned():
     """Counters are not even passed to the program, and no mask comes out of it."""
     _, tx, params, state = made("dst_ee")
     moving, still = dstjax.split_state(state)

@@ -232,6 +232,18 @@ def test_dead_neurons():
     assert tuple(map(int, dead["conv"])) == (0, 1)
 
 
+@pytest.mark.parametrize("name", ["w", "kernel"])
+def test_dead_neurons_of_several_networks(name):
+    """Each of three has another dead input; with the leading axis a kernel looks like that of a convolution."""
+    tx = dstjax.sparsify(optax.sgd(0.1), dstjax.methods.static(sparsity=0.5, maskable=lambda path, leaf: True))
+    params = {name: jnp.ones((3, 4, 5))}
+    state = jax.vmap(tx.init)(params)
+    found = {name: jnp.asarray(np.arange(4)[None, :, None] != np.arange(3)[:, None, None]) & jnp.ones((3, 4, 5), bool)}
+    state = state._replace(masks={name: jax.vmap(masks.pack)(found[name])})
+    dead = metrics.dead_neurons(state)[name]
+    assert [*map(np.ndarray.tolist, map(np.asarray, dead))] == [[1, 1, 1], [0, 0, 0]]
+
+
 def test_effective_weights_by_hand():
     """Of 3 + 3 weights, one leads to a unit that leads nowhere, and one starts at a unit that nothing feeds."""
     first = np.array([[1, 1, 0], [0, 1, 0]], bool)  # unit 2 is fed by none

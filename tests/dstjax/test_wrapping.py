@@ -10,7 +10,7 @@ import pytest
 
 import dstjax
 from dstjax import masks, methods, metrics, structures
-from dstjax.exchange import from_scipy, save_npz
+from dstjax.exchange import from_scipy, save_npz, to_scipy, to_torch
 
 PARAMS = {"w": jax.random.normal(jax.random.key(0), (8, 16)), "b": jnp.ones(16)}
 
@@ -70,6 +70,11 @@ def test_states_of_several_networks_are_adopted_one_by_one():
     static = methods.static(sparsity=0.75, distribution="uniform")
     with pytest.raises(ValueError, match="the state has 1 leading axes"):
         dstjax.adopt(opt_state, params, static)
+    for write in (to_scipy, to_torch):
+        with pytest.raises(
+            ValueError, match="the state has 1 leading axes, as of several networks; write one at a time"
+        ):
+            write(params, opt_state)
     first = jax.tree.map(lambda x: x[0], (opt_state, params))
     assert int((dstjax.adopt(*first, static)[0]["w"] != 0).sum()) == 32
 

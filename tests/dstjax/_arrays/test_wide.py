@@ -25,6 +25,19 @@ def of(numbers):
     return jnp.array(numbers, jnp.uint32)
 
 
+@given(st.integers(0, 10**9), st.sampled_from([(3, 40), (40, 3), (2, 5, 7), (600,), (5, 300)]))
+def test_true_entries_are_counted_in_parts_as_in_one_sum(seed, shape):
+    flags = jnp.asarray(np.random.default_rng(seed).random(shape) < 0.7)
+    assert int(wide.counted(flags, limit=0)) == int(wide.counted(flags)) == int(flags.sum())
+
+
+@slow
+def test_more_than_2_to_the_32_entries_are_counted():
+    count = jax.jit(lambda one: wide.counted(jnp.broadcast_to(one, (3, 2**15, 2**16))))  # no array of that size is made
+    assert int(count(jnp.bool_(True))) == 3 * 2**31
+    assert int(jax.jit(lambda one: wide.counted(jnp.broadcast_to(one, (2**16, 2**16))))(jnp.bool_(True))) == 2**32
+
+
 @given(COUNTS, COUNTS)
 def test_arithmetic_is_that_of_integers(a, b):
     first, second = wide.total(of(a)), wide.total(of(b))
