@@ -10,11 +10,15 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from dstjax._arrays import wide
 from dstjax._arrays.shares import part_of as part_of
 from dstjax._arrays.shares import share_limbs, share_of
 from dstjax._arrays.varying import varying_as
+from dstjax.checks import check_number
 from dstjax.rules import Layers, Value, value
 from dstjax.schedules import Shares
+
+_LARGEST = 2**31 - 1
 
 NKept = Callable[[Layers], jax.Array]
 NGrown = Callable[[Layers, jax.Array], jax.Array]
@@ -99,22 +103,30 @@ def share(counts: jax.Array, fraction: jax.Array) -> jax.Array:
 
 
 def times(counts: jax.Array, factor: float) -> jax.Array:
-    """floor(factor * count) of a decimal that is known when the method is made, in [0, 1000]; int32 like ``counts``."""
+    """floor(factor * count) of a decimal that is known when the method is made, in [0, 1000]; int32 like ``counts``.
+
+    Raises:
+      ValueError: the factor is out of range.
+    """
+    check_number("factor", factor, "a number in [0, 1000]", lambda x: 0 <= x <= 1000)
     return share_of(counts, jnp.array(share_limbs(factor), jnp.uint32)[:, None])
 
 
 def deal(total: jax.Array, shares: jax.Array, room: jax.Array) -> jax.Array:
-    """Deals ``total`` in proportion to ``shares``, no leaf more than its room, the rest of the division to the first.
+    """Deals ``total`` in proportion to ``shares``, no layer more than its room.
+
+    What rounding down and full layers leave is dealt in the same way, and in the end, where it is less than one for
+    each, to the first layers that have room. Shares that add up to 2**31 or more lose their last bits.
 
     Args:
       total: int32[].
-      shares: int32[layers], at least 0.
+      shares: int32[layers], at least 0, which counts as 1.
       room: int32[layers].
 
     Returns:
       int32[layers] that add up to ``total``, or to all of the room.
     """
-    total = jnp.minimum(total, jnp.sum(room))
+    total = jnp.minimum(total, jnp.minimum(wide.narrow(wide.total(room)), _LARGEST).astype(jnp.int32))
 
     def unfinished(dealt: jax.Array) -> jax.Array:
         return jnp.sum(dealt) < total
@@ -122,9 +134,10 @@ def deal(total: jax.Array, shares: jax.Array, room: jax.Array) -> jax.Array:
     def again(dealt: jax.Array) -> jax.Array:
         left, free = total - jnp.sum(dealt), room - dealt
         wanted = jnp.where(free > 0, jnp.maximum(shares, 1), 0)
+        wanted >>= jnp.maximum(wide.BITS + 1 - jax.lax.clz(wide.total(wanted).high).astype(jnp.int32), 0)
         part = jax.vmap(part_of, in_axes=(None, 0, None))(left, wanted, jnp.sum(wanted))
         more = jnp.minimum(part, free)
-        # Less than one for each leaf is left in the end: one each, in order.
+        # Less than one for each layer is left in the end: one each, in order.
         ones = (free > 0) & (jnp.cumsum(free > 0) <= left)
         return dealt + jnp.where(jnp.sum(more) > 0, more, ones.astype(jnp.int32))
 

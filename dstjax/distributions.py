@@ -18,7 +18,7 @@ from dstjax._arrays.shares import floor_share, share_limbs, share_of
 from dstjax._arrays.trees import is_traced
 from dstjax._arrays.varying import varying_as
 from dstjax.checks import check_number, suggest
-from dstjax.rules import bind
+from dstjax.rules import bind, described
 
 Shapes = Mapping[str, tuple[int, ...]]  # path -> shape, in the order of the tree
 Distribution = str | Mapping[str, float] | Callable[[Shapes, float], Mapping[str, float]]
@@ -56,7 +56,13 @@ def active_counts(
         counts = {p: n - floor_share(n, 1.0 - float(densities[p])) for p, n in sizes.items()}
         _check_total(sum(counts.values()), sizes, sparsity)
     elif callable(distribution):
-        densities = dict(distribution(shapes, sparsity if sparsity is not None else 0.0))
+        found: Any = distribution(shapes, sparsity if sparsity is not None else 0.0)
+        if not isinstance(found, Mapping):
+            raise ValueError(
+                f"distribution={described(distribution)} returned {found!r}; expected {{path: density}} with one for "
+                f"each of {list(shapes)}."
+            )
+        densities = dict(found)
         if densities.keys() != shapes.keys():
             raise ValueError(
                 f"the distribution returned densities for {sorted(densities)}, expected one for each of {list(shapes)}."

@@ -79,11 +79,13 @@ def merge_state(opt_state: Tree, still: Still) -> Tree:
     """Undoes :func:`split_state`.
 
     Raises:
-      ValueError: there is no state of ``sparsify``, or more than one, or it is whole already.
+      ValueError: there is no state of ``sparsify``, or more than one, or it is whole already; or ``still`` is no part.
     """
     state = find(opt_state)
     if not is_split(state):
         raise ValueError("this state is whole; expected the moving part that dstjax.split_state returned.")
+    if not isinstance(still, Still):
+        raise ValueError(f"still={still!r} is not accepted; expected the second part that dstjax.split_state returned.")
     memory = state.memory if is_absent(state.memory) else state.memory._replace(second_mask=still.second_mask)
     whole = state._replace(memory=memory, **{name: getattr(still, name) for name in _FIELDS})
     return replaced(opt_state, whole)

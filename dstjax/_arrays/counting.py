@@ -131,10 +131,6 @@ class Blocks:
         alone = [self._at(i, numbers, place, shaped) for i, place in zip(self.alone, self.places, strict=True)]
         return [*alone, self.rows.at(numbers)] if self.small else alone
 
-    def at_tensor(self, i: int, numbers: jax.Array) -> jax.Array:
-        """Returns what to compare a tensor with, given a vector of numbers of all lanes."""
-        return self._at(i, numbers, int(self.first_lane[i]), shaped=True)
-
     def index(self, blocks: list[jax.Array], one: Any = 1) -> list[jax.Array]:
         """Returns the place of each entry of each block in its lane, uint32; times ``one``, a uint32[]."""
         found = [

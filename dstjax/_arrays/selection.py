@@ -91,10 +91,13 @@ def top_k_masks(
       A boolean mask for each tensor.
 
     Raises:
-      ValueError: a tensor is complex, a layer has 2**32 entries or more, or no dtype holds all scores of one ranking.
+      ValueError: a tensor is complex, a pass is to resolve no bit, a layer has 2**32 entries or more, or no dtype holds
+        all scores of one ranking.
     """
     if not scores:
         return []
+    if bits_per_pass is not None and bits_per_pass < 1:
+        raise ValueError(f"bits_per_pass={bits_per_pass} is not accepted; expected at least 1.")
     layouts = (None,) * len(scores) if layouts is None else layouts
     lanes = [math.prod(s.shape[a] for a in lanes_of(layout)) for s, layout in zip(scores, layouts, strict=True)]
     for score, n in zip(scores, lanes, strict=True):

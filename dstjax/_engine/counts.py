@@ -3,13 +3,16 @@
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import numpy as np
 
 from dstjax import budgets, distributions, layouts
 from dstjax._arrays.layout import Layout, kernel_of, layer_names
-from dstjax._arrays.trees import is_array, is_weight
+from dstjax._arrays.trees import is_array, is_traced, is_weight
 from dstjax.method import Masking, Method, Start
+from dstjax.rules import described
 
 _log = logging.getLogger(__name__)
 _views_log = logging.getLogger("dstjax.views")  # of its own, so that a loop that does what it says can silence it
@@ -31,9 +34,9 @@ def masked_leaves(masking: Masking, leaves: Mapping[str, Any]) -> Layouts:
     known = layouts.read(masking.layout, arrays)
     covers = getattr(masking.structure, "covers", None)  # a structure over several leaves says which
     rule = masking.maskable or covers or (lambda path, leaf: _is_default(leaf, known[path]))
-    chosen = [name for name, leaf in arrays.items() if is_weight(leaf) and rule(name, leaf)]
+    chosen = [name for name, leaf in arrays.items() if is_weight(leaf) and _answer(rule, name, leaf)]
     if not chosen and masking.maskable is not None:
-        chosen = [name for name, leaf in arrays.items() if not is_weight(leaf) and rule(name, leaf)]
+        chosen = [name for name, leaf in arrays.items() if not is_weight(leaf) and _answer(rule, name, leaf)]
     if isinstance(masking.distribution, Mapping):
         chosen = distributions.masked_by_map(masking.distribution, chosen, list(arrays))
     for name in chosen:
@@ -68,6 +71,17 @@ def known_layouts(masking: Masking | None, leaves: Mapping[str, Any], masked: li
         return [None] * len(masked)
     known = layouts.read(masking.layout, leaves)
     return [one if isinstance(one := known.get(name), Layout) else None for name in masked]
+
+
+def _answer(rule: Callable[[str, Any], Any], path: str, leaf: Any) -> bool:
+    """What ``maskable=`` says of a leaf."""
+    found = rule(path, leaf)
+    if is_traced(found) or np.ndim(found):
+        raise ValueError(
+            f"maskable={described(rule)} returned {described(found)} for leaf {path!r}; expected True or False, known "
+            "at trace time."
+        )
+    return bool(found)
 
 
 def _is_default(leaf: Any, known: Layout | str | None) -> bool:

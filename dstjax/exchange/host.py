@@ -111,12 +111,8 @@ def _dictionaries(leaves: Mapping[str, Any]) -> Tree:
         *folders, last = name.split("/")
         folder = tree
         for key in folders:
-            folder = folder.setdefault(key, {})
-            if not isinstance(folder, dict):
-                raise ValueError(
-                    f"path {name!r} goes through another leaf, so that no dictionaries hold it; give like=."
-                )
-        if last in folder:
+            folder = folder.setdefault(key, {}) if isinstance(folder, dict) else folder
+        if not isinstance(folder, dict) or last in folder:
             raise ValueError(f"path {name!r} goes through another leaf, so that no dictionaries hold it; give like=.")
         folder[last] = leaf
     return tree

@@ -17,6 +17,7 @@ SCOPES = ("layer", "global")
 PROMISES = ("kept", "reached", "total", "free")
 PRUNERS = ("snip", "grasp", "synflow", "iterative_snip", "force", "sis")
 NEEDS = ("value", "metric", "full_gradient")
+MOST_REMEMBERED = 2**16  # figures of the network's performance, one for each update
 
 Maskable = Callable[[str, Any], bool]
 Elementwise = Callable[[Leaf], jax.Array]
@@ -67,10 +68,11 @@ class Start(Value):
         check_choice("scope", self.scope, SCOPES)
         if self.pruner is not None:
             check_choice("pruner", self.pruner, PRUNERS)
-        elif self.prune_step:
-            raise ValueError(
-                f"prune_step={self.prune_step} is not accepted without a pruner; expected one of {PRUNERS}."
-            )
+            if self.by != "random":
+                raise ValueError(f"by={self.by!r} is not accepted with pruner={self.pruner!r}, which chooses itself.")
+        elif self.prune_step or self.scope != "global":
+            what = f"prune_step={self.prune_step}" if self.prune_step else f"scope={self.scope!r}"
+            raise ValueError(f"{what} is not accepted without a pruner; expected one of {PRUNERS}.")
 
 
 @value
@@ -131,6 +133,9 @@ class Remembered(Value):
         check_rules(self, True, leaf="leaf", before_step="leaf", after_step="leaf, is_update")
         check_rules(self, True, after_update="layers, kept, masks", second_mask="layers, masks")
         check_integer("lag", self.lag, 1)
+        if self.lag > MOST_REMEMBERED or (self.lag > 1 and self.measure is None):
+            why = f"at most {MOST_REMEMBERED}" if self.measure else "1 where nothing is measured"
+            raise ValueError(f"lag={self.lag} is not accepted; expected {why}.")
         if not all(isinstance(x, bool | int | float) or hasattr(x, "dtype") for x in jax.tree.leaves(self.shared)):
             raise ValueError(f"shared={self.shared!r} is not accepted; expected numbers, such as a NamedTuple of them.")
         if self.measure is not None:
@@ -203,8 +208,11 @@ class Method(Value):
     def _check_masking(self) -> None:
         masking, begin = self.masking, self.start.sparsity
         if masking is None:
-            if self.updates is not None or self.seen.view is not None:
-                raise ValueError(f"masking=None is not accepted by {self.name!r}, which has updates or a view.")
+            rest = {"start": Start(), "updates": None, "remembered": Remembered(), "seen": Seen()}
+            if has := [part for part, nothing in rest.items() if getattr(self, part) != nothing]:
+                raise ValueError(
+                    f"masking=None is not accepted by {self.name!r}, which has {' and '.join(has)} of its own."
+                )
             return
         numbers = isinstance(begin, int | float) and isinstance(masking.sparsity, int | float)
         if numbers and begin > masking.sparsity:
@@ -223,6 +231,9 @@ class Method(Value):
     def _check_updates(self) -> None:
         updates, masking = self.updates, self.masking
         if updates is None or masking is None:
+            for name in ("after_update", "second_mask"):
+                if getattr(self.remembered, name) is not None:
+                    raise ValueError(f"{name} is not accepted by {self.name!r}, which has no updates.")
             return
         if self.seen.view is not None and updates.order != "step_then_update":
             raise ValueError(

@@ -92,7 +92,7 @@ def get(name: builtins.str, **hyperparameters: Any) -> Method:
 
 
 def _method(name: builtins.str) -> Entry:
-    if name not in CATALOGUE:
+    if not isinstance(name, builtins.str) or name not in CATALOGUE:
         raise ValueError(f"method {name!r} is not known; {suggest(name, names(channels=True))}")
     return CATALOGUE[name]
 

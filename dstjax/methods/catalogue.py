@@ -3,7 +3,8 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from dstjax.checks import check_choice, suggest
@@ -50,7 +51,13 @@ class About:
 
 
 def catalogued(
-    label: str, family: str, *papers: str, cost: str, needs: tuple[str, ...] = (), **defaults: Any
+    label: str,
+    family: str,
+    *papers: str,
+    cost: str,
+    needs: tuple[str, ...] = (),
+    without: Mapping[str, str] = MappingProxyType({}),
+    **defaults: Any,
 ) -> Callable[[Entry], Entry]:
     """Turns a function into an entry of the catalogue.
 
@@ -66,7 +73,11 @@ def catalogued(
       *papers: keys of :mod:`dstjax.methods.references`, or BibTeX entries.
       cost: the function of :mod:`dstjax.costs.formulas` that gives its training FLOPs.
       needs: what a loop must do besides, of NEEDS.
+      without: hyper-parameters that ``**shared`` does not stand for, and why not.
       **defaults: hyper-parameters whose defaults are not those of ``rewiring``.
+
+    Raises:
+      ValueError: the family or a need is not known.
     """
     check_choice("family", family, FAMILIES)
     for need in needs:
@@ -79,13 +90,22 @@ def catalogued(
         group = next((p.name for p in own.values() if p.kind is p.VAR_KEYWORD), "")
         known = inspect.signature(rewiring).parameters
         for name in _GROUPS.get(group, [n for n in known if n != "name"]) if group else ():
-            if name not in own:
+            if name not in own and name not in without:
                 parameters.append(known[name].replace(default=defaults.get(name, known[name].default)))
         signature = inspect.Signature(parameters, return_annotation=Method)
 
         @functools.wraps(make)
         def entry(**hyperparameters: Any) -> Method:
             for name in hyperparameters:
+                if name in without:
+                    raise ValueError(
+                        f"{name}={hyperparameters[name]!r} is not accepted by {called!r}, {without[name]}."
+                    )
+                if getattr(hyperparameters[name], "ndim", 0):
+                    shape = hyperparameters[name].shape
+                    raise ValueError(
+                        f"{name} is an array of shape {shape}, which is not accepted by {called!r}; expected one value."
+                    )
                 if name not in signature.parameters:
                     near = suggest(name, signature.parameters)
                     raise ValueError(f"method {called!r} has no hyper-parameter {name!r}; {near}")

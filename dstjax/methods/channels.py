@@ -39,8 +39,20 @@ def _stage_begins(stages: schedules.Stages, step: jax.Array) -> jax.Array:
     return _after_update(stages, step) | (stages.in_last(step) & ~stages.in_last(step - 1))
 
 
+class _OfAllLeaves(Value):
+    """Stands for what has channels in several leaves."""
+
+    def __call__(self, leaf: Leaf) -> jax.Array:
+        """Refuses a leaf alone.
+
+        Raises:
+          ValueError: always; channels lie in several leaves.
+        """
+        raise ValueError("the importance of channels is that of all leaves; expected of_all(leaves).")
+
+
 @value
-class Accumulated(Value):
+class Accumulated(_OfAllLeaves):
     """Adds up the importance of each channel over a stage: the size of w g, summed over the weights that make it.
 
     That is the first-order change of the loss when the channel is switched off, of each batch. A convolution before a
@@ -51,14 +63,6 @@ class Accumulated(Value):
     kind: str  # 'taylor', or 'batch_norm' for vectors alone
     begins: Flag  # whether a call starts a new sum
     shows_all: Flag  # whether the forward pass sees inactive weights
-
-    def __call__(self, leaf: Leaf) -> jax.Array:
-        """Refuses a leaf alone.
-
-        Raises:
-          ValueError: always; channels lie in several leaves.
-        """
-        raise ValueError("the importance of channels is that of all leaves; expected of_all(leaves).")
 
     def of_all(self, leaves: Sequence[Leaf]) -> list[jax.Array]:
         """Returns the sums of all leaves."""
@@ -77,18 +81,10 @@ class Accumulated(Value):
 
 
 @value
-class Zeros(Value):
+class Zeros(_OfAllLeaves):
     """Begins the sums of :class:`Accumulated`."""
 
     structure: Channels
-
-    def __call__(self, leaf: Leaf) -> jax.Array:
-        """Refuses a leaf alone.
-
-        Raises:
-          ValueError: always; channels lie in several leaves.
-        """
-        raise ValueError("the importance of channels is that of all leaves; expected of_all(leaves).")
 
     def of_all(self, leaves: Sequence[Leaf]) -> list[jax.Array]:
         """Returns zeros for all leaves."""

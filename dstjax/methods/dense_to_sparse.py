@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from dstjax import budgets, criteria, schedules
-from dstjax.checks import check_choice, check_integer
+from dstjax.checks import check_choice, check_integer, check_number, check_step
 from dstjax.method import SCOPES, Method, Start, Updates, common_fields, fixed, refuse_map, refuse_n_m, rewiring
 from dstjax.methods.catalogue import ITOP, catalogued
 from dstjax.rules import Layers, bind
@@ -55,7 +55,7 @@ def one_shot(*, prune_step: int, scope: str = "layer", **common: Any) -> Method:
     Reference: Han et al., "Learning both weights and connections for efficient neural networks", NeurIPS 2015.
     """
     check_choice("scope", scope, SCOPES)
-    check_integer("prune_step", prune_step, 1)
+    check_step("prune_step", prune_step, 1)
     masking, schedule = common_fields(
         **common, update_period=prune_step, start_step=prune_step, end_step=prune_step + 1
     )
@@ -90,7 +90,7 @@ def sis(*, prune_step: int, **common: Any) -> Method:
     Reference: Verma and Pesquet, "Sparsifying networks via subdifferential inclusion", ICML 2021. From the abstract and
     general knowledge alone; the solver is a substitute.
     """
-    check_integer("prune_step", prune_step, 1)
+    check_step("prune_step", prune_step, 1)
     return fixed("sis", start=Start(sparsity=0, pruner="sis", prune_step=prune_step), promises="reached", **common)
 
 
@@ -131,7 +131,10 @@ def granet(*, initial_sparsity: float = 0.5, prune_end_step: int | None = None, 
     Reference: Liu et al., "Sparse training via boosting pruning plasticity with neuroregeneration", NeurIPS 2021,
     Algorithm 1. Counts are exact, and the last pruning update reaches the target; the authors' code stops one update
     short and loses a weight to a strict comparison.
+
+    For fewer than 2**31 weights in all layers together: their sums are integers of 32 bits.
     """
+    check_number("initial_sparsity", initial_sparsity, "a number in [0, 1)", lambda s: 0 <= s < 1)
     base = rewiring("granet", **shared)
     assert base.masking is not None  # it drops and grows
     refuse_n_m("granet", base.masking)

@@ -145,7 +145,14 @@ def mest(*, lambda_: float = 1.0, soft_bound: bool = False, **shared: Any) -> Me
     return method.but(promises=promises, n_kept=budgets.target, n_grown=grown)
 
 
-@catalogued("DST-EE", "sparse to sparse", "huang2023", cost="dense_gradient_at_updates", drop_fraction=0.5)
+@catalogued(
+    "DST-EE",
+    "sparse to sparse",
+    "huang2023",
+    cost="dense_gradient_at_updates",
+    without={"grow": "a growth rule itself; use rigl(grow=...)"},
+    drop_fraction=0.5,
+)
 def dst_ee(
     *,
     coefficient: float | None = None,
@@ -170,9 +177,5 @@ def dst_ee(
     Reference: Huang et al., "Dynamic sparse training via balancing the exploration-exploitation trade-off", DAC 2023,
     Eq. 1 and Algorithm 1.
     """
-    if "grow" in shared:
-        raise ValueError(
-            f"grow={shared['grow']!r} is not accepted by 'dst_ee', a growth rule itself; use rigl(grow=...)."
-        )
     grow = criteria.dst_ee(coefficient, epsilon, signed=signed, scale=scale)
     return rewiring("dst_ee", **{"grow": grow, "counters": True, **shared})

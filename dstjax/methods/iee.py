@@ -1,12 +1,13 @@
 """Exploits and explores in turns: IEE."""
 
+import numbers
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from dstjax import budgets, criteria, schedules, views
-from dstjax.checks import check_bool, check_choice, check_integer
+from dstjax.checks import check_bool, check_choice, check_integer, check_step
 from dstjax.masks import zero_outside
 from dstjax.method import SCOPES, Masking, Method, Seen, Updates
 from dstjax.methods.catalogue import catalogued
@@ -54,6 +55,34 @@ def _view(stages: schedules.Stages, step: jax.Array, memory: Memory) -> views.Vi
 def _dense_stand_still(stages: schedules.Stages, step: jax.Array) -> jax.Array:
     """Trains leaves without a mask, but not in steps that explore."""
     return ~stages.in_last(step)
+
+
+def _cycles(update_period: int, stages: Any, end_step: int | None) -> tuple[schedules.Stages, int]:
+    """Returns when the stages of the cycles that end by a step end, and when the last one does."""
+    check_integer("update_period", update_period, 4)
+    third = update_period // 3
+    stages = (update_period - 2 * third, third, third) if stages is None else stages
+    if not (isinstance(stages, tuple | list) and len(stages) == 3 and all(map(_is_integer, stages))) or (
+        sum(stages) != update_period
+    ):
+        raise ValueError(
+            f"stages={stages!r} is not accepted; expected three numbers of steps that add up to "
+            f"update_period={update_period}."
+        )
+    if end_step is None:
+        raise ValueError("end_step=None is not accepted by 'iee', whose budget decays; expected an end_step.")
+    check_step("end_step", end_step, 1)
+    cycles = end_step // update_period
+    if not cycles:
+        raise ValueError(
+            f"update_period={update_period} is not accepted with end_step={end_step}: no cycle would end by then; "
+            "expected a shorter period or a later end."
+        )
+    return schedules.Stages(tuple(stages), cycles), cycles * update_period
+
+
+def _is_integer(x: Any) -> bool:
+    return isinstance(x, numbers.Integral) and not isinstance(x, bool)
 
 
 @catalogued("IEE", "sparse to sparse", "sun2025", cost="explore_phases", needs=("forward_params",))
@@ -105,28 +134,13 @@ def iee(
     Reference: Sun et al., "Advancing weight and channel sparsification with enhanced saliency", WACV 2025, Algorithm 1.
     We inferred the schedule of the budget and the end of its decay.
     """
-    check_integer("update_period", update_period, 4)
-    third = update_period // 3
-    stages = (update_period - 2 * third, third, third) if stages is None else stages
-    if len(stages) != 3 or sum(stages) != update_period:
-        raise ValueError(f"stages={stages!r} is not accepted; expected three numbers of steps that add up to "
-                         f"update_period={update_period}.")  # fmt: skip
     check_choice("importance", importance, IMPORTANCES)
     check_choice("growth", growth, ("importance", "random"))
     check_choice("explore_from", explore_from, ("mru", "zero"))
     check_choice("grown_from", grown_from, ("explored", "zero"))
     check_choice("scope", scope, SCOPES)
     check_bool("freeze", freeze)
-    if end_step is None:
-        raise ValueError("end_step=None is not accepted by 'iee', whose budget decays; expected an end_step.")
-    check_integer("end_step", end_step, 1)
-    cycles = end_step // update_period
-    if not cycles:
-        raise ValueError(
-            f"update_period={update_period} is not accepted with end_step={end_step}: no cycle would end by then; "
-            "expected a shorter period or a later end."
-        )
-    when, end = schedules.Stages(tuple(stages), cycles), cycles * update_period
+    when, end = _cycles(update_period, stages, end_step)
     budget = schedules.Fractions(drop_fraction, drop_schedule, range(0, end, update_period), end)
     n_grown: budgets.NGrown = bind(_grown_back, when) if scope == "layer" else budgets.Pooled(bind(_grown_back, when))
     drop = IMPORTANCES[importance]

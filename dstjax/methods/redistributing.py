@@ -85,7 +85,7 @@ def snfs(*, momentum: float = 0.9, redistribution: str = "momentum", **shared: A
     """
     check_number("momentum", momentum, "a number in [0, 1)", lambda m: 0 <= m < 1)
     check_choice("redistribution", redistribution, ("momentum", "none"))
-    base = rewiring("snfs", **{"counters": False, **shared}).but(leaf=_nothing, before_step=bind(_average, momentum))
+    base = rewiring("snfs", **shared).but(leaf=_nothing, before_step=bind(_average, momentum))
     if redistribution == "none":
         return base
     return base.but(
@@ -136,8 +136,10 @@ def dsr(*, threshold: float = 1e-3, drop_fraction: float = 0.1, tolerance: float
       **scheduled: as in :func:`dstjax.method.rewiring`; update_period=1000, distribution='uniform'.
 
     Reference: Mostafa and Wang, "Parameter efficient training of deep convolutional neural networks by dynamic sparse
-    reparameterization", ICML 2019, Algorithm 1. The rest of the division goes to the first layers, in the authors' code
-    to a random one.
+    reparameterization", ICML 2019, Algorithm 1. What rounding leaves is divided again and then goes to the first
+    layers, in the authors' code to a random one.
+
+    For fewer than 2**31 weights in all layers together: their sums are integers of 32 bits.
     """
     check_number("threshold", threshold, "a number > 0", lambda h: 0 < h < float("inf"))
     check_number("tolerance", tolerance, "a number in [0, 1)", lambda t: 0 <= t < 1)

@@ -103,7 +103,13 @@ def _decay_outside(decay: float, leaf: Leaf) -> jax.Array:
     return leaf.gradient + decay * jnp.where(leaf.mask, 0, leaf.weight)
 
 
-@catalogued("SRigL", "structured", "lasby2024", cost="dense_gradient_at_updates")
+@catalogued(
+    "SRigL",
+    "structured",
+    "lasby2024",
+    cost="dense_gradient_at_updates",
+    without={"structure": "which has its own; use rigl(structure=...)"},
+)
 def srigl(*, ablation: float = 0.3, **shared: Any) -> Method:
     """Runs RigL with equally many inputs for every neuron, and switches off neurons that few weights reach: SRigL.
 
@@ -118,6 +124,4 @@ def srigl(*, ablation: float = 0.3, **shared: Any) -> Method:
     Reference: Lasby et al., "Dynamic sparse training with structured sparsity", ICLR 2024. The authors may average the
     gradient over several batches; here it is that of the batch.
     """
-    if "structure" in shared:
-        raise ValueError(f"structure={shared['structure']!r} is not accepted by 'srigl', which has its own.")
     return rewiring("srigl", structure=structures.fan_in(ablation), **shared)

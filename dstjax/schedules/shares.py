@@ -1,6 +1,7 @@
 """Says how large a share of the active weights moves in each update."""
 
 import math
+import numbers
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any, ClassVar, cast
@@ -235,8 +236,12 @@ def _check_function(schedule: StepFunction, steps: range) -> bool:
                 f"drop_schedule={described(schedule)} is not accepted: at step {step} it ended with "
                 f"{type(error).__name__}: {error}. Expected a function of the step."
             ) from error
-        if not is_traced(found) and not 0 <= float(found) <= 1:
+        if is_traced(found):
+            continue
+        number = isinstance(found, numbers.Real) or hasattr(found, "dtype")
+        if not number or np.ndim(found) or not 0 <= float(found) <= 1:
             raise ValueError(
-                f"drop_schedule gives {float(found)} at step {step}; expected fractions in [0, 1] at every step."
+                f"drop_schedule gives {found if number else repr(found)} at step {step}; expected fractions in [0, 1] "
+                "at every step."
             )
     return traceable

@@ -81,7 +81,7 @@ def page(rows: Sequence[Row]) -> str:
             runs[-1][1].append(row)
     every = [row for _, figures in runs for row in figures]
     sections = [_targets(every, _quick(runs))] + [
-        _section(name, run, runs) for name in CHARTS for run in [_of(name, runs)] if run
+        _section(name, run) for name in CHARTS for run in [_of(name, runs)] if run
     ]
     warning = '<p class="lead"><b>A quick run: its figures mean nothing.</b></p>' if _quick(runs) else ""
     lead = (
@@ -112,7 +112,7 @@ def _targets(rows: list[Row], quick: bool) -> str:
     return f'<section id="targets"><h2>Targets</h2>{table(columns, body)}</section>'
 
 
-def _section(name: str, found: list[tuple[Row, list[Row]]], runs: list[tuple[Row, list[Row]]]) -> str:
+def _section(name: str, found: list[tuple[Row, list[Row]]]) -> str:
     title, chart, note = CHARTS[name]
     parts = [f'<section id="{name}"><h2>{escaped(title)}</h2>']
     for number, (run, rows) in enumerate(found):

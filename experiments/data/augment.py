@@ -4,7 +4,6 @@ Images are float arrays [n, rows, columns, channels] and keep shape and dtype.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +11,6 @@ import jax.numpy as jnp
 from dstjax.checks import check_choice, check_integer
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]  # of a key and the images of a batch
-
-
-def batch_key(seed: Any, epoch: Any, batch: Any) -> jax.Array:
-    """The key of a batch, so that a run that goes on sees the images of one that never stopped; integers < 2**32."""
-    key = jax.random.key(seed)
-    for number in (3, epoch, batch):
-        key = jax.random.fold_in(key, number)
-    return key
 
 
 def chain(*steps: Augment) -> Augment:

@@ -15,26 +15,12 @@ PROTOCOLS = {
 }
 
 
-class Graph(NamedTuple):
-    """An undirected graph without self-loops and repetitions."""
-
-    pairs: np.ndarray  # int32[m, 2], the smaller node first, in lexicographic order
-    nodes: int
-
-
 class LinkSplit(NamedTuple):
     """Which edges serve what, int64 indices."""
 
     train: np.ndarray
     validation: np.ndarray
     test: np.ndarray
-
-
-def undirected(edges: Edges) -> Graph:
-    """The graph of the pairs of nodes that have an edge, in whatever direction and however often."""
-    low, high = np.minimum(edges.source, edges.target), np.maximum(edges.source, edges.target)
-    keys = np.unique(_keys(low, high, edges.nodes)[low != high])
-    return Graph(np.stack(np.divmod(keys, edges.nodes), axis=1).astype(np.int32), edges.nodes)
 
 
 def split(edges: Edges, seed: int, protocol: str = "paper") -> LinkSplit:

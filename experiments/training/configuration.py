@@ -46,7 +46,6 @@ STANDS_FOR = {
 }
 # What changes no result, or on devices of another number the rounding alone: a run may go on with others.
 DISPLAY_FIELDS = ("log_every_epochs", "tensorboard", "devices", "shard_params")
-DEFAULT_END_PERCENT = 75.0
 MOST_SEEDS = 100_000
 
 

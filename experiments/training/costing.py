@@ -9,8 +9,6 @@ import dstjax
 from dstjax import costs, schedules
 from experiments.models import shapes
 
-CONVENTIONS = ("paper", "exact")
-
 
 def of_run(
     name: str | dstjax.methods.Entry,
@@ -63,7 +61,7 @@ def of_run(
             ),
             dense=dense,
         )
-        for convention in CONVENTIONS
+        for convention in costs.CONVENTIONS
     }
     return {"dense_forward": dense, "inference": sparse[-1] / dense, **training}
 

@@ -1,9 +1,11 @@
 """What is refused of hyper-parameters and density maps: a ValueError with name, value, and what would be accepted."""
 
+import inspect
 import math
 import re
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -151,6 +153,56 @@ def test_schedules_that_no_trace_can_call():
     refuses(r"cannot be traced, .* with jnp.where instead of if", drop_schedule=jumps, end_step=10**6)
     refuses(r"drop_schedule gives 2.0 at step", drop_schedule=lambda t: 2.0 if t == 4 else 0.1)
     refuses(r"gives an array of shape \(2,\); expected a scalar", drop_schedule=lambda t: jnp.ones(2) * t)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "pattern"),
+    [
+        ("rigl", dict(drop_schedule=lambda t: None), "drop_schedule gives None at step 2; expected fractions"),
+        ("rigl", dict(drop_schedule=lambda t: "half"), "drop_schedule gives 'half' at step 2; expected fractions"),
+        ("iee", dict(update_period=4, stages=3), "stages=3 is not accepted; expected three numbers of steps"),
+        ("iee", dict(update_period=4, stages=("a", "b", "c")), "stages=.* is not accepted; expected three numbers"),
+        ("iee", dict(update_period=4, stages=(2.0, 1.0, 1.0)), "stages=.* is not accepted; expected three numbers"),
+        ("iee", dict(update_period=4, end_step=10**12), "end_step=1000000000000 is not accepted; expected less than"),
+        ("one_shot", dict(prune_step=10**12, update_period=None, end_step=None), "prune_step=1000000000000 is not"),
+        ("asp", dict(prune_step=10**12, sparsity=None, update_period=None, end_step=None), "prune_step=10000000"),
+        ("sis", dict(prune_step=10**12, update_period=None, end_step=None), "prune_step=1000000000000 is not"),
+        (
+            "granet",
+            dict(initial_sparsity=None),
+            r"initial_sparsity=None is not accepted; expected a number in \[0, 1\)",
+        ),
+        ("dynset", dict(lag=10**12), "lag=1000000000000 is not accepted; expected at most 65536"),
+        ("dst_ee", dict(scale=np.ones(3)), r"scale is an array of shape \(3,\), which is not accepted by 'dst_ee'"),
+        ("mest", dict(drop=jnp.ones(3)), r"drop is an array of shape \(3,\), which is not accepted by 'mest'"),
+        ("dst_ee", dict(grow="gradient"), "grow='gradient' is not accepted by 'dst_ee', a growth rule itself"),
+        ("srigl", dict(structure=dstjax.structures.WEIGHT), "structure=.* is not accepted by 'srigl', which has its"),
+    ],
+)
+def test_values_of_another_kind(name, changes, pattern):
+    given = {n: v for n, v in {**GOOD, **changes}.items() if v is not None or n == "initial_sparsity"}
+    with pytest.raises(ValueError, match=pattern):
+        methods.get(name, **given)
+
+
+@pytest.mark.parametrize("name", [n for n in methods.names() if n != "dense"])
+def test_every_default_that_is_listed_is_accepted(name):
+    """That of what is required is one that does."""
+    required = {**GOOD, "prune_step": 3, "end_step": 60_000, "threshold": 0.1, "update_period": 5}
+    defaults = methods.hyperparameters(name)
+    given = {
+        n: required[n] if d in (inspect.Parameter.empty, None) and n in required else d for n, d in defaults.items()
+    }
+    assert methods.get(name, **given).name == name
+
+
+def test_what_rules_for_leaves_return():
+    with pytest.raises(ValueError, match=r"maskable=.* returned array.* for leaf .*; expected True or False"):
+        init(methods.rigl(**GOOD, maskable=lambda path, leaf: np.ones(3, bool)))
+    with pytest.raises(
+        ValueError, match=r"distribution=.* returned 3; expected \{path: density\} with one for each of"
+    ):
+        init(methods.rigl(**GOOD, distribution=lambda shapes, sparsity: 3))
 
 
 def test_flags():

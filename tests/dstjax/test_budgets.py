@@ -95,6 +95,23 @@ def test_deal_of_large_numbers():
     assert dealt.tolist() == [700_000_000, 300_000_000, 0, 0]
 
 
+def test_deal_where_sums_do_not_fit():
+    def of(total, shares, room):
+        return deal(jnp.int32(total), jnp.array(shares), jnp.array(room)).tolist()
+
+    large = 2**30
+    assert of(12, [1, 1, 1, 1], [large] * 4) == [3, 3, 3, 3]
+    assert of(100, [large] * 4, [100] * 4) == [25, 25, 25, 25]
+    assert of(100, [LARGEST, LARGEST, 0, LARGEST], [100] * 4) == [34, 33, 0, 33]
+    assert of(LARGEST, [3, 1, 0, 0], [LARGEST, LARGEST, 0, 0]) == [1610612736, 536870911, 0, 0]
+
+
+def test_a_factor_out_of_range():
+    for factor in (-1.0, 1001, math.nan):
+        with pytest.raises(ValueError, match=r"factor=.* is not accepted; expected a number in \[0, 1000\]"):
+            budgets.times(jnp.array([1]), factor)
+
+
 @given(st.lists(st.integers(0, LARGEST), min_size=LEAVES, max_size=LEAVES), st.floats(-0.5, 1.5, width=32))
 @example([30, 100, LARGEST, 1], 0.4)
 @example([LARGEST, 2**20, 2**20 - 1, 0], 0.0)

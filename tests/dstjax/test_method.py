@@ -84,7 +84,32 @@ CONTRADICTIONS = {
         lambda: rigl().but(measure="value"),
         r"needs=\(\) is not accepted with measure='value'",
     ),
-    "updates of nothing": (lambda: rigl().but(masking=None), "masking=None is not accepted by 'rigl'"),
+    "a lag without a measure": (
+        lambda: Remembered(lag=3),
+        "lag=3 is not accepted; expected 1 where nothing is measured",
+    ),
+    "updates of nothing": (
+        lambda: rigl().but(masking=None),
+        "masking=None is not accepted by 'rigl', which has updates",
+    ),
+    "a start of nothing": (lambda: Method("x", start=Start(sparsity=0.5)), "masking=None is not accepted .* has start"),
+    "nothing that remembers": (
+        lambda: Method("x", remembered=Remembered(leaf=jnp.ones_like), seen=Seen(gradient=jnp.ones_like)),
+        "masking=None is not accepted by 'x', which has remembered and seen of its own",
+    ),
+    "a rule of updates without any": (
+        lambda: methods.static(sparsity=0.5).but(shared=0.0, after_update=lambda layers, kept, masks: layers.shared),
+        "after_update is not accepted by 'static', which has no updates",
+    ),
+    "a second mask without updates": (
+        lambda: methods.static(sparsity=0.5).but(second_mask=lambda layers, masks: masks),
+        "second_mask is not accepted by 'static', which has no updates",
+    ),
+    "a pruner that is told": (
+        lambda: Start(by="magnitude", pruner="snip"),
+        "by='magnitude' is not accepted with pruner",
+    ),
+    "a ranking of no pruner": (lambda: Start(scope="layer"), "scope='layer' is not accepted without a pruner"),
     "another part": (lambda: Method("x", start=Seen()), r"start=Seen\(\) is not accepted; expected a Start"),
     "another masking": (lambda: Method("x", masking=0.5), "masking=0.5 is not accepted; expected Masking or None"),
     "one ranking for fan-ins": (
@@ -235,7 +260,8 @@ def test_a_method_that_holds_a_traced_value_says_so_and_equals_itself_alone():
 
 
 def test_but_reaches_each_part():
-    method = rigl().but(structure=structures.block(2, 2), scope="global", gradient=Power(), lag=2, promises="total")
+    changes = dict(gradient=Power(), measure="value", lag=2, needs=("value",), promises="total")
+    method = rigl().but(structure=structures.block(2, 2), scope="global", **changes)
     assert method.masking.structure == structures.block(2, 2)
     assert method.updates.scope == "global"
     assert method.seen.gradient == Power()

@@ -81,7 +81,8 @@ def test_defaults_of_the_papers():
 def test_signatures_show_every_hyperparameter():
     for name in ("set", "rigl", "rigl_itop", "mest", "dst_ee"):
         shown = methods.hyperparameters(name)
-        assert {"sparsity", "update_period", "end_step", "drop", "grow", "maskable"} <= shown.keys()
+        assert {"sparsity", "update_period", "end_step", "drop", "maskable"} <= shown.keys()
+        assert ("grow" in shown) == (name != "dst_ee")  # which is a growth rule itself
         assert shown["sparsity"] is inspect.Parameter.empty
 
 

@@ -15,14 +15,6 @@ def edges(pairs: list[tuple[int, int]], nodes: int, timed: bool = True) -> Edges
     return Edges(array[:, 0].copy(), array[:, 1].copy(), time, nodes)
 
 
-@hypothesis.given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=60))
-@hypothesis.settings(max_examples=50)
-def test_undirected(pairs):
-    found = graphs.undirected(edges(pairs, 10))
-    assert [tuple(pair) for pair in found.pairs.tolist()] == sorted({(min(p), max(p)) for p in pairs if p[0] != p[1]})
-    assert found.pairs.dtype == np.int32
-
-
 @hypothesis.given(st.integers(5, 200), st.integers(0, 100), st.booleans())
 @hypothesis.settings(max_examples=50)
 def test_splits(m, seed, timed):
