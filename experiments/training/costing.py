@@ -1,9 +1,10 @@
 """What a run cost: floating-point operations a sample, from the densities that it really had."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
+import numpy as np
 
 import dstjax
 from dstjax import costs, schedules
@@ -64,6 +65,54 @@ def of_run(
         for convention in costs.CONVENTIONS
     }
     return {"dense_forward": dense, "inference": sparse[-1] / dense, **training}
+
+
+class Stretch(NamedTuple):
+    """Some steps with the same masks."""
+
+    steps: int
+    densities: dict[str, float]  # path of each masked leaf -> its density
+
+
+def stretches(
+    records: Sequence[dict[str, Any]], sizes: dict[str, int], initial: dict[str, float], prune_step: int = 0
+) -> list[Stretch]:
+    """The densities of a run between all changes of its masks, means over its seeds.
+
+    Args:
+      records: of metrics.jsonl, in order: each mask update that was looked at, and the end of each epoch.
+      sizes: path of each masked leaf -> its weights.
+      initial: active weights before the first step.
+      prune_step: after how many steps a network that starts dense is pruned, which is no mask update; 0 for never.
+
+    Returns:
+      The stretches in order. A step has the masks from before the update that it is. Where masks change at nearly every
+      step, and are seen at the ends of epochs alone, an epoch has the mean of its two ends.
+    """
+    found: list[Stretch] = []
+    now, begin = {n: a / sizes[n] for n, a in initial.items()}, 0
+
+    def until(step: int, densities: dict[str, float]) -> None:
+        nonlocal begin
+        if step > begin and found and found[-1].densities == densities:
+            found[-1] = found[-1]._replace(steps=found[-1].steps + step - begin)
+        elif step > begin:
+            found.append(Stretch(step - begin, densities))
+        begin = max(begin, step)
+
+    for record in records:
+        if record["kind"] not in ("mask_update", "train"):
+            continue
+        after, step = {n: float(np.mean(a)) / sizes[n] for n, a in record["active"].items()}, record["step"]
+        if record["kind"] == "mask_update" or after == now:
+            until(step, now)
+        elif begin <= prune_step <= step and prune_step:
+            until(prune_step, now)
+            until(step, after)
+        else:
+            until(step, {n: (now[n] + after[n]) / 2 for n in after})
+        now = after
+    return found
 
 
 def dense_gradients(method: dstjax.Method, schedule: schedules.UpdateSchedule) -> int:

@@ -141,16 +141,17 @@ def summarise(
 
 
 def _cost(config: ConfigDict, plan: Plan, table: dstjax.Summary, records: Path) -> dict[str, float] | None:
-    """What the run cost, from the densities at the end of each epoch, a mean over the seeds; None: nobody can say."""
+    """What the run cost, from the densities that it really had, a mean over the seeds; None: nobody can say."""
     own = plan.rules.get("method")
     made: Any = own.function if isinstance(own, rules.Own) else None
     if made is not None and not hasattr(made, "about"):
         return None
-    epochs = [r for r in read_records(records) if r["kind"] == "train"]
-    ends = [r["step"] for r in epochs]
-    sizes = {row.path: row.size for row in table.masked}
-    densities = [{n: float(np.mean(a)) / sizes[n] for n, a in r["active"].items()} for r in epochs]
-    lengths = np.diff([0, *ends]).tolist()
+    everything, method = read_records(records), plan.method
+    sizes, initial = ({row.path: getattr(row, what) for row in table.masked} for what in ("size", "active"))
+    if method.updates is None and not method.start.prune_step:  # masks that a pruner gave differ between the seeds
+        first = next(r for r in everything if r["kind"] == "train")
+        initial = {n: float(np.mean(a)) for n, a in first["active"].items()}
+    lengths, densities = zip(*costing.stretches(everything, sizes, initial, method.start.prune_step), strict=True)
     sample = plan.data.x.shape[1:] if isinstance(plan.data, Data) else plan.data.shape
     return costing.of_run(
         made or config.method, plan.method, plan.hyperparameters, plan.model, sample, densities, lengths
