@@ -31,6 +31,7 @@ from experiments.training import configuration, finished, inputs, run, sealed
 from experiments.training.checkpoint import Checkpoints
 from experiments.training.recording import write_atomically
 from experiments.training.trainer import Trainer
+from experiments.training.workdir import check_name
 
 _NUMBERS = (("batch_size", "256"), ("round_to", "1"))
 _ROUNDS, _SECONDS = 30, 0.02  # of each network in turn, each about so long
@@ -43,6 +44,7 @@ def load(workdir: Path) -> tuple[Trainer, configuration.Plan]:
     Raises:
       ValueError: there is no such run, or no whole checkpoint of it.
     """
+    check_name(workdir)
     finished.read(workdir)
     identity = sealed.read(workdir / "config.json")
     config = ConfigDict(identity)

@@ -11,6 +11,7 @@ Exit status: 0; 1 where the data set is not there in the end; 2 for wrong argume
 """
 
 import importlib.util
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +59,8 @@ def is_there(name: str, root: Path) -> bool:
         return importlib.util.find_spec(source.package) is not None
     places = [place.split()[0].removesuffix("/VERSION") for place in source.accepted]
     patterns = [place.replace("NAME", "*").replace("/WNID/*.JPEG", "") for place in places]
-    return any(any(root.glob(pattern)) for pattern in patterns)
+    found = itertools.chain.from_iterable(root.glob(pattern) for pattern in patterns)
+    return any(not path.is_dir() or any(path.iterdir()) for path in found)  # an empty folder holds nothing
 
 
 def _prepare(name: str, root: Path) -> int:

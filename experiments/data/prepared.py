@@ -37,6 +37,9 @@ def source(folder: Path, split: str, features: Sequence[str]) -> Sequence[dict[s
     _check_readable(folder)
     try:
         builder = tfds.builder_from_directory(folder)
+    except Exception as error:  # TFDS, protobuf and the reader of its versions each have their own
+        raise files.unreadable(folder / "dataset_info.json", error, "what TFDS writes") from error
+    try:
         if split not in builder.info.splits:
             raise ValueError(f"{str(folder)!r} has no split {split!r}; it has {', '.join(builder.info.splits)}.")
         absent = [name for name in features if name not in builder.info.features]
@@ -60,8 +63,15 @@ def source(folder: Path, split: str, features: Sequence[str]) -> Sequence[dict[s
 
 
 def label_count(examples: Sequence[dict[str, Any]], feature: str = "label") -> int:
-    """The number of classes that a prepared directory declares."""
-    return int(examples.dataset_info.features[feature].num_classes)  # type: ignore[attr-defined]
+    """The number of classes that a prepared directory declares.
+
+    Raises:
+      ValueError: its feature is no label.
+    """
+    found = getattr(examples.dataset_info.features[feature], "num_classes", None)  # type: ignore[attr-defined]
+    if found is None:
+        raise ValueError(f"the feature {feature!r} of the prepared directory has no classes; expected a ClassLabel.")
+    return int(found)
 
 
 def check_classes(examples: Sequence[dict[str, Any]], classes: int, folder: Path) -> None:

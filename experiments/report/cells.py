@@ -104,6 +104,12 @@ class CellResult:
         return abs(mean(self.active) - (1 - self.sparsity) * self.weights) > max(len(self.layers), 1)
 
     @property
+    def off_weights(self) -> int:
+        """By how many active weights the network of a seed is off at most, at the end."""
+        requested = sum(layer.requested for layer in self.layers)
+        return int(np.max(np.abs(self.active - requested), initial=0))
+
+    @property
     def too_dense(self) -> bool:
         """Whether it has more weights than were asked for, so that its accuracy is no match for the others'."""
         return self.off_density and self.density > 1 - self.sparsity

@@ -45,9 +45,11 @@ def missed(comparison: Comparison) -> list[str]:
             f"Some densities are not those that were asked for: {'; '.join(parts)}. These rows answer another "
             "question than the others."
         )
-    exact = sorted(free - {c.label for c in comparison.sparse if c.off_density})
-    if exact:
-        found.append(f"{listed(exact)} promises no number of active weights and came out at the one asked for.")
+    near = sorted(free - {c.label for c in comparison.sparse if c.off_density})
+    if near:
+        worst = max(c.off_weights for c in comparison.sparse if c.label in near)
+        where = f"within {worst:,} weight{'s' * (worst > 1)} of" if worst else "at"
+        found.append(f"{listed(near)} promises no number of active weights and came out {where} the one asked for.")
     dense = list(dict.fromkeys(c.label for c in comparison.sparse if c.too_dense))
     if dense:
         found.append(

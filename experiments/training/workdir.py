@@ -53,7 +53,7 @@ def look(workdir: Path, identity: dict[str, Any], read: Inputs) -> Results | Non
         if summary.get("run") != run_mark(identity):
             raise UnreadableError(f"{path} is that of another run.")
     except UnreadableError as error:
-        raise UnreadableError(f"{error} Remove it: the same command makes it anew from the last checkpoint.") from error
+        raise UnreadableError(f"{error} Remove it: the same command makes it anew.") from error
     check_files(workdir, summary)
     inputs.check(read, summary["read"], f"the finished run in {workdir}")
     return summary

@@ -17,6 +17,7 @@ from experiments.training.run import train_and_evaluate
         (["--workdir=nowhere", "--batch_size=0"], "batch_size=0"),
         (["--workdir=nowhere", "--round_to=x"], "round_to='x'"),
         (["--folder=nowhere"], "option '--folder' is not known"),
+        (["--workdir=r\udcfan"], "is not UTF-8; give another name"),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments, said, tmp_path, monkeypatch, capsys):

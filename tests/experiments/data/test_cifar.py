@@ -165,3 +165,12 @@ def test_damaged_prepared_directories_are_named(tmp_path):
     info.write_text(json.dumps(record))
     with pytest.raises(ValueError, match=r"has no split '(train|test)'"):
         data.load("cifar10", root=tmp_path, samples=(40, 20))
+
+
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+@pytest.mark.parametrize("broken", ["", "{", "{}", "[]", "text", '{"name": 3}'])
+def test_a_damaged_description_of_a_prepared_directory_is_named(tmp_path, name, broken):
+    folder = in_tfds(tmp_path, "cifar10")
+    (folder / name).write_text(broken)
+    with pytest.raises(ValueError, match=r"cifar10.*3\.0\.2"):
+        data.load("cifar10", root=tmp_path, samples=(40, 20))

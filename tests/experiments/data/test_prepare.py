@@ -74,6 +74,7 @@ def test_without_a_network_it_says_what_to_put_where(tmp_path, capsys, name):
     for file in downloads.SOURCES[name].files:
         assert f"Download {file.url} to {tmp_path / file.path}" in text
         assert not (tmp_path / file.path).exists()
+    assert not command.is_there(name, tmp_path)  # though a folder may have been made
     assert ("cannot be had" in text) == bool(downloads.SOURCES[name].files)
 
 
