@@ -254,8 +254,9 @@ class Call:
         layers = call.layers(weights)
         masked = {*call.moved.at}
         dense = [u for i, u in enumerate(call.updates) if i not in masked and is_array(u)]
+        pulls = call.of_each("gradient", method.seen.gradient) or call.gradients
         parts = method.masking, method.updates, method.remembered
-        return rewire(*parts, call.old, layers, grow_keys, frozen, dense, prunes=prunes(method))
+        return rewire(*parts, call.old, layers, grow_keys, frozen, pulls, dense, prunes=prunes(method))
 
     def of_each(self, what: str, rule: Any, kind: Any = jnp.inexact) -> list[jax.Array] | None:
         """What a rule gives for each leaf, as the forward pass saw it; None if there is no rule."""

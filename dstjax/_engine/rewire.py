@@ -27,6 +27,7 @@ def rewire(
     layers: Layers,
     grow_keys: list[jax.Array],
     frozen: Sequence[bool],
+    pulls: Sequence[jax.Array],
     dense: Sequence[Any] = (),
     *,
     prunes: bool = False,
@@ -45,6 +46,7 @@ def rewire(
       layers: what the rules read.
       grow_keys: a PRNG key for the growth of each leaf.
       frozen: for each leaf whether the optimiser never moves it.
+      pulls: the gradient of each leaf as the optimiser sees it, with what the method adds (noise, a penalty).
       dense: the gradients of leaves that are not masked.
       prunes: whether the method brings each layer, or all, down to a number.
 
@@ -54,7 +56,7 @@ def rewire(
     before = once([leaf.mask for leaf in layers.leaves])
     leaves = [leaf._replace(mask=mask) for leaf, mask in zip(layers.leaves, before, strict=True)]
     layers = layers._replace(leaves=leaves)
-    fixed, quiet = _standing_still(layers, frozen, dense)
+    fixed, quiet = _standing_still(layers, frozen, pulls, dense)
     across = getattr(masking.structure, "across_leaves", False)
     if across:  # a channel is whole in all its leaves
         still = jnp.any(fixed if prunes else fixed | quiet)
@@ -146,9 +148,11 @@ def _fewer(updates: Updates, layers: Layers, n_kept: jax.Array) -> jax.Array:
     return jnp.clip(n_kept + jnp.maximum(grown, 0), 0, layers.active) if grown.ndim else layers.active
 
 
-def _standing_still(layers: Layers, frozen: Sequence[bool], dense: Sequence[Any]) -> tuple[jax.Array, jax.Array]:
+def _standing_still(
+    layers: Layers, frozen: Sequence[bool], pulls: Sequence[jax.Array], dense: Sequence[Any]
+) -> tuple[jax.Array, jax.Array]:
     """Which layers are frozen, and which have no gradient where another leaf has one, bool[layers] each."""
-    moving = layers.counts([leaf.gradient != 0 for leaf in layers.leaves])
+    moving = layers.counts([pull != 0 for pull in pulls])
     anywhere = jnp.any(moving > 0)
     for gradient in dense:
         anywhere |= jnp.any(gradient != 0)

@@ -226,10 +226,8 @@ def _settled(call: Call, new: Topology, updates: list[jax.Array], frozen: Sequen
         for leaf, g in zip(call.read(stepped, new, salt=3), grown, strict=True)
     ]
     moves = [v.astype(w.dtype) - w for v, w in zip(wanted, call.weights, strict=True)]
-    return [
-        u if still else jnp.where(call.now, m.astype(u.dtype), u)
-        for m, u, still in zip(moves, updates, frozen, strict=True)
-    ]
+    # In the wider of two dtypes: an update of fewer digits than the weight would not bring it there.
+    return [u if still else jnp.where(call.now, m, u) for m, u, still in zip(moves, updates, frozen, strict=True)]
 
 
 def _after_step(call: Call, new: Topology, updates: list[Any]) -> Sequence[Any]:

@@ -88,7 +88,8 @@ def deepr(*, noise: float = 1e-5, l1: float = 1e-5, **common: Any) -> Method:
     """Descends with noise and fixed signs; what crosses zero dies, and as many random connections wake up: DeepR.
 
     theta <- theta - lr * (dE/dtheta + l1 - noise * nu), nu standard normal, for active connections; those with
-    theta <= 0 become dormant, and dormant ones are activated at 1e-12 until each layer has its count. The optimiser
+    theta <= 0 become dormant, and dormant ones are activated at 1e-12 until each layer has its count; those that become
+    dormant and are activated by the same call at 0, since adding an update to them does not reach 1e-12. The optimiser
     should be plain gradient descent. Signs are those of the weights given to ``init``, random where these are zero.
 
     Args:

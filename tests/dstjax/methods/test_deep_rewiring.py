@@ -211,3 +211,18 @@ def test_what_is_refused(name, wrong):
     ((argument, value),) = wrong.items()
     with pytest.raises(ValueError, match=f"{argument}={value!r} is not accepted; expected a number"):
         methods.get(name, sparsity=0.5, **wrong)
+
+
+@pytest.mark.parametrize("heard", [0.0, 1e-6])
+def test_noise_rewires_a_layer_that_the_batch_does_not_reach(heard):
+    """As it does one with a gradient at a single weight: what crosses zero dies, and as many others wake up."""
+    params = {n: jnp.full((10, 10), 0.1) for n in ("a", "b")}
+    tx = dstjax.sparsify(optax.sgd(1.0), methods.deepr(sparsity=0.5, distribution="uniform", noise=1.0, l1=0.0))
+    params, state = dstjax.start(tx, params)
+    gradients = {"a": jnp.zeros((10, 10)).at[0, 0].set(heard), "b": jnp.full((10, 10), 1e-6)}
+    updates, new = tx.update(gradients, state, params)
+    old_mask, mask = (dstjax.get_masks(s)["a"] for s in (state, new))
+    assert mask.sum() == 50
+    assert (mask != old_mask).sum() > 10
+    woken = (mask & ~old_mask, optax.apply_updates(params, updates)["a"])
+    assert np.abs(woken[1][woken[0]]) == pytest.approx(1e-12)

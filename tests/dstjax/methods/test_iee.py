@@ -249,3 +249,15 @@ def test_the_worked_example_of_two_in_four():
     history, weights = hand_made([0.9, 0.1, 0.5, -0.2], [1, 0, 1, 0], [9.0, 0.6, 0.5, -0.3], 0.5, structure=n_m(2, 4))
     assert history == [[1, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0]]
     np.testing.assert_allclose(weights, [0.9, 0.6, 0.5, -0.3], rtol=1e-15)
+
+
+def test_weights_are_set_exactly_though_gradients_have_fewer_digits():
+    """An update in bfloat16 would leave 31 weights of float32 beside the zero that ``explore_from`` asks for."""
+    w = jnp.asarray(np.random.default_rng(0).standard_normal((6, 8)), jnp.float32)
+    method = methods.iee(sparsity=0.5, update_period=6, stages=(2, 2, 2), end_step=24, explore_from="zero")
+    tx = dstjax.sparsify(optax.sgd(0.125), method)
+    state = tx.init({"w": w})
+    updates, state = tx.update({"w": jnp.full((6, 8), 0.25, jnp.bfloat16)}, state, {"w": w})
+    after, mask = optax.apply_updates({"w": w}, updates)["w"], dstjax.get_masks(state)["w"]
+    assert mask.sum() < 24
+    np.testing.assert_array_equal(after, jnp.where(mask, w - 0.03125, 0.0))

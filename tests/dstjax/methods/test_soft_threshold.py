@@ -118,3 +118,14 @@ def test_str_decays_its_threshold_where_nothing_else_moves_it():
 def test_bad_hyperparameters(wrong, says):
     with pytest.raises(ValueError, match=says):
         methods.str_(**{"sparsity": 0.7, "end_step": 17, **wrong})
+
+
+def test_the_last_weights_do_not_depend_on_the_digits_of_the_gradients():
+    w = jnp.asarray(np.random.default_rng(0).standard_normal((6, 8)), jnp.float32)
+    tx = dstjax.sparsify(optax.sgd(0.125), methods.str_(sparsity=0.5, s_init=-1.0, threshold_decay=0.0, end_step=2))
+    ends = []
+    for dtype in (jnp.float32, jnp.bfloat16):  # 1/4 and 1/8 are exact in both
+        state = tx.init({"w": w})
+        updates, state = tx.update({"w": jnp.full((6, 8), 0.25, dtype)}, state, {"w": w})
+        ends.append(dstjax.forward_params(optax.apply_updates({"w": w}, updates), state, training=False)["w"])
+    np.testing.assert_array_equal(*ends)
