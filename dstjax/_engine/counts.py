@@ -204,8 +204,9 @@ def _check_guess(masking: Masking, name: str, shape: tuple[int, ...]) -> None:
     elif masking.distribution in ("er", "erk") and len(shape) > 2 and not layouts.looks_like_convolution(shape):
         needs = f"distribution={masking.distribution!r}"
     if needs is not None:
+        such = "stack " * (len(shape) - 2) + "in out"
         raise ValueError(
             f"{needs} needs the meaning of the axes of leaf {name!r} of shape {shape}, which its name does not tell; "
-            f"expected one such as layout={{{name!r}: 'stack in out'}} (see dstjax.layouts), what "
+            f"expected one such as layout={{{name!r}: {such!r}}} (see dstjax.layouts), what "
             "dstjax.program.layouts reads from the model, or to leave the leaf dense with maskable=."
         )

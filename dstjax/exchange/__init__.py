@@ -14,9 +14,10 @@ All of them take parameters that are sparse: those of training, or ``forward_par
 training=False)`` where a method keeps dense weights behind its masks. The masks are those of an optimiser state, or a
 tree of them. Leaves go by their paths, such as ``Dense_0/kernel``. What comes back are NumPy arrays of the same dtypes,
 bfloat16 and float8 too. safetensors, scipy and flatbuffers are imported where
-they are called for.
+they are called for. :func:`place_like` takes parameters and a state to other devices.
 """
 
+from dstjax.exchange.devices import place_like
 from dstjax.exchange.files import load_npz, load_safetensors, save_npz, save_safetensors
 from dstjax.exchange.matrices import from_scipy, to_scipy
 from dstjax.exchange.programs import load_program, save_program
@@ -28,6 +29,7 @@ __all__ = [
     "load_npz",
     "load_program",
     "load_safetensors",
+    "place_like",
     "save_npz",
     "save_program",
     "save_safetensors",

@@ -1,5 +1,7 @@
 """What is refused of trees, calls and masks: a ValueError with the name, the value, and what would be accepted."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,6 +31,17 @@ def test_nothing_to_mask(params):
         tx = dstjax.sparsify(optax.sgd(0.1), method)
         with pytest.raises(ValueError, match="finds nothing to mask"):
             tx.init(params)
+
+
+@pytest.mark.parametrize("shape", [(8, 6), (4, 8, 8)])
+def test_the_layout_that_an_error_names_is_accepted(shape):
+    """Given as it is told, for two axes and for three."""
+    params, method = {"a": jnp.ones(shape)}, methods.sr_ste()
+    with pytest.raises(ValueError, match="needs the meaning of the axes of leaf 'a'") as caught:
+        init(method, params)
+    layout = re.search(r"layout=\{'a': '(.*?)'\}", str(caught.value))[1]
+    state = dstjax.sparsify(optax.sgd(0.1), method, layout={"a": layout}).init(params)
+    assert dstjax.masks.sparsity(state) == 0.5
 
 
 def test_maskable_that_chooses_nothing():
