@@ -171,3 +171,12 @@ def test_the_initial_masks_have_these_counts(kind):
     masks = trees.names(dstjax.get_masks(tx.init(trees.everything(jnp.float16))))
     wanted = active_counts(kind, {n: trees.SHAPES[n] for n in trees.MASKED}, 0.7)
     assert {n: int(m.sum()) for n, m in masks.items()} == wanted
+
+
+@pytest.mark.parametrize(("distribution", "layers"), [("erk", 2), ("er", 2), ("uniform", 1)])
+def test_a_traced_sparsity_of_more_weights_than_32_bits_count(distribution, layers):
+    shapes = {f"w{i}": (2**15, 2**15 * 2 // layers) for i in range(layers)}
+    with pytest.raises(
+        ValueError, match=r"is not accepted with distribution=.* for 2,147,483,648 weights, which 32 bits"
+    ):
+        jax.eval_shape(lambda s: distributions.active_counts(distribution, shapes, s), jnp.float32(0.9))
