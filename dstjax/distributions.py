@@ -129,6 +129,9 @@ def erk(shapes: Shapes, sparsity: float) -> dict[str, float]:
 def epsilon(value: float) -> Callable[[Shapes, float], dict[str, float]]:
     """Returns SET's own rule: density min(1, value * (n_in + n_out) / (n_in * n_out)), whatever the sparsity.
 
+    Raises:
+      ValueError: it is not above 0.
+
     Reference: Mocanu et al., 2018, Eq. 3.
     """
     check_number("epsilon", value, "a number > 0", lambda v: v > 0)

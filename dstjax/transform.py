@@ -76,7 +76,7 @@ def sparsify(
       ``value=``, or a performance, ``metric=``; they say so where it is missing. All other arguments go to ``inner``.
 
     Raises:
-      ValueError: of init, where nothing can be masked or a leaf cannot be, or where the initial masks have another
+      ValueError: an argument is not what it says above; of init, where nothing can be masked or a leaf cannot be, or where the initial masks have another
         tree, shape, count or structure; of update, where ``params`` or what the method reads is missing, or its tree is
         not the one of init.
 

@@ -59,6 +59,9 @@ def magnitude(leaf: Leaf) -> jax.Array:
 def mest(lambda_: float = 1.0) -> Criterion:
     """abs(w) + lambda * abs(g).
 
+    Raises:
+      ValueError: lambda is negative or not finite.
+
     Reference: Yuan et al., "MEST: accurate and fast memory-economic sparse training framework on the edge", 2021. The
     paper gives no lambda; 1.0 is the default of the study of Nowak et al.
     """
@@ -99,7 +102,11 @@ def taylor(leaf: Leaf) -> jax.Array:
 
 
 def gradient_step(gamma: float = 1.0) -> Criterion:
-    """Returns the score abs(w - gamma * g), the magnitude after a step of plain gradient descent."""
+    """Returns the score abs(w - gamma * g), the magnitude after a step of plain gradient descent.
+
+    Raises:
+      ValueError: gamma is negative or not finite.
+    """
     check_number("gamma", gamma, "a number >= 0", lambda v: 0 <= v < float("inf"))
     return bind(_gradient_step, gamma)
 

@@ -256,6 +256,9 @@ def block(h: int, w: int, *, balanced: bool = False) -> Block:
       balanced: whether all columns of blocks, of w outputs each, have equally many, as fast products ask for
         (:mod:`dstjax.kernels`).
 
+    Raises:
+      ValueError: a side is no positive integer, or ``balanced`` no bool.
+
     >>> scores = jnp.array([[9.0, 1.0], [8.0, 2.0], [7.0, 3.0]])
     >>> block(1, 1, balanced=True).best([scores], [2])[0].astype(int).tolist()
     [[1, 0], [0, 0], [0, 1]]
