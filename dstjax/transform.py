@@ -76,9 +76,9 @@ def sparsify(
       ``value=``, or a performance, ``metric=``; they say so where it is missing. All other arguments go to ``inner``.
 
     Raises:
-      ValueError: an argument is not what it says above; of init, where nothing can be masked or a leaf cannot be, or where the initial masks have another
-        tree, shape, count or structure; of update, where ``params`` or what the method reads is missing, or its tree is
-        not the one of init.
+      ValueError: an argument is not what it says above; of init, where nothing can be masked or a leaf cannot be, or
+        where the initial masks have another tree, shape, count or structure; of update, where ``params`` or what the
+        method reads is missing, or its tree is not the one of init.
 
     >>> import dstjax, optax
     >>> tx = dstjax.sparsify(optax.sgd(0.1), dstjax.methods.rigl(sparsity=0.5, update_period=2, end_step=10))

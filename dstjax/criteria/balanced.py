@@ -82,12 +82,15 @@ def among(share: Any, score: _Score) -> Callable[[Leaf], jax.Array]:
     """Returns a growth rule that ranks as ``score`` does, in a random share of the weights, drawn anew at each update.
 
     Where these are too few, others follow.
+
+    Raises:
+      ValueError: the share is not in (0, 1].
     """
     check_number("candidates", share, "a share in (0, 1]", lambda s: 0 < s <= 1)
     return bind(among_share, share, score)
 
 
 def among_share(share: Any, score: _Score, leaf: Leaf) -> jax.Array:
-    """Scores -1 outside of a random share; see :func:`among`."""
+    """Scores the lowest number outside of a random share; see :func:`among`."""
     drawn = jax.random.uniform(leaf.key, leaf.weight.shape, out_sharding=jax.typeof(leaf.weight).sharding)
-    return jnp.where(drawn < share, score(leaf).astype(jnp.float32), -1.0)
+    return jnp.where(drawn < share, score(leaf).astype(jnp.float32), jnp.finfo(jnp.float32).min)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import dstjax
 from dstjax import criteria
 from dstjax._engine.drop_and_grow import drop_and_grow, drop_and_grow_all
+from dstjax.rules import Leaf
 from tests import oracles
 from tests.thorough import examples, few
 from tests.trees import CANONICAL, leaf_of
@@ -287,3 +288,14 @@ def test_scores_do_not_depend_on_how_many_axes_a_window_has(name):
     assert len(np.unique(expected)) > 2
     for shape in ((4, 12, 5), (2, 2, 12, 5), (2, 2, 2, 6, 5), (2, 2, 2, 2, 3, 5)):
         np.testing.assert_array_equal(scores(shape).reshape(48, 5), expected, str(shape))
+
+
+def test_a_share_of_negative_scores_comes_before_what_was_not_drawn():
+    """Growth by a signed score, all of whose numbers are far below zero."""
+    scores = -100.0 - jnp.arange(64.0).reshape(8, 8)
+    mask = jnp.zeros((8, 8), bool).at[0, 0].set(True)
+    leaf = Leaf(scores, scores, mask, None, jnp.int32(1), jax.random.key(3), jnp.int32(1))
+    found = criteria.among(0.5, lambda leaf: leaf.weight)(leaf)
+    drawn = np.asarray(found) > -1e6
+    assert 16 < drawn.sum() < 48
+    assert np.asarray(found)[drawn].min() > np.asarray(found)[~drawn].max()
