@@ -86,7 +86,7 @@ def drop_and_grow_all(
         its best one (Nowak et al., 2023, Section 5).
       structure: what is switched as one unit.
       regrow_dropped: whether what was just dropped may be grown again.
-      still: for each leaf in which of its layers nothing grows, bool[] or what fits the leaf.
+      still: for each leaf in which of its layers nothing new grows, bool[] or what fits the leaf.
       ahead: likewise, in which nothing is dropped where all layers are ranked together.
       stored: the masks as they are stored, from which a part of the leaves reads its own when it is its turn.
     """
@@ -178,7 +178,9 @@ def _switch(
     is_exact = getattr(structure, "exact", False) and not together
     n = n_grown(stay if is_exact else count_true(kept, layouts))
     if still is not None and not (structure == WEIGHT and isinstance(n, jax.Array) and n.ndim):
-        room = [r & ~s for r, s in zip(room, still, strict=True)]  # single weights of a layer go by its number, 0
+        # Single weights of a layer go by its number, 0; units are filled up with what was active.
+        back = [jnp.zeros_like(m) for m in masks] if structure == WEIGHT else masks
+        room = [r & (~s | b) for r, s, b in zip(room, still, back, strict=True)]
     one = wide.narrow(n).astype(jnp.int32) if isinstance(n, wide.Wide) else n
     growing = one if jnp.ndim(one) else jnp.broadcast_to(one, active.shape)
     leaves = [

@@ -85,7 +85,10 @@ def rewire(
         pooled = getattr(masking.structure, "ranks_together", True)
         n = returned.counts(rule, "n_grown", rule(layers, kept), layers.active.size, pooled=pooled)
         n = n if across else jnp.maximum(n, 0)  # only the sum counts there
-        return jnp.where(still, 0, n) if n.ndim else n
+        if masking.structure == WEIGHT or not n.ndim:
+            return jnp.where(still, 0, n) if n.ndim else n
+        # Groups and neurons are filled up to what stays: their drop leaves less where the best lie side by side.
+        return jnp.where(fixed, 0, jnp.where(quiet, jnp.maximum(stay - kept, 0), n))
 
     moves = drop_and_grow_all(
         leaves,

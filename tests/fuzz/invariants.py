@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import dstjax
+from dstjax import budgets
 from dstjax._arrays.bits import unpack
 from dstjax._arrays.leaves import MaskedLeaves
 from dstjax._arrays.trees import is_absent
@@ -189,16 +190,28 @@ def moments_are_masked(opt_state: Any) -> None:
         map_moments(check, shapes_of(state.masks), state.inner_state)
 
 
-def stands_still(first: Seen, now: Seen, places: Sequence[int], weights: bool, why: str) -> None:
-    """Leaves have the masks and counters, and where it is asked for the weights, that they had at first."""
+def stands_still(
+    first: Seen, now: Seen, places: Sequence[int], weights: bool, why: str, *, shrinks: bool = False
+) -> None:
+    """Leaves have the masks and counters, and where it is asked for the weights, that they had at first.
+
+    Args:
+      first: what there was.
+      now: what there is.
+      places: of the leaves.
+      weights: whether they must be the same.
+      why: the beginning of what is said otherwise.
+      shrinks: whether the masks may have lost weights, which are 0 then.
+    """
     for old, new in zip(first.parts, now.parts, strict=True):
         if new.place not in places:
             continue
-        hold((old.mask == new.mask).all(), f"{why} {new.name}: its mask moved")
+        hold(((old.mask == new.mask) | (old.mask & shrinks)).all(), f"{why} {new.name}: its mask moved")
         if new.counter is not None:
             hold(old.counter is not None and (old.counter == new.counter).all(), f"{why} {new.name}: counters moved")
         if weights:
-            hold(np.array_equal(old.weight, new.weight, equal_nan=True), f"{why} {new.name}: its weights moved")
+            same = (old.weight == new.weight) | (np.isnan(old.weight) & np.isnan(new.weight))
+            hold((same | (shrinks & ~new.mask)).all(), f"{why} {new.name}: its weights moved")
 
 
 def helpers_agree(params: Any, opt_state: Any, track: Sequence[str]) -> None:
@@ -250,6 +263,12 @@ def still_places(c: Configuration, params: Any, steps: int) -> list[int]:
     lost = c.wrapper == "global norm" and not are_finite(gradients)  # which makes all leaves NaN
     nothing = any(not any(np.any(numbers(x)) for x in jax.tree.leaves(g)) for g in gradients)  # of all leaves
     return [] if lost or nothing else making.matrices(params)[-1:]
+
+
+def prunes(method: Any) -> bool:
+    """Whether a method brings its layers down to a number, those without a gradient too."""
+    updates = method.updates
+    return method.start.sparsity is not None or (updates is not None and updates.n_kept == budgets.target)
 
 
 def may_move(c: Configuration, method: Any, finite: bool) -> bool:

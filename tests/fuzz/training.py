@@ -161,9 +161,10 @@ class Training:
             if lost and self.c.wrapper not in (*COMPILED, *PARTIAL):  # which hold gradients back
                 invariants.stands_still(old, new, everywhere, True, "a lost call:")
             invariants.stands_still(first, new, invariants.frozen_places(self.c, self.params), True, "a frozen leaf")
-            still = invariants.still_places(self.c, self.dense, t)
-            restless = invariants.may_move(self.c, self.method, self.finite)
-            invariants.stands_still(first, new, still, not restless, "a leaf without gradient")
+            if self.method.seen.gradient is None:  # which the optimiser sees in its place
+                still = invariants.still_places(self.c, self.dense, t)
+                moves, prunes = invariants.may_move(self.c, self.method, self.finite), invariants.prunes(self.method)
+                invariants.stands_still(first, new, still, not moves, "a leaf without gradient", shrinks=prunes)
 
     # --- What happens in the middle -----------------------------------------------------------------------------------
 
