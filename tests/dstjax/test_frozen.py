@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import dstjax
-from dstjax import methods
+from dstjax import methods, structures
 from tests import conformance, trees
 from tests.thorough import few, slow
 
@@ -128,6 +128,33 @@ def test_a_batch_that_does_not_reach_a_layer_at_the_last_update_breaks_no_promis
     assert counts.sum() == state.targets.sum()
     if method.promises == "reached":
         assert counts.tolist() == state.targets.tolist()
+
+
+@pytest.mark.parametrize(
+    ("make", "structure"),
+    [
+        (lambda s: methods.asp(n=1, m=2, prune_step=2), None),
+        (lambda s: methods.one_shot(sparsity=0.5, prune_step=2, structure=s), structures.n_m(2, 4)),
+        (lambda s: methods.one_shot(sparsity=0.5, prune_step=2, structure=s), structures.fan_in(0)),
+        (lambda s: methods.one_shot(sparsity=0.5, prune_step=2, structure=s), structures.block(2, 2)),
+    ],
+    ids=["1:2", "2:4", "fan-in", "blocks"],
+)
+def test_a_layer_without_a_gradient_is_pruned_to_its_structure(make, structure):
+    """Its largest weights lie side by side, so that what is dropped first leaves some groups too few."""
+    method = make(structure)
+    tx = dstjax.sparsify(optax.sgd(0.01), method, layout="in out")
+    params = {n: jnp.arange(1.0, 129.0).reshape(16, 8) for n in "ab"}
+    masks = []
+    for reached in (1.0, 0.0):
+        now, state = dstjax.start(tx, params)
+        for _ in range(3):
+            updates, state = tx.update({"a": jnp.zeros((16, 8)) + reached, "b": jnp.ones((16, 8))}, state, now)
+            now = optax.apply_updates(now, updates)
+        masks.append(dstjax.get_masks(state))
+    assert dstjax.masks.count_active(masks[1]) == {"a": 64, "b": 64}
+    np.testing.assert_array_equal(masks[0]["a"], masks[1]["a"])
+    assert dstjax.check_sparse(now, state)
 
 
 def test_what_is_frozen_has_no_part_in_a_ranking_of_all_layers():
