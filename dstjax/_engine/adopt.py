@@ -15,7 +15,7 @@ from dstjax._arrays.layout import Layout
 from dstjax._arrays.leaves import MaskedLeaves, named
 from dstjax._arrays.selection import count_true
 from dstjax._arrays.trees import Tree, is_absent, is_traced, or_absent, or_none, places
-from dstjax._engine.belonging import agrees
+from dstjax._engine.belonging import agrees, promise_of
 from dstjax._engine.counts import Layouts, active_counts, initial_counts, masked_leaves, starts_dense
 from dstjax._engine.draw import ordered_bits, sharding_of
 from dstjax._engine.init import initial_state
@@ -56,7 +56,8 @@ def adopted(
             "optax.MaskedNode() in the place of the other parts."
         )
     flags = {n: flags[n] if n in flags else jnp.ones_like(weights[n], bool) for n in known}
-    masks = _fitting(old, method, weights, known, flags) if known else {}
+    goes_on = _goes_on(old, method, known)
+    masks = flags if goes_on else _fitting(old, method, weights, known, flags) if known else {}
     state = initial_state(
         _passing(old.inner_state),
         method,
@@ -64,6 +65,7 @@ def adopted(
         _tracked(old) if track is None else track,
         params,
         _tree(params, masks),
+        old.targets if goes_on else None,
     )
     return _continued(old, state._replace(step=old.step), method, flags, masks)
 
@@ -106,6 +108,12 @@ def _fitting(old: SparseState, method: Method, weights: Mapping[str, Any], known
     shardings = tuple(sharding_of(weights[name]) for name in known)
     chosen = _best(old.key, old.step, sizes, list(flags.values()), numbers, structure, layouts, shardings)
     return dict(zip(known, chosen, strict=True))
+
+
+def _goes_on(old: SparseState, method: Method, known: Layouts) -> bool:
+    """Whether the same method has brought the masks where they are, amid a cycle or by what it measured."""
+    same = promise_of(method) == old.promise and [*known] == MaskedLeaves.of(old.masks).masked
+    return same and bool(known) and not (method.promises in ("reached", "total") and _is_over(method, int(old.step)))
 
 
 def _is_over(method: Method, step: int) -> bool:

@@ -23,7 +23,7 @@ from dstjax._engine.belonging import promise_of
 from dstjax._engine.counts import Layouts, active_counts, announce, initial_counts, masked_leaves, prunes, starts_dense
 from dstjax._engine.draw import random_masks
 from dstjax._engine.moments import map_moments, shapes_of
-from dstjax._engine.probing import check_scores
+from dstjax._engine.probing import check_budgets, check_scores
 from dstjax._engine.rewire import counter_dtype
 from dstjax._engine.states import SparseState, Topology, Tracked, with_topology
 from dstjax.method import Method
@@ -40,8 +40,13 @@ def initial_state(
     track: tuple[str, ...],
     params: Tree,
     given: InitialMasks,
+    asked: jax.Array | None = None,
 ) -> SparseState:
-    """The state of ``sparsify`` at step 0; its arguments are those of ``sparsify``, ``given`` its initial masks."""
+    """The state of ``sparsify`` at step 0; its arguments are those of ``sparsify``, ``given`` its initial masks.
+
+    Where the method itself has brought the masks where they are, ``asked`` are the numbers of active weights that it
+    ends with, and those of the masks are not held against them.
+    """
     if isinstance(params, optax.LookaheadParams):
         raise ValueError(
             "optax.lookahead moves two sets of parameters by turns, which sparsify cannot keep sparse alike, inside it "
@@ -53,8 +58,11 @@ def initial_state(
         announce(method, known, weights)
         check_scores(method, known, weights)
     targets = active_counts(method.masking, weights)
+    check_budgets(method, len(targets))
     leaves, layouts = MaskedLeaves.chosen(params, known), tuple(known.values())
-    if given is not None:
+    if given is not None and asked is not None:
+        drawn = [jnp.array(mask) for mask in leaves.read(given)]
+    elif given is not None:
         found = given(params) if callable(given) and not holds_masks(given) else given
         drawn, targets = _given(method, leaves, layouts, weights, found)
     elif method.start.pruner is not None and not method.start.prune_step:
@@ -68,6 +76,7 @@ def initial_state(
     masked = [weights[name] for name in leaves.masked]
     target = [jnp.asarray(n, jnp.int32) for n in targets.values()]
     counts_at_end = jnp.stack(target) if target else jnp.zeros(0, jnp.int32)
+    counts_at_end = counts_at_end if asked is None else asked
 
     def stored(flags: list[jax.Array]) -> list[StoredMask]:
         return [pack(f, w) for f, w in zip(flags, masked, strict=True)]

@@ -44,6 +44,18 @@ def check_scores(method: Method, known: Layouts, weights: Mapping[str, Any]) -> 
             _check_choice(rule, path, _tried(method, _Chosen(rule), weights[path], known[path]), known[path])
 
 
+def check_budgets(method: Method, layers: int) -> None:
+    """Lets the rules for numbers refuse a number of layers, where they have a ``check_layers(number)``.
+
+    Raises:
+      ValueError: one does.
+    """
+    rules = () if method.updates is None else (method.updates.n_kept, method.updates.n_grown)
+    for rule in rules:
+        if (check := getattr(rule, "check_layers", None)) is not None:
+            check(layers)
+
+
 class _Chosen(NamedTuple):
     """What a rule that chooses marks in one leaf; None where that is no mask, as the first update says."""
 

@@ -21,6 +21,7 @@ from typing import Any
 from dstjax import methods
 from dstjax.checks import check_choice, check_integer, check_number, suggest
 from dstjax.costs import formulas
+from dstjax.costs import knapsack as knapsack
 
 CONVENTIONS = ("paper", "exact")
 

@@ -14,7 +14,7 @@ from dstjax import budgets, criteria, schedules
 from dstjax.checks import check_choice, check_integer, check_number, check_step
 from dstjax.method import SCOPES, Method, Start, Updates, common_fields, fixed, refuse_map, refuse_n_m, rewiring
 from dstjax.methods.catalogue import ITOP, catalogued
-from dstjax.rules import Layers, bind
+from dstjax.rules import Layers, Value, bind, value
 from dstjax.structures import WEIGHT
 
 __all__ = ["gap", "gmp", "granet", "one_shot", "sis"]
@@ -155,15 +155,31 @@ def granet(*, initial_sparsity: float = 0.5, prune_end_step: int | None = None, 
     return base.but(promises=promises, start=start, n_kept=n_kept, n_grown=n_grown)
 
 
-def _part_in_turn(partitions: int | None, last: int, layers: Layers, kept: jax.Array) -> jax.Array:
+@value
+class _PartInTurn(Value):
     """Grows all weights of the part of the network whose turn it is, and nothing in the last update."""
-    leaves = layers.active.size
-    parts = min(4, leaves) if partitions is None else partitions
-    if parts > leaves:
-        raise ValueError(f"partitions={partitions} is not accepted; expected at most {leaves}, the masked layers.")
-    part = jnp.array([i * parts // leaves for i in range(leaves)])
-    turn = (part == layers.update_index % parts) & (layers.update_index < last)
-    return jnp.where(turn, layers.sizes - kept, 0)
+
+    partitions: int | None
+    last: int
+
+    def __call__(self, layers: Layers, kept: jax.Array) -> jax.Array:
+        """Returns how many are grown, int32[layers]."""
+        number = layers.active.size
+        parts = min(4, number) if self.partitions is None else self.partitions
+        part = jnp.array([i * parts // number for i in range(number)])
+        turn = (part == layers.update_index % parts) & (layers.update_index < self.last)
+        return jnp.where(turn, layers.sizes - kept, 0)
+
+    def check_layers(self, number: int) -> None:
+        """Refuses more parts than layers.
+
+        Raises:
+          ValueError: there are more.
+        """
+        if self.partitions is not None and self.partitions > number:
+            raise ValueError(
+                f"partitions={self.partitions} is not accepted; expected at most {number}, the masked layers."
+            )
 
 
 @catalogued("GaP", "dense to sparse", "ma2022", cost="dense_partition", distribution="uniform")
@@ -191,7 +207,7 @@ def gap(*, partitions: int | None = None, **scheduled: Any) -> Method:
     updates = Updates(
         schedule,
         n_kept=budgets.target,
-        n_grown=bind(_part_in_turn, partitions, schedule.count - 1),
+        n_grown=_PartInTurn(partitions, schedule.count - 1),
         grow_score=criteria.random,
         order="step_then_update",
     )

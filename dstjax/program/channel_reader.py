@@ -189,7 +189,7 @@ def _scan(record: Record, eqn: Any, operands: list[Seen], place: Place) -> list[
     for x in operands[consts:]:
         record.take(x)
     for x in operands[split:]:
-        record.fix(x.axes[0])
+        record.fix(x.axes[0], "is scanned over")
     body = eqn.params["jaxpr"]
     slices = [_slice(x) for x in operands[split:]]
     results = _rounds(record, body, operands[:consts], operands[consts:split], slices, place)

@@ -165,7 +165,14 @@ def _along(record: Record, eqn: Any, operands: list[Seen]) -> list[Seen]:
             return value
         return np.where((value == 0) & (name != "cumlogsumexp"), 0, UNKNOWN)
 
-    return [Seen(tuple(a.valued(after(a.value)) for a in x.axes)) for x in operands]
+    def mixed(value: Floats) -> Floats:
+        """Along the axis an index has what others had, or sums of it: a number is told only where all have the same."""
+        return after(value) if len(value) and (value == value[0]).all() else np.full_like(value, UNKNOWN)
+
+    return [
+        Seen(tuple(a.valued(mixed(a.value) if i == axis else after(a.value)) for i, a in enumerate(x.axes)))
+        for x in operands
+    ]
 
 
 def _window(record: Record, eqn: Any, operands: list[Seen]) -> list[Seen]:
@@ -226,7 +233,7 @@ def _scatter(record: Record, eqn: Any, operands: list[Seen]) -> list[Seen]:
             axes.append(fixed(len(a)))
     for o, a in enumerate(new.axes):
         if o not in whole.values():
-            record.fix(a)
+            record.fix(a, "is written along an axis")
     for a in index.axes:
         record.fix(a)
     return [Seen(tuple(axes))]
@@ -249,7 +256,7 @@ def _update_slice(record: Record, eqn: Any, operands: list[Seen]) -> list[Seen]:
             axes.append(a.valued(np.where(a.value == b.value, a.value, UNKNOWN)))
         else:
             record.fix(a, "is written to along the axis")
-            record.fix(b)
+            record.fix(b, "is written along an axis")
             axes.append(fixed(len(a)))
     return [Seen(tuple(axes))]
 
@@ -266,7 +273,7 @@ def _tile(record: Record, eqn: Any, operands: list[Seen]) -> list[Seen]:
 
 def _unstack(record: Record, eqn: Any, operands: list[Seen]) -> list[Seen]:
     (x,), axis = operands, eqn.params["axis"]
-    record.fix(x.axes[axis])
+    record.fix(x.axes[axis], "is unstacked")
     left = tuple(a for k, a in enumerate(x.axes) if k != axis)
     return [Seen(left)] * len(eqn.outvars)
 

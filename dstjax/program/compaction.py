@@ -113,7 +113,8 @@ def compact(
     fewer = cuts.cut(params)
     if check and not any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree_util.tree_leaves(args)):
         compare(jax.jit(function)(params, *args), smaller(fewer, *args), coarsest(closed.jaxpr))
-    return smaller, fewer, _report(function, smaller, params, fewer, args, record, verdict, cuts, written)
+    zeros = {} if flags is None else _zeros(leaves, named_masks(flags), keep)
+    return smaller, fewer, _report(function, smaller, params, fewer, args, record, verdict, cuts, written, zeros)
 
 
 def masks_like(params: Tree, masks: Tree) -> tuple[Tree | None, int]:
@@ -134,6 +135,19 @@ def masks_like(params: Tree, masks: Tree) -> tuple[Tree | None, int]:
             )
         nodes.append(None if mask is None else place.holding(masks_lib.unpack(jnp.asarray(mask))))
     return treedef.unflatten(nodes), prefix
+
+
+def _zeros(leaves: Mapping[str, Any], masks: Mapping[str, Any], keep: Mapping[str, Keep]) -> dict[str, int]:
+    """Returns how many weights of matrices and kernels go that are active, or have no mask, and happen to be 0."""
+    found = {}
+    for path, x in leaves.items():
+        if np.ndim(x) < 2:
+            continue
+        goes = np.ones(np.shape(x), bool)
+        goes[np.ix_(*keep[path])] = False
+        active = np.asarray(masks[path]) if path in masks else True
+        found[path] = int(np.sum(goes & active & (np.asarray(x) == 0)))
+    return {path: n for path, n in found.items() if n}
 
 
 def _keeps(record: Record, gone: Ints) -> dict[str, Keep]:
@@ -230,6 +244,7 @@ def _report(
     verdict: Verdict,
     cuts: Cuts,
     written: Mapping[str, Layout],
+    zeros: dict[str, int],
 ) -> Compaction:
     before, after = _count(function, params, args), _count(smaller, fewer, args)
     new = named(fewer)
@@ -252,7 +267,7 @@ def _report(
                 kept[why][path] = max(numbers)
     other = (None if before is None else before.other, None if after is None else after.other)
     fixed = {why: tuple(sorted(found)) for why, found in record.kept.items()}
-    return Compaction(tuple(rows), other, widths, dict(kept), fixed, cuts)
+    return Compaction(tuple(rows), other, widths, dict(kept), fixed, zeros, cuts)
 
 
 def _count(function: Callable[..., Any], params: Tree, args: Sequence[Any]) -> flops.Flops | None:

@@ -27,6 +27,7 @@ class Compaction:
     widths: dict[str, int]  # outputs of each layer in the smaller network, by the name of the layer
     kept: dict[str, dict[str, int]]  # units that are dead and stay: reason -> leaf -> how many of its indices
     fixed: dict[str, tuple[str, ...]]  # leaves with an axis that no unit can be removed from: by reason
+    zeros: dict[str, int]  # weights that are active, or have no mask, and were removed for being 0: leaf -> how many
     cuts: Cuts
 
     @property
@@ -55,6 +56,9 @@ class Compaction:
 
     def expand(self, params: Tree, like: Tree) -> Tree:
         """Puts smaller parameters back into the full network, which then computes the same.
+
+        But where a mask update has grown a weight that reads a dead unit, one that stays for the width or as the last
+        of its axis: what fed that unit comes back with it. And what is trained that fed a constant moves the constant.
 
         Args:
           params: the smaller parameters, trained on or not.
@@ -98,6 +102,9 @@ class Compaction:
             lines.append(f"kept, since {why}: {', '.join(f'{n} of {path}' for path, n in found.items())}")
         for why, paths in self.fixed.items():
             lines.append(f"kept whole, since an axis {why}: {', '.join(paths)}")
+        if self.zeros:
+            numbers = ", ".join(f"{n:,} of {path}" for path, n in self.zeros.items())
+            lines.append(f"removed, though active: {numbers}, which are 0, and can be trained no more")
         return "\n".join(lines)
 
 

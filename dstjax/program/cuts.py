@@ -12,9 +12,10 @@ from dstjax import masks as masks_lib
 from dstjax._arrays.layout import Layout
 from dstjax._arrays.leaves import MaskedLeaves, named
 from dstjax._arrays.selection import count_true
-from dstjax._arrays.trees import Path, Tree, is_absent, is_array, places
+from dstjax._arrays.trees import Path, Tree, is_absent, is_array, is_traced, places
 from dstjax._engine.states import SparseState, is_state, refuse_several, whole
 
+_BY_THRESHOLD = "method=str"  # the one that starts dense and prunes to no number
 Keep = tuple[np.ndarray, ...]  # of a leaf: which indices of each axis stay, bool
 
 
@@ -57,9 +58,11 @@ class Cuts:
         active: they are less by those that were removed.
 
         Raises:
-          ValueError: an array that has an axis of a leaf in another way, as the sums of rows that adafactor keeps.
+          ValueError: an array that has an axis of a leaf in another way, as the sums of rows that adafactor keeps; or
+            a method that prunes has more active weights than it ends with, whose ramp is that of the full network.
         """
         refuse_several(state, "cut")
+        _refuse_unfinished(state)
         shapes = self._named(lambda keep: tuple(len(k) for k in keep))
         keeps = self._named(lambda keep: keep)
         lost = {path: {len(k) for k in keep if not k.all()} for path, keep in keeps.items()}
@@ -180,6 +183,21 @@ def _put(x: Any, part: Any, keep: Keep) -> jax.Array:
     """Returns an array with a part of it replaced."""
     at = np.ix_(*(np.flatnonzero(some) for some in keep))
     return jnp.asarray(x).at[at].set(part) if keep else jnp.asarray(part)
+
+
+def _refuse_unfinished(state: Tree) -> None:
+    """Refuses a method amid its ramp: what it has still to prune would all be taken from what is left."""
+    states = (x for x in jax.tree_util.tree_leaves(state, is_leaf=is_state) if is_state(x))
+    for one in states:
+        ramps = any(fact.startswith("initial_sparsity=") for fact in one.promise) and _BY_THRESHOLD not in one.promise
+        if not ramps or is_absent(one.targets) or is_traced(one.targets):
+            continue
+        active = sum(masks_lib.count_active(one).values())
+        if active > (asked := int(np.sum(np.asarray(one.targets), dtype=np.int64))):
+            raise ValueError(
+                f"the method has {active:,} active weights and prunes to {asked:,}: its schedule counts in those of "
+                "the full network. Make the network smaller after its last mask update."
+            )
 
 
 def _with_targets(new: Tree, old: Tree, cuts: Cuts) -> Tree:

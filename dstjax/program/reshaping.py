@@ -38,7 +38,7 @@ def _block(record: Record, axes: list[Axis], shape: list[int]) -> list[Axis]:
         return [fixed(n) for n in shape]
     free = sorted((a for a in axes if record.labels.free(a.labels).any()), key=len)
     for a in free[:-1]:
-        record.fix(a)
+        record.fix(a, "is joined with a longer one")
     found = [fixed(n) for n in shape]
     values = [unknown(n) for n in shape]
     if any(not np.isnan(a.value).all() for a in axes):

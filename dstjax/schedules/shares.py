@@ -46,9 +46,10 @@ class Fractions(Shares):
     """Holds the drop fraction at some steps t.
 
     A count is the floor (or ceil) of the exact real number, with the decimal that was typed for ``drop_fraction``; what
-    lies within 2**-50 of an integer is the integer. A function is called inside the trace with an int32 scalar, so it
-    is written in ``jax.numpy``, as the schedules of optax are. What it returns there is known to float32: decimals of
-    six places are exact, shares outside [0, 1] count as the nearest.
+    lies within 2**-50 of itself below an integer is the integer, and a ceil leaves out a rest of less than 2**-15. A
+    function is called inside the trace with an int32 scalar, so it is written in ``jax.numpy``, as the schedules of
+    optax are. What it returns there is known to float32: decimals of six places are exact, shares outside [0, 1] count
+    as the nearest.
 
     Args:
       drop_fraction: the fraction at step 0 of a named schedule, in [0, 1].

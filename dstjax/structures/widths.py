@@ -94,7 +94,7 @@ def best(
             whole = jnp.ceil(price / (x * limit) * _PARTS - 1e-3)
             whole = jnp.where(allowed & (whole <= _PARTS), whole, _PARTS + 1).astype(jnp.int32)
             picked = jnp.take_along_axis(options, solve(worth, whole, _PARTS)[:, None], axis=1)[:, 0]
-            picked = jnp.maximum(picked, required)
+            picked = jnp.maximum(picked, required).astype(required.dtype)
             cost = work.total(beside + picked, jnp)
             fits = cost <= goal * (1 + 1e-6)
             better = fits & (cost >= work.total(beside + last, jnp))

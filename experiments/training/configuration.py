@@ -274,10 +274,11 @@ def _check_times(method: dstjax.Method, hyperparameters: Mapping[str, Any], step
         return
     ends = [n for name in ("end_step", "prune_step") if (n := hyperparameters.get(name)) is not None]
     end = max(ends, default=0) if last is None else last
-    if end > steps:
+    most = steps - 1 if method.start.prune_step else steps  # a pruner is called between two steps
+    if end > most:
         raise ValueError(
             f"{method.name!r} has its final sparsity at step {end}, and the training has {steps} steps; expected an "
-            f"end_step or prune_step of at most {steps}."
+            f"end_step or prune_step of at most {most}."
         )
 
 

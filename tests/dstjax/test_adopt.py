@@ -11,6 +11,7 @@ import pytest
 import dstjax
 from dstjax import methods
 from tests import conformance, trees
+from tests.stepping import compiled
 from tests.thorough import few, slow
 
 CENTRE = "dst_ee"  # all others hand over to it, and it to all others; other pairs are slow
@@ -266,3 +267,40 @@ def test_counters_count_as_exploration_that_was_tracked():
         state = tx.update(grads, state, params)[1]
     new = dstjax.adopt(state, params, methods.rigl(sparsity=0.7, **RIGL))[1]
     assert float(dstjax.metrics.exploration_rate(new)) == float(dstjax.metrics.exploration_rate(state)) > 0.3
+
+
+SCALE = {"a": 9.0, "b": 1.0, "c": 0.1}  # so that weights move between layers
+
+
+@pytest.mark.parametrize(
+    ("make", "steps"),
+    [
+        (lambda: methods.snfs(sparsity=0.8, distribution="uniform", update_period=2, end_step=30), 9),
+        (lambda: methods.soft_deepr(sparsity=0.8, distribution="uniform", noise=0.3, l1=1e-3), 5),
+        (lambda: methods.accset(sparsity=0.8, update_period=1, end_step=30, k=0.9, drop_fraction=0.5), 6),
+        (lambda: methods.iee(sparsity=0.8, update_period=6, end_step=30), 3),
+    ],
+    ids=["snfs", "soft_deepr", "accset", "iee amid a cycle"],
+)
+def test_what_the_same_method_has_made_of_the_masks_stays(make, steps):
+    """Though their numbers are not those that were asked for; and the next steps are those without it."""
+    tx = dstjax.sparsify(optax.adam(0.05), make())
+    draw = np.random.default_rng(0).normal
+    params = {n: {"kernel": jnp.asarray(draw(size=(20, 20)), jnp.float32)} for n in "abc"}
+    params, state = dstjax.start(tx, params)
+
+    def trained(params, state, first, number):
+        for t in range(first, first + number):
+            grads = {n: jax.tree.map(lambda x, t=t, n=n: SCALE[n] * jnp.sin(9 * x + t), params[n]) for n in params}
+            metric = {"metric": 0.5} if "metric" in make().needs else {}
+            updates, state = compiled(tx).update(grads, state, params, **metric)
+            params = optax.apply_updates(params, updates)
+        return params, state
+
+    params, state = trained(params, state, 1, steps)
+    same, adopted = dstjax.adopt(state, params, make())
+    assert jax.tree.structure(adopted) == jax.tree.structure(state)
+    for a, b in zip(jax.tree.leaves((state, params)), jax.tree.leaves((adopted, same)), strict=True):
+        np.testing.assert_array_equal(a, b)
+    ends = [dstjax.get_masks(trained(*pair, steps + 1, 6)[1]) for pair in ((params, state), (same, adopted))]
+    jax.tree.map(np.testing.assert_array_equal, *ends)

@@ -186,3 +186,20 @@ def test_vectors_too_small_for_the_density_are_no_obstacle(budget):
             masks = dstjax.get_masks(state)
             assert float(structure.cost(jax.tree.leaves(masks))) <= budget * structure.work.dense
             assert min(structure.widths_of(masks)) >= 1
+
+
+@pytest.mark.parametrize("make", [methods.halp, methods.iee_structured])
+def test_with_64_bits_the_channels_are_the_same(make):
+    given = {"updates": 1, "update_period": 2} if make is methods.halp else {"update_period": 6, "end_step": 7}
+    found = []
+    for wide in (False, True):
+        with jax.enable_x64(wide):
+            params = small.params()
+            structure = small.structure_of(0.5)
+            tx = dstjax.sparsify(optax.sgd(0.1), make(structure=structure, **given))
+            state = tx.init(params)
+            for t in range(1, 7):
+                updates, state = tx.update(gradients(t), state, params)
+                params = optax.apply_updates(params, updates)
+            found.append([int(n) for n in structure.widths_of(dstjax.get_masks(state))])
+    assert found[0] == found[1]

@@ -294,3 +294,57 @@ def test_bound_options_are_constants():
     _smaller, fewer, _ = dstjax.compact(functools.partial(network, scale=scale), params, None, normal(3, 4))
     assert fewer["a"].shape == (4, 5)
     assert program.channels(functools.partial(network, scale=scale), params, f32(3, 4)).n_groups == 6
+
+
+@pytest.mark.parametrize("along", ["sort", "cumsum", "cummax", "cummin", "cumprod", "cumlogsumexp"])
+def test_what_is_sorted_or_summed_along_channels_is_at_another_place(along):
+    """A zero among the channels says nothing of the same place after them: an output reads that place alone."""
+    draw = np.random.default_rng(0).normal
+    params = {"a": draw(size=(4, 5)), "b": draw(size=(5, 3)), "c": draw(size=(3, 2))}
+    params = jax.tree.map(lambda w: jnp.asarray(w, jnp.float32), params)
+    masks = {
+        "a": jnp.ones((4, 5), bool).at[:, 2].set(False),
+        "b": jnp.ones((5, 3), bool).at[:, 0].set(False).at[2, 0].set(True),
+        "c": None,
+    }
+    x = jnp.asarray(draw(size=(3, 4)), jnp.float32)
+
+    def network(p, x):
+        h = jnp.tanh(x @ p["a"])
+        h = jax.lax.sort(h) if along == "sort" else getattr(jax.lax, along)(h, axis=1)
+        return jnp.tanh(h @ p["b"]) @ p["c"]
+
+    smaller, fewer, report = dstjax.compact(network, params, masks, jax.ShapeDtypeStruct(x.shape, x.dtype))
+    np.testing.assert_allclose(smaller(fewer, x), network(dstjax.masks.apply(params, masks), x), rtol=1e-5, atol=1e-6)
+    assert any(along in why for why in report.fixed)
+
+
+def test_active_weights_that_are_zero_are_told():
+    params = {"a": jnp.ones((4, 6)), "b": jnp.zeros((6, 2)).at[0].set(1.0)}
+    masks = jax.tree.map(lambda w: jnp.ones(w.shape, bool), params)
+
+    def network(p, x):
+        return jnp.tanh(x @ p["a"]) @ p["b"]
+
+    report = dstjax.compact(network, params, masks, jnp.ones((1, 4)))[2]
+    assert report.zeros == {"b": 10}
+    assert "removed, though active: 10 of b, which are 0" in str(report)
+    assert dstjax.compact(network, params, None, jnp.ones((1, 4)))[2].zeros == {}
+
+
+@pytest.mark.parametrize("through", ["unstack", "scan", "scatter"])
+def test_why_channels_stay_is_told(through):
+    params, x = {"a": jnp.ones((4, 6)), "b": jnp.ones((6, 2))}, jnp.ones((3, 4))
+    masks = {"a": jnp.ones((4, 6), bool).at[:, :3].set(False), "b": None}
+    ways = {
+        "unstack": lambda h: jnp.stack(jnp.unstack(h, axis=1), 1),
+        "scan": lambda h: jax.lax.map(jnp.tanh, h.T).T,
+        "scatter": lambda h: jnp.zeros_like(h).at[:, jnp.array([3, 1, 4, 0, 5, 2])].add(h),
+    }
+
+    def network(p, x):
+        return ways[through](x @ p["a"]) @ p["b"]
+
+    _, fewer, report = dstjax.compact(network, params, masks, x)
+    assert fewer["a"].shape == (4, 6)
+    assert {"a"} <= {path for paths in report.fixed.values() for path in paths}

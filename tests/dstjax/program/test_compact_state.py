@@ -135,3 +135,22 @@ def test_layers_in_a_stack_lose_what_none_of_them_uses():
     assert fewer["layers"].shape == (3, 7, 7)
     assert list(report.cut_state(opt_state).targets) == [4 * 7, 49, 49, 49, 7 * 2]
     assert relative(stacked(params, X), smaller(fewer, X)) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["gmp", "granet"])
+def test_a_method_that_prunes_is_refused_until_it_has_its_number(name):
+    """What it has still to prune would all be taken from what is left."""
+    method = methods.get(name, sparsity=0.9, update_period=2, end_step=9)
+    tx = dstjax.sparsify(optax.sgd(0.1), method)
+    params, opt_state = dstjax.start(tx, PARAMS)
+    for t in range(1, 10):
+        updates, opt_state = tx.update(jax.tree.map(jnp.ones_like, params), opt_state, params)
+        params = optax.apply_updates(params, updates)
+        report = dstjax.compact(network, params, opt_state, X, check=False)[2]
+        if t < 8:
+            with pytest.raises(
+                ValueError, match="active weights and prunes to 26: its schedule counts in those of the"
+            ):
+                report.cut_state(opt_state)
+        else:  # the last update of a cubic ramp is the first that reaches the number
+            assert sum(dstjax.masks.count_active(report.cut_state(opt_state)).values()) <= 26
