@@ -157,6 +157,7 @@ def test_epochs_warm_up_and_steps_of_the_learning_rate(small):
         (dict(method="gmp", end_step=53), "'gmp' has its final sparsity at step 52, and the training has 48 steps"),
         (dict(method="str", end_step=53), "'str' has its final sparsity"),
         (dict(method="iee", update_period=6, end_step=60), "'iee' has its final sparsity at step 60"),
+        (dict(method="sis", prune_step=48), "'sis' has its final sparsity at step 48, .* expected .* of at most 47"),
         (dict(model__dtype="float64"), "not accepted without JAX_ENABLE_X64=1"),
         (dict(model__dtype="float8_e4m3fn"), "expected one of 16 bits or more"),
     ],
