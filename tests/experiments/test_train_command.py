@@ -98,7 +98,7 @@ def test_bad_input_is_one_line_and_status_2(argument, tmp_path, capsys):
         (["--config.method=static", "--config.end_percent=50"], "method 'static' has no hyper-parameter 'end_percent'"),
         (["--config.method=dst_ee", "--config.coefficient=-1"], "coefficient=-1.0 is not accepted"),
         (["--config.method=dst_ee", "--config.epsilon=0"], "epsilon=0.0 is not accepted"),
-        (["--config.method=dst_ee", "--config.grow=random"], "grow='random' is not accepted by 'dst_ee'"),
+        (["--config.method=dst_ee", "--config.grow=random"], "method 'dst_ee' has no hyper-parameter 'grow'"),
         (
             ["--config.method=set", "--config.epsilon=5", "--config.sparsity=0.5"],
             "epsilon=5.0 is not accepted together",
