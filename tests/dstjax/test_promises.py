@@ -29,7 +29,7 @@ REFUSED = {
     *(
         (name, structure) for name in ("dpf", "dcil") for structure in ("balanced", "fan_in", "filters")
     ),  # they rank all leaves
-    *(("srigl", structure) for structure in STRUCTURES),  # it has its own
+    *((name, s) for name in ("accset", "lset", "dynset") for s in ("n_m", "fan_in")),  # they end with fewer weights
 }
 STEPS = 12
 
