@@ -212,8 +212,7 @@ def hyperparameters(rng: random.Random, method: str) -> Pairs:
                 found[name] = value
     if "sparsity" in known:
         found["sparsity"] = rng.choice(_SHARES)
-        takes = "structure" in known and not (method == "srigl" and rng.random() < 0.9)
-        if takes and (structure := rng.choice(_structures(rng, method))) != "weights":
+        if "structure" in known and (structure := rng.choice(_structures(rng, method))) != "weights":
             found["structure"] = structure
             if structure.startswith("n_m") and rng.random() < 0.9:
                 found |= dict(sparsity=0.5, distribution="uniform")
@@ -247,8 +246,7 @@ def hyperparameters(rng: random.Random, method: str) -> Pairs:
     if rng.random() < 0.9:
         if found.get("grow") == "momentum":  # which snfs remembers
             found.pop("grow")
-        if method == "dst_ee":  # a growth rule itself
-            found.pop("grow", None)
+        if method == "dst_ee":  # a growth rule that reads them
             found.pop("counters", None)
         if method in ("srigl", "granet") or "structure" in found:
             found.pop("scope", None)
