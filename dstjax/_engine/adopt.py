@@ -11,6 +11,7 @@ import optax
 
 from dstjax._arrays.bits import pack_like, shape, unpack
 from dstjax._arrays.keys import leaf_keys
+from dstjax._arrays.lanes import layer_counts
 from dstjax._arrays.layout import Layout
 from dstjax._arrays.leaves import MaskedLeaves, named
 from dstjax._arrays.selection import count_true
@@ -112,8 +113,13 @@ def _fitting(old: SparseState, method: Method, weights: Mapping[str, Any], known
 
 def _goes_on(old: SparseState, method: Method, known: Layouts) -> bool:
     """Whether the same method has brought the masks where they are, amid a cycle or by what it measured."""
-    same = promise_of(method) == old.promise and [*known] == MaskedLeaves.of(old.masks).masked
-    return same and bool(known) and not (method.promises in ("reached", "total") and _is_over(method, int(old.step)))
+    if not known or promise_of(method) != old.promise or [*known] != MaskedLeaves.of(old.masks).masked:
+        return False
+    if method.promises in ("reached", "total") and _is_over(method, int(old.step)):
+        return False
+    stored = MaskedLeaves.of(old.masks).read(old.masks)
+    numbers = sum(layer_counts([shape(m) for m in stored], tuple(known.values())))
+    return np.shape(old.targets) == (numbers,)  # with another layout a leaf may hold other layers
 
 
 def _is_over(method: Method, step: int) -> bool:

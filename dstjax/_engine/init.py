@@ -62,6 +62,8 @@ def initial_state(
     leaves, layouts = MaskedLeaves.chosen(params, known), tuple(known.values())
     if given is not None and asked is not None:
         drawn = [jnp.array(mask) for mask in leaves.read(given)]
+        if np.array_equal(count_true(drawn, layouts), asked):  # amid a cycle a group may lack some
+            _check_structure(method, leaves, layouts, drawn)
     elif given is not None:
         found = given(params) if callable(given) and not holds_masks(given) else given
         drawn, targets = _given(method, leaves, layouts, weights, found)

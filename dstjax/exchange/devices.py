@@ -22,10 +22,10 @@ def place_like(tree: Tree, like: Tree) -> Tree:
 
     Args:
       tree: parameters, a state, or both, such as a checkpoint of other devices held.
-      like: the same from a fresh start (:func:`dstjax.start`) on the new devices.
+      like: the same from a fresh start (:func:`dstjax.start`) on the new devices, all of this process.
 
     Raises:
-      ValueError: the trees differ, or the shape or dtype of a leaf does.
+      ValueError: the trees differ, or the shape or dtype of a leaf does; or a leaf of ``like`` is on no device.
     """
     one, other = (str(jax.tree_util.tree_structure(x)) for x in (tree, like))
     if one != other:
@@ -34,17 +34,28 @@ def place_like(tree: Tree, like: Tree) -> Tree:
 
 
 def _placed(name: str, x: Any, like: Any) -> Any:
-    if not (is_array(x) and is_array(like)):
+    if not is_array(x) and not is_array(like):
         return x
+    if (
+        not isinstance(like, jax.Array)
+        or isinstance(like, jax.core.Tracer)
+        or not isinstance(x, jax.Array | np.ndarray)
+    ):
+        raise ValueError(
+            f"leaf {name} is a {type(x).__name__}, and a {type(like).__name__} in like; expected arrays on devices, as "
+            "dstjax.start gives them."
+        )
     if (x.shape, x.dtype) != (like.shape, like.dtype):
         if not _same_mask(x, like):
             raise ValueError(
                 f"leaf {name} has shape {x.shape} and dtype {x.dtype}; expected {like.shape} and {like.dtype}."
             )
-        x = pack_like(jnp.asarray(np.asarray(unpack(x))), like.dtype)  # on one device: bytes may lie over two pieces
-    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+        x = pack_like(
+            jnp.asarray(np.asarray(unpack(jnp.asarray(x)))), like.dtype
+        )  # on one device: bytes may lie over two pieces
+    if like.committed or jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
         return placed_like(x, like)
-    return placed_like(x if like.committed else jnp.asarray(np.asarray(x)), like)
+    return jnp.asarray(np.asarray(x))  # on no device in particular
 
 
 def _same_mask(x: Any, like: Any) -> bool:

@@ -68,7 +68,7 @@ def reading(path: Path | str, expected: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise ValueError(f"file {str(path)!r} is not there; expected {expected}.") from error
-    except (RuntimeError, NotImplementedError) as error:  # zipfile's, of an encrypted member or a compression unknown
+    except RuntimeError as error:  # zipfile's, of an encrypted member or a compression unknown
         raise ValueError(
             f"file {str(path)!r} cannot be unpacked: {error}; expected {expected}. Unpack it, or pack it anew without "
             "a password and with deflate."

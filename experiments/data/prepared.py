@@ -57,7 +57,7 @@ def source(folder: Path, split: str, features: Sequence[str]) -> Sequence[dict[s
         expected = builder.info.splits[split].num_examples
         if len(examples) != expected:
             raise ValueError(f"{str(folder)!r}: split {split!r} has {len(examples):,} examples; expected {expected:,}.")
-    except (OSError, RuntimeError, KeyError, NotImplementedError) as error:
+    except (OSError, RuntimeError, KeyError) as error:
         raise files.unreadable(folder, error, f"TFDS's split {split!r}") from error
     return examples
 

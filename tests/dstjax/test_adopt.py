@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import dstjax
-from dstjax import methods
+from dstjax import methods, structures
 from tests import conformance, trees
 from tests.stepping import compiled
 from tests.thorough import few, slow
@@ -304,3 +304,18 @@ def test_what_the_same_method_has_made_of_the_masks_stays(make, steps):
         np.testing.assert_array_equal(a, b)
     ends = [dstjax.get_masks(trained(*pair, steps + 1, 6)[1]) for pair in ((params, state), (same, adopted))]
     jax.tree.map(np.testing.assert_array_equal, *ends)
+
+
+def test_the_same_method_with_another_layout_is_no_continuation():
+    params = {"w": jax.random.normal(jax.random.key(0), (4, 8, 8))}
+    method = methods.rigl(sparsity=0.5, structure=structures.n_m(2, 4), distribution="uniform", **RIGL)
+    params, state = dstjax.start(dstjax.sparsify(optax.sgd(0.1), method, layout="stack in out"), params)
+    assert state.targets.shape == (4,)
+    _, kept = dstjax.adopt(state, params, method, layout="stack in out")
+    np.testing.assert_array_equal(dstjax.get_masks(kept)["w"], dstjax.get_masks(state)["w"])
+    with pytest.raises(ValueError, match="are not of structure=NM"):  # two of four along another axis
+        dstjax.adopt(state, params, method, layout="stack out in")
+    singles = methods.rigl(sparsity=0.5, distribution="uniform", **RIGL)
+    params, state = dstjax.start(dstjax.sparsify(optax.sgd(0.1), singles, layout="stack in out"), params)
+    _, other = dstjax.adopt(state, params, singles, layout="window in out")
+    assert other.targets.tolist() == [128]

@@ -52,3 +52,15 @@ def test_what_does_not_fit_is_refused():
         exchange.place_like(one, dstjax.start(TX, {"w": jnp.ones((16, 16))}))
     with pytest.raises(ValueError, match=r"has shape .* and dtype uint8; expected .* and float32"):
         exchange.place_like({"a": jnp.ones((2, 16), jnp.uint8)}, {"a": jnp.ones((2, 16))})
+
+
+def test_arrays_of_numpy_are_placed_and_shapes_are_no_place():
+    one = dstjax.start(TX, {"kernel": jax.random.normal(jax.random.key(0), (16, 16))})
+    read = jax.tree.map(np.asarray, one)  # as a checkpoint may give them
+    moved = exchange.place_like(read, one)
+    for x, y in zip(jax.tree.leaves(moved), jax.tree.leaves(one), strict=True):
+        assert isinstance(x, jax.Array)
+        np.testing.assert_array_equal(x, y)
+    for like in (read, jax.eval_shape(lambda: one)):
+        with pytest.raises(ValueError, match=r"in like; expected arrays on devices, as dstjax.start gives them"):
+            exchange.place_like(one, like)
