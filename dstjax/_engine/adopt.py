@@ -173,6 +173,8 @@ def _continued(old: SparseState, new: SparseState, method: Method, flags: _Flags
     if agrees(method, old, "method") and _alike(old.memory, new.memory):
         remembered = remembered_of(old, leaves)
         topology = topology._replace(shared=or_none(old.memory.shared), measured=or_none(old.memory.measured))
+        if masks is flags:  # a second mask belongs to the first
+            topology = topology._replace(second_mask=topology_of(old).second_mask)
     state = with_topology(new, leaves, topology, remembered)
     if method.seen.view is None:
         return state

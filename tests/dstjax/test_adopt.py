@@ -279,8 +279,10 @@ SCALE = {"a": 9.0, "b": 1.0, "c": 0.1}  # so that weights move between layers
         (lambda: methods.soft_deepr(sparsity=0.8, distribution="uniform", noise=0.3, l1=1e-3), 5),
         (lambda: methods.accset(sparsity=0.8, update_period=1, end_step=30, k=0.9, drop_fraction=0.5), 6),
         (lambda: methods.iee(sparsity=0.8, update_period=6, end_step=30), 3),
+        (lambda: methods.admm(sparsity=0.8, update_period=2, end_step=30), 5),
+        (lambda: methods.top_kast(sparsity=0.8, update_period=2, end_step=30), 5),
     ],
-    ids=["snfs", "soft_deepr", "accset", "iee amid a cycle"],
+    ids=["snfs", "soft_deepr", "accset", "iee amid a cycle", "admm", "top_kast"],
 )
 def test_what_the_same_method_has_made_of_the_masks_stays(make, steps):
     """Though their numbers are not those that were asked for; and the next steps are those without it."""
