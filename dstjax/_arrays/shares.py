@@ -1,6 +1,7 @@
 """Takes shares of counts in exact integer arithmetic, traced or not."""
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from dstjax._arrays.varying import varying_as
 from dstjax._arrays.widening import wide
 
 _SHARE_BITS = 60
+_DIGITS = 10**12  # at most, behind the point of a decimal that somebody typed
 
 
 def floor_share(count: int, fraction: float) -> Any:
@@ -22,6 +24,9 @@ def floor_share(count: int, fraction: float) -> Any:
     """
     if is_traced(fraction):
         return share_of(jnp.asarray(count, jnp.int32), share_limbs(fraction))
+    # The nudge of a trillion is more than a rest of 1e-4.
+    if count >= 2**31 and (typed := Fraction(repr(float(fraction)))).denominator <= _DIGITS:
+        return math.floor(typed * count)
     return math.floor(_nudged(fraction) * count >> _SHARE_BITS)
 
 

@@ -3,7 +3,7 @@
 from fractions import Fraction
 
 import jax.numpy as jnp
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dstjax._arrays import shares
@@ -13,6 +13,7 @@ from tests.thorough import examples
 
 @settings(max_examples=examples(500))
 @given(st.integers(0, 2**40), st.integers(0, 10_000))
+@example(297_904_839_687, 4377)  # 130,392,948,330.9999
 def test_floor_of_the_decimal_that_was_typed(count, tenthousandths):
     fraction = tenthousandths / 10_000
     assert shares.floor_share(count, fraction) == oracles.share(count, fraction)
