@@ -157,6 +157,29 @@ class Blocks(Packed):
 
 
 @dataclasses.dataclass(frozen=True)
+class Groups(Blocks):
+    """Holds single weights, n of every m consecutive inputs of each output; see :func:`n_m_product`."""
+
+    n: int
+    m: int
+
+    def table(self, mask: np.ndarray) -> Table:
+        """Returns the inputs of each output, int32[layers, O, I * n / m].
+
+        Raises:
+          ValueError: the mask has some m inputs with more or fewer than n active ones.
+        """
+        flags = self.matrices(np.asarray(mask))
+        counts = flags.reshape(len(flags), -1, self.m, flags.shape[-1]).sum(axis=2)
+        if (counts != self.n).any():
+            raise ValueError(
+                f"a mask of shape {self.shape} has {counts.min()} to {counts.max()} active weights in every {self.m} "
+                f"inputs; expected {self.n}, as structure=n_m({self.n}, {self.m}) keeps them."
+            )
+        return super().table(mask)
+
+
+@dataclasses.dataclass(frozen=True)
 class Rows(Packed):
     """Holds single weights by output, float[n, 1], as a CSR matrix of (outputs, inputs) does; of one layer."""
 
@@ -205,14 +228,19 @@ def _period(mask: np.ndarray) -> int:
     return int(np.gcd.reduce([len(mask), *changes.tolist()]))
 
 
-def n_m_of(mask: np.ndarray, most: int = 16) -> tuple[int, int] | None:
+def n_m_of(masks: np.ndarray, most: int = 16) -> tuple[int, int] | None:
     """Returns the least m, and n < m, such that every m consecutive inputs of each output have n active ones.
 
     None where there is none below the number of inputs, which would say no more than that all fan-ins are equal.
+
+    Args:
+      masks: bool[layers, inputs, outputs].
+      most: the largest m to look for.
     """
-    for m in range(2, min(most + 1, len(mask))):
-        if len(mask) % m == 0:
-            counts = mask.reshape(-1, m, mask.shape[1]).sum(axis=1)
+    layers, inputs, outputs = masks.shape
+    for m in range(2, min(most + 1, inputs)):
+        if inputs % m == 0:
+            counts = masks.reshape(layers, -1, m, outputs).sum(axis=2)
             if 0 < counts.min() == counts.max() < m:
                 return int(counts.max()), m
     return None

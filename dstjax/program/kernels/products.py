@@ -11,7 +11,7 @@ import numpy as np
 
 from dstjax.program.kernels.blocks import block_product, fan_in_product, n_m_product
 from dstjax.program.kernels.csr import DTYPES, csr_product
-from dstjax.program.kernels.forms import Blocks, Form, Packed, Rows, Table, block_of, n_m_of
+from dstjax.program.kernels.forms import Blocks, Form, Groups, Packed, Rows, Table, block_of, n_m_of
 
 PRODUCTS = ("dense", "block", "pallas", "fan_in", "n_m", "csr")
 _SECONDS, _ROUNDS = 0.2, 9  # that a product is timed, and how often at least
@@ -23,7 +23,6 @@ class Product:
 
     name: str
     form: Packed
-    group: tuple[int, int] = (0, 0)  # n and m, of n:m alone
 
     def __call__(self, x: jax.Array, values: jax.Array, table: Table, precision: Any = None) -> jax.Array:
         """Returns ``x @ W`` of one layer, float[R, O], for x of float[R, I]."""
@@ -35,16 +34,17 @@ class Product:
             return pallas_product(x, values, table["blocks"], precision)
         if self.name == "fan_in":
             return fan_in_product(x, values, table["blocks"], precision)
-        if self.name == "n_m":
-            n, m = self.group
-            return n_m_product(x, values, table["blocks"], precision, n=n, m=m)
+        if isinstance(self.form, Groups):
+            return n_m_product(x, values, table["blocks"], precision, n=self.form.n, m=self.form.m)
         return block_product(x, values, table["blocks"], precision)
 
     def __str__(self) -> str:
         """Returns the name with its numbers."""
+        if isinstance(self.form, Groups):
+            return f"{self.form.n}:{self.form.m}"
         if self.name in ("block", "pallas") and isinstance(self.form, Blocks):
             return f"{self.name} {self.form.h} x {self.form.w}"
-        return f"{self.group[0]}:{self.group[1]}" if self.name == "n_m" else self.name
+        return self.name
 
 
 def possible(
@@ -63,11 +63,11 @@ def possible(
         refused |= dict.fromkeys(("block", "pallas"), "the mask has no blocks of more than one weight")
     else:
         found |= {name: Product(name, Blocks(shape, layout, h, w)) for name in ("block", "pallas")}
-    group = n_m_of(flat)
+    group = n_m_of(matrices)
     if group is None:
         refused["n_m"] = "the mask has not n active weights in every m inputs, for m up to 16"
     else:
-        found["n_m"] = Product("n_m", Blocks(shape, layout, 1, 1), group)
+        found["n_m"] = Product("n_m", Groups(shape, layout, 1, 1, *group))
     if len(matrices) > 1:
         refused["csr"] = "the leaf stacks several layers"
     elif dtype not in DTYPES:

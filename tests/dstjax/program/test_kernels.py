@@ -233,9 +233,12 @@ def test_blocks_and_groups_are_found():
     assert block_of(MASKS["uneven"]) == (4, 2)
     assert block_of(MASKS["fans"]) == (1, 1)
     assert block_of(np.ones((6, 4), bool)) == (6, 4)
-    assert n_m_of(MASKS["2:4"]) == (2, 4)
-    assert n_m_of(MASKS["fans"]) is None
-    assert n_m_of(np.arange(4)[:, None] == np.zeros(3)) is None, "equal fan-ins alone are no n:m"
+    assert n_m_of(MASKS["2:4"][None]) == (2, 4)
+    assert n_m_of(MASKS["fans"][None]) is None
+    assert n_m_of((np.arange(4)[:, None] == np.zeros(3))[None]) is None, "equal fan-ins alone are no n:m"
+    across = np.array([1, 1, 0, 0, 1, 0, 0, 1, 1, 1, 0, 0], bool)  # 2:4 in all 12, but two layers have six inputs each
+    assert n_m_of(across.reshape(1, 12, 1)) == (2, 4)
+    assert n_m_of(across.reshape(2, 6, 1)) is None, "no group reaches into the next layer"
 
 
 def test_a_mask_that_has_no_whole_blocks_is_refused():

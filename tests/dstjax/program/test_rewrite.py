@@ -293,6 +293,21 @@ def test_packed_parameters_of_another_topology_are_refused():
         denser(packed, x)
 
 
+def test_masks_that_are_no_longer_n_m_are_refused():
+    params, x = {"w": normal(8, 6)}, normal(5, 8)
+
+    def of(*active):
+        return {"w": jnp.zeros((8, 6), bool).at[jnp.array(active)].set(True)}
+
+    fast = kernels.rewrite(einsum, params, of(0, 1, 4, 5), x, product="n_m")[0]
+    moved = fast.moved(of(0, 3, 5, 6))
+    expected = einsum({"w": params["w"] * of(0, 3, 5, 6)["w"]}, x)
+    np.testing.assert_allclose(moved(moved.pack(params), x), expected, rtol=1e-5, atol=1e-6)
+    for other, least, most in ((of(0, 1, 2, 4), 1, 3), (of(0, 4), 1, 1), (of(0, 1, 2, 4, 5, 6), 3, 3)):
+        with pytest.raises(ValueError, match=f"has {least} to {most} active weights in every 4 inputs; expected 2"):
+            fast.moved(other)
+
+
 def test_parameters_that_are_packed_twice_or_not_at_all_are_refused():
     params = {"a": jnp.arange(64.0).reshape(8, 8), "c": jnp.ones((8, 2))}
     fast, packed, _ = kernels.rewrite(
