@@ -10,7 +10,8 @@ import numpy as np
 
 from dstjax import masks as masks_lib
 from dstjax._arrays.leaves import named, named_masks
-from dstjax._arrays.trees import Path, Tree, places
+from dstjax._arrays.trees import Path, Tree, is_absent, places
+from dstjax._engine.states import is_state
 from dstjax.program.compaction import masks_like
 from dstjax.program.cuts import changed, mapped, owner, refuse_other
 from dstjax.program.kernels.forms import Packed, Table
@@ -71,8 +72,11 @@ class Rewritten:
         mask updates: ``tx.update(gradients, opt_state, packed, rewire=False)``.
 
         Raises:
-          ValueError: an array that has an axis of such a leaf in another way, as the sums of rows that adafactor keeps.
+          ValueError: an array that has an axis of such a leaf in another way, as the sums of rows that adafactor keeps;
+            or a method that needs weights or gradients outside its masks between mask updates.
         """
+        if self.products:
+            _refuse_dense(opt_state)
         forms = self._by_path()
         shapes = {path: form.shape for path, (form, _) in forms.items()}
         lost = {path: {n for n in shape if n > 1} for path, shape in shapes.items()}
@@ -157,6 +161,23 @@ class Rewritten:
 jax.tree_util.register_dataclass(
     Rewritten, data_fields=["tables"], meta_fields=["function", "treedef", "leaves", "products", "prefix"]
 )
+
+
+def _refuse_dense(opt_state: Tree) -> None:
+    """Refuses a method that goes on with what is not active: dense weights, or a memory of gradients or signs."""
+    states = (x for x in jax.tree_util.tree_leaves(opt_state, is_leaf=is_state) if is_state(x))
+    for state in states:
+        if not is_absent(state.view):
+            why = "keeps dense weights behind its masks, which are trained too"
+        elif not is_absent(state.memory) and not is_absent(state.memory.leaves):
+            why = "remembers something of each weight, active or not, and may change it at every step"
+        else:
+            continue
+        name = next((fact for fact in state.promise if fact.startswith("method=")), "the method")
+        raise ValueError(
+            f"{name} {why}; expected one that needs what is not active at its mask updates alone. Train this one with "
+            "its full parameters, and rewrite the network that comes out."
+        )
 
 
 @jax.jit
