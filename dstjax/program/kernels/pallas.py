@@ -50,7 +50,7 @@ def kernel(
 def _on_tpu(x: Any, values: Any, rows: int, result: Any, precision: Any, interpret: bool) -> Callable[..., jax.Array]:
     """Fetches each block ahead of its product, by the table, which the scalar core holds."""
     columns, k, h, w = values.shape
-    blocks = x.shape[1] // h
+    blocks, wide = x.shape[1] // h, jnp.promote_types(result.dtype, jnp.float32)
     spec = pltpu.PrefetchScalarGridSpec(
         num_scalar_prefetch=1,
         grid=(len(x) // rows, columns, k),
@@ -60,7 +60,7 @@ def _on_tpu(x: Any, values: Any, rows: int, result: Any, precision: Any, interpr
             pl.BlockSpec((None, None, h, w), lambda r, c, j, at: (c, j, 0, 0)),
         ],
         out_specs=pl.BlockSpec((rows, w), lambda r, c, j, at: (r, c)),
-        scratch_shapes=[pltpu.VMEM((rows, w), jnp.float32)],
+        scratch_shapes=[pltpu.VMEM((rows, w), wide)],
     )
 
     def add_block(at: Any, x: Any, values: Any, out: Any, total: Any) -> None:
@@ -72,7 +72,7 @@ def _on_tpu(x: Any, values: Any, rows: int, result: Any, precision: Any, interpr
 
         @pl.when(at[c, j] < blocks)
         def _() -> None:
-            total[...] += jnp.dot(x[...], values[...], precision=precision, preferred_element_type=jnp.float32)
+            total[...] += jnp.dot(x[...], values[...], precision=precision, preferred_element_type=wide)
 
         @pl.when(j == k - 1)
         def _() -> None:
@@ -84,16 +84,16 @@ def _on_tpu(x: Any, values: Any, rows: int, result: Any, precision: Any, interpr
 def _on_gpu(x: Any, values: Any, rows: int, result: Any, precision: Any, interpret: bool) -> Callable[..., jax.Array]:
     """Goes through the blocks of a column in registers."""
     columns, k, h, w = values.shape
-    blocks = x.shape[1] // h
+    blocks, wide = x.shape[1] // h, jnp.promote_types(result.dtype, jnp.float32)
 
     def column(at: Any, x: Any, values: Any, out: Any) -> None:
         def add_block(j: Any, total: jax.Array) -> jax.Array:
             # Past the end of a column the last block is read, which may hold what is not finite, and is not taken.
             read = x[:, pl.ds(jnp.minimum(at[0, j], blocks - 1) * h, h)]
             read = jnp.where(at[0, j] < blocks, read, jnp.zeros((), read.dtype))
-            return total + jnp.dot(read, values[j], precision=precision, preferred_element_type=jnp.float32)
+            return total + jnp.dot(read, values[j], precision=precision, preferred_element_type=wide)
 
-        total = jax.lax.fori_loop(0, k, add_block, jnp.zeros((rows, w), jnp.float32))
+        total = jax.lax.fori_loop(0, k, add_block, jnp.zeros((rows, w), wide))
         out[...] = total.astype(out.dtype)
 
     return pl.pallas_call(

@@ -31,6 +31,9 @@ class Product:
         if self.name == "pallas":
             from dstjax.program.kernels.pallas import pallas_product  # loads Pallas, which takes a while
 
+            if jnp.iscomplexobj(x):  # of data alone, and no kernel has complex numbers
+                parts = (pallas_product(part, values.real, table["blocks"], precision) for part in (x.real, x.imag))
+                return jax.lax.complex(*parts)
             return pallas_product(x, values, table["blocks"], precision)
         if self.name == "fan_in":
             return fan_in_product(x, values, table["blocks"], precision)

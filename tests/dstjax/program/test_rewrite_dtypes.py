@@ -35,6 +35,25 @@ def test_csr_takes_data_of_any_dtype(dtype):
     assert jnp.allclose(fast(packed, x), wanted, rtol=1e-6)
 
 
+@pytest.mark.parametrize("product", ["block", "fan_in", "n_m", "csr", "pallas"])
+@pytest.mark.parametrize("dtype", [jnp.float64, jnp.complex64])
+def test_sums_are_as_fine_as_what_is_summed(product, dtype):
+    with jax.enable_x64(True):
+        real = jnp.float64 if dtype == jnp.float64 else jnp.float32
+        params, mask = {"w": normal(64, 64).astype(real)}, {"w": jnp.kron(jnp.eye(16), jnp.ones((4, 4))) == 1}
+        if product == "n_m":
+            mask = {"w": jnp.broadcast_to(jnp.arange(64)[:, None] % 4 < 2, (64, 64))}
+        x = normal(5, 64).astype(dtype) * (1 if dtype == real else 1 + 2j)
+        fast, packed, _ = kernels.rewrite(lambda p, x: x @ p["w"], params, mask, x, product=product)
+        wanted = x @ dstjax.apply_masks(params, mask)["w"]
+        assert fast(packed, x).dtype == wanted.dtype
+        assert jnp.abs(fast(packed, x) - wanted).max() < 50 * jnp.finfo(real).eps
+        if product != "csr":
+            slopes = jax.grad(lambda p: jnp.abs(fast(p, x)).sum())(packed)
+            of_dense = jax.grad(lambda w: jnp.abs(x @ w).sum())(dstjax.apply_masks(params, mask)["w"])
+            assert relative(fast.unpack(slopes), {"w": of_dense * mask["w"]}) < 50 * jnp.finfo(real).eps
+
+
 def test_mixed_precision_is_compared_as_finely_as_it_computes():
     params = {name: normal(256, 256, seed=i) / 5 for i, name in enumerate("ab")}
     masks = {name: normal(256, 256, seed=i + 2) > 1.2 for i, name in enumerate("ab")}
