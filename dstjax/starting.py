@@ -64,7 +64,8 @@ def start(tx: Any, params: Tree) -> tuple[Tree, Tree]:
             [() if x == () else s for x, s in zip(of_state, alike, strict=True)],
             [() if x == () else _committed(a) for x, a in zip(sparse, arrays, strict=True)],
         )
-    of_state, sparse = jax.jit(begin, out_shardings=where)(arrays)
+    # Unused arrays too: they tell jax the devices of a mesh of Explicit axes that no context names.
+    of_state, sparse = jax.jit(begin, out_shardings=where, keep_unused=True)(arrays)
     params = joined([a if isinstance(s, tuple) else s for a, s in zip(arrays, sparse, strict=True)])
     return params, joined_state(of_state)
 

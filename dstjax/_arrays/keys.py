@@ -1,11 +1,15 @@
 """Makes the keys of the random choices, and puts arrays where others are."""
 
 import numbers
+from collections.abc import Iterable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+
+from dstjax._arrays.shards import mesh_axes
 
 _HALF = 2**32 - 1
 
@@ -35,6 +39,24 @@ def placed_like(x: jax.Array, leaf: Any) -> jax.Array:
     """Puts ``x`` where a leaf was put, and nowhere else: without need the next step would compile anew."""
     placed = isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) and leaf.committed
     return jax.device_put(x, leaf.sharding) if placed else x
+
+
+def near(key: jax.Array, leaves: Iterable[Any]) -> jax.Array:
+    """Ties a key to arrays on a mesh of Explicit axes that no context names.
+
+    jax knows the devices of a program by what it takes. One that draws, and fills the rest with zeros, would take
+    nothing of that mesh.
+    """
+    if not jax.sharding.get_abstract_mesh().empty:
+        return key
+    for leaf in leaves:
+        if not isinstance(leaf, jax.Array) or mesh_axes(leaf) is None:
+            continue
+        if isinstance(leaf, jax.core.Tracer):
+            return lax.optimization_barrier((key, leaf))[0]
+        sharding: Any = leaf.sharding
+        return jax.device_put(key, jax.NamedSharding(sharding.mesh, jax.P()))
+    return key
 
 
 def leaf_keys(key: jax.Array, step: Any, leaves: int) -> list[tuple[jax.Array, jax.Array]]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from dstjax._arrays.layout import Layout, lanes_of
 from dstjax._arrays.places import cut, hidden
-from dstjax._arrays.shards import mesh_axes
+from dstjax._arrays.shards import gathered
 
 Layouts = Sequence[Layout | None]
 
@@ -47,9 +47,7 @@ def total(x: jax.Array, layout: Layout | None, dtype: Any = None) -> jax.Array:
 
 def line_up(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     """Returns an array that has entries along some axes alone as a vector, the first of the axes slowest."""
-    if mesh_axes(x) is not None:
-        x = jax.sharding.reshard(x, jax.P())
-    return x.transpose((*axes, *(a for a in range(x.ndim) if a not in axes))).reshape(-1)
+    return gathered(x).transpose((*axes, *(a for a in range(x.ndim) if a not in axes))).reshape(-1)
 
 
 def spread(numbers: jax.Array, axes: tuple[int, ...], shape: tuple[int, ...]) -> jax.Array:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dstjax._arrays.shards import on_host
 from dstjax._arrays.trees import (
     Path,
     Tree,
@@ -163,7 +164,7 @@ class MaskedLeaves:
                     f"leaf {name!r} of the {what} has shape {jnp.shape(mask)} and dtype {jnp.result_type(mask)}; "
                     f"expected {shape} and bool."
                 )
-            if not is_traced(mask) and not np.any(np.asarray(mask)):
+            if not is_traced(mask) and not np.any(on_host(mask)):
                 raise ValueError(f"leaf {name!r} of the {what} has no active weight; expected at least one.")
         return [found[name] for name in self.masked]
 

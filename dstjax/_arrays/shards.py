@@ -189,14 +189,27 @@ def split_axis(x: jax.Array, axis: int, size: int) -> jax.Array:
             f"an axis of {x.shape[axis]} weights lies in {devices} pieces of {x.shape[axis] // devices}, which groups "
             f"of {size} do not fit; expected pieces of a multiple of {size}: shard another axis, or use Auto axes."
         )
-    return x.reshape(shape, out_sharding=jax.P(*spec[: axis + 1], None, *spec[axis + 1 :]))
+    return x.reshape(shape, out_sharding=_by(x, *spec[: axis + 1], None, *spec[axis + 1 :]))
 
 
 def join_axes(x: jax.Array, axis: int) -> jax.Array:
     """Undoes :func:`split_axis`."""
     shape = (*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
     spec = mesh_axes(x)
-    return x.reshape(shape, out_sharding=None if spec is None else jax.P(*spec[: axis + 1], *spec[axis + 2 :]))
+    return x.reshape(shape, out_sharding=None if spec is None else _by(x, *spec[: axis + 1], *spec[axis + 2 :]))
+
+
+def gathered(x: jax.Array) -> jax.Array:
+    """Returns an array of a mesh of Explicit axes whole on every device; another one as it is."""
+    return x if mesh_axes(x) is None else jax.sharding.reshard(x, _by(x))
+
+
+def on_host(x: Any) -> np.ndarray:
+    """Returns an array as NumPy's, whole, though other processes may have parts of it."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable and not x.is_fully_replicated:
+        everywhere = jax.NamedSharding(x.sharding.mesh, jax.P())  # type: ignore[attr-defined]  # only a mesh spans processes
+        x = jax.jit(lambda y: y, out_shardings=everywhere)(x)
+    return np.asarray(x)
 
 
 def mesh_axes(x: jax.Array) -> Any:
@@ -205,6 +218,11 @@ def mesh_axes(x: jax.Array) -> Any:
     if not getattr(sharding.mesh, "explicit_axes", ()):
         return None
     return (*sharding.spec, *(None,) * (x.ndim - len(sharding.spec)))
+
+
+def _by(x: jax.Array, *spec: Any) -> Any:
+    """Returns a sharding over the mesh of an array; a spec alone would need a mesh in the context."""
+    return jax.typeof(x).sharding.update(spec=jax.P(*spec))
 
 
 def _names(spec: Any) -> set[str]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from dstjax._arrays import random_subsets
 from dstjax._arrays.drawing import can_draw_rows, random_bits
-from dstjax._arrays.keys import leaf_keys, placed_like
+from dstjax._arrays.keys import leaf_keys, near, placed_like
 from dstjax._arrays.layout import Layout, lanes_of, order_of
 from dstjax.structures import WEIGHT, Structure
 from dstjax.structures.weights import numbers
@@ -39,7 +39,8 @@ def random_masks(
     if not leaves:
         return []
     layouts = (None,) * len(leaves) if layouts is None else layouts
-    drawn = _draw(key, counts, tuple((tuple(leaf.shape), sharding_of(leaf)) for leaf in leaves), structure, layouts)
+    shapes = tuple((tuple(leaf.shape), sharding_of(leaf)) for leaf in leaves)
+    drawn = _draw(near(key, leaves), counts, shapes, structure, layouts)
     return [placed_like(m, leaf) for m, leaf in zip(drawn, leaves, strict=True)]
 
 

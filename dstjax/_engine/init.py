@@ -10,11 +10,12 @@ import numpy as np
 import optax
 
 from dstjax._arrays.bits import StoredMask, pack, zero_outside
-from dstjax._arrays.keys import leaf_keys
+from dstjax._arrays.keys import leaf_keys, near
 from dstjax._arrays.lanes import layer_sizes
 from dstjax._arrays.layout import Layout, lanes_of
 from dstjax._arrays.leaves import MaskedLeaves, holds_masks, hollow, named, named_masks
 from dstjax._arrays.selection import count_true
+from dstjax._arrays.shards import on_host
 from dstjax._arrays.shares import floor_share
 from dstjax._arrays.trees import Tree, is_absent, is_traced, or_absent, or_none
 from dstjax._arrays.varying import varying_as
@@ -53,6 +54,7 @@ def initial_state(
             "or around; expected the parameters of one network, and another optimiser."
         )
     weights = named(params)
+    key = near(key, weights.values())
     known: Layouts = {} if method.masking is None else masked_leaves(method.masking, weights)
     if method.masking is not None:
         announce(method, known, weights)
@@ -220,7 +222,7 @@ def _check_structure(
     if held is None or structure == WEIGHT:
         return
     with jax.ensure_compile_time_eval():  # also under the trace of a jit(tx.init); not in pieces, which it cannot do
-        flags = jax.device_get(held([jnp.asarray(np.asarray(mask)) for mask in masks], prunes(method), layouts))
+        flags = jax.device_get(held([jnp.asarray(on_host(mask)) for mask in masks], prunes(method), layouts))
     if wrong := [name for name, flag in zip(leaves.masked, flags, strict=True) if not flag]:
         raise ValueError(
             f"the initial masks of {wrong} are not of structure={structure}, which method {method.name!r} has; "
@@ -233,7 +235,7 @@ def _counted(masks: list[Any], layouts: tuple[Layout | None, ...]) -> list[int]:
     """Counts masks that are known outside a trace, by layer."""
     numbers: list[int] = []
     for mask, layout in zip(masks, layouts, strict=True):
-        flags, stack = np.asarray(mask), lanes_of(layout)
+        flags, stack = on_host(mask), lanes_of(layout)
         turned = flags.transpose((*stack, *(a for a in range(flags.ndim) if a not in stack)))
         layers = math.prod(flags.shape[a] for a in stack)
         numbers += np.count_nonzero(turned.reshape(layers, -1), axis=1).tolist()

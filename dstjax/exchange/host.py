@@ -34,10 +34,12 @@ def weights_of(params: Tree, opt_state_or_masks: Tree | None) -> dict[str, Weigh
                 "outside jit: leave out what is none, as with equinox.filter(model, equinox.is_array), and take keys "
                 "as jax.random.key_data(key)."
             )
+    _refuse_parts(leaves)
     flags: dict[str, np.ndarray] = {}
     if opt_state_or_masks is not None:
         stored = masks_of(opt_state_or_masks)
         masked = MaskedLeaves.of(stored)
+        _refuse_parts(dict(zip(masked.masked, masked.read(stored), strict=True)))
         masks = [np.asarray(jax.device_get(unpack(mask))) for mask in masked.read(stored)]
         masked.find(params, "parameters", [mask.shape for mask in masks])
         flags = dict(zip(masked.masked, masks, strict=True))
@@ -50,6 +52,17 @@ def weights_of(params: Tree, opt_state_or_masks: Tree | None) -> dict[str, Weigh
                 "dstjax.forward_params(params, opt_state, training=False)."
             )
     return found
+
+
+def _refuse_parts(leaves: Mapping[str, Any]) -> None:
+    """Refuses arrays of which other processes have parts."""
+    for name, x in leaves.items():
+        if isinstance(x, jax.Array) and not x.is_fully_addressable and not x.is_fully_replicated:
+            raise ValueError(
+                f"leaf {name!r} lies on devices of several processes, of which this one has a part; expected whole "
+                "arrays, as jax.experimental.multihost_utils.process_allgather(tree, tiled=True) makes them. A "
+                "checkpoint of orbax is written in parts."
+            )
 
 
 def trees_of(found: Mapping[str, Weight], like: Tree | None, what: str) -> tuple[Tree, Tree]:
