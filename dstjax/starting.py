@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from dstjax._arrays.shards import mesh_of
 from dstjax._arrays.trees import Path, Tree, is_array, places
 from dstjax._engine.adopt import adopted
 from dstjax._engine.states import every, find, holds_state, names_of, replaced, whole
@@ -48,7 +49,8 @@ def start(tx: Any, params: Tree) -> tuple[Tree, Tree]:
         nonlocal joined_state
         # Copies, else a state that holds parameters would hold the caller's own, to be donated twice.
         dense = joined([jnp.copy(x) if is_array(x) else x for x in arrays])
-        opt_state = tx.init(dense)
+        with mesh_of(arrays):
+            opt_state = tx.init(dense)
         every(opt_state)
         pairs = zip(_split(apply_masks(dense, opt_state))[0], _split(dense)[0], strict=True)
         of_state, joined_state = _split(opt_state)

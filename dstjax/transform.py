@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from dstjax._arrays.keys import check_seed, of_seed
+from dstjax._arrays.shards import mesh_of
 from dstjax._arrays.trees import Tree
 from dstjax._engine.belonging import check_state
 from dstjax._engine.call import Signals
@@ -121,6 +122,12 @@ def sparsify(
         if value is not None:
             extra_args["value"] = value
         check_state(method, state)
+        with mesh_of(jax.tree_util.tree_leaves(params)):
+            return _update(updates, state, params, rewire, value, extra_args)
+
+    def _update(
+        updates: Tree, state: SparseState, params: Tree, rewire: Any, value: Any, extra_args: dict[str, Any]
+    ) -> tuple[Tree, SparseState]:
         step = optax.safe_increment(state.step)
         now: Any = method.is_update_step(step) if rewire is None else method.updates is not None and bool(rewire)
         if not isinstance(now, bool) and not isinstance(now, jax.core.Tracer):

@@ -1,8 +1,9 @@
 """Counts over the pieces of sharded tensors, and cuts their axes."""
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -11,6 +12,8 @@ import numpy as np
 from jax import lax
 
 from dstjax._arrays.varying import varying_as
+
+_UNNAMED: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,6 +205,19 @@ def join_axes(x: jax.Array, axis: int) -> jax.Array:
 def gathered(x: jax.Array) -> jax.Array:
     """Returns an array of a mesh of Explicit axes whole on every device; another one as it is."""
     return x if mesh_axes(x) is None else jax.sharding.reshard(x, _by(x))
+
+
+def mesh_of(arrays: Iterable[Any]) -> contextlib.AbstractContextManager[Any]:
+    """Names the mesh of Explicit axes on which traced arrays lie, if no context does.
+
+    Without a name jax, from 0.12 on, gives zeros like such an array none of its sharding.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        for x in arrays:
+            if isinstance(x, jax.core.Tracer) and mesh_axes(x) is not None:
+                is_staged = isinstance(jnp.zeros(()), jax.core.Tracer)  # not so under vmap or grad alone
+                return jax.sharding.use_abstract_mesh(jax.typeof(x).sharding.mesh) if is_staged else _UNNAMED
+    return _UNNAMED
 
 
 def on_host(x: Any) -> np.ndarray:

@@ -15,7 +15,7 @@ from dstjax._arrays.lanes import layer_sizes
 from dstjax._arrays.layout import Layout, lanes_of
 from dstjax._arrays.leaves import MaskedLeaves, holds_masks, hollow, named, named_masks
 from dstjax._arrays.selection import count_true
-from dstjax._arrays.shards import on_host
+from dstjax._arrays.shards import mesh_of, on_host
 from dstjax._arrays.shares import floor_share
 from dstjax._arrays.trees import Tree, is_absent, is_traced, or_absent, or_none
 from dstjax._arrays.varying import varying_as
@@ -55,6 +55,20 @@ def initial_state(
         )
     weights = named(params)
     key = near(key, weights.values())
+    with mesh_of(weights.values()):
+        return _initial_state(inner, method, key, track, params, given, asked, weights)
+
+
+def _initial_state(
+    inner: optax.GradientTransformation,
+    method: Method,
+    key: jax.Array,
+    track: tuple[str, ...],
+    params: Tree,
+    given: InitialMasks,
+    asked: jax.Array | None,
+    weights: dict[str, Any],
+) -> SparseState:
     known: Layouts = {} if method.masking is None else masked_leaves(method.masking, weights)
     if method.masking is not None:
         announce(method, known, weights)

@@ -6,12 +6,11 @@ from typing import Any, ClassVar, Protocol
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.shard_alike import shard_alike
 
 from dstjax._arrays import wide
 from dstjax._arrays.keys import placed_like
 from dstjax._arrays.layout import Layout, assumed
-from dstjax._arrays.shards import may_be_cut, mesh_axes
+from dstjax._arrays.shards import mesh_axes
 from dstjax._arrays.wide import Wide
 from dstjax.selection import count_true, top_k_masks
 
@@ -142,12 +141,8 @@ def known(layouts: Layouts, arrays: Sequence[jax.Array]) -> list[Layout]:
 
 
 def cut_like(x: jax.Array, leaf: jax.Array) -> jax.Array:
-    """Cuts an array over devices as a leaf is; otherwise what repeats an entry lies whole on every device."""
-    if mesh_axes(leaf) is not None:
-        return jax.sharding.reshard(x, jax.typeof(leaf).sharding)
-    if not may_be_cut(leaf) or jax.sharding.get_abstract_mesh().manual_axes:
-        return x
-    return placed_like(shard_alike(x, leaf)[0], leaf)
+    """Cuts an array over devices as a leaf is, where types or places tell; under a jit Auto axes are the compiler's."""
+    return placed_like(x, leaf) if mesh_axes(leaf) is None else jax.sharding.reshard(x, jax.typeof(leaf).sharding)
 
 
 WEIGHT = Weight()
