@@ -95,6 +95,7 @@ def share(counts: jax.Array, fraction: jax.Array) -> jax.Array:
     """floor(fraction * count) for a fraction in [0, 1] that only a trace knows, float[]; int32 like ``counts``.
 
     A decimal such as 0.4 is not exact in binary, so a fraction is rounded up to a multiple of 2**-20: 0.4 of 30 is 12.
+    One below the least normal number of its dtype counts as 0, as XLA computes.
     """
     fixed = jnp.ceil(jnp.clip(fraction, 0, 1) * 2**20).astype(jnp.uint32)
     zero = jnp.zeros_like(fixed)

@@ -1,25 +1,12 @@
 """Two processes of four devices each draw and rewire the masks that one device does."""
 
-import os
-import socket
-import subprocess
-import sys
-import textwrap
-from pathlib import Path
-
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.processes import printed
 
 RUN = """
-    import hashlib, sys
+    import hashlib
     import numpy as np
-
-    process, processes, port = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-    import jax
-    if processes > 1:
-        jax.config.update("jax_cpu_collectives_implementation", "gloo")
-        jax.distributed.initialize(f"localhost:{port}", num_processes=processes, process_id=process)
     import jax.numpy as jnp
     import optax
     import dstjax
@@ -27,7 +14,7 @@ RUN = """
     rng = np.random.default_rng(0)
     host = {"rows": rng.normal(size=(64, 32)), "grid": rng.normal(size=(32, 64)), "bias": np.zeros(16)}
     host = {name: np.round(x, 1).astype(np.float32) for name, x in host.items()}  # rounded: plenty of ties
-    kind = getattr(jax.sharding.AxisType, sys.argv[4])
+    kind = getattr(jax.sharding.AxisType, given[0])
     if processes > 1:
         mesh = jax.make_mesh((4, 2), ("a", "b"), axis_types=(kind, kind))
         jax.set_mesh(mesh)
@@ -37,7 +24,7 @@ RUN = """
     else:
         params = {name: jnp.asarray(x) for name, x in host.items()}
 
-    method = dstjax.methods.get(sys.argv[5], sparsity=0.75, update_period=2, end_step=20)
+    method = dstjax.methods.get(given[1], sparsity=0.75, update_period=2, end_step=20)
     tx = dstjax.sparsify(optax.sgd(0.1, momentum=0.9), method, seed=7)
 
     @jax.jit
@@ -61,41 +48,14 @@ RUN = """
 
     masks = run(params)
     digest = hashlib.sha256(b"".join(np.asarray(masks[name]).tobytes() for name in sorted(masks))).hexdigest()
-    print("masks", digest, sum(int(np.asarray(m).sum()) for m in masks.values()), flush=True)
+    print("found", digest, sum(int(np.asarray(m).sum()) for m in masks.values()), flush=True)
 """
 
 
 def masks_of(processes: int, kind: str, method: str) -> set[str]:
     """The digests that the processes of one run print."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    devices = {1: 1, 2: 4}[processes]
-    env = {
-        **os.environ,
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(ROOT),
-    }
-    command = [sys.executable, "-c", textwrap.dedent(RUN)]
-    started = [
-        subprocess.Popen(
-            [*command, str(i), str(processes), port, kind, method],
-            env=env,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(processes)
-    ]
-    try:
-        results = [p.communicate(timeout=240) for p in started]
-    finally:
-        for p in started:
-            p.kill()
-    for p, (_, error) in zip(started, results, strict=True):
-        assert p.returncode == 0, error
-    return {line for out, _ in results for line in out.splitlines() if line.startswith("masks")}
+    lines = printed(RUN, processes, kind, method, devices={1: 1, 2: 4}[processes])
+    return {line for of_one in lines for line in of_one}
 
 
 @pytest.mark.parametrize(

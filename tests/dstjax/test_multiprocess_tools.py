@@ -1,29 +1,17 @@
 """Two processes, each with a part of every tensor: the masks of one, and an error where only a whole will do."""
 
-import socket
-import subprocess
-import sys
-import textwrap
-
 import pytest
 
-PROGRAM = """
-import sys
+from tests.processes import printed
 
-import jax
+PROGRAM = """
 import numpy as np
 import optax
-
-processes, number, port = map(int, sys.argv[1:])
-jax.config.update("jax_num_cpu_devices", 4 // processes)
-if processes > 1:
-    jax.config.update("jax_cpu_collectives_implementation", "gloo")
-    jax.distributed.initialize(f"localhost:{port}", processes, number)
 
 import dstjax
 from dstjax import exchange, methods
 
-mesh = jax.make_mesh((4,), ("d",), axis_types=(jax.sharding.AxisType.KIND,))
+mesh = jax.make_mesh((4,), ("d",), axis_types=(getattr(jax.sharding.AxisType, given[0]),))
 
 
 def spread(seed):
@@ -46,13 +34,13 @@ masks = dstjax.get_masks(state)
 state = dstjax.set_masks(state, masks)
 other = methods.static(sparsity=0.8)
 params, adopted = dstjax.adopt(state, params, other)
-given = dstjax.sparsify(optax.sgd(0.1), methods.static(sparsity=0.6), initial_masks=masks).init(params)
+taken = dstjax.sparsify(optax.sgd(0.1), methods.static(sparsity=0.6), initial_masks=masks).init(params)
 everywhere = jax.jit(lambda x: x, out_shardings=jax.NamedSharding(mesh, jax.P()))
-for tree in (masks, dstjax.get_masks(adopted), dstjax.get_masks(given)):
+for tree in (masks, dstjax.get_masks(adopted), dstjax.get_masks(taken)):
     for x in everywhere(tree).values():
-        print(np.packbits(np.asarray(x)).tobytes().hex())
-print(dstjax.masks.count_active(state), dstjax.check_sparse(params, adopted))
-print(float(dstjax.metrics.exploration_rate(state)), float(dstjax.metrics.survival_rate(state)))
+        print("found", np.packbits(np.asarray(x)).tobytes().hex())
+print("found", dstjax.masks.count_active(state), dstjax.check_sparse(params, adopted))
+print("found", float(dstjax.metrics.exploration_rate(state)), float(dstjax.metrics.survival_rate(state)))
 if processes > 1:
     try:
         exchange.save_npz("lost.npz", params, adopted)
@@ -63,31 +51,9 @@ if processes > 1:
 """
 
 
-def free_port():
-    with socket.socket() as found:
-        found.bind(("localhost", 0))
-        return found.getsockname()[1]
-
-
-def printed(kind, processes):
-    program, port = textwrap.dedent(PROGRAM).replace("KIND", kind), free_port()
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", program, str(processes), str(i), str(port)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for i in range(processes)
-    ]
-    found = [run.communicate(timeout=300) for run in runs]
-    assert [run.returncode for run in runs] == [0] * processes, found
-    return [[line for line in out.splitlines() if "Gloo" not in line and line.strip()] for out, _ in found]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["Auto", "Explicit"])
 def test_two_processes_train_as_one_does(kind):
-    (alone,) = printed(kind, 1)
+    (alone,) = printed(PROGRAM, 1, kind, devices=4)
     assert len(alone) == 8
-    assert printed(kind, 2) == [alone, alone]
+    assert printed(PROGRAM, 2, kind, devices=2) == [alone, alone]
